@@ -1,0 +1,64 @@
+# Everything a contributor needs. `make` alone prints the list below.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List these targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
+		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+.PHONY: demo
+demo: $(READY) ## Run the demonstration (SEED=n repeats a run)
+	@$(BIN)/writ demo $(if $(SEED),--seed $(SEED))
+
+.PHONY: test
+test: $(READY) ## Run every test (ARGS='-k lease' narrows the run)
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: $(READY) ## Run every check short of the tests: lint, format, types, imports
+	@echo '== ruff check';          $(BIN)/ruff check .
+	@echo '== ruff format --check'; $(BIN)/ruff format --check .
+	@echo '== link-types --check'; $(BIN)/python .ci/link-types --check
+	@echo '== mypy';                $(BIN)/mypy
+	@echo '== pyright';             PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	@echo '== lint-imports';        cd .ci/types && ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache --no-logo
+
+.PHONY: setup
+setup: $(READY) ## Make .venv (the other targets do this by themselves)
+
+.PHONY: clean
+clean: ## Remove .venv, caches and everything built
+	@rm -rf $(VENV) .writ build dist artifacts .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first interpreter that runs and is new enough; a name on PATH may be a stub that does not run.
+$(READY): pyproject.toml constraints.txt
+	@set -e; \
+	found=; \
+	for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			found="$$candidate"; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo 'Writ needs Python 3.11 or newer; none of these runs: $(or $(PYTHON),python3.13 python3.12 python3.11 python3).' >&2; \
+		echo 'Install one, or name yours: make setup PYTHON=/path/to/python3' >&2; \
+		exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$("$$found" --version)"; \
+	if ! $(BIN)/python -c '' >/dev/null 2>&1; then \
+		rm -rf $(VENV); \
+		"$$found" -m venv $(VENV) || { \
+			rm -rf $(VENV); \
+			echo 'This Python cannot make a virtual environment; some systems package that part apart (python3-venv).' >&2; \
+			exit 1; \
+		}; \
+	fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'; \
+	touch $@

@@ -1,0 +1,175 @@
+"""Connecting to the broker: where it is, who we are, and what it told us that a time-out would hide.
+
+nats-py reports a denied publish as a time-out and a denied subscribe as success; the reason reaches only its
+error callback. `Watch` is that callback: it keeps the reason and passes it to whoever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from writ.schemas.ids import token_fault
+
+from .errors import PermissionDenied, Unreachable
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as Nats
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+PENDING_MAX_BYTES: Final = 64 * 1024 * 1024
+"""What may wait to be sent while the broker is away."""
+
+RECONNECT_WAIT_S: Final = 0.25
+PING_INTERVAL_S: Final = 10
+"""Two unanswered pings end a connection that is only half there."""
+
+_VIOLATION: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A broker, and who we are to it.
+
+    `url` may name several servers, separated by commas. `key_path` is the file with the principal's NKey seed,
+    None where the broker asks for none. Raises ValueError for names that cannot stand in a subject.
+    """
+
+    url: str = DEFAULT_URL
+    key_path: Path | None = None
+    tenant: str = "default"
+    principal: str = "owner"
+
+    def __post_init__(self) -> None:
+        fault = token_fault(self.tenant, "tenant") or token_fault(self.principal, "principal")
+        if fault:
+            raise ValueError(fault)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """From NATS_URL, NATS_NKEY (the path of a seed file), WRIT_TENANT and WRIT_PRINCIPAL; `writ env` sets them."""
+        env = os.environ if env is None else env
+        key = env.get("NATS_NKEY")
+        return cls(
+            url=env.get("NATS_URL") or DEFAULT_URL,
+            key_path=Path(key) if key else None,
+            tenant=env.get("WRIT_TENANT") or "default",
+            principal=env.get("WRIT_PRINCIPAL") or "owner",
+        )
+
+
+class Watch:
+    """What a connection was told: whether it stands, what it was denied, why it ended.
+
+    `connected` is set while the connection stands. `on_denied` is called with every denial as it comes.
+    """
+
+    def __init__(self) -> None:
+        self.connected = asyncio.Event()
+        self.ended: Exception | None = None
+        """Set when the connection ended for good without our asking."""
+        self.last_denied: PermissionDenied | None = None
+        self.on_denied: Callable[[PermissionDenied], None] | None = None
+        self.on_ended: Callable[[], None] | None = None
+        self._failed: asyncio.Queue[Exception] = asyncio.Queue()
+
+    async def error(self, error: Exception) -> None:
+        """The error callback."""
+        found = _VIOLATION.search(str(error))
+        if found is None:
+            if not self.connected.is_set():
+                self._failed.put_nowait(error)
+            return
+        verb = "publish" if found[1].lower() == "publish" else "subscribe"
+        self.last_denied = PermissionDenied(found[2], verb)
+        if self.on_denied is not None:
+            self.on_denied(self.last_denied)
+
+    async def first_failure(self, servers: int) -> Exception:
+        """Returns once each server has failed once."""
+        for _ in range(servers - 1):
+            await self._failed.get()
+        return await self._failed.get()
+
+    async def opened(self) -> None:
+        self.connected.set()
+        while not self._failed.empty():
+            self._failed.get_nowait()
+
+    async def broken(self) -> None:
+        self.connected.clear()
+
+    async def closed(self) -> None:
+        self.connected.clear()
+        if self.on_ended is not None:
+            self.on_ended()
+
+
+async def connect(
+    target: Target,
+    name: str,
+    *,
+    inbox_prefix: str | None = None,
+    watch: Watch | None = None,
+    wait_s: float = 0.0,
+    try_s: float = 5.0,
+) -> Nats:
+    """A connection that reconnects for ever; `name` is shown by the broker's own tools.
+
+    The inbox prefix is `_INBOX_<principal>` unless given. Tries for `wait_s` seconds, and at least once, each
+    time up to `try_s`. Raises Unreachable.
+    """
+    from nats.aio.client import Client as Nats  # noqa: PLC0415 - 80 ms that a program which never connects saves
+
+    watch = watch or Watch()
+    servers = [url.strip() for url in target.url.split(",") if url.strip()]
+    if target.key_path is not None and not target.key_path.is_file():
+        raise Unreachable(target.url, f"key file {target.key_path} does not exist")
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait_s
+    while True:
+        connection = Nats()
+        connecting = asyncio.ensure_future(
+            connection.connect(
+                servers=servers,
+                name=name,
+                error_cb=watch.error,
+                reconnected_cb=watch.opened,
+                disconnected_cb=watch.broken,
+                closed_cb=watch.closed,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - slept on, may be a float
+                connect_timeout=max(1, round(try_s)),
+                ping_interval=PING_INTERVAL_S,
+                max_outstanding_pings=2,
+                pending_size=PENDING_MAX_BYTES,
+                inbox_prefix=inbox_prefix or f"_INBOX_{target.principal}",
+                nkeys_seed=str(target.key_path) if target.key_path else None,
+            )
+        )
+        failing = asyncio.ensure_future(watch.first_failure(len(servers)))
+        try:
+            await asyncio.wait({connecting, failing}, timeout=try_s, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done() and connecting.exception() is None:
+                await watch.opened()
+                return connection
+            why: object = f"no answer within {try_s:g} s"
+            if connecting.done():
+                why = connecting.exception()
+            elif failing.done():
+                why = failing.result()
+        finally:
+            failing.cancel()
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait({connecting})
+        await connection.close()
+        if loop.time() >= until:
+            raise Unreachable(target.url, why or type(why).__name__)
+        await asyncio.sleep(RECONNECT_WAIT_S)

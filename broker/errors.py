@@ -1,0 +1,113 @@
+"""What can go wrong between a caller and Writ, in words that say what to do."""
+
+from __future__ import annotations
+
+from writ.schemas.events import DeadReason
+from writ.schemas.queries import ErrorView
+from writ.schemas.rejections import Rejection, RejectionKind
+
+
+class WritError(Exception):
+    """Base of all that Writ raises to its callers."""
+
+
+class WireError(WritError):
+    """The broker or whoever answers behind it could not be had."""
+
+
+class Unreachable(WireError):
+    """No broker answers at `url`, it does not let us in, or it ended the connection for good."""
+
+    def __init__(self, url: str, why: object) -> None:
+        super().__init__(f"cannot reach the broker at {url}: {why}; start a node with `writ up`, or set NATS_URL")
+        self.url = url
+
+
+class PermissionDenied(WireError):
+    """The broker does not let this principal publish to, or subscribe to, `subject`."""
+
+    def __init__(self, subject: str, verb: str = "publish") -> None:
+        super().__init__(f"permission denied: this principal may not {verb} to {subject}")
+        self.subject = subject
+        self.verb = verb
+
+
+class NoAnswer(WireError):
+    """A request was sent, perhaps, and not answered in time: it may have been carried out."""
+
+    def __init__(self, subject: str, timeout_s: float) -> None:
+        super().__init__(f"no answer from {subject} within {timeout_s:g} s; see `writ status`")
+        self.subject = subject
+
+
+class NoResponders(WireError):
+    """Nobody serves the subject just now: the request surely was not carried out."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"nobody serves {subject}; is a node running? see `writ status`")
+        self.subject = subject
+
+
+class SubmitNotStored(WireError):
+    """The broker refused to store a submit: `code` is its own number for the reason, 10077 for a full stream."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(f"the broker did not store the submit: {reason} ({code})")
+        self.code = code
+
+
+class Refused(WritError):
+    """Writ refused what was asked; `rejection` is the refusal as data, `kind` what to branch on."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(f"{rejection.field}: {rejection.reason}" if rejection.field else rejection.reason)
+        self.rejection = rejection
+
+    @property
+    def kind(self) -> RejectionKind:
+        return self.rejection.kind
+
+
+class SubmitRefused(Refused):
+    """A job was refused, by the client before it was sent or by the orchestrator: it does not exist."""
+
+
+class JobNotFound(WritError):
+    """No job has this id."""
+
+
+class JobEnded(WritError):
+    """Base: a job whose result was awaited ended without one."""
+
+    def __init__(self, queue: str, job_id: str, text: str) -> None:
+        super().__init__(f"job {job_id} in queue {queue} {text}")
+        self.queue = queue
+        self.id = job_id
+
+
+class JobCancelled(JobEnded):
+    """The job was cancelled; `reason` is the canceller's."""
+
+    def __init__(self, queue: str, job_id: str, reason: str | None) -> None:
+        super().__init__(queue, job_id, f"was cancelled: {reason}" if reason else "was cancelled")
+        self.reason = reason
+
+
+class JobFailed(JobEnded):
+    """The job is a dead letter.
+
+    `reason` is the kind of end where it is known, `rule` which limit or list decided, in words, and `error` the
+    last attempt's error, with its `class_`, `type` and `text`, where there is one.
+    """
+
+    def __init__(
+        self, queue: str, job_id: str, reason: DeadReason | None, rule: str | None, error: ErrorView | None
+    ) -> None:
+        text = "is dead" + (f" ({reason})" if reason else "") + (f": {rule}" if rule else "")
+        if error is not None:
+            first = error.text.split("\n", 1)[0] if error.text else ""
+            text += f"; the last error is {error.type}" + (f": {first}" if first else "")
+        super().__init__(queue, job_id, text)
+        self.reason = reason
+        self.rule = rule
+        self.error = error

@@ -1,0 +1,123 @@
+"""NKey user seeds as files: made once, readable by their owner only, never written over.
+
+A seed is the whole secret of a user. The broker's configuration holds only the public half, so the
+configuration file may be read by anyone without giving anyone a way in.
+"""
+
+import importlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+SEED_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+_SEED_BYTES = 32
+_PUBLIC_LENGTH = 56
+_BASE32 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
+
+
+class KeyFileError(Exception):
+    """A key file cannot be used as it is; the message says why and what to do."""
+
+
+class _KeyPair(Protocol):
+    @property
+    def public_key(self) -> bytes: ...
+    def wipe(self) -> None: ...
+
+
+class _Nkeys(Protocol):
+    PREFIX_BYTE_USER: int
+
+    def encode_seed(self, src: bytes, prefix: int) -> bytes: ...
+    def from_seed(self, seed: bytearray) -> _KeyPair: ...
+
+
+# The package ships no types; naming the three things used keeps the checkers strict everywhere else.
+_nkeys = cast(_Nkeys, importlib.import_module("nkeys"))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A user's public key, as the broker's configuration names it, and the file with its seed."""
+
+    public: str
+    seed_path: Path
+
+
+def load_or_create(path: Path) -> Key:
+    """Return the key whose seed is in `path`, making a new one there when there is no file.
+
+    Of several processes that call this at once, one makes the key and all get the same one. A missing
+    parent directory is made with mode 0700. Raises `KeyFileError` when the file holds no user seed, can
+    be read by other users, or cannot be read or written.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            _create(path)
+        return load(path)
+    except OSError as error:
+        raise KeyFileError(f"key file {path}: {error.strerror}; check the directory and its owner") from error
+
+
+def load(path: Path) -> Key:
+    """Return the key whose seed is in `path`; raises `KeyFileError` as `load_or_create` does."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        seed = bytearray(path.read_bytes().strip())
+    except OSError as error:
+        raise KeyFileError(f"key file {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise KeyFileError(f"key file {path} has mode {mode:04o}: others can read it; run: chmod 600 {path}")
+    return Key(public=_public(seed, path), seed_path=path)
+
+
+def is_public_user_key(text: str) -> bool:
+    """Tell whether `text` has the form of a public user key: 56 base32 characters, the first a U."""
+    return len(text) == _PUBLIC_LENGTH and text[0] == "U" and set(text) <= _BASE32
+
+
+def _public(seed: bytearray, path: Path) -> str:
+    try:
+        pair = _nkeys.from_seed(seed)
+        public = pair.public_key.decode("ascii").rstrip("=")
+        pair.wipe()
+    except Exception as error:  # the package raises several unrelated types for a seed that is not one
+        raise KeyFileError(_not_a_seed(path)) from error
+    if not is_public_user_key(public):
+        raise KeyFileError(_not_a_seed(path))
+    return public
+
+
+def _not_a_seed(path: Path) -> str:
+    return f"key file {path} does not hold an NKey user seed (SU...); move it away to have a new one made"
+
+
+def _create(path: Path) -> None:
+    # Written beside its place and linked into it: a reader never sees half a seed, and `link`, unlike
+    # `rename`, fails when another process was first.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # its mode is 0600
+    draft = Path(name)
+    # Key material is drawn here and nowhere else; it never reaches a decision or a record.
+    seed = _nkeys.encode_seed(os.urandom(_SEED_BYTES), _nkeys.PREFIX_BYTE_USER)  # noqa: TID251
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(seed + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

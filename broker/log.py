@@ -1,0 +1,156 @@
+"""The log on JetStream: append by compare-and-set, in order reading, and the intake beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import msgspec
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
+
+from writ.schemas.subjects import SUBMIT_STREAM, log_stream
+
+from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Stored, WrongLastSequence
+from .reader import read_stream
+from .streams import REQUEST_TIMEOUT_S, ApiError, api, check_version, ensure_log, ensure_submit
+
+PLAIN_MAX: Final = 3
+"""Up to so many records go as plain publishes, each durable in one sync; more go as one atomic batch."""
+
+_WRONG_LAST: Final = frozenset({10071, 10164})
+_SURELY_NOT: Final = frozenset({10077, 10054, 10023, 10047, 10053})
+"""Stream or store full, message too large, insufficient resources."""
+
+
+def _failure(code: int, description: str) -> AppendFailed:
+    if code in _WRONG_LAST:
+        return WrongLastSequence(description)
+    if code in _SURELY_NOT:
+        return NotStored(f"{description} (JetStream error {code})")
+    return OutcomeUnknown(f"{description} (JetStream error {code})")
+
+
+class _Ack(msgspec.Struct):
+    seq: int = 0
+    error: dict[str, Any] | None = None
+
+
+_decode_ack = msgspec.json.Decoder(_Ack).decode
+
+
+class JetStreamLog:
+    """A partition's log. The connection must be that of the `log` user."""
+
+    def __init__(self, nats: Nats, partition: int, epoch: int) -> None:
+        self._nats = nats
+        self._stream = log_stream(partition)
+        self.partition = partition
+        self.epoch = epoch
+        self._batches = 0
+        self._run = nats.new_inbox().rpartition(".")[2]
+
+    @classmethod
+    async def open(
+        cls, nats: Nats, partition: int = 0, *, replicas: int = 1, epoch_floor: int = 0
+    ) -> JetStreamLog:
+        """Makes the stream where there is none. Raises BrokerTooOld, StreamMismatch or OutcomeUnknown."""
+        check_version(nats)
+        epoch = await ensure_log(nats, partition, replicas=replicas, epoch_floor=epoch_floor)
+        return cls(nats, partition, epoch)
+
+    async def last_seq(self) -> int:
+        info = await api(self._nats, f"STREAM.INFO.{self._stream}")
+        return int(info["state"]["last_seq"])
+
+    def read(
+        self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
+    ) -> AsyncIterator[list[Stored]]:
+        return read_stream(self._nats, self._stream, start, subjects, follow=follow)
+
+    async def append(self, messages: Sequence[Message], after: int) -> None:
+        if len(messages) <= PLAIN_MAX:
+            await self._append_plain(messages, after)
+        else:
+            await self._append_batch(messages, after)
+
+    async def _append_plain(self, messages: Sequence[Message], after: int) -> None:
+        if len(messages) == 1:
+            await self._publish(messages[0], after)
+            return
+        done = await asyncio.gather(
+            *(self._publish(m, after + i) for i, m in enumerate(messages)), return_exceptions=True
+        )
+        failed = [d for d in done if isinstance(d, BaseException)]
+        if not failed:
+            return
+        if done[0] is not None or not all(isinstance(f, AppendFailed) for f in failed):
+            raise failed[0]
+        raise OutcomeUnknown(f"{len(failed)} of {len(messages)} records were not stored: {failed[0]}")
+
+    async def _publish(self, message: Message, after: int) -> None:
+        headers = {"Nats-Expected-Last-Sequence": str(after)}
+        self._check_ack(await self._request(message, headers), after + 1)
+
+    async def _append_batch(self, messages: Sequence[Message], after: int) -> None:
+        self._batches += 1
+        batch = f"{self._run}-{self._batches}"
+        last = len(messages) - 1
+        try:
+            for index, message in enumerate(messages):
+                headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(index + 1)}
+                if index == 0:
+                    headers["Nats-Expected-Last-Sequence"] = str(after)
+                if index < last:
+                    await self._nats.publish(message.subject, message.body, headers=headers)
+                else:
+                    headers["Nats-Batch-Commit"] = "1"
+                    answer = await self._request(message, headers)
+                    self._check_ack(answer, after + len(messages))
+        except MaxPayloadError as large:
+            raise NotStored(f"a record is larger than the broker's max_payload: {large}") from large
+        except (NatsError, OSError) as lost:
+            raise OutcomeUnknown(f"the connection failed in a batch: {lost or type(lost).__name__}") from lost
+
+    async def _request(self, message: Message, headers: dict[str, str]) -> Msg:
+        try:
+            return await self._nats.request(
+                message.subject, message.body, timeout=REQUEST_TIMEOUT_S, headers=headers
+            )
+        except MaxPayloadError as large:
+            raise NotStored(f"a record is larger than the broker's max_payload: {large}") from large
+        except (NatsError, OSError) as lost:
+            raise OutcomeUnknown(f"no answer to an append: {lost or type(lost).__name__}") from lost
+
+    @staticmethod
+    def _check_ack(answer: Msg, expected: int) -> None:
+        ack = _decode_ack(answer.data)
+        if ack.error is not None:
+            raise _failure(ack.error.get("err_code", 0), ack.error.get("description", "refused"))
+        if ack.seq != expected:
+            raise OutcomeUnknown(f"the append was stored at {ack.seq}, not at {expected}")
+
+
+class JetStreamIntake:
+    """The stream of submits. The connection must be that of the `log` user."""
+
+    def __init__(self, nats: Nats, epoch: int) -> None:
+        self._nats = nats
+        self.epoch = epoch
+
+    @classmethod
+    async def open(cls, nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) -> JetStreamIntake:
+        """Makes the stream where there is none."""
+        return cls(nats, await ensure_submit(nats, replicas=replicas, epoch_floor=epoch_floor))
+
+    def read(self, start: int) -> AsyncIterator[list[Stored]]:
+        return read_stream(self._nats, SUBMIT_STREAM, start, (), follow=True)
+
+    async def purge(self, up_to: int) -> None:
+        try:
+            await api(self._nats, f"STREAM.PURGE.{SUBMIT_STREAM}", {"seq": up_to + 1})
+        except ApiError as refused:
+            raise OutcomeUnknown(str(refused)) from refused

@@ -1,0 +1,124 @@
+"""What the orchestrator and the views need of the wire, as protocols.
+
+JetStream fulfils them in `log.py` and `intake.py`; the in-memory twin in `memory.py`. One conformance suite
+(`tests/conformance/`) holds both to the same behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Message(NamedTuple):
+    """A body for a subject."""
+
+    subject: str
+    body: bytes
+
+
+class Stored(NamedTuple):
+    """A message as the broker keeps it; `stored_us` is the broker's own time of storing, UTC microseconds."""
+
+    seq: int
+    subject: str
+    body: bytes
+    stored_us: int
+
+
+class AppendFailed(Exception):
+    """An append did not succeed, or nobody knows."""
+
+
+class WrongLastSequence(AppendFailed):
+    """Another writer has extended the log: nothing of this append was stored."""
+
+
+class NotStored(AppendFailed):
+    """The broker refused to store it, as it is full or the message too large: surely nothing was stored."""
+
+
+class OutcomeUnknown(AppendFailed):
+    """No answer: all, a part (of plain publishes) or nothing may have been stored. Read back."""
+
+
+class Log(Protocol):
+    """One totally ordered log. Sequences start at 1 and have no gaps."""
+
+    @property
+    def partition(self) -> int: ...
+
+    @property
+    def epoch(self) -> int:
+        """Of this incarnation of the log; greater than that of any log before it in its place."""
+        ...
+
+    async def last_seq(self) -> int:
+        """The sequence of the newest record as the broker knows it now, 0 where there is none.
+
+        Raises OutcomeUnknown where the broker does not answer; so do the reads below.
+        """
+        ...
+
+    async def append(self, messages: Sequence[Message], after: int) -> None:
+        """Stores all messages directly after sequence `after`, which must be the log's last.
+
+        Returns when the broker has them on disk. A few messages may go one by one: then a failure can leave a
+        prefix of them stored, as OutcomeUnknown says. Raises AppendFailed's subclasses.
+        """
+        ...
+
+    def read(
+        self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
+    ) -> AsyncIterator[list[Stored]]:
+        """Messages in order from sequence `start`, in lists as they come.
+
+        Ends at what was the last sequence when it began, unless `follow`: then it waits for more until
+        closed.
+        `subjects` narrows to those that match any of the patterns.
+        """
+        ...
+
+
+class Intake(Protocol):
+    """The stream of submits, read in order from a position and purged behind it."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    def read(self, start: int) -> AsyncIterator[list[Stored]]:
+        """Submits from sequence `start` on, waiting for more until closed. Sequences may have gaps."""
+        ...
+
+    async def purge(self, up_to: int) -> None:
+        """Forgets all submits up to and including sequence `up_to`."""
+        ...
+
+
+Answer = Callable[[bytes], None]
+"""Sends the answer to a request; never blocks, and a lost requester is no error."""
+
+Serve = Callable[[str, bytes, Answer], None]
+"""Takes a request: its mapped subject, its body and how to answer."""
+
+
+class Requests(Protocol):
+    """Requests of workers and operators, and the beat by which leaders know each other."""
+
+    async def serve(self, handler: Serve) -> None:
+        """Hands every lease and control request to `handler` until `stop`."""
+        ...
+
+    async def stop(self) -> None: ...
+
+    async def who(self, partition: int) -> str | None:
+        """The leader that answers now; None where nobody does."""
+        ...
+
+    async def beat(self, partition: int, leader: str) -> None:
+        """Says that `leader` leads; from the first beat to `stop`, `who` is answered with it."""
+        ...
+
+    async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
+        """Calls `heard` with the name in each beat of the partition's leader."""
+        ...

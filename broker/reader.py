@@ -1,0 +1,151 @@
+"""Reading a stream in order, without acknowledgements, through an ephemeral push consumer.
+
+The server pushes as far as its flow control allows; a gap in the consumer's own count, a silent server or a
+reconnect makes a new consumer from the message after the last one taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from .ports import OutcomeUnknown, Stored
+from .streams import ApiError, api
+
+_HEARTBEAT_S: Final = 2.0
+_SILENT_S: Final = 3 * _HEARTBEAT_S
+_NO_MESSAGES: Final = 10037
+
+
+class _Gap(Exception):
+    """The consumer lost its place or its server: make another."""
+
+
+class _Consumer:
+    """One ephemeral consumer: collects what it is pushed until its reader takes it."""
+
+    def __init__(self, nats: Nats, stream: str) -> None:
+        self._nats = nats
+        self._stream = stream
+        self._got: list[Stored] = []
+        self._flow: list[str] = []
+        self._came = asyncio.Event()
+        self._count = 0
+        self._lost = False
+        self._name = ""
+        self._sub: Subscription | None = None
+        self.pending = 0
+
+    async def open(self, start: int, subjects: Sequence[str]) -> None:
+        inbox = self._nats.new_inbox()
+        self._sub = await self._nats.subscribe(
+            inbox, cb=self._take, pending_msgs_limit=1 << 22, pending_bytes_limit=1 << 30
+        )
+        config: dict[str, Any] = {
+            "deliver_subject": inbox,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(start, 1),
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "flow_control": True,
+            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
+            "inactive_threshold": int(30e9),
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        if subjects:
+            config["filter_subjects"] = list(subjects)
+        body = {"stream_name": self._stream, "config": config}
+        made = await api(self._nats, f"CONSUMER.CREATE.{self._stream}", body)
+        self._name = made["name"]
+        delivered = made.get("delivered") or {}
+        self.pending = int(made.get("num_pending", 0)) + int(delivered.get("consumer_seq", 0))
+
+    async def close(self) -> None:
+        with suppress(NatsError, OSError):
+            if self._sub is not None:
+                await self._sub.unsubscribe()
+        with suppress(OutcomeUnknown, ApiError):
+            if self._name and self._nats.is_connected:
+                await api(self._nats, f"CONSUMER.DELETE.{self._stream}.{self._name}")
+
+    async def _take(self, msg: Msg) -> None:
+        if msg.headers is not None and msg.headers.get("Status") == "100":
+            if msg.reply:
+                self._flow.append(msg.reply)
+            else:
+                last = msg.headers.get("Nats-Last-Consumer")
+                self._lost = self._lost or (last is not None and int(last) != self._count)
+                stalled = msg.headers.get("Nats-Consumer-Stalled")
+                if stalled:
+                    self._flow.append(stalled)
+            self._came.set()
+            return
+        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<count>.<time>.<pending>[.<x>]
+        parts = msg.reply.split(".")
+        place = 5 if len(parts) == 9 else 7
+        self._count += 1
+        self._lost = self._lost or int(parts[place + 1]) != self._count
+        if not self._lost:
+            self._got.append(Stored(int(parts[place]), msg.subject, msg.data, int(parts[place + 2]) // 1_000))
+        self._came.set()
+
+    async def next(self) -> list[Stored]:
+        """What has come since the last call; waits for at least one. Raises _Gap."""
+        while True:
+            got, self._got = self._got, []
+            flow, self._flow = self._flow, []
+            for reply in flow:
+                await self._nats.publish(reply)
+            if got:
+                return got
+            if self._lost:
+                raise _Gap
+            self._came.clear()
+            try:
+                await asyncio.wait_for(self._came.wait(), _SILENT_S)
+            except TimeoutError as silent:
+                raise _Gap from silent
+
+
+async def read_stream(
+    nats: Nats, stream: str, start: int, subjects: Sequence[str], *, follow: bool
+) -> AsyncIterator[list[Stored]]:
+    """Messages of a stream in order from sequence `start`, as lists.
+
+    Without `follow` it ends with the last message there was at the beginning, and raises OutcomeUnknown
+    where the broker goes silent; with it, it waits for the broker for ever.
+    """
+    left: int | None = None
+    while True:
+        consumer = _Consumer(nats, stream)
+        try:
+            await consumer.open(start, subjects)
+            if not follow and left is None:
+                left = consumer.pending
+            while left is None or left > 0:
+                got = await consumer.next()
+                if left is not None:
+                    got = got[:left]
+                    left -= len(got)
+                start = got[-1].seq + 1
+                yield got
+            return
+        except _Gap:
+            if not follow and not nats.is_connected:
+                raise OutcomeUnknown(f"the broker went silent while stream {stream} was read") from None
+        except (OutcomeUnknown, NatsError, OSError) as silent:
+            if not follow:
+                if isinstance(silent, OutcomeUnknown):
+                    raise
+                raise OutcomeUnknown(f"stream {stream} cannot be read: {silent}") from silent
+            await asyncio.sleep(_HEARTBEAT_S / 4)
+        finally:
+            await consumer.close()

@@ -1,0 +1,102 @@
+"""Requests of workers and operators over NATS, and the beat of leaders.
+
+Two connections: the one that answers may publish to reply subjects alone, so that no requester can have it
+write elsewhere by naming a reply subject; beats go by the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from writ.schemas.subjects import CONTROL_SERVED, LEASE_SERVED, leader_subject
+
+from .ports import Serve
+
+log = logging.getLogger("writ.broker")
+
+_WHO_TIMEOUT_S = 0.5
+
+
+class NatsRequests:
+    """`Requests` of `ports.py` on two connections, those of the users `answer` and `log`."""
+
+    def __init__(self, answering: Nats, beating: Nats) -> None:
+        self._answering = answering
+        self._beating = beating
+        self._subs: list[Subscription] = []
+        self._who: Subscription | None = None
+        self._leader = b""
+        self._outbox: list[tuple[str, bytes]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    async def serve(self, handler: Serve) -> None:
+        async def take(msg: Msg) -> None:
+            reply = msg.reply
+            handler(msg.subject, msg.data, lambda body: self._send(reply, body))
+
+        for subject in (LEASE_SERVED, CONTROL_SERVED):
+            self._subs.append(
+                await self._answering.subscribe(
+                    subject, cb=take, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 28
+                )
+            )
+
+    def _send(self, reply: str, body: bytes) -> None:
+        """Queues an answer; one task sends what has gathered."""
+        if not reply:
+            return
+        self._outbox.append((reply, body))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        while self._outbox:
+            outbox, self._outbox = self._outbox, []
+            for reply, body in outbox:
+                try:
+                    await self._answering.publish(reply, body)
+                except (NatsError, OSError) as lost:
+                    log.warning("an answer could not be sent; its requester will ask again: %s", lost)
+
+    async def stop(self) -> None:
+        subs, self._subs = self._subs, []
+        if self._who is not None:
+            subs.append(self._who)
+            self._who = None
+        for sub in subs:
+            try:
+                await sub.unsubscribe()
+            except (NatsError, OSError) as lost:
+                log.debug("unsubscribing: %s", lost)
+
+    async def who(self, partition: int) -> str | None:
+        try:
+            answer = await self._beating.request(f"{leader_subject(partition)}.who", timeout=_WHO_TIMEOUT_S)
+        except (NatsError, OSError, TimeoutError):
+            return None
+        return answer.data.decode(errors="replace")
+
+    async def beat(self, partition: int, leader: str) -> None:
+        self._leader = leader.encode()
+        if self._who is None:
+            self._who = await self._beating.subscribe(f"{leader_subject(partition)}.who", cb=self._tell)
+        try:
+            await self._beating.publish(leader_subject(partition), self._leader)
+        except (NatsError, OSError) as lost:
+            raise ConnectionError(str(lost)) from lost
+
+    async def _tell(self, msg: Msg) -> None:
+        await msg.respond(self._leader)
+
+    async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
+        async def take(msg: Msg) -> None:
+            heard(msg.data.decode(errors="replace"))
+
+        await self._beating.subscribe(leader_subject(partition), cb=take)

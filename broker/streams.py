@@ -1,0 +1,141 @@
+"""Streams: made once, checked at each start. The version of the broker is checked here too."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from nats.aio.client import Client as Nats
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeout
+
+from writ.schemas import bounds
+from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, log_stream
+
+from .ports import OutcomeUnknown
+
+REQUIRED: Final = (2, 12)
+"""The first server with atomic batches."""
+
+REQUEST_TIMEOUT_S: Final = 5.0
+_EPOCH: Final = "writ.epoch"
+_FORMAT: Final = "writ.format"
+_FORMAT_NOW: Final = "1"
+
+
+class BrokerTooOld(Exception):
+    """The server lacks what the log needs."""
+
+
+class StreamMismatch(Exception):
+    """A stream of that name exists, but it is not what this Writ can use."""
+
+
+class ApiError(Exception):
+    """The JetStream API refused a request; `code` is its own error code."""
+
+    def __init__(self, code: int, description: str) -> None:
+        self.code = code
+        super().__init__(f"{description} (JetStream error {code})")
+
+
+async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
+    """One request to the JetStream API. Raises ApiError, or OutcomeUnknown where nobody answers."""
+    payload = b"" if body is None else msgspec.json.encode(body)
+    try:
+        answer = await nats.request(f"$JS.API.{subject}", payload, timeout=REQUEST_TIMEOUT_S)
+    except (NatsTimeout, NoRespondersError, NatsError, OSError) as silent:
+        raise OutcomeUnknown(
+            f"the broker does not answer {subject}: {silent or type(silent).__name__}"
+        ) from silent
+    decoded: dict[str, Any] = msgspec.json.decode(answer.data)
+    error = decoded.get("error")
+    if error:
+        raise ApiError(error.get("err_code", 0), error.get("description", "refused"))
+    return decoded
+
+
+def check_version(nats: Nats) -> None:
+    """Raises BrokerTooOld where the connected server cannot carry the log."""
+    version = nats.connected_server_version
+    if (version.major, version.minor) < REQUIRED:
+        need = ".".join(map(str, REQUIRED))
+        raise BrokerTooOld(
+            f"the broker is nats-server {version}, and Writ needs {need} or newer for atomic batches; "
+            f"upgrade it, or leave --url out to use the embedded one"
+        )
+
+
+def _log_config(partition: int, replicas: int) -> dict[str, Any]:
+    return {
+        "name": log_stream(partition),
+        "description": "Writ: the log of a partition. Written by its leader alone.",
+        "subjects": [f"writ.log.{partition}.*.*.*"],
+        "retention": "limits",
+        "discard": "new",
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_msg_size": bounds.RECORD_MAX_BYTES,
+        "allow_atomic": True,
+        "allow_direct": True,
+        "deny_delete": True,
+        "duplicate_window": 1_000_000_000,
+        "republish": {
+            "src": f"writ.log.{partition}.*.*.*",
+            "dest": "writ.feed.{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}",
+        },
+    }
+
+
+def _submit_config(replicas: int) -> dict[str, Any]:
+    return {
+        "name": SUBMIT_STREAM,
+        "description": "Writ: submits on their way into the log.",
+        "subjects": [SUBMIT_STORED],
+        "retention": "limits",
+        "discard": "new",
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_msg_size": -1,
+        "allow_direct": True,
+        "duplicate_window": 120_000_000_000,
+    }
+
+
+async def ensure_log(nats: Nats, partition: int, *, replicas: int = 1, epoch_floor: int = 0) -> int:
+    """Makes or checks a partition's log stream; its epoch. A new one gets an epoch above `epoch_floor`."""
+    return await _ensure(nats, _log_config(partition, replicas), epoch_floor)
+
+
+async def ensure_submit(nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) -> int:
+    """Makes or checks the intake stream; its epoch."""
+    return await _ensure(nats, _submit_config(replicas), epoch_floor)
+
+
+async def _ensure(nats: Nats, wanted: dict[str, Any], epoch_floor: int) -> int:
+    name = wanted["name"]
+    try:
+        have = await api(nats, f"STREAM.INFO.{name}")
+    except ApiError as missing:
+        if missing.code != 10059:
+            raise
+        metadata = {_EPOCH: str(epoch_floor + 1), _FORMAT: _FORMAT_NOW}
+        have = await api(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata})
+    return _check(name, wanted, have["config"])
+
+
+def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:
+    metadata = have.get("metadata") or {}
+    if metadata.get(_FORMAT) != _FORMAT_NOW:
+        raise StreamMismatch(
+            f"stream {name} has format {metadata.get(_FORMAT)!r}, and this Writ reads {_FORMAT_NOW!r}; "
+            f"use the Writ that made it, or another broker"
+        )
+    for setting in ("subjects", "retention", "storage", "discard", "allow_atomic"):
+        if setting in wanted and have.get(setting) != wanted[setting]:
+            raise StreamMismatch(
+                f"stream {name} has {setting} {have.get(setting)!r} and must have {wanted[setting]!r}; "
+                f"somebody changed it: set it back before starting Writ"
+            )
+    return int(metadata[_EPOCH])

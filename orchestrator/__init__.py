@@ -1,0 +1,1 @@
+"""The write side: commands come in, records go out."""

@@ -1,0 +1,140 @@
+"""Deciding what a worker asks and reports: grants, beats, ends. The fencing token is checked here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from writ.schemas import bounds
+from writ.schemas.commands import Acquire, Completion, Failure
+from writ.schemas.errors import AttemptError
+from writ.schemas.events import (
+    AttemptFailed,
+    AttemptStarted,
+    Fact,
+    JobCancelled,
+    JobCompleted,
+    LeaseGranted,
+    LeaseReleased,
+)
+from writ.schemas.lifecycle import TERMINAL, Job, State
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.sealed import seal
+
+from .intake import malformed, nesting
+from .retry import after_failure
+
+_validate = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_CUT = "\n[cut: {} characters in all]"
+
+
+class Repeated(msgspec.Struct, frozen=True):
+    """The same report was accepted before: nothing to store, and no refusal."""
+
+
+def wanted(job: Job, command: Acquire) -> bool:
+    """Whether the worker runs this job's task."""
+    return not command.tasks or job.task in command.tasks
+
+
+def grant(job: Job, command: Acquire, principal: str, actor: str) -> tuple[Fact, ...]:
+    """A lease for a pending job. `actor` is the record's, which the event need not repeat."""
+    assert job.state is State.PENDING, f"{job.key} is {job.state}"
+    named = None if principal == actor else principal
+    return (LeaseGranted(command.worker, job.attempt + 1, named),)
+
+
+def fence(job: Job | None, token: int, principal: str, index: int | None = None) -> Rejection | None:
+    """Why the holder of `token` may not speak for the job; None where it is the live lease."""
+    if job is None:
+        return Rejection(RejectionKind.NOT_FOUND, "no such job in this queue", "id", index)
+    lease = job.lease
+    if lease is None:
+        last = f", and its last lease had token {job.last_token}" if job.last_token else ""
+        reason = f"the job is {job.state}{last}; token {token} is void"
+        return Rejection(RejectionKind.STALE, reason, "token", index)
+    if token != lease.token:
+        reason = f"the live lease has token {lease.token}, held by {lease.worker}; token {token} is void"
+        return Rejection(RejectionKind.STALE, reason, "token", index)
+    if principal != lease.principal:
+        reason = f"the lease was granted to principal {lease.principal}, not to {principal}"
+        return Rejection(RejectionKind.STALE, reason, "token", index)
+    return None
+
+
+def complete(
+    job: Job | None, report: Completion, principal: str, index: int | None
+) -> tuple[Fact, ...] | Repeated | Rejection:
+    if job is not None and job.state is State.COMPLETED and report.token == job.last_token:
+        return Repeated()
+    void = fence(job, report.token, principal, index)
+    if void is not None:
+        return void
+    assert job is not None
+    output = None
+    if bytes(report.output) != b"null":
+        fault = _output_fault(report.output, index)
+        if fault is not None:
+            return fault
+        output = seal(bytes(report.output))
+    return (JobCompleted(job.attempt, report.token, output, report.run_ms),)
+
+
+def _output_fault(output: msgspec.Raw, index: int | None) -> Rejection | None:
+    size = len(bytes(output))
+    if size > bounds.INLINE_MAX_BYTES:
+        reason = f"output has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
+        return Rejection(RejectionKind.TOO_LARGE, reason, "output", index)
+    try:
+        depth = nesting(_validate(output))
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        return malformed(f"output is not JSON: {error}", "output", index)
+    if depth > bounds.NESTING_MAX:
+        return malformed(f"output is nested more than {bounds.NESTING_MAX} deep", "output", index)
+    return None
+
+
+def fail(
+    job: Job | None, report: Failure, principal: str, index: int | None, now: int, seed: float
+) -> tuple[Fact, ...] | Repeated | Rejection:
+    if job is not None and job.lease is None and report.token == job.last_token and job.error is not None:
+        return Repeated()
+    void = fence(job, report.token, principal, index)
+    if void is not None:
+        return void
+    assert job is not None
+    text = report.text
+    if len(text) > bounds.ERROR_TEXT_MAX_CHARS:
+        note = _CUT.format(len(text))
+        text = text[: bounds.ERROR_TEXT_MAX_CHARS - len(note)] + note
+    error = AttemptError(report.class_, report.type, seal(_encode(text)) if text else None)
+    failed = AttemptFailed(job.attempt, report.token, error, report.run_ms, report.retry_after_s)
+    return after_failure(job, failed, now, seed)
+
+
+def start(
+    job: Job | None, token: int, principal: str, index: int | None
+) -> tuple[Fact, ...] | Repeated | Rejection:
+    void = fence(job, token, principal, index)
+    if void is not None:
+        return void
+    assert job is not None
+    assert job.lease is not None
+    if job.lease.started_at is not None:
+        return Repeated()
+    return (AttemptStarted(job.attempt, token),)
+
+
+def release(
+    job: Job | None, token: int, principal: str, reason: str, index: int | None
+) -> tuple[Fact, ...] | Repeated | Rejection:
+    if job is not None and job.lease is None and job.last_token == token and job.state not in TERMINAL:
+        return Repeated()
+    void = fence(job, token, principal, index)
+    if void is not None:
+        return void
+    assert job is not None
+    released = LeaseReleased(job.attempt, token, reason)
+    if job.cancel is not None:
+        return (released, JobCancelled(job.cancel))
+    return (released,)

@@ -1,0 +1,409 @@
+"""The loop: gather, decide, append, answer. The only place where the parts of the write side meet.
+
+One engine leads one partition, or stands by. Nothing is answered before the records that it rests on are
+stored, and nothing is stored but directly after the record that this engine last knew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from writ.broker.clock import Clock
+from writ.broker.ports import (
+    Answer,
+    Intake,
+    Log,
+    Message,
+    NotStored,
+    OutcomeUnknown,
+    Requests,
+    WrongLastSequence,
+)
+from writ.schemas import bounds, commands
+from writ.schemas.codec import decode
+from writ.schemas.events import Barrier, LeaderElected, TimeResumed
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.subjects import parse_log
+
+from .desk import Asked, Desk, Submitted, open_request, open_submit
+from .logtime import LogTime
+from .round import Round, system_record
+from .state import Partition
+
+log = logging.getLogger("writ.orchestrator")
+
+BEAT_S = 0.5
+SILENCE_S = 2.0
+"""No beat and no new record for this long, plus up to as much again by chance: the leader is gone."""
+REST_S = 10.0
+"""How long a deposed leader stands by before it may stand again."""
+SETTLE_S = 1.0
+"""How long the log's intake position may lag behind what was dealt with."""
+_RETRY_S = 0.2
+_INBOX_MAX = 4_000
+
+_NOT_LEADING = msgspec.json.encode(
+    commands.Answer(
+        Rejection(RejectionKind.TRY_LATER, "the leader stepped down; nothing was decided, ask again")
+    )
+)
+
+
+class Deposed(Exception):
+    """Another engine extended the log: this one leads no more."""
+
+
+class Engine:
+    """One orchestrator's part in one partition. `name` must be its own alone, for each start."""
+
+    def __init__(
+        self,
+        log_: Log,
+        intake: Intake,
+        requests: Requests,
+        clock: Clock,
+        *,
+        name: str,
+        version: str,
+        entropy: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.leading = asyncio.Event()
+        self.state = Partition(log_.partition, log_.epoch)
+        self.rounds = 0
+        self._log = log_
+        self._intake = intake
+        self._requests = requests
+        self._clock = clock
+        self._version = version
+        self._entropy = entropy
+        self._time = LogTime(clock, 0)
+        self._desk = Desk(self.state, clock, entropy)
+        self._inbox: deque[Submitted | Asked] = deque()
+        self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._stopping = False
+        self._heard_us = 0
+        self._heard: str | None = None
+        self._purged = 0
+        self._behind_since: int | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    # --- leadership -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Stands by and leads by turns until `stop`."""
+        await self._requests.hear(self._log.partition, self._hear)
+        rest_s = 0.0
+        while not self._stopping:
+            try:
+                await self._stand_by(rest_s)
+                rest_s = 0.0
+                if not self._stopping:
+                    await self._lead()
+            except (Deposed, WrongLastSequence) as deposed:
+                log.warning("%s steps back: %s", self.name, deposed or "another leader extended the log")
+                rest_s = REST_S
+            except (OutcomeUnknown, NotStored, ConnectionError, TimeoutError) as failed:
+                log.warning("%s cannot stand now: %s", self.name, failed)
+                rest_s = _RETRY_S
+            finally:
+                await self._step_down()
+
+    def stop(self) -> None:
+        """Ends `run` after the round at hand."""
+        self._stopping = True
+        self._wake.set()
+
+    def _hear(self, leader: str) -> None:
+        if leader != self.name:
+            self._heard, self._heard_us = leader, self._clock.mono_us()
+
+    async def _stand_by(self, rest_s: float) -> None:
+        """Returns when this engine may stand: nobody leads, and it has rested."""
+        await self._pause(rest_s)
+        if rest_s == 0 and self._heard is None and await self._requests.who(self._log.partition) is None:
+            return
+        last = -1
+        while not self._stopping:
+            patience_s = SILENCE_S * (1 + self._entropy())
+            await self._pause(patience_s)
+            newest = await self._log.last_seq()
+            silent_us = self._clock.mono_us() - self._heard_us
+            if newest == last and silent_us >= SILENCE_S * bounds.SECOND_US:
+                return
+            if last < 0 and self._heard_us == 0 and await self._requests.who(self._log.partition) is None:
+                return
+            last = newest
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits, but not past a `stop`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while not self._stopping and (left := until - loop.time()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left)
+            self._wake.clear()
+
+    async def _lead(self) -> None:
+        await self._recover()
+        await self._elect()
+        self._wake.clear()
+        self._drained.set()
+        self._reading = asyncio.create_task(self._read_intake())
+        await self._requests.serve(self._ask)
+        beating = asyncio.create_task(self._beat())
+        self.leading.set()
+        log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
+        try:
+            while not self._stopping:
+                await self._next()
+                if self._reading.done():
+                    self._reading.result()
+                await self._round()
+        finally:
+            beating.cancel()
+            with suppress(asyncio.CancelledError):
+                await beating
+
+    async def _step_down(self) -> None:
+        """Leaves no request unanswered that this engine will not decide."""
+        self.leading.clear()
+        await self._requests.stop()
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self._reading
+            self._reading = None
+        for item in self._inbox:
+            if isinstance(item, Asked):
+                item.send(_NOT_LEADING)
+        self._inbox.clear()
+        for place in self._desk.waiting.queues():
+            for _, waiter in self._desk.waiting.line(place):
+                waiter.send(_NOT_LEADING)
+
+    async def _recover(self) -> None:
+        """The state is folded anew from the whole log: memory of an earlier leadership is worth nothing."""
+        state = Partition(self._log.partition, self._log.epoch)
+        async for stored in self._log.read():
+            for message in stored:
+                record = decode(message.body)
+                if (record.seq, record.epoch, record.prev) != (message.seq, state.epoch, state.prev):
+                    raise RuntimeError(
+                        f"record {message.seq} of {message.subject} does not continue the log: it says epoch "
+                        f"{record.epoch}, sequence {record.seq}; run `writ audit verify`"
+                    )
+                if parse_log(message.subject)[1:] != (record.tenant, record.kind, record.key):
+                    raise RuntimeError(
+                        f"record {message.seq} does not belong under subject {message.subject}"
+                    )
+                state.apply(record, message.body)
+        self.state = state
+        self._desk = Desk(state, self._clock, self._entropy)
+        self._time = LogTime(self._clock, state.at)
+        self._purged = 0
+        self._behind_since = None
+
+    async def _elect(self) -> None:
+        round_ = Round(self.state, self._time.now())
+        event = LeaderElected(self.name, self._version, self.state.leader)
+        system_record(round_, event, "election")
+        encoded = round_.encode()
+        await self._log.append(encoded.messages, round_.after)
+        round_.keep(encoded.digests)
+
+    async def _beat(self) -> None:
+        """Says that this engine leads, and forgets what need not be kept."""
+        while True:
+            try:
+                await self._requests.beat(self.state.number, self.name)
+                await self._purge()
+            except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
+                log.warning("%s was not heard: %s", self.name, silent)
+            await asyncio.sleep(BEAT_S)
+
+    # --- gather -----------------------------------------------------------------------------------------
+
+    async def _read_intake(self) -> None:
+        """Brings submits to the inbox, from the message that the log's position names."""
+        source = self.state.source
+        start = source.seq if source.epoch == self._intake.epoch else 1
+        async for messages in self._intake.read(max(start, 1)):
+            for message in messages:
+                try:
+                    item = open_submit(self._intake.epoch, message.seq, message.subject, message.body)
+                except ValueError as error:
+                    log.error("submit %d is passed over: %s", message.seq, error)
+                    continue
+                self._inbox.append(item)
+            self._wake.set()
+            if len(self._inbox) > _INBOX_MAX:
+                self._drained.clear()
+                await self._drained.wait()
+
+    def _ask(self, subject: str, body: bytes, send: Answer) -> None:
+        try:
+            asked = open_request(subject, body, send)
+        except ValueError as error:
+            log.error("request passed over: %s", error)
+            return
+        if len(self._inbox) > 2 * _INBOX_MAX:
+            reason = "the orchestrator is behind; nothing was decided, ask again"
+            send(msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason))))
+            return
+        self._inbox.append(asked)
+        self._wake.set()
+
+    async def _next(self) -> None:
+        """Returns when there is something to do: a message, or a time that has come."""
+        if self._inbox or self._desk.unmatched:
+            return
+        self._wake.clear()
+        delay_s = self._delay_s()
+        if delay_s is None:
+            await self._wake.wait()
+        elif delay_s > 0:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(delay_s, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
+
+    def _delay_s(self) -> float | None:
+        """Seconds to the next time at which something happens by itself; None where nothing will."""
+        delays: list[int] = []
+        due = self.state.deadlines.first()
+        if due is not None:
+            delays.append(due - self._time.now())
+        end = self._desk.waiting.first_end()
+        if end is not None:
+            delays.append(end - self._clock.mono_us())
+        if self._behind_since is not None:
+            delays.append(self._behind_since + round(SETTLE_S * bounds.SECOND_US) - self._clock.mono_us())
+        return min(delays) / bounds.SECOND_US if delays else None
+
+    # --- decide, append, answer -------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        desk = self._desk
+        round_ = Round(self.state, self._time.now())
+        desk.fire(round_)
+        taken: list[Submitted] = []
+        while self._inbox and round_.has_room(self._inbox[0].records_max, self._inbox[0].size_bytes):
+            item = self._inbox.popleft()
+            if isinstance(item, Submitted):
+                taken.append(item)
+                desk.submit(round_, item)
+            else:
+                desk.request(round_, item)
+        if len(self._inbox) <= _INBOX_MAX:
+            self._drained.set()
+        desk.match(round_)
+        desk.dismiss(round_)
+        self._settle(round_)
+        if round_.needs_fence and not round_.records:
+            system_record(round_, Barrier(), "verdict")
+        if round_.records:
+            await self._store(round_, taken)
+        else:
+            self._send(round_)
+
+    def _settle(self, round_: Round) -> None:
+        """Lets the log's intake position catch up, where refusals or repeats left it behind for long."""
+        if not self._desk.behind:
+            self._behind_since = None
+            return
+        now = self._clock.mono_us()
+        if self._behind_since is None:
+            self._behind_since = now
+        elif now - self._behind_since >= SETTLE_S * bounds.SECOND_US:
+            self._desk.settle(round_)
+            self._behind_since = None
+
+    async def _store(self, round_: Round, taken: list[Submitted]) -> None:
+        encoded = round_.encode()
+        try:
+            await self._log.append(encoded.messages, round_.after)
+        except NotStored as full:
+            await self._give_back(round_, taken, full)
+            return
+        except OutcomeUnknown as unknown:
+            log.warning("%s asks the log what became of an append: %s", self.name, unknown)
+            gap_from = self._clock.mono_us()
+            await self._resolve(encoded.messages, round_.after)
+            round_.keep(encoded.digests)
+            await self._resume(gap_from)
+        else:
+            round_.keep(encoded.digests)
+        self.rounds += 1
+        self._send(round_)
+
+    def _send(self, round_: Round) -> None:
+        for send, body in round_.answers:
+            send(body)
+
+    async def _give_back(self, round_: Round, taken: list[Submitted], full: NotStored) -> None:
+        """Surely nothing was stored: undo, refuse for now, and keep the submits for another try."""
+        log.error("%s cannot store: %s", self.name, full)
+        round_.drop()
+        self._desk.handled = self.state.source
+        reason = f"the log takes no records now: {full}"
+        body = msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason)))
+        for send, _ in round_.answers:
+            send(body)
+        self._inbox.extendleft(reversed(taken))
+        await asyncio.sleep(_RETRY_S)
+
+    async def _resolve(self, messages: Sequence[Message], after: int) -> None:
+        """Returns when all messages are known to be stored by this engine; raises Deposed if others are."""
+        while not self._stopping:
+            try:
+                found = [m.body async for part in self._log.read(after + 1) for m in part]
+                ours = [m.body for m in messages]
+                if found != ours[: len(found)]:
+                    raise Deposed(f"record {after + 1} and on are another leader's")
+                if len(found) < len(ours):
+                    await self._log.append(messages[len(found) :], after + len(found))
+                return
+            except (OutcomeUnknown, NotStored) as again:
+                log.warning("%s still waits for the log: %s", self.name, again)
+                await asyncio.sleep(_RETRY_S)
+        raise Deposed("stopped while the outcome of an append was unknown")
+
+    async def _resume(self, gap_from: int) -> None:
+        """Gives leases their time back, by an append of our own: only then does what was read back count."""
+        while True:
+            gap_ms = (self._clock.mono_us() - gap_from) // 1_000
+            round_ = Round(self.state, self._time.now())
+            system_record(round_, TimeResumed(gap_ms), "outage")
+            encoded = round_.encode()
+            try:
+                await self._log.append(encoded.messages, round_.after)
+            except NotStored as full:
+                log.error("%s cannot store: %s", self.name, full)
+                round_.drop()
+                await asyncio.sleep(_RETRY_S)
+                continue
+            except OutcomeUnknown:
+                await self._resolve(encoded.messages, round_.after)
+                round_.keep(encoded.digests)
+                continue
+            round_.keep(encoded.digests)
+            return
+
+    async def _purge(self) -> None:
+        """Forgets submits that the log's position is past: they are kept there as records."""
+        source = self.state.source
+        whole = not self._inbox and not self._desk.behind
+        done = source.seq if whole else source.seq - 1
+        if source.epoch == self._intake.epoch and done > self._purged:
+            await self._intake.purge(done)
+            self._purged = done

@@ -1,0 +1,1 @@
+"""Forensics over the log with the same decisions that wrote it."""

@@ -1,0 +1,1 @@
+"""The read side: records come in, views go out."""

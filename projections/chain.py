@@ -1,0 +1,55 @@
+"""Is this the record that must come next? What every view asks before it believes a message of the log."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from writ.broker.ports import Stored
+from writ.schemas.codec import CodecError, decode, digest
+from writ.schemas.records import GENESIS, Record
+from writ.schemas.subjects import log_subject
+
+
+class Position(NamedTuple):
+    """How far a log was read: the newest record's epoch, sequence and digest."""
+
+    epoch: int = 0
+    seq: int = 0
+    digest: str = GENESIS
+
+
+class Violation(Exception):
+    """A record that cannot stand where it stands. `seq` is where, the text says why, for people."""
+
+    def __init__(self, seq: int, reason: str) -> None:
+        self.seq = seq
+        super().__init__(f"record {seq}: {reason}")
+
+
+def link(before: Position, stored: Stored, partition: int, epoch: int) -> tuple[Record, Position]:
+    """The message as the record after `before`, and the position behind it.
+
+    Checks sequence, body against message and subject, epoch and the chain. Raises Violation.
+    """
+    seq = before.seq + 1
+    if stored.seq != seq:
+        raise Violation(seq, f"missing; the log went on with sequence {stored.seq}")
+    try:
+        record = decode(stored.body)
+    except CodecError as error:
+        raise Violation(seq, str(error)) from error
+    if record.seq != seq:
+        raise Violation(seq, f"its body says sequence {record.seq}")
+    if not before.epoch <= record.epoch <= epoch:
+        raise Violation(
+            seq, f"its body says epoch {record.epoch}, after epoch {before.epoch} in a log of epoch {epoch}"
+        )
+    if stored.subject != log_subject(partition, record.tenant, record.kind, record.key):
+        raise Violation(
+            seq, f"its body is about {record.tenant} {record.kind} {record.key}, its subject is {stored.subject}"
+        )
+    if record.prev != before.digest:
+        raise Violation(
+            seq, f"its prev is {record.prev[:12]}..., but record {before.seq} has digest {before.digest[:12]}..."
+        )
+    return record, Position(record.epoch, seq, digest(stored.body))

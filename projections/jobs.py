@@ -1,0 +1,331 @@
+"""The jobs view: one row per job, counts by state, who leads, and what was refused."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import aiosqlite
+import msgspec
+from msgspec.structs import replace
+
+from writ.schemas.events import (
+    CommandRejected,
+    LeaderElected,
+    LeasesRenewed,
+    RejectionsFolded,
+    ReportRejected,
+    TimeResumed,
+)
+from writ.schemas.ids import split_job_key
+from writ.schemas.lifecycle import (
+    TERMINAL,
+    IllegalTransition,
+    Job,
+    State,
+    evolve_record,
+    regranted,
+    renewed,
+)
+from writ.schemas.records import Record
+from writ.schemas.rejections import Rejection
+from writ.schemas.sealed import Sealed
+
+from .chain import Violation
+from .runner import Write
+
+KEPT_JOBS: Final = 32_768
+"""Live jobs kept in memory, about 1.5 KB each."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS jobs (
+    opened INTEGER PRIMARY KEY, -- sequence of the record that submitted it: newest submit first is opened DESC
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    task TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    submitted_at INTEGER NOT NULL,
+    seq INTEGER NOT NULL, -- of its newest record
+    job BLOB NOT NULL -- the Job as JSON, without the content of input and output
+);
+CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_id ON jobs (tenant, id, queue);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, tenant);
+CREATE INDEX IF NOT EXISTS jobs_by_queue ON jobs (tenant, queue, state);
+CREATE INDEX IF NOT EXISTS jobs_by_task ON jobs (tenant, task, state);
+CREATE TABLE IF NOT EXISTS inputs (opened INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outputs (opened INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS counts (
+    tenant TEXT NOT NULL, queue TEXT NOT NULL, state TEXT NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY (tenant, queue, state)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS leader (
+    one INTEGER PRIMARY KEY CHECK (one = 1), leader TEXT NOT NULL, version TEXT NOT NULL, seq INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS rejections (
+    seq INTEGER NOT NULL,
+    nth INTEGER NOT NULL, -- within the record
+    at INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    event TEXT NOT NULL,
+    verb TEXT, -- NULL where the record only counts
+    queue TEXT,
+    job TEXT,
+    token INTEGER,
+    worker TEXT,
+    kind TEXT NOT NULL,
+    field TEXT,
+    element INTEGER,
+    reason TEXT NOT NULL,
+    count INTEGER NOT NULL, -- how many the record speaks of in all
+    PRIMARY KEY (seq, nth)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS rejections_by_tenant ON rejections (tenant, seq);
+"""
+_INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPDATE_JOB: Final = "UPDATE jobs SET state = ?, seq = ?, job = ? WHERE opened = ?"
+_INSERT_INPUT: Final = "INSERT INTO inputs VALUES (?, ?)"
+_PUT_OUTPUT: Final = "INSERT OR REPLACE INTO outputs VALUES (?, ?)"
+_ADD_COUNT: Final = (
+    "INSERT INTO counts VALUES (?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET n = n + excluded.n"
+)
+_DROP_ZERO: Final = "DELETE FROM counts WHERE tenant = ? AND queue = ? AND state = ? AND n = 0"
+_PUT_LEADER: Final = "INSERT OR REPLACE INTO leader VALUES (1, ?, ?, ?)"
+_INSERT_REJECTION: Final = f"INSERT INTO rejections VALUES ({', '.join('?' * 16)})"
+_LOOKUP_AT_ONCE: Final = 500
+
+Address = tuple[str, str]
+"""Tenant and key of a job."""
+
+_encode = msgspec.json.Encoder().encode
+decode_job = msgspec.json.Decoder(Job).decode
+
+
+class Row:
+    """A job in memory: as the file has it (`stored`, its state there) and as the records since then left it."""
+
+    __slots__ = ("input", "job", "opened", "output", "seq", "stored")
+
+    def __init__(self, opened: int, seq: int, job: Job, stored: State | None) -> None:
+        self.opened = opened
+        self.seq = seq
+        self.job = job
+        self.stored = stored
+        self.input: Sealed | None = None
+        self.output: Sealed | None = None
+
+
+def _hollow(content: Sealed) -> Sealed:
+    return Sealed(content.key, content.digest)
+
+
+class JobsView:
+    """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
+
+    name = "jobs"
+    version = 1
+    schema = _SCHEMA
+
+    def __init__(self, kept_max: int = KEPT_JOBS) -> None:
+        self._kept: OrderedDict[Address, Row] = OrderedDict()
+        self._kept_max = kept_max
+        self._loaded: dict[Address, Row] = {}
+        self._dirty: dict[Address, Row] = {}
+        self._leader: tuple[str, str, int] | None = None
+        self._rejections: list[tuple[Any, ...]] = []
+        self._running_loaded = False
+
+    # --- loading ----------------------------------------------------------------------------------------
+
+    async def load(self, db: aiosqlite.Connection, records: Sequence[Record]) -> None:
+        """The jobs that the records name, and all running ones where their leases get time back."""
+        wanted: dict[Address, None] = {}
+        kept = self._kept
+        for record in records:
+            if record.kind == "job":
+                place = (record.tenant, record.key)
+                if place not in kept:
+                    wanted[place] = None
+                continue
+            for event in record.events:
+                if isinstance(event, LeasesRenewed):
+                    for lease in event.leases:
+                        if (record.tenant, lease.key) not in kept:
+                            wanted[record.tenant, lease.key] = None
+                elif isinstance(event, LeaderElected | TimeResumed) and not self._running_loaded:
+                    self._running_loaded = True
+                    sql = "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
+                    await self._load(db, sql, ())
+        places = list(wanted)
+        for start in range(0, len(places), _LOOKUP_AT_ONCE):
+            some = places[start : start + _LOOKUP_AT_ONCE]
+            values = ", ".join(["(?, ?, ?)"] * len(some))
+            sql = (
+                f"WITH wanted (t, i, q) AS (VALUES {values})"
+                " SELECT tenant, queue, id, opened, seq, state, job FROM wanted"
+                " CROSS JOIN jobs ON tenant = t AND id = i AND queue = q"
+            )
+            parts: list[str] = []
+            for tenant, key in some:
+                queue, job_id = split_job_key(key)
+                parts += (tenant, job_id, queue)
+            await self._load(db, sql, parts)
+
+    async def _load(self, db: aiosqlite.Connection, sql: str, parts: Sequence[str]) -> None:
+        for tenant, queue, job_id, opened, seq, state, blob in await db.execute_fetchall(sql, parts):
+            place = (tenant, f"{queue}~{job_id}")
+            if place not in self._kept:
+                self._loaded[place] = Row(opened, seq, decode_job(blob), State(state))
+
+    def _row(self, place: Address) -> Row | None:
+        return self._dirty.get(place) or self._kept.get(place) or self._loaded.get(place)
+
+    # --- folding ----------------------------------------------------------------------------------------
+
+    def fold(self, record: Record) -> None:
+        """Raises Violation where the lifecycle refuses the record."""
+        if record.kind == "job":
+            self._fold_job(record)
+            return
+        for event in record.events:
+            match event:
+                case LeasesRenewed(leases=leases):
+                    for lease in leases:
+                        place = (record.tenant, lease.key)
+                        row = self._row(place)
+                        if row is None or row.job.lease is None or row.job.lease.token != lease.token:
+                            raise Violation(record.seq, f"renews a lease of {lease.key} that is not live")
+                        row.job = renewed(row.job, record.at)
+                        self._dirty[place] = row
+                case LeaderElected(leader=leader, version=version):
+                    self._leader = (leader, version, record.seq)
+                    self._give_time_back(record.at)
+                case TimeResumed():
+                    self._give_time_back(record.at)
+                case CommandRejected() | ReportRejected() | RejectionsFolded():
+                    rows = _rejection_rows(record, event)
+                    self._rejections += [(record.seq, nth, *row) for nth, row in enumerate(rows)]
+                case _:
+                    pass  # a barrier: nothing changed
+
+    def _fold_job(self, record: Record) -> None:
+        place = (record.tenant, record.key)
+        row = self._row(place)
+        try:
+            job = evolve_record(row.job if row else None, record)
+        except IllegalTransition as error:
+            raise Violation(record.seq, str(error)) from error
+        if row is None:
+            row = Row(record.seq, record.seq, job, None)
+            row.input = job.input
+            job = replace(job, input=_hollow(job.input))
+        if job.output is not None and job.output is not row.job.output:
+            row.output = job.output
+            job = replace(job, output=_hollow(job.output))
+        row.job = job
+        row.seq = record.seq
+        self._dirty[place] = row
+
+    def _give_time_back(self, at: int) -> None:
+        """Each live lease gets at least a whole one; all running jobs are in memory."""
+        for rows in (self._loaded, self._kept, self._dirty):
+            for place, row in list(rows.items()):
+                if row.job.lease is not None and self._row(place) is row:
+                    row.job = regranted(row.job, at)
+                    self._dirty[place] = row
+
+    # --- storing ----------------------------------------------------------------------------------------
+
+    def writes(self) -> list[Write]:
+        new: list[tuple[Any, ...]] = []
+        changed: list[tuple[Any, ...]] = []
+        inputs: list[tuple[int, bytes]] = []
+        outputs: list[tuple[int, bytes]] = []
+        for (tenant, _), row in self._dirty.items():
+            job = row.job
+            if row.stored is None:
+                queue, job_id = split_job_key(job.key)
+                new.append(
+                    (row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor)
+                    + (job.submitted_at, row.seq, _encode(job))
+                )
+            else:
+                changed.append((job.state.value, row.seq, _encode(job), row.opened))
+            if row.input is not None:
+                inputs.append((row.opened, _encode(row.input)))
+            if row.output is not None:
+                outputs.append((row.opened, _encode(row.output)))
+        counts = self._count_changes()
+        writes = [
+            Write(_INSERT_JOB, new),
+            Write(_UPDATE_JOB, changed),
+            Write(_INSERT_INPUT, inputs),
+            Write(_PUT_OUTPUT, outputs),
+            Write(_ADD_COUNT, counts),
+            Write(_DROP_ZERO, [count[:3] for count in counts]),
+            Write(_PUT_LEADER, [self._leader] if self._leader else []),
+            Write(_INSERT_REJECTION, self._rejections),
+        ]
+        return [write for write in writes if write.rows]
+
+    def _count_changes(self) -> list[tuple[str, str, str, int]]:
+        """How the numbers of jobs by tenant, queue and state change; what evens out is left out."""
+        changes: dict[tuple[str, str, State], int] = {}
+        for (tenant, key), row in self._dirty.items():
+            before, after = row.stored, row.job.state
+            if before is after:
+                continue
+            queue = split_job_key(key)[0]
+            changes[tenant, queue, after] = changes.get((tenant, queue, after), 0) + 1
+            if before is not None:
+                changes[tenant, queue, before] = changes.get((tenant, queue, before), 0) - 1
+        return [(t, q, s.value, n) for (t, q, s), n in changes.items() if n]
+
+    def settle(self) -> None:
+        """What was written is now what the file has. Live jobs stay in memory, the longest untouched go first."""
+        kept = self._kept
+        for place, row in self._dirty.items():
+            row.stored, row.input, row.output = row.job.state, None, None
+            kept.pop(place, None)
+            if row.job.state not in TERMINAL:
+                kept[place] = row
+        while len(kept) > self._kept_max:
+            kept.popitem(last=False)
+        self._forget_batch()
+
+    def discard(self) -> None:
+        self._kept.clear()
+        self._forget_batch()
+
+    def _forget_batch(self) -> None:
+        self._loaded = {}
+        self._dirty = {}
+        self._leader = None
+        self._rejections = []
+        self._running_loaded = False
+
+
+def _rejection_rows(record: Record, event: object) -> Iterator[tuple[Any, ...]]:
+    """A refusal's columns behind `seq` and `nth`: one row for each element that the record names."""
+    head = (record.at, record.tenant, record.actor)
+
+    def tail(rejection: Rejection, count: int) -> tuple[Any, ...]:
+        return (rejection.kind.value, rejection.field, rejection.index, rejection.reason, count)
+
+    match event:
+        case CommandRejected(verb=verb, refused=refused, queue=queue, count=count):
+            for each in refused:
+                yield (*head, "command_rejected", verb, queue, None, None, None, *tail(each, count))
+        case ReportRejected(verb=verb, worker=worker, refused=reports):
+            for report in reports:
+                queue, job_id = split_job_key(report.job)
+                names = (verb, queue, job_id, report.token, worker)
+                yield (*head, "report_rejected", *names, *tail(report.rejection, len(reports)))
+        case RejectionsFolded(count=count, last=last):
+            yield (*head, "rejections_folded", None, None, None, None, None, *tail(last, count))
+        case _:
+            pass

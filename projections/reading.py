@@ -1,0 +1,212 @@
+"""Reads of the jobs view's file, on a connection of its own that never waits for the view's writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiosqlite
+import msgspec
+
+from writ.schemas.lifecycle import Job, State
+from writ.schemas.sealed import Sealed
+
+from .jobs import decode_job
+
+CONTENT_MAX_BYTES = 700 * 1024
+"""Inputs, outputs and the rest of a page's jobs together; a page holds one job at least."""
+
+_ROW_EXTRA_BYTES = 600
+_decode_sealed = msgspec.json.Decoder(Sealed).decode
+
+
+class JobRow(NamedTuple):
+    """A job with its contents. `opened` and `seq` are the sequences of its first and newest record."""
+
+    opened: int
+    seq: int
+    job: Job
+    input: Sealed
+    output: Sealed | None
+
+
+class JobRows(NamedTuple):
+    """Rows as of `position`; `more` where rows after the last one here remain."""
+
+    position: int
+    rows: list[JobRow]
+    more: bool
+
+
+class Leader(NamedTuple):
+    leader: str
+    version: str
+    seq: int
+
+
+class Refusal(NamedTuple):
+    """One refused element of a command or report, as the audit lists it. `at` is log time in microseconds.
+
+    `count` is how many refusals the record speaks of in all; the names are None where it only counts.
+    """
+
+    seq: int
+    nth: int
+    at: int
+    tenant: str
+    actor: str
+    event: str
+    verb: str | None
+    queue: str | None
+    job: str | None
+    token: int | None
+    worker: str | None
+    kind: str
+    field: str | None
+    index: int | None
+    reason: str
+    count: int
+
+
+class JobsReader:
+    """Answers from one file of the jobs view. Every answer is of one tenant and of one position.
+
+    All methods raise sqlite3.Error where the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: aiosqlite.Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def open(self) -> None:
+        """The view's runner must have opened the file before."""
+        self._db = await aiosqlite.connect(self._path, isolation_level=None)
+        await self._db.execute("PRAGMA query_only = ON")
+
+    async def close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            await db.close()
+
+    @asynccontextmanager
+    async def _at_one_position(self) -> AsyncIterator[tuple[aiosqlite.Connection, int]]:
+        """The connection inside a read transaction, and the position that it sees."""
+        if self._db is None:
+            raise RuntimeError("the reader of the jobs view is not open")
+        async with self._turn:
+            await self._db.execute("BEGIN")
+            try:
+                found = await self._db.execute_fetchall("SELECT seq FROM position")
+                yield self._db, next((int(seq) for (seq,) in found), 0)
+            finally:
+                await self._db.execute("COMMIT")
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        states: Sequence[State] = (),
+        queue: str | None = None,
+        task: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> JobRows:
+        """Jobs by filters, newest submit first; `before` is the `opened` of the page before's last."""
+        where = ["state = ?", "tenant = ?"]
+        values: list[Any] = [tenant]
+        for column, value in (("queue = ?", queue), ("task = ?", task), ("opened < ?", before)):
+            if value is not None:
+                where.append(column)
+                values.append(value)
+        # One keyset walk for each state, merged: each is answered by an index in the order of the page.
+        walk = f"SELECT * FROM (SELECT opened FROM jobs WHERE {' AND '.join(where)} ORDER BY opened DESC LIMIT ?)"
+        wanted = dict.fromkeys(states or tuple(State))
+        sql = f"{' UNION ALL '.join([walk] * len(wanted))} ORDER BY 1 DESC LIMIT ?"
+        parts: list[Any] = []
+        for state in wanted:
+            parts += (state.value, *values, limit + 1)
+        async with self._at_one_position() as (db, position):
+            found = await db.execute_fetchall(sql, (*parts, limit + 1))
+            places = [int(opened) for (opened,) in found]
+            rows, more = await self._rows(db, places[:limit])
+        return JobRows(position, rows, more or len(places) > limit)
+
+    async def lookup(self, tenant: str, job_id: str, queue: str | None = None) -> JobRows:
+        """The jobs with this id, newest first: one for each queue that has one."""
+        sql = "SELECT opened FROM jobs WHERE tenant = ? AND id = ?"
+        parts = [tenant, job_id]
+        if queue is not None:
+            sql += " AND queue = ?"
+            parts.append(queue)
+        async with self._at_one_position() as (db, position):
+            found = await db.execute_fetchall(sql + " ORDER BY opened DESC", parts)
+            rows, more = await self._rows(db, [int(opened) for (opened,) in found])
+        return JobRows(position, rows, more)
+
+    async def _rows(self, db: aiosqlite.Connection, places: Sequence[int]) -> tuple[list[JobRow], bool]:
+        """These jobs in this order, as many as one answer can carry, and whether some were left out."""
+        marks = ", ".join("?" * len(places))
+        sizes = dict(
+            await _pairs(
+                db,
+                "SELECT opened, length(job) + coalesce(length(i.sealed), 0) + coalesce(length(o.sealed), 0)"
+                " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened)"
+                f" WHERE opened IN ({marks})",
+                places,
+            )
+        )
+        fitting: list[int] = []
+        room = CONTENT_MAX_BYTES
+        for opened in places:
+            room -= sizes[opened] + _ROW_EXTRA_BYTES
+            if room < 0 and fitting:
+                break
+            fitting.append(opened)
+        marks = ", ".join("?" * len(fitting))
+        found = await db.execute_fetchall(
+            "SELECT opened, seq, job, i.sealed, o.sealed"
+            " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened)"
+            f" WHERE opened IN ({marks}) ORDER BY opened DESC",
+            fitting,
+        )
+        rows = [
+            JobRow(opened, seq, decode_job(job), _decode_sealed(i), None if o is None else _decode_sealed(o))
+            for opened, seq, job, i, o in found
+        ]
+        return rows, len(fitting) < len(places)
+
+    async def counts(self, tenant: str) -> dict[State, int]:
+        """Jobs of the tenant by state; states without jobs are left out."""
+        sql = "SELECT state, sum(n) FROM counts WHERE tenant = ? GROUP BY state"
+        async with self._at_one_position() as (db, _):
+            found = await _pairs(db, sql, (tenant,))
+        return {State(state): n for state, n in found}
+
+    async def queue_counts(self, tenant: str) -> dict[str, dict[State, int]]:
+        """Jobs of the tenant by queue and state."""
+        sql = "SELECT queue, state, n FROM counts WHERE tenant = ? ORDER BY queue, state"
+        queues: dict[str, dict[State, int]] = {}
+        async with self._at_one_position() as (db, _):
+            for queue, state, n in await db.execute_fetchall(sql, (tenant,)):
+                queues.setdefault(queue, {})[State(state)] = n
+        return queues
+
+    async def leader(self) -> Leader | None:
+        """The newest leader that the view has read of."""
+        async with self._at_one_position() as (db, _):
+            found = await db.execute_fetchall("SELECT leader, version, seq FROM leader")
+        return next((Leader(*row) for row in found), None)
+
+    async def rejections(self, tenant: str, limit: int = 100) -> list[Refusal]:
+        """What the tenant's principals were refused, newest first."""
+        sql = "SELECT * FROM rejections WHERE tenant = ? ORDER BY seq DESC, nth LIMIT ?"
+        async with self._at_one_position() as (db, _):
+            return [Refusal(*row) for row in await db.execute_fetchall(sql, (tenant, limit))]
+
+
+async def _pairs(db: aiosqlite.Connection, sql: str, parts: Iterable[Any]) -> list[tuple[Any, Any]]:
+    return [(one, other) for one, other in await db.execute_fetchall(sql, tuple(parts))]

@@ -1,0 +1,44 @@
+"""Every limit of the language, in one place. Units are in the names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TOKEN_MAX_BYTES: Final = 256
+"""A queue, job id, worker or principal: one token of a subject."""
+
+TASK_MAX_BYTES: Final = 256
+INLINE_MAX_BYTES: Final = 256 * 1024
+"""An input or output carried inside the record; above it, send a reference."""
+
+NESTING_MAX: Final = 100
+"""Depth of arrays and objects in inputs and outputs, so that every reader's parser can follow."""
+
+ERROR_TEXT_MAX_CHARS: Final = 10_000
+SUBMIT_ARRAY_MAX_JOBS: Final = 500
+LEASES_PER_REQUEST_MAX: Final = 500
+"""Leases in one acquire and reports in one message: each is a record, and a batch holds 1,000."""
+
+RENEWALS_PER_REQUEST_MAX: Final = 1_000
+RECORD_MAX_BYTES: Final = 512 * 1024
+"""Body, subject and headers of one record."""
+
+BATCH_MAX_RECORDS: Final = 1_000
+BATCH_MAX_BYTES: Final = 8 * 1024 * 1024
+MESSAGE_MAX_BYTES: Final = 1024 * 1024
+"""The broker's `max_payload`: a submit, request or answer."""
+
+HISTORY_MAX_RECORDS: Final = 50_000
+"""Records of one job, lease renewals not counted; the next one dead-letters it."""
+
+ACQUIRE_WAIT_MAX_S: Final = 60.0
+REASON_MAX_CHARS: Final = 1_000
+SHARDS: Final = 256
+SECOND_US: Final = 1_000_000
+"""Log time is counted in microseconds."""
+REFUSALS_NAMED_MAX: Final = 100
+"""Refused elements that one record names singly; it counts the rest."""
+
+REFUSALS_BURST: Final = 50
+REFUSALS_PER_S: Final = 10.0
+"""Records of refusals that one principal may cause: a burst, and then so many per second."""

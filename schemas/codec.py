@@ -1,0 +1,149 @@
+"""Records to bytes and back. Old event versions are upcast on read, for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from .events import EVENT_TYPES, VERSIONS, Fact, type_names
+from .records import Record, Source
+
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+
+UPCASTS: Final[dict[tuple[str, int], Upcast]] = {}
+"""(event type, old version) to the function that turns its data into the next version's.
+
+Example: `UPCASTS["job_due", 1] = lambda data: {**data, "late_ms": 0}` when job_due 2 gains a field.
+"""
+
+
+class CodecError(ValueError):
+    """A record's bytes cannot be read."""
+
+
+class _EventOut(msgspec.Struct, frozen=True):
+    type: str
+    v: int
+    data: Fact
+
+
+class _EventIn(msgspec.Struct, frozen=True):
+    type: str
+    v: int
+    data: msgspec.Raw
+
+
+class _Header(msgspec.Struct, frozen=True, omit_defaults=True):
+    epoch: int
+    seq: int
+    tenant: str
+    kind: str
+    key: str
+    at: int
+    actor: str
+    vouched: bool | None = None
+    cause: str | None = None
+    source: Source | None = None
+    trace: str | None = None
+    logic: int = 0
+    prev: str = ""
+
+
+class _Out(_Header, frozen=True):
+    events: tuple[_EventOut, ...] = ()
+
+
+class _In(_Header, frozen=True):
+    events: tuple[_EventIn, ...] = ()
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_In).decode
+_event_decoders = {name: msgspec.json.Decoder(cls).decode for name, cls in EVENT_TYPES.items()}
+
+
+def encode(record: Record, prev: str) -> bytes:
+    """The body of a record as it is stored, chained to the record whose digest is `prev`."""
+    return _encode(
+        _Out(
+            record.epoch,
+            record.seq,
+            record.tenant,
+            record.kind,
+            record.key,
+            record.at,
+            record.actor,
+            record.vouched,
+            record.cause,
+            record.source,
+            record.trace,
+            record.logic,
+            prev,
+            tuple([_EventOut(n := type_names[type(e)], VERSIONS[n], e) for e in record.events]),
+        )
+    )
+
+
+def digest(body: bytes) -> str:
+    """What the next record's `prev` must be."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def _decode_event(event: _EventIn) -> Fact:
+    name, version = event.type, event.v
+    current = VERSIONS.get(name)
+    if current is None or version > current:
+        raise CodecError(
+            f"event {name} v{version} is of a newer Writ; this one knows {name} v{current or '-'}"
+        )
+    if version == current:
+        return _event_decoders[name](event.data)
+    data: dict[str, Any] = msgspec.json.decode(event.data)
+    for old in range(version, current):
+        data = UPCASTS[name, old](data)
+    return msgspec.convert(data, EVENT_TYPES[name])
+
+
+def decode(body: bytes) -> Record:
+    """A record from its stored body. Raises CodecError with what is wrong."""
+    try:
+        raw = _decode(body)
+        events = tuple([_decode_event(e) for e in raw.events])
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
+        raise CodecError(f"a record's body cannot be read: {error}") from error
+    return Record(
+        raw.epoch,
+        raw.seq,
+        raw.tenant,
+        raw.kind,
+        raw.key,
+        raw.at,
+        raw.actor,
+        events,
+        raw.prev,
+        raw.cause,
+        raw.vouched,
+        raw.source,
+        raw.trace,
+        raw.logic,
+    )
+
+
+_PLACE = re.compile(r" - at `\$?(.*)`$")
+_FIELD = re.compile(r"field `([^`]+)`")
+
+
+def explain_fault(error: Exception) -> tuple[str | None, str]:
+    """The field that a decoding error is about, where it has one, and the reason in words."""
+    text = str(error)
+    place = _PLACE.search(text)
+    path = place.group(1).lstrip(".") if place else ""
+    reason = _PLACE.sub("", text)
+    named = _FIELD.search(reason)
+    if named:
+        path = f"{path}.{named.group(1)}" if path else named.group(1)
+    return path or None, reason

@@ -1,0 +1,34 @@
+"""A refused command is data: a kind, a reason, and the field it is about."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class RejectionKind(StrEnum):
+    """What a caller can branch on; the reason is for people."""
+
+    MALFORMED = "malformed"
+    """The message is not what the verb takes; `field` names the place."""
+
+    TOO_LARGE = "too_large"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    """The job's state does not allow it."""
+
+    STALE = "stale"
+    """The fencing token is not the live lease's: the work is void."""
+
+    TRY_LATER = "try_later"
+    """Not a verdict: nothing was decided, ask again."""
+
+
+class Rejection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a command, or one element of it, was refused."""
+
+    kind: RejectionKind
+    reason: str
+    field: str | None = None
+    index: int | None = None

@@ -1,0 +1,39 @@
+"""Sealed content: inputs, outputs and error text, kept so that it can be erased without breaking history."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+UNSEALED: Final = "none"
+
+
+class Sealed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Content under a key. With key `none` the content is JSON in `plain`, exactly as it was sent;
+    otherwise it is encrypted in `cipher`.
+
+    `digest` is SHA-256 in hex: of the plain bytes where the key is `none`, and keyed by the sealing key
+    otherwise, so that a digest alone never gives short content away.
+    """
+
+    key: str
+    digest: str
+    plain: msgspec.Raw = msgspec.Raw(b"")
+    cipher: bytes = b""
+
+
+def seal(content: bytes) -> Sealed:
+    """An envelope around JSON text without encryption."""
+    return Sealed(UNSEALED, hashlib.sha256(content).hexdigest(), plain=msgspec.Raw(content))
+
+
+def unseal(envelope: Sealed) -> bytes:
+    """The JSON text inside an envelope with key `none`.
+
+    Raises ValueError where the content is sealed under another key.
+    """
+    if envelope.key != UNSEALED:
+        raise ValueError(f"content is sealed under key {envelope.key!r}, which this reader does not hold")
+    return bytes(envelope.plain)

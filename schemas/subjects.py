@@ -1,0 +1,93 @@
+"""The subjects, built and taken apart in one place.
+
+writ.submit.<tenant>.<principal>.<queue>             a client's submit
+writ.lease.<tenant>.<principal>.<verb>.<queue>       a worker's request
+writ.control.<tenant>.<principal>.<verb>.<queue>     an operator's request
+writ.query.<tenant>.<principal>.<verb>               a read of the views
+writ.shard.<n>.<what follows writ.>                  the same first three, as the broker maps them
+writ.log.<p>.<tenant>.<kind>.<key>                   the log of a partition
+writ.feed.<tenant>.<kind>.<key>                      the log, republished for watching
+writ.leader.<p>                                      a leader's beat
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+SUBMIT_STREAM: Final = "WRIT_SUBMIT"
+SUBMIT_STORED: Final = "writ.shard.*.submit.>"
+LEASE_SERVED: Final = "writ.shard.*.lease.>"
+CONTROL_SERVED: Final = "writ.shard.*.control.>"
+QUERY_SERVED: Final = "writ.query.>"
+NO_QUEUE: Final = "-"
+
+
+def log_stream(partition: int) -> str:
+    return f"WRIT_LOG_{partition}"
+
+
+def log_subject(partition: int, tenant: str, kind: str, key: str) -> str:
+    return f"writ.log.{partition}.{tenant}.{kind}.{key}"
+
+
+def feed_subject(tenant: str, kind: str, key: str) -> str:
+    return f"writ.feed.{tenant}.{kind}.{key}"
+
+
+def submit_subject(tenant: str, principal: str, queue: str) -> str:
+    return f"writ.submit.{tenant}.{principal}.{queue}"
+
+
+def lease_subject(tenant: str, principal: str, verb: str, queue: str) -> str:
+    return f"writ.lease.{tenant}.{principal}.{verb}.{queue}"
+
+
+def control_subject(tenant: str, principal: str, verb: str, queue: str) -> str:
+    return f"writ.control.{tenant}.{principal}.{verb}.{queue}"
+
+
+def query_subject(tenant: str, principal: str, verb: str) -> str:
+    return f"writ.query.{tenant}.{principal}.{verb}"
+
+
+def leader_subject(partition: int) -> str:
+    return f"writ.leader.{partition}"
+
+
+class Addressed(NamedTuple):
+    """Who asks for what: the broker's word, taken from the subject."""
+
+    tenant: str
+    principal: str
+    verb: str
+    queue: str
+
+
+def parse_served(subject: str) -> Addressed:
+    """A mapped subject `writ.shard.<n>.<class>.<tenant>.<principal>[.<verb>].<queue>`; submits have no verb.
+
+    Raises ValueError where it has another shape.
+    """
+    parts = subject.split(".")
+    if len(parts) == 7 and parts[3] == "submit":
+        return Addressed(parts[4], parts[5], "submit", parts[6])
+    if len(parts) == 8 and parts[3] in ("lease", "control"):
+        return Addressed(parts[4], parts[5], parts[6], parts[7])
+    raise ValueError(f"subject {subject!r} is not of the form writ.shard.<n>.<class>.<tenant>.<principal>...")
+
+
+class LogAddress(NamedTuple):
+    """Which aggregate a log subject names."""
+
+    partition: int
+    tenant: str
+    kind: str
+    key: str
+
+
+def parse_log(subject: str) -> LogAddress:
+    """A log subject taken apart. Raises ValueError where it has another shape."""
+    parts = subject.split(".")
+    if len(parts) != 6 or parts[1] != "log":
+        raise ValueError(f"subject {subject!r} is not of the form writ.log.<p>.<tenant>.<kind>.<key>")
+    return LogAddress(int(parts[2]), parts[3], parts[4], parts[5])

@@ -1,0 +1,1 @@
+"""Execution: the worker process and what a task sees of it."""

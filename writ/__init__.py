@@ -1,0 +1,1 @@
+"""Writ: an event-sourced control plane for jobs on NATS JetStream."""
