@@ -23,10 +23,15 @@ test: $(READY) ## Run every test (ARGS='-k lease' narrows the run)
 check: $(READY) ## Run every check short of the tests: lint, format, types, imports
 	@echo '== ruff check';          $(BIN)/ruff check .
 	@echo '== ruff format --check'; $(BIN)/ruff format --check .
+	@echo '== docs';                $(BIN)/python docs/generate.py --check
 	@echo '== link-types --check'; $(BIN)/python .ci/link-types --check
 	@echo '== mypy';                $(BIN)/mypy
 	@echo '== pyright';             PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@echo '== lint-imports';        cd .ci/types && ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache --no-logo
+
+.PHONY: docs
+docs: $(READY) ## Write the reference pages that are made from code
+	@$(BIN)/python docs/generate.py
 
 .PHONY: setup
 setup: $(READY) ## Make .venv (the other targets do this by themselves)

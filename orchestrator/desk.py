@@ -203,8 +203,17 @@ class Desk:
         self._folded[tenant, principal] = RejectionsFolded(count, refused[-1])
         self.handled = Source(message.epoch, message.seq, index)
 
+    def take_back(self, round_: Round) -> None:
+        """Forgets what a round that was not stored had dealt with; its submits will come again."""
+        self.handled = self.state.source
+        for who, event in round_.folded.items():
+            later = self._folded.get(who)
+            count = event.count + (later.count if later else 0)
+            self._folded[who] = RejectionsFolded(count, event.last)
+
     def flush_folded(self, round_: Round) -> None:
         """Records what was refused beyond the budget, before the log's position moves past it."""
+        round_.folded.update(self._folded)
         for (tenant, principal), event in self._folded.items():
             who = Addressed(tenant, principal, "submit", "")
             self._note(round_, who, event, "submit", self.handled)

@@ -157,6 +157,7 @@ class Engine:
         self._wake.clear()
         self._drained.set()
         self._reading = asyncio.create_task(self._read_intake())
+        self._reading.add_done_callback(lambda _: self._wake.set())
         await self._requests.serve(self._ask)
         beating = asyncio.create_task(self._beat())
         self.leading.set()
@@ -354,7 +355,7 @@ class Engine:
         """Surely nothing was stored: undo, refuse for now, and keep the submits for another try."""
         log.error("%s cannot store: %s", self.name, full)
         round_.drop()
-        self._desk.handled = self.state.source
+        self._desk.take_back(round_)
         reason = f"the log takes no records now: {full}"
         body = msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason)))
         for send, _ in round_.answers:

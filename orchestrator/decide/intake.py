@@ -23,7 +23,14 @@ _LATEST_US = 4_102_444_800 * bounds.SECOND_US
 
 
 def malformed(reason: str, field: str | None = None, index: int | None = None) -> Rejection:
-    return Rejection(RejectionKind.MALFORMED, reason[:500], field, index)
+    """A refusal for its form. What it quotes of the sender's is cut, and made fit to be stored."""
+    return Rejection(
+        RejectionKind.MALFORMED, _fit(reason, 500), None if field is None else _fit(field, 200), index
+    )
+
+
+def _fit(text: str, most: int) -> str:
+    return text[:most].encode("utf-8", "replace").decode("utf-8")
 
 
 def split(data: bytes) -> list[bytes | msgspec.Raw] | Rejection:

@@ -1,0 +1,41 @@
+"""Serving queries over NATS: the views answer, this carries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from writ.schemas.subjects import QUERY_SERVED
+
+log = logging.getLogger("writ.broker")
+
+_AT_ONCE: Final = 64
+"""Queries in work together; more wait their turn."""
+
+
+async def serve_queries(nats: Nats, answer: Callable[[str, bytes], Awaitable[bytes]]) -> None:
+    """Answers each query by `answer(subject, body)`, several at once, until the connection closes."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+    working: set[asyncio.Task[None]] = set()
+
+    async def work(msg: Msg) -> None:
+        async with turns:
+            body = await answer(msg.subject, msg.data)
+        try:
+            await nats.publish(msg.reply, body)
+        except (NatsError, OSError) as lost:
+            log.warning("the answer to a query could not be sent: %s", lost)
+
+    async def take(msg: Msg) -> None:
+        if msg.reply:
+            task = asyncio.create_task(work(msg))
+            working.add(task)
+            task.add_done_callback(working.discard)
+
+    await nats.subscribe(QUERY_SERVED, cb=take)

@@ -1,0 +1,146 @@
+"""Writes the reference pages that are made from code: `make docs`. `--check` only says whether they are true."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import msgspec._json_schema as schema_writer
+
+from writ.schemas import bounds, commands, queries
+from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS, VERSIONS, Fact, type_names
+from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, State
+
+REFERENCE = Path(__file__).parent / "reference"
+
+MESSAGES: dict[str, type[msgspec.Struct]] = {
+    "writ.submit": commands.SubmitJob,
+    **{f"writ.lease {verb}": cls for verb, cls in commands.LEASE_VERBS.items()},
+    **{f"writ.control {verb}": cls for verb, cls in commands.CONTROL_VERBS.items()},
+    "writ.query jobs": queries.JobsQuery,
+    "writ.query job": queries.JobQuery,
+    "writ.query records": queries.RecordsQuery,
+    "writ.query status": queries.StatusQuery,
+}
+ANSWERS: tuple[type[msgspec.Struct], ...] = (
+    commands.Answer,
+    commands.Acquired,
+    commands.Renewed,
+    commands.Reported,
+    queries.JobsPage,
+    queries.RecordsPage,
+    queries.NodeStatus,
+)
+
+
+def _plain_default(value: Any, **options: Any) -> Any:
+    """msgspec's schema writer cannot show a default that is raw JSON; this can."""
+    if isinstance(value, msgspec.Raw):
+        return msgspec.json.decode(value) if bytes(value) else None
+    return msgspec.to_builtins(value, **options)
+
+
+def _schema(title: str, types: list[type[Any]]) -> str:
+    refs, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": title,
+        "anyOf": list(refs),
+        "$defs": components,
+    }
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def _first_line(cls: type[Any]) -> str:
+    own = cls.__doc__ if "__doc__" in vars(cls) else None
+    return (own or "").strip().split("\n")[0]
+
+
+def _messages() -> str:
+    lines = [
+        "# Messages",
+        "",
+        "Made from `schemas/commands.py` and `schemas/queries.py`; the JSON Schema is in `messages.schema.json`.",
+        "",
+        "| asked on | message | what it is |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| `{subject}` | `{cls.__name__}` | {_first_line(cls)} |" for subject, cls in MESSAGES.items()]
+    lines += ["", "## Bounds", "", "| bound | value |", "| --- | --- |"]
+    values = {k: v for k, v in vars(bounds).items() if k.isupper() and k != "SECOND_US"}
+    lines += [f"| `{name}` | {value:,} |" for name, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _event_rows(events: tuple[type[Fact], ...]) -> list[str]:
+    rows: list[str] = []
+    for cls in events:
+        name = type_names[cls]
+        fields = ", ".join(f"`{f.encode_name}`" for f in msgspec.structs.fields(cls)) or "none"
+        rows.append(f"| `{name}` | {VERSIONS[name]} | {fields} | {_first_line(cls)} |")
+    return rows
+
+
+def _events() -> str:
+    head = ["| event | version | fields | what it says |", "| --- | --- | --- | --- |"]
+    lines = ["# Events", "", "Made from `schemas/events.py`; the JSON Schema is in `events.schema.json`.", ""]
+    lines += ["## Of a job", "", *head, *_event_rows(JOB_EVENTS), ""]
+    lines += ["## Of others", "", *head, *_event_rows(OTHER_EVENTS)]
+    return "\n".join(lines) + "\n"
+
+
+def _lifecycle() -> str:
+    lines = [
+        "# The lifecycle of a job",
+        "",
+        "Made from the table in `schemas/lifecycle.py`, which is the only thing that may move a job.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+    ]
+    for (place, event), targets in TRANSITIONS.items():
+        lines += [f"    {place or '[*]'} --> {target}: {type_names[event]}" for target in targets]
+    lines += [f"    {state} --> [*]" for state in State if state in TERMINAL]
+    lines += ["```", "", "## What is refused, and under which name", ""]
+    places = [None, *State]
+    lines.append("| event | " + " | ".join(str(p or "before the first record") for p in places) + " |")
+    lines.append("| --- |" + " --- |" * len(places))
+    for event in JOB_EVENTS:
+        cells: list[str] = []
+        for place in places:
+            targets = TRANSITIONS.get((place, event))
+            cells.append("**" + ", ".join(targets) + "**" if targets else REFUSALS[place, event])
+        lines.append(f"| `{type_names[event]}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page with its content."""
+    return {
+        REFERENCE / "messages.schema.json": _schema("Messages of Writ", [*MESSAGES.values(), *ANSWERS]),
+        REFERENCE / "events.schema.json": _schema("Event data of Writ", [*JOB_EVENTS, *OTHER_EVENTS]),
+        REFERENCE / "messages.md": _messages(),
+        REFERENCE / "events.md": _events(),
+        REFERENCE / "lifecycle.md": _lifecycle(),
+    }
+
+
+def main() -> int:
+    """Writes the pages, or with `--check` only says which are stale. The exit code is 1 where one is."""
+    schema_writer.to_builtins = _plain_default  # type: ignore[attr-defined]
+    stale = [p for p, text in pages().items() if not p.exists() or p.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.name} is not what the code says; run `make docs`")
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(pages()[path])
+        print(f"wrote docs/reference/{path.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""A running node: the embedded broker, an orchestrator and the views, wired together in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+from collections.abc import Coroutine
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from writ.broker.clock import SystemClock
+from writ.broker.connect import Target, connect
+from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
+from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.queries import serve_queries
+from writ.broker.requests import NatsRequests
+from writ.orchestrator.engine import Engine
+from writ.projections.jobs import JobsView
+from writ.projections.queries import Queries
+from writ.projections.runner import Runner
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as Nats
+
+    from writ.broker.accounts import Principal
+
+log = logging.getLogger("writ.node")
+
+NODE_FILE: Final = "node.json"
+_EPOCHS_FILE: Final = "epochs.json"
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """What `node.json` in the directory says of a running node."""
+
+    pid: int
+    url: str
+    tenant: str
+    principal: str
+    key_path: str
+    version: str
+
+
+def running_node(directory: Path) -> NodeInfo | None:
+    """The node that runs in a directory, as it wrote it down; None where there is none."""
+    try:
+        info = msgspec.json.decode((directory / NODE_FILE).read_bytes(), type=NodeInfo)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+    return info if _alive(info.pid) else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Node:
+    """Everything that `writ up` runs. Make it with `start`; it stops with `stop`, or when a part fails."""
+
+    def __init__(self, directory: Path, broker: EmbeddedBroker) -> None:
+        self.directory = directory
+        self.broker = broker
+        self.engine: Engine | None = None
+        self._links: list[Nats] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._runner: Runner | None = None
+        self._queries: Queries | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return self.broker.url
+
+    @classmethod
+    async def start(
+        cls,
+        directory: Path = DEFAULT_DIRECTORY,
+        port: int | None = None,
+        *,
+        principals: tuple[Principal, ...] = (),
+    ) -> Node:
+        """Returns when the node leads its log and answers queries.
+
+        Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
+        cannot be folded.
+        """
+        broker = await EmbeddedBroker.start(directory, port, principals)
+        node = cls(directory, broker)
+        try:
+            await node._open()
+        except BaseException:
+            await node.stop()
+            raise
+        return node
+
+    async def _open(self) -> None:
+        logs = await self._link("log", "log")
+        answers = await self._link("answer", "answer")
+        views = await self._link("log", "view")
+        floors = _read_epochs(self.directory)
+        log_ = await JetStreamLog.open(logs, epoch_floor=floors.get("log", 0))
+        intake = await JetStreamIntake.open(logs, epoch_floor=floors.get("submit", 0))
+        _write_epochs(self.directory, {"log": log_.epoch, "submit": intake.epoch})
+        engine = self.engine = Engine(
+            log_,
+            intake,
+            NatsRequests(answers, logs),
+            SystemClock(),
+            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            version=version("writ-orchestrator"),
+            entropy=random.SystemRandom().random,
+        )
+        self._spawn(engine.run(), "orchestrator")
+        view = JobsView()
+        view_log = JetStreamLog(views, log_.partition, log_.epoch)
+        runner = self._runner = Runner(self.directory / "views" / "jobs.db", view_log, view)
+        await runner.open()
+        self._spawn(runner.run(), "jobs view")
+        queries = self._queries = Queries(runner, view_log, version("writ-orchestrator"))
+        await queries.open()
+        await serve_queries(answers, queries.answer)
+        self._spawn(self._guard(), "broker guard")
+        await self._until(engine.leading)
+        self._write_info()
+
+    async def _link(self, user: str, purpose: str) -> Nats:
+        target = Target(self.broker.url, self.broker.key_path(user))
+        link = await connect(target, f"writ:{purpose}", inbox_prefix="_INBOX")
+        self._links.append(link)
+        return link
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _until(self, event: asyncio.Event) -> None:
+        """Waits for an event, or for the first part that fails."""
+        waiting = asyncio.create_task(event.wait())
+        try:
+            await asyncio.wait([waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+                    raise RuntimeError(f"the {task.get_name()} ended by itself")
+        finally:
+            waiting.cancel()
+
+    async def wait(self) -> None:
+        """Returns when a part ends; raises what ended it."""
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def _guard(self) -> None:
+        """Starts the broker again where it died by itself: its data are on disk, and everyone reconnects."""
+        while True:
+            exit_ = await self.broker.wait()
+            if exit_.expected:
+                return
+            log.error("the broker ended by itself with code %s; starting it again", exit_.code)
+            port, principals = self.broker.port, self.broker.principals
+            await self.broker.stop()
+            self.broker = await EmbeddedBroker.start(self.directory, port, principals)
+
+    def _write_info(self) -> None:
+        info = NodeInfo(
+            os.getpid(),
+            self.broker.url,
+            DEFAULT_TENANT,
+            OWNER,
+            str(self.broker.key_path(OWNER).resolve()),
+            version("writ-orchestrator"),
+        )
+        _replace(self.directory / NODE_FILE, msgspec.json.encode(info))
+
+    async def stop(self) -> None:
+        """Ends the round at hand, then everything."""
+        (self.directory / NODE_FILE).unlink(missing_ok=True)
+        if self.engine is not None:
+            self.engine.stop()
+        tasks, self._tasks = self._tasks, []
+        with suppress(TimeoutError):
+            for task in tasks:
+                if task.get_name() == "orchestrator":
+                    await asyncio.wait([task], timeout=5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._queries is not None:
+            await self._queries.close()
+        if self._runner is not None:
+            await self._runner.close()
+        for link in self._links:
+            with suppress(Exception):
+                await link.close()
+        await self.broker.stop()
+
+
+def _read_epochs(directory: Path) -> dict[str, int]:
+    """The highest epochs known of this node's streams: a stream made anew must get a higher one."""
+    try:
+        return msgspec.json.decode((directory / _EPOCHS_FILE).read_bytes(), type=dict[str, int])
+    except FileNotFoundError:
+        return {}
+
+
+def _write_epochs(directory: Path, epochs: dict[str, int]) -> None:
+    _replace(directory / _EPOCHS_FILE, msgspec.json.encode(epochs))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
