@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from writ.schemas.ids import token_fault
 
@@ -29,15 +29,17 @@ RECONNECT_WAIT_S: Final = 0.25
 PING_INTERVAL_S: Final = 10
 """Two unanswered pings end a connection that is only half there."""
 
-_VIOLATION: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+_VIOLATION: Final = re.compile(
+    r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A broker, and who we are to it.
 
-    `url` may name several servers, separated by commas. `key_path` is the file with the principal's NKey seed,
-    None where the broker asks for none. Raises ValueError for names that cannot stand in a subject.
+    `url` may name several servers, separated by commas. `key_path` is the file with the principal's NKey
+    seed, None where the broker asks for none. Raises ValueError for names that cannot stand in a subject.
     """
 
     url: str = DEFAULT_URL
@@ -52,7 +54,7 @@ class Target:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """From NATS_URL, NATS_NKEY (the path of a seed file), WRIT_TENANT and WRIT_PRINCIPAL; `writ env` sets them."""
+        """From what `writ env` sets: NATS_URL, NATS_NKEY (a seed file), WRIT_TENANT, WRIT_PRINCIPAL."""
         env = os.environ if env is None else env
         key = env.get("NATS_NKEY")
         return cls(
@@ -124,7 +126,8 @@ async def connect(
     The inbox prefix is `_INBOX_<principal>` unless given. Tries for `wait_s` seconds, and at least once, each
     time up to `try_s`. Raises Unreachable.
     """
-    from nats.aio.client import Client as Nats  # noqa: PLC0415 - 80 ms that a program which never connects saves
+    # 80 ms that a program which never connects saves:
+    from nats.aio.client import Client as Nats  # noqa: PLC0415
 
     watch = watch or Watch()
     servers = [url.strip() for url in target.url.split(",") if url.strip()]
@@ -134,25 +137,24 @@ async def connect(
     until = loop.time() + wait_s
     while True:
         connection = Nats()
-        connecting = asyncio.ensure_future(
-            connection.connect(
-                servers=servers,
-                name=name,
-                error_cb=watch.error,
-                reconnected_cb=watch.opened,
-                disconnected_cb=watch.broken,
-                closed_cb=watch.closed,
-                allow_reconnect=True,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - slept on, may be a float
-                connect_timeout=max(1, round(try_s)),
-                ping_interval=PING_INTERVAL_S,
-                max_outstanding_pings=2,
-                pending_size=PENDING_MAX_BYTES,
-                inbox_prefix=inbox_prefix or f"_INBOX_{target.principal}",
-                nkeys_seed=str(target.key_path) if target.key_path else None,
-            )
-        )
+        options: dict[str, Any] = {
+            "servers": servers,
+            "name": name,
+            "error_cb": watch.error,
+            "reconnected_cb": watch.opened,
+            "disconnected_cb": watch.broken,
+            "closed_cb": watch.closed,
+            "allow_reconnect": True,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": RECONNECT_WAIT_S,
+            "connect_timeout": try_s,
+            "ping_interval": PING_INTERVAL_S,
+            "max_outstanding_pings": 2,
+            "pending_size": PENDING_MAX_BYTES,
+            "inbox_prefix": inbox_prefix or f"_INBOX_{target.principal}",
+            "nkeys_seed": str(target.key_path) if target.key_path else None,
+        }
+        connecting = asyncio.ensure_future(connection.connect(**options))
         failing = asyncio.ensure_future(watch.first_failure(len(servers)))
         try:
             await asyncio.wait({connecting, failing}, timeout=try_s, return_when=asyncio.FIRST_COMPLETED)
@@ -171,5 +173,5 @@ async def connect(
                 await asyncio.wait({connecting})
         await connection.close()
         if loop.time() >= until:
-            raise Unreachable(target.url, why or type(why).__name__)
+            raise Unreachable(target.url, why)
         await asyncio.sleep(RECONNECT_WAIT_S)

@@ -19,7 +19,9 @@ class Unreachable(WireError):
     """No broker answers at `url`, it does not let us in, or it ended the connection for good."""
 
     def __init__(self, url: str, why: object) -> None:
-        super().__init__(f"cannot reach the broker at {url}: {why}; start a node with `writ up`, or set NATS_URL")
+        super().__init__(
+            f"cannot reach the broker at {url}: {why}; start a node with `writ up`, or set NATS_URL"
+        )
         self.url = url
 
 
@@ -49,7 +51,7 @@ class NoResponders(WireError):
 
 
 class SubmitNotStored(WireError):
-    """The broker refused to store a submit: `code` is its own number for the reason, 10077 for a full stream."""
+    """The broker refused to store a submit: `code` is its number for the reason, 10077 for a full stream."""
 
     def __init__(self, reason: str, code: int) -> None:
         super().__init__(f"the broker did not store the submit: {reason} ({code})")
@@ -96,8 +98,8 @@ class JobCancelled(JobEnded):
 class JobFailed(JobEnded):
     """The job is a dead letter.
 
-    `reason` is the kind of end where it is known, `rule` which limit or list decided, in words, and `error` the
-    last attempt's error, with its `class_`, `type` and `text`, where there is one.
+    `reason` is the kind of end where it is known, `rule` which limit or list decided, in words, and `error`
+    the last attempt's error, with its `class_`, `type` and `text`, where there is one.
     """
 
     def __init__(

@@ -65,7 +65,8 @@ class _Stream:
                 position = max(position, self._first)
                 continue
             async with self._more:
-                await self._more.wait_for(lambda: self.last >= position)
+                while self.last < position:
+                    await self._more.wait()
             position = max(position, self._first)
 
 
@@ -165,7 +166,10 @@ class RequestHub:
     async def request(
         self, tenant: str, principal: str, verb: str, queue: str, body: bytes, kind: str = "lease"
     ) -> bytes:
-        """Asks as a worker (`lease`) or operator (`control`) would. Raises ConnectionError where nobody serves."""
+        """Asks as a worker (`lease`) or operator (`control`) would.
+
+        Raises ConnectionError where nobody serves.
+        """
         if not self.servers:
             raise ConnectionError("nobody serves requests")
         subject = f"writ.shard.{shard_of(tenant, queue)}.{kind}.{tenant}.{principal}.{verb}.{queue}"

@@ -14,6 +14,7 @@ from .errors import NoAnswer, NoResponders, PermissionDenied, SubmitNotStored, U
 if TYPE_CHECKING:
     from nats.aio.client import Client as Nats
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
 
 OnMessage = Callable[[str, bytes], None]
 """Takes a subject and a body; called on the loop of the wire and never blocks."""
@@ -30,7 +31,7 @@ class Wire(Protocol):
     """Requests, durable submits and subscriptions. All errors are WireErrors."""
 
     async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
-        """The answer to a request. Waits, within `timeout_s`, for a broken connection to come back before it sends.
+        """The answer to a request. Within `timeout_s` it waits for a broken connection before it sends.
 
         Raises NoResponders (surely not carried out), NoAnswer (unknown), PermissionDenied, Unreachable.
         """
@@ -58,8 +59,8 @@ class _PubAck(msgspec.Struct):
 class NatsWire:
     """The wire over one NATS connection.
 
-    Nothing is sent while the connection is broken: an acquire that went out long after its caller gave up would
-    have leases granted to nobody.
+    Nothing is sent while the connection is broken: an acquire that went out long after its caller gave up
+    would have leases granted to nobody.
     """
 
     def __init__(self, connection: Nats, watch: Watch, url: str) -> None:
@@ -84,7 +85,7 @@ class NatsWire:
 
     async def listen(self) -> None:
         """Opens the inbox: once, before the first request."""
-        await self._nats.subscribe(self._inbox + "*", cb=self._on_answer)
+        await _subscribe(self._nats, self._inbox + "*", self._on_answer)
 
     async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
         return (await self._exchange(subject, body, None, timeout_s)).data
@@ -96,7 +97,9 @@ class NatsWire:
         except msgspec.MsgspecError as error:
             raise WireError(f"{subject} answered something else than a stream does: {error}") from error
         if ack.error is not None:
-            raise SubmitNotStored(str(ack.error.get("description", "no reason given")), ack.error.get("err_code", 0))
+            raise SubmitNotStored(
+                str(ack.error.get("description", "no reason given")), ack.error.get("err_code", 0)
+            )
         return ack.seq
 
     async def subscribe(self, subject: str, callback: OnMessage) -> Unsubscribe:
@@ -105,7 +108,7 @@ class NatsWire:
 
         self._check()
         self._denied_subscriptions.pop(subject.lower(), None)
-        subscription = await self._nats.subscribe(subject, cb=arrived)
+        subscription = await _subscribe(self._nats, subject, arrived)
         # The refusal of a subscription comes before the answer to a ping sent after it.
         try:
             await self._nats.flush(timeout=5)
@@ -179,3 +182,11 @@ class NatsWire:
         for _, future in self._asked.values():
             if not future.done():
                 future.set_exception(ended)
+
+
+async def _subscribe(
+    connection: Nats, subject: str, callback: Callable[[Msg], Awaitable[None]]
+) -> Subscription:
+    subscribe: Any = connection.subscribe  # pyright: ignore[reportUnknownMemberType] - untyped in a part
+    subscription: Subscription = await subscribe(subject, cb=callback)
+    return subscription

@@ -1,4 +1,4 @@
-"""Writes the reference pages that are made from code: `make docs`. `--check` only says whether they are true."""
+"""Writes the reference pages that are made from code: `make docs`. `--check` only says whether they are."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def _messages() -> str:
     lines = [
         "# Messages",
         "",
-        "Made from `schemas/commands.py` and `schemas/queries.py`; the JSON Schema is in `messages.schema.json`.",
+        "Made from `schemas/commands.py` and `schemas/queries.py`.",
+        "The JSON Schema is in `messages.schema.json`.",
         "",
         "| asked on | message | what it is |",
         "| --- | --- | --- |",

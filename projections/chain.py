@@ -46,10 +46,12 @@ def link(before: Position, stored: Stored, partition: int, epoch: int) -> tuple[
         )
     if stored.subject != log_subject(partition, record.tenant, record.kind, record.key):
         raise Violation(
-            seq, f"its body is about {record.tenant} {record.kind} {record.key}, its subject is {stored.subject}"
+            seq,
+            f"its body is about {record.tenant} {record.kind} {record.key}, its subject is {stored.subject}",
         )
     if record.prev != before.digest:
         raise Violation(
-            seq, f"its prev is {record.prev[:12]}..., but record {before.seq} has digest {before.digest[:12]}..."
+            seq,
+            f"its prev is {record.prev[:12]}..., but record {before.seq} has digest {before.digest[:12]}...",
         )
     return record, Position(record.epoch, seq, digest(stored.body))

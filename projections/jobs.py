@@ -40,7 +40,7 @@ KEPT_JOBS: Final = 32_768
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (
-    opened INTEGER PRIMARY KEY, -- sequence of the record that submitted it: newest submit first is opened DESC
+    opened INTEGER PRIMARY KEY, -- sequence of the record that submitted it
     tenant TEXT NOT NULL,
     queue TEXT NOT NULL,
     id TEXT NOT NULL,
@@ -89,13 +89,17 @@ _INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE_JOB: Final = "UPDATE jobs SET state = ?, seq = ?, job = ? WHERE opened = ?"
 _INSERT_INPUT: Final = "INSERT INTO inputs VALUES (?, ?)"
 _PUT_OUTPUT: Final = "INSERT OR REPLACE INTO outputs VALUES (?, ?)"
-_ADD_COUNT: Final = (
-    "INSERT INTO counts VALUES (?, ?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET n = n + excluded.n"
-)
+_ADD_COUNT: Final = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _DROP_ZERO: Final = "DELETE FROM counts WHERE tenant = ? AND queue = ? AND state = ? AND n = 0"
 _PUT_LEADER: Final = "INSERT OR REPLACE INTO leader VALUES (1, ?, ?, ?)"
-_INSERT_REJECTION: Final = f"INSERT INTO rejections VALUES ({', '.join('?' * 16)})"
+_INSERT_REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_LOOKUP: Final = (
+    "SELECT tenant, queue, id, opened, seq, state, job FROM json_each(?) AS wanted CROSS JOIN jobs"
+    " ON tenant = json_extract(wanted.value, '$[0]')"
+    " AND queue = json_extract(wanted.value, '$[1]')"
+    " AND id = json_extract(wanted.value, '$[2]')"
+)
+_RUNNING: Final = "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
 _LOOKUP_AT_ONCE: Final = 500
 
 Address = tuple[str, str]
@@ -106,7 +110,7 @@ decode_job = msgspec.json.Decoder(Job).decode
 
 
 class Row:
-    """A job in memory: as the file has it (`stored`, its state there) and as the records since then left it."""
+    """A job in memory, as the records left it; `stored` is its state in the file, None where it has none."""
 
     __slots__ = ("input", "job", "opened", "output", "seq", "stored")
 
@@ -158,22 +162,13 @@ class JobsView:
                             wanted[record.tenant, lease.key] = None
                 elif isinstance(event, LeaderElected | TimeResumed) and not self._running_loaded:
                     self._running_loaded = True
-                    sql = "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
+                    sql = (
+                        "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
+                    )
                     await self._load(db, sql, ())
-        places = list(wanted)
+        places = [[tenant, *split_job_key(key)] for tenant, key in wanted]
         for start in range(0, len(places), _LOOKUP_AT_ONCE):
-            some = places[start : start + _LOOKUP_AT_ONCE]
-            values = ", ".join(["(?, ?, ?)"] * len(some))
-            sql = (
-                f"WITH wanted (t, i, q) AS (VALUES {values})"
-                " SELECT tenant, queue, id, opened, seq, state, job FROM wanted"
-                " CROSS JOIN jobs ON tenant = t AND id = i AND queue = q"
-            )
-            parts: list[str] = []
-            for tenant, key in some:
-                queue, job_id = split_job_key(key)
-                parts += (tenant, job_id, queue)
-            await self._load(db, sql, parts)
+            await self._load(db, _LOOKUP, (_encode(places[start : start + _LOOKUP_AT_ONCE]).decode(),))
 
     async def _load(self, db: aiosqlite.Connection, sql: str, parts: Sequence[str]) -> None:
         for tenant, queue, job_id, opened, seq, state, blob in await db.execute_fetchall(sql, parts):
@@ -250,8 +245,10 @@ class JobsView:
             if row.stored is None:
                 queue, job_id = split_job_key(job.key)
                 new.append(
-                    (row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor)
-                    + (job.submitted_at, row.seq, _encode(job))
+                    (
+                        *(row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor),
+                        *(job.submitted_at, row.seq, _encode(job)),
+                    )
                 )
             else:
                 changed.append((job.state.value, row.seq, _encode(job), row.opened))
@@ -286,7 +283,7 @@ class JobsView:
         return [(t, q, s.value, n) for (t, q, s), n in changes.items() if n]
 
     def settle(self) -> None:
-        """What was written is now what the file has. Live jobs stay in memory, the longest untouched go first."""
+        """What was written is what the file has. Live jobs stay in memory; the longest untouched go first."""
         kept = self._kept
         for place, row in self._dirty.items():
             row.stored, row.input, row.output = row.job.state, None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,15 @@ CONTENT_MAX_BYTES = 700 * 1024
 """Inputs, outputs and the rest of a page's jobs together; a page holds one job at least."""
 
 _ROW_EXTRA_BYTES = 600
+_FROM_WANTED = (
+    " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened)"
+    " WHERE opened IN (SELECT value FROM json_each(?))"
+)
+_SIZES = (
+    "SELECT opened, length(job) + coalesce(length(i.sealed), 0) + coalesce(length(o.sealed), 0)"
+    + _FROM_WANTED
+)
+_CONTENTS = "SELECT opened, seq, job, i.sealed, o.sealed" + _FROM_WANTED + " ORDER BY opened DESC"
 _decode_sealed = msgspec.json.Decoder(Sealed).decode
 
 
@@ -50,7 +59,8 @@ class Leader(NamedTuple):
 class Refusal(NamedTuple):
     """One refused element of a command or report, as the audit lists it. `at` is log time in microseconds.
 
-    `count` is how many refusals the record speaks of in all; the names are None where it only counts.
+    `element` is its index in an array, `of` how many refusals the record speaks of in all; the names are None
+    where it only counts.
     """
 
     seq: int
@@ -66,9 +76,9 @@ class Refusal(NamedTuple):
     worker: str | None
     kind: str
     field: str | None
-    index: int | None
+    element: int | None
     reason: str
-    count: int
+    of: int
 
 
 class JobsReader:
@@ -93,7 +103,7 @@ class JobsReader:
             await db.close()
 
     @asynccontextmanager
-    async def _at_one_position(self) -> AsyncIterator[tuple[aiosqlite.Connection, int]]:
+    async def _at_one_position(self) -> AsyncGenerator[tuple[aiosqlite.Connection, int]]:
         """The connection inside a read transaction, and the position that it sees."""
         if self._db is None:
             raise RuntimeError("the reader of the jobs view is not open")
@@ -123,7 +133,10 @@ class JobsReader:
                 where.append(column)
                 values.append(value)
         # One keyset walk for each state, merged: each is answered by an index in the order of the page.
-        walk = f"SELECT * FROM (SELECT opened FROM jobs WHERE {' AND '.join(where)} ORDER BY opened DESC LIMIT ?)"
+        walk = (
+            "SELECT * FROM (SELECT opened FROM jobs WHERE "  # noqa: S608 - `where` holds words of ours alone
+            f"{' AND '.join(where)} ORDER BY opened DESC LIMIT ?)"
+        )
         wanted = dict.fromkeys(states or tuple(State))
         sql = f"{' UNION ALL '.join([walk] * len(wanted))} ORDER BY 1 DESC LIMIT ?"
         parts: list[Any] = []
@@ -149,16 +162,7 @@ class JobsReader:
 
     async def _rows(self, db: aiosqlite.Connection, places: Sequence[int]) -> tuple[list[JobRow], bool]:
         """These jobs in this order, as many as one answer can carry, and whether some were left out."""
-        marks = ", ".join("?" * len(places))
-        sizes = dict(
-            await _pairs(
-                db,
-                "SELECT opened, length(job) + coalesce(length(i.sealed), 0) + coalesce(length(o.sealed), 0)"
-                " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened)"
-                f" WHERE opened IN ({marks})",
-                places,
-            )
-        )
+        sizes = dict(await _pairs(db, _SIZES, (msgspec.json.encode(places).decode(),)))
         fitting: list[int] = []
         room = CONTENT_MAX_BYTES
         for opened in places:
@@ -166,13 +170,7 @@ class JobsReader:
             if room < 0 and fitting:
                 break
             fitting.append(opened)
-        marks = ", ".join("?" * len(fitting))
-        found = await db.execute_fetchall(
-            "SELECT opened, seq, job, i.sealed, o.sealed"
-            " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened)"
-            f" WHERE opened IN ({marks}) ORDER BY opened DESC",
-            fitting,
-        )
+        found = await db.execute_fetchall(_CONTENTS, (msgspec.json.encode(fitting).decode(),))
         rows = [
             JobRow(opened, seq, decode_job(job), _decode_sealed(i), None if o is None else _decode_sealed(o))
             for opened, seq, job, i, o in found
@@ -208,5 +206,5 @@ class JobsReader:
             return [Refusal(*row) for row in await db.execute_fetchall(sql, (tenant, limit))]
 
 
-async def _pairs(db: aiosqlite.Connection, sql: str, parts: Iterable[Any]) -> list[tuple[Any, Any]]:
+async def _pairs(db: aiosqlite.Connection, sql: str, parts: Sequence[Any]) -> list[tuple[Any, Any]]:
     return [(one, other) for one, other in await db.execute_fetchall(sql, tuple(parts))]

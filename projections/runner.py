@@ -1,7 +1,8 @@
 """Keeps a view in step with its log: exactly once, and halting rather than guessing.
 
-The rows of a batch of records and the position behind it are written in one SQLite transaction, so that a view
-is always the fold of the log up to its position. To rebuild a view, close it, `forget` its file and open it anew.
+The rows of a batch of records and the position behind it are written in one SQLite transaction, so that a
+view is always the fold of the log up to its position. To rebuild a view, close it, `forget` its file and open
+it anew.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +21,7 @@ from writ.schemas.records import Record
 
 from .chain import Position, Violation, link
 
-BATCH_MAX_RECORDS = 4_096
+BATCH_MAX_RECORDS = 1_024
 BATCH_MAX_BYTES = 16 * 1024 * 1024
 SLICE_RECORDS = 32
 """Records decoded and folded before the event loop gets its turn: about a millisecond."""
@@ -29,7 +29,8 @@ SLICE_RECORDS = 32
 _LISTS_AHEAD = 8
 _META = """
 CREATE TABLE IF NOT EXISTS position (
-    one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, seq INTEGER NOT NULL, digest TEXT NOT NULL
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch INTEGER NOT NULL, seq INTEGER NOT NULL, digest TEXT NOT NULL
 )
 """
 _MOVE = (
@@ -92,8 +93,8 @@ class Runner:
         task = asyncio.create_task(runner.run())
         await runner.wait_for(seq, timeout_s=5)
 
-    `halted` says why the view stopped for good, where it did: the log and the view do not belong together, and
-    a person must look. `position` is the sequence of the newest record that the rows tell of.
+    `halted` says why the view stopped for good, where it did: the log and the view do not belong together,
+    and a person must look. `position` is the sequence of the newest record that the rows tell of.
     """
 
     def __init__(self, path: Path, log: Log, view: View, *, batch_max: int = BATCH_MAX_RECORDS) -> None:

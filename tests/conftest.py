@@ -18,7 +18,9 @@ def history() -> Histories:
     """The language for histories: `history().submitted().granted("w1").completed()`."""
     name = "writ_test_histories"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "histories" / "builder.py")
+        spec = importlib.util.spec_from_file_location(
+            name, Path(__file__).parent / "histories" / "builder.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -65,7 +65,9 @@ class ListLog:
 
     partition = 0
 
-    def __init__(self, records: Sequence[Stored] = (), epoch: int = 1, seed: int = 0, chunk_max: int = 500) -> None:
+    def __init__(
+        self, records: Sequence[Stored] = (), epoch: int = 1, seed: int = 0, chunk_max: int = 500
+    ) -> None:
         self.epoch = epoch
         self.stored = list(records)
         self._grown = asyncio.Event()
@@ -344,7 +346,9 @@ def _step(draw: random.Random, history: History, job: JobWords) -> None:
             history.refused(count=draw.randint(1, 3))
             return
         case 3:
-            draw.choice((history.folded, history.barrier, lambda: history.report_refused(job.key)))()
+            words: list[Callable[[], object]] = [history.folded, history.barrier]
+            words.append(lambda: history.report_refused(job.key))
+            draw.choice(words)()
             return
         case 4 | 5:
             history.beat(draw.choice(("w1", "w2")))
@@ -353,10 +357,14 @@ def _step(draw: random.Random, history: History, job: JobWords) -> None:
             pass
     now = history.jobs.get(job.key)
     if now is None:
-        policy = draw.choice((Retry(), Retry(max_attempts=2, max_lease_losses=2), Retry(non_retryable_types=("Bad",))))
+        policy = draw.choice(
+            (Retry(), Retry(max_attempts=2, max_lease_losses=2), Retry(non_retryable_types=("Bad",)))
+        )
         limits = draw.choice((Limits(), Limits(lease_s=2, attempt_timeout_s=20), Limits(expires_in_s=30)))
         task = draw.choice(("mail.send", "mail.sort"))
-        job.submitted(task, b"[%d]" % draw.randrange(99), draw.choice((0, 0, 5)), draw.randint(1, 5), policy, limits)
+        job.submitted(
+            task, b"[%d]" % draw.randrange(99), draw.choice((0, 0, 5)), draw.randint(1, 5), policy, limits
+        )
         return
     if now.state not in TERMINAL and timers.due(now, history.at, 0.5):
         job.due(draw.random())
@@ -397,5 +405,7 @@ class Histories:
     def wander(self, seed: int, steps: int, jobs: int = 12) -> History:
         return wander(seed, steps, jobs)
 
-    def log(self, records: Sequence[Stored] = (), epoch: int = 1, seed: int = 0, chunk_max: int = 500) -> ListLog:
+    def log(
+        self, records: Sequence[Stored] = (), epoch: int = 1, seed: int = 0, chunk_max: int = 500
+    ) -> ListLog:
         return ListLog(records, epoch, seed, chunk_max)
