@@ -50,7 +50,7 @@ class _Stream:
     def drop(self, up_to: int) -> None:
         gone = min(max(up_to - self._first + 1, 0), len(self._kept))
         del self._kept[:gone]
-        self._first += gone
+        self._first = max(self._first, up_to + 1)
 
     async def read(self, start: int, subjects: Sequence[str], *, follow: bool) -> AsyncIterator[list[Stored]]:
         end = self.last
@@ -111,6 +111,9 @@ class MemoryIntake:
         """What a publish on `writ.submit...` does; the sequence that its acknowledgement names."""
         subject = f"writ.shard.{shard_of(tenant, queue)}.submit.{tenant}.{principal}.{queue}"
         await self._stream.add([Message(subject, body)])
+        return self._stream.last
+
+    async def last_seq(self) -> int:
         return self._stream.last
 
     def read(self, start: int) -> AsyncIterator[list[Stored]]:

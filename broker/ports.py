@@ -86,6 +86,10 @@ class Intake(Protocol):
     @property
     def epoch(self) -> int: ...
 
+    async def last_seq(self) -> int:
+        """The sequence of the newest submit, also of one purged; 0 where there was none."""
+        ...
+
     def read(self, start: int) -> AsyncIterator[list[Stored]]:
         """Submits from sequence `start` on, waiting for more until closed. Sequences may have gaps."""
         ...

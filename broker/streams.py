@@ -139,3 +139,9 @@ def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:
                 f"somebody changed it: set it back before starting Writ"
             )
     return int(metadata[_EPOCH])
+
+
+async def newest_seq(nats: Nats, stream: str) -> int:
+    """The last sequence of a stream, 0 where it never had one. Raises OutcomeUnknown."""
+    info = await api(nats, f"STREAM.INFO.{stream}")
+    return int(info["state"]["last_seq"])

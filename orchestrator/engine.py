@@ -26,10 +26,9 @@ from writ.broker.ports import (
     WrongLastSequence,
 )
 from writ.schemas import bounds, commands
-from writ.schemas.codec import decode
+from writ.schemas.chain import Position, link
 from writ.schemas.events import Barrier, LeaderElected, TimeResumed
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.subjects import parse_log
 
 from .desk import Asked, Desk, Submitted, open_request, open_submit
 from .logtime import LogTime
@@ -51,6 +50,12 @@ _INBOX_MAX = 4_000
 _NOT_LEADING = msgspec.json.encode(
     commands.Answer(
         Rejection(RejectionKind.TRY_LATER, "the leader stepped down; nothing was decided, ask again")
+    )
+)
+
+_UNTOLD = msgspec.json.encode(
+    commands.Answer(
+        Rejection(RejectionKind.TRY_LATER, "the leader was deposed before it could answer; ask again")
     )
 )
 
@@ -191,21 +196,16 @@ class Engine:
                 waiter.send(_NOT_LEADING)
 
     async def _recover(self) -> None:
-        """The state is folded anew from the whole log: memory of an earlier leadership is worth nothing."""
-        state = Partition(self._log.partition, self._log.epoch)
+        """The state is folded anew from the whole log: memory of an earlier leadership is worth nothing.
+
+        Raises Violation where a record does not continue the log: no leader may build on that.
+        """
+        state, at = Partition(self._log.partition, self._log.epoch), Position()
         async for stored in self._log.read():
             for message in stored:
-                record = decode(message.body)
-                if (record.seq, record.epoch, record.prev) != (message.seq, state.epoch, state.prev):
-                    raise RuntimeError(
-                        f"record {message.seq} of {message.subject} does not continue the log: it says epoch "
-                        f"{record.epoch}, sequence {record.seq}; run `writ audit verify`"
-                    )
-                if parse_log(message.subject)[1:] != (record.tenant, record.kind, record.key):
-                    raise RuntimeError(
-                        f"record {message.seq} does not belong under subject {message.subject}"
-                    )
-                state.apply(record, message.body)
+                record, at = link(at, message.seq, message.subject, message.body, state.number, state.epoch)
+                state.evolve(record)
+                state.advance(record, at.digest)
         self.state = state
         self._desk = Desk(state, self._clock, self._entropy)
         self._time = LogTime(self._clock, state.at)
@@ -295,6 +295,7 @@ class Engine:
 
     async def _round(self) -> None:
         desk = self._desk
+        desk.begin()
         round_ = Round(self.state, self._time.now())
         desk.fire(round_)
         taken: list[Submitted] = []
@@ -312,10 +313,15 @@ class Engine:
         self._settle(round_)
         if round_.needs_fence and not round_.records:
             system_record(round_, Barrier(), "verdict")
-        if round_.records:
-            await self._store(round_, taken)
-        else:
+        if not round_.records:
             self._send(round_)
+            return
+        try:
+            await self._store(round_, taken)
+        except (Deposed, WrongLastSequence):
+            for send, _ in round_.answers:
+                send(_UNTOLD)
+            raise
 
     def _settle(self, round_: Round) -> None:
         """Lets the log's intake position catch up, where refusals or repeats left it behind for long."""
@@ -355,7 +361,7 @@ class Engine:
         """Surely nothing was stored: undo, refuse for now, and keep the submits for another try."""
         log.error("%s cannot store: %s", self.name, full)
         round_.drop()
-        self._desk.take_back(round_)
+        self._desk.take_back()
         reason = f"the log takes no records now: {full}"
         body = msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason)))
         for send, _ in round_.answers:
@@ -403,7 +409,7 @@ class Engine:
     async def _purge(self) -> None:
         """Forgets submits that the log's position is past: they are kept there as records."""
         source = self.state.source
-        whole = not self._inbox and not self._desk.behind
+        whole = self._desk.dealt and not self._inbox and not self._desk.behind
         done = source.seq if whole else source.seq - 1
         if source.epoch == self._intake.epoch and done > self._purged:
             await self._intake.purge(done)

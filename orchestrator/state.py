@@ -14,6 +14,7 @@ from writ.schemas.codec import digest
 from writ.schemas.events import Fact, LeaderElected, LeasesRenewed, TimeResumed
 from writ.schemas.lifecycle import (
     TERMINAL,
+    IllegalTransition,
     Job,
     State,
     evolve,
@@ -179,7 +180,10 @@ class Partition:
             case LeasesRenewed(leases=leases):
                 for lease in leases:
                     place = address(record.tenant, lease.key)
-                    self.put(place, renewed(self.jobs[place], record.at), undo)
+                    job = self.jobs.get(place)
+                    if job is None or job.lease is None or job.lease.token != lease.token:
+                        raise IllegalTransition(lease.key, None if job is None else job.state, LeasesRenewed)
+                    self.put(place, renewed(job, record.at), undo)
             case LeaderElected(leader=leader):
                 self.leader = leader
                 self._give_time_back(record.at, undo)

@@ -10,6 +10,7 @@ import aiosqlite
 import msgspec
 from msgspec.structs import replace
 
+from writ.schemas.chain import Violation
 from writ.schemas.events import (
     CommandRejected,
     LeaderElected,
@@ -32,7 +33,6 @@ from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import Sealed
 
-from .chain import Violation
 from .runner import Write
 
 KEPT_JOBS: Final = 32_768
@@ -94,10 +94,10 @@ _DROP_ZERO: Final = "DELETE FROM counts WHERE tenant = ? AND queue = ? AND state
 _PUT_LEADER: Final = "INSERT OR REPLACE INTO leader VALUES (1, ?, ?, ?)"
 _INSERT_REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LOOKUP: Final = (
-    "SELECT tenant, queue, id, opened, seq, state, job FROM json_each(?) AS wanted CROSS JOIN jobs"
+    "SELECT tenant, queue, jobs.id, opened, seq, state, job FROM json_each(?) AS wanted CROSS JOIN jobs"
     " ON tenant = json_extract(wanted.value, '$[0]')"
     " AND queue = json_extract(wanted.value, '$[1]')"
-    " AND id = json_extract(wanted.value, '$[2]')"
+    " AND jobs.id = json_extract(wanted.value, '$[2]')"
 )
 _RUNNING: Final = "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
 _LOOKUP_AT_ONCE: Final = 500
@@ -131,7 +131,7 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 1
+    version = 2
     schema = _SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:

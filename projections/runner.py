@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Protocol
 import aiosqlite
 
 from writ.broker.ports import Log, Stored
-from writ.schemas.records import Record
-
-from .chain import Position, Violation, link
+from writ.schemas.chain import Position, Violation, link
+from writ.schemas.codec import digest
+from writ.schemas.records import Record, Source
 
 BATCH_MAX_RECORDS = 1_024
 BATCH_MAX_BYTES = 16 * 1024 * 1024
@@ -30,12 +30,15 @@ _LISTS_AHEAD = 8
 _META = """
 CREATE TABLE IF NOT EXISTS position (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    epoch INTEGER NOT NULL, seq INTEGER NOT NULL, digest TEXT NOT NULL
+    epoch INTEGER NOT NULL, seq INTEGER NOT NULL, digest TEXT NOT NULL,
+    source_epoch INTEGER NOT NULL, source_seq INTEGER NOT NULL
 )
 """
+_WHERE = "SELECT epoch, seq, digest, source_epoch, source_seq FROM position"
 _MOVE = (
-    "INSERT INTO position VALUES (1, ?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, digest = excluded.digest"
+    "INSERT INTO position VALUES (1, ?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, digest = excluded.digest,"
+    " source_epoch = excluded.source_epoch, source_seq = excluded.source_seq"
 )
 
 
@@ -104,6 +107,7 @@ class Runner:
         self.halted: str | None = None
         self._batch_max = batch_max
         self._at = Position()
+        self._source = Source(0, 0, 0)
         self._db: aiosqlite.Connection | None = None
         self._waiting: list[tuple[int, int, asyncio.Future[bool]]] = []
         self._numbers = itertools.count()
@@ -129,9 +133,10 @@ class Runner:
 
     async def _resume(self) -> None:
         """Stands where the file stands."""
-        async with self._opened.execute("SELECT epoch, seq, digest FROM position") as cursor:
+        async with self._opened.execute(_WHERE) as cursor:
             row = await cursor.fetchone()
-        self._at = Position(*row) if row else Position()
+        self._at = Position(*row[:3]) if row else Position()
+        self._source = Source(*row[3:], 0) if row else Source(0, 0, 0)
         self.view.discard()
 
     async def _connect(self) -> aiosqlite.Connection:
@@ -161,12 +166,16 @@ class Runner:
         self._give_up()
 
     async def run(self) -> None:
-        """Follows the log until cancelled; returns when the view has halted.
+        """Follows the log until cancelled. A view that has halted stands still and can still be read.
 
         Raises what reading the log or writing the file raises: call it again to go on from the position.
         """
-        if self.halted is not None:
-            return
+        if self.halted is None:
+            await self._follow()
+        await asyncio.get_running_loop().create_future()
+
+    async def _follow(self) -> None:
+        """Returns when the view has halted."""
         await self._resume()
         last = await self.log.last_seq()
         if last < self._at.seq:
@@ -178,6 +187,7 @@ class Runner:
             await self._apply_all(lists)
             if self.halted is None:
                 await reader
+                raise ConnectionError(f"the reading of the log ended at record {self._at.seq}")
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -187,8 +197,10 @@ class Runner:
         try:
             async for stored in self.log.read(start, follow=True):
                 await lists.put(stored)
-        finally:
+        except Exception:
             await lists.put(None)
+            raise
+        await lists.put(None)
 
     async def _apply_all(self, lists: asyncio.Queue[list[Stored] | None]) -> None:
         """Applies what is read, in batches of all that has arrived."""
@@ -215,14 +227,9 @@ class Runner:
     def _is_ours(self, stored: Stored) -> bool:
         """Whether the log's record at the position is the one that the view has read; halts if not."""
         seq = self._at.seq
-        try:
-            _, at = link(Position(0, seq - 1, ""), stored, self.log.partition, self.log.epoch)
-        except Violation as fault:
-            reason = str(fault)
-        else:
-            if at == self._at:
-                return True
-            reason = f"record {seq} is another than the view has read"
+        if stored.seq == seq and digest(stored.body) == self._at.digest:
+            return True
+        reason = f"record {seq} of the log is another than the view has read"
         self._halt(f"{reason}: the log was cut, restored or made anew under the view")
         return False
 
@@ -243,13 +250,14 @@ class Runner:
     async def _store(self, batch: list[Stored]) -> Violation | None:
         db, view = self._opened, self.view
         records: list[Record] = []
-        at = self._at
+        at, source = self._at, self._source
         partition, epoch = self.log.partition, self.log.epoch
         try:
             for start in range(0, len(batch), SLICE_RECORDS):
                 for stored in batch[start : start + SLICE_RECORDS]:
-                    record, at = link(at, stored, partition, epoch)
+                    record, at = link(at, stored.seq, stored.subject, stored.body, partition, epoch)
                     records.append(record)
+                    source = record.source or source
                 await asyncio.sleep(0)
             await view.load(db, records)
             for start in range(0, len(records), SLICE_RECORDS):
@@ -262,13 +270,13 @@ class Runner:
         try:
             for sql, rows in view.writes():
                 await db.executemany(sql, rows)
-            await db.execute(_MOVE, at)
+            await db.execute(_MOVE, (*at, source.epoch, source.seq))
             await db.execute("COMMIT")
         except BaseException:
             await db.rollback()
             raise
         view.settle()
-        self._at = at
+        self._at, self._source = at, source
         self._wake()
         return None
 
@@ -294,6 +302,15 @@ class Runner:
                 return await reached
         except TimeoutError:
             return False
+
+    async def wait_for_submit(self, epoch: int, seq: int, timeout_s: float) -> bool:
+        """Whether the view tells of all submits up to `seq`, waiting up to `timeout_s` seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self._source.epoch == epoch and self._source.seq < seq:
+            if not await self.wait_for(self._at.seq + 1, until - loop.time()):
+                return False
+        return True
 
     def _wake(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._at.seq:

@@ -26,7 +26,7 @@ from .policy import PositiveSeconds, Retry, Seconds
 from .rejections import Rejection
 
 Token = Annotated[str, Meta(min_length=1, max_length=TOKEN_MAX_BYTES, pattern=TOKEN_PATTERN)]
-TaskName = Annotated[str, Meta(min_length=1, max_length=TASK_MAX_BYTES, pattern=r"^[^\x00-\x20\x7f]+$")]
+TaskName = Annotated[str, Meta(min_length=1, max_length=TASK_MAX_BYTES, pattern=r"^[^\x00-\x20\x7f]+$(?!\n)")]
 Reason = Annotated[str, Meta(min_length=1, max_length=REASON_MAX_CHARS)]
 Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Attempt = Annotated[int, Meta(ge=1, le=2**63 - 1)]

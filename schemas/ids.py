@@ -10,7 +10,9 @@ from .bounds import SHARDS, TOKEN_MAX_BYTES
 SYSTEM_TENANT: Final = "_writ"
 """Owner of the aggregates that belong to no tenant, such as a partition. No principal can be in it."""
 
-TOKEN_PATTERN: Final = r"^[A-Za-z0-9_\-+=:@/,]+$"
+TOKEN_PATTERN: Final = r"^[A-Za-z0-9_\-+=:@/,]+$(?!\n)"
+"""The end of it keeps out a line end, which Python's `$` alone lets pass."""
+
 _TOKEN = re.compile(TOKEN_PATTERN)
 _SEQUENCE_BITS: Final = 40
 

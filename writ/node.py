@@ -28,8 +28,6 @@ from writ.projections.queries import Queries
 from writ.projections.runner import Runner
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client as Nats
-
     from writ.broker.accounts import Principal
 
 log = logging.getLogger("writ.node")
@@ -75,7 +73,7 @@ class Node:
         self.directory = directory
         self.broker = broker
         self.engine: Engine | None = None
-        self._links: list[Nats] = []
+        self._links: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._runner: Runner | None = None
         self._queries: Queries | None = None
@@ -130,14 +128,14 @@ class Node:
         runner = self._runner = Runner(self.directory / "views" / "jobs.db", view_log, view)
         await runner.open()
         self._spawn(runner.run(), "jobs view")
-        queries = self._queries = Queries(runner, view_log, version("writ-orchestrator"))
+        queries = self._queries = Queries(runner, view_log, intake, version("writ-orchestrator"))
         await queries.open()
         await serve_queries(answers, queries.answer)
         self._spawn(self._guard(), "broker guard")
         await self._until(engine.leading)
         self._write_info()
 
-    async def _link(self, user: str, purpose: str) -> Nats:
+    async def _link(self, user: str, purpose: str) -> Any:
         target = Target(self.broker.url, self.broker.key_path(user))
         link = await connect(target, f"writ:{purpose}", inbox_prefix="_INBOX")
         self._links.append(link)

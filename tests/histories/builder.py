@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -265,12 +266,15 @@ class History:
         subject = log_subject(0, record.tenant, record.kind, record.key)
         self.records.append(Stored(len(self.records) + 1, subject, body, record.at + 150))
 
-    def forge(self, seq: int, **changes: object) -> History:
-        """Another history in which the record `seq` was different from the start: the chain holds."""
+    def forged(self, which: int, /, **changes: Any) -> Record:
+        """The record `which` with other fields; `put` stores it."""
+        return replace(decode(self.records[which - 1].body), **changes)
+
+    def forge(self, which: int, /, **changes: Any) -> History:
+        """Another history in which the record `which` was different from the start: the chain holds."""
         other = History(self.tenant, self.epoch)
         for stored in self.records:
-            record = decode(stored.body)
-            other.put(replace(record, **changes) if stored.seq == seq else record)
+            other.put(self.forged(which, **changes) if stored.seq == which else decode(stored.body))
         return other
 
     # --- other aggregates -------------------------------------------------------------------------------
@@ -360,7 +364,9 @@ def _step(draw: random.Random, history: History, job: JobWords) -> None:
         policy = draw.choice(
             (Retry(), Retry(max_attempts=2, max_lease_losses=2), Retry(non_retryable_types=("Bad",)))
         )
-        limits = draw.choice((Limits(), Limits(lease_s=2, attempt_timeout_s=20), Limits(expires_in_s=30)))
+        limits = draw.choice(
+            (Limits(), Limits(lease_s=2.0, attempt_timeout_s=20.0), Limits(expires_in_s=30.0))
+        )
         task = draw.choice(("mail.send", "mail.sort"))
         job.submitted(
             task, b"[%d]" % draw.randrange(99), draw.choice((0, 0, 5)), draw.randint(1, 5), policy, limits
@@ -384,10 +390,10 @@ def _step(draw: random.Random, history: History, job: JobWords) -> None:
 
 def _running_step(draw: random.Random, job: JobWords, now: Job) -> None:
     assert now.lease is not None
-    words = [job.completed, job.failed, job.expired, job.released, job.renewed]
+    words: list[Callable[[], object]] = [job.completed, job.failed, job.expired, job.released, job.renewed]
     words.append(lambda: job.failed(type_="Bad", seed=draw.random()))
     words.append(lambda: job.failed(class_=ErrorClass.POISON))
-    words.append(lambda: job.failed(class_=ErrorClass.SYSTEM, retry_after_s=9))
+    words.append(lambda: job.failed(class_=ErrorClass.SYSTEM, retry_after_s=9.0))
     words.append(lambda: job.completed(None))
     if now.lease.started_at is None:
         words += [job.started, job.started]

@@ -1,13 +1,12 @@
-"""Is this the record that must come next? What every view asks before it believes a message of the log."""
+"""Is this the record that must come next? What every reader asks before it believes a message of the log."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from writ.broker.ports import Stored
-from writ.schemas.codec import CodecError, decode, digest
-from writ.schemas.records import GENESIS, Record
-from writ.schemas.subjects import log_subject
+from .codec import CodecError, decode, digest
+from .records import GENESIS, Record
+from .subjects import log_subject
 
 
 class Position(NamedTuple):
@@ -26,16 +25,18 @@ class Violation(Exception):
         super().__init__(f"record {seq}: {reason}")
 
 
-def link(before: Position, stored: Stored, partition: int, epoch: int) -> tuple[Record, Position]:
-    """The message as the record after `before`, and the position behind it.
+def link(
+    before: Position, stored_seq: int, subject: str, body: bytes, partition: int, epoch: int
+) -> tuple[Record, Position]:
+    """The stored message as the record after `before`, and the position behind it.
 
     Checks sequence, body against message and subject, epoch and the chain. Raises Violation.
     """
     seq = before.seq + 1
-    if stored.seq != seq:
-        raise Violation(seq, f"missing; the log went on with sequence {stored.seq}")
+    if stored_seq != seq:
+        raise Violation(seq, f"missing; the log went on with sequence {stored_seq}")
     try:
-        record = decode(stored.body)
+        record = decode(body)
     except CodecError as error:
         raise Violation(seq, str(error)) from error
     if record.seq != seq:
@@ -44,14 +45,14 @@ def link(before: Position, stored: Stored, partition: int, epoch: int) -> tuple[
         raise Violation(
             seq, f"its body says epoch {record.epoch}, after epoch {before.epoch} in a log of epoch {epoch}"
         )
-    if stored.subject != log_subject(partition, record.tenant, record.kind, record.key):
+    if subject != log_subject(partition, record.tenant, record.kind, record.key):
         raise Violation(
             seq,
-            f"its body is about {record.tenant} {record.kind} {record.key}, its subject is {stored.subject}",
+            f"its body is about {record.tenant} {record.kind} {record.key}, its subject is {subject}",
         )
     if record.prev != before.digest:
         raise Violation(
             seq,
             f"its prev is {record.prev[:12]}..., but record {before.seq} has digest {before.digest[:12]}...",
         )
-    return record, Position(record.epoch, seq, digest(stored.body))
+    return record, Position(record.epoch, seq, digest(body))

@@ -1,0 +1,335 @@
+"""The questions that anyone asks of a job, answered from its history, each with the records it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from writ.schemas.events import (
+    AttemptFailed,
+    CancelRequested,
+    Fact,
+    JobCancelled,
+    JobCompleted,
+    JobDeadLettered,
+    JobDue,
+    JobRedriven,
+    JobSubmitted,
+    LeaseExpired,
+    LeaseGranted,
+    LeaseReleased,
+    RetryScheduled,
+)
+from writ.schemas.lifecycle import WAITING, Job, State, job_deadline, micros
+from writ.schemas.records import Record
+from writ.schemas.sealed import UNSEALED
+
+from .history import Step
+from .text import clock_time, delay_words, duration, error_words, one_line
+
+_LISTED_MAX = 20
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One question with its answer in sentences; `records` are the log sequences that it rests on."""
+
+    question: str
+    sentences: tuple[str, ...]
+    records: tuple[int, ...] = ()
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """The six questions, and why the job is not running now. `at` is the log time of the asking."""
+
+    tenant: str
+    queue: str
+    id: str
+    state: State
+    at: int
+    who: Answer
+    code: Answer
+    tools: Answer
+    retries: Answer
+    policies: Answer
+    reproducible: Answer
+    not_running: Answer
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """All answers, in the order of the questions."""
+        return (
+            self.who,
+            self.code,
+            self.tools,
+            self.retries,
+            self.policies,
+            self.reproducible,
+            self.not_running,
+        )
+
+    def lines(self) -> list[str]:
+        """The explanation as plain text."""
+        found = [f"job {self.id} in queue {self.queue} of tenant {self.tenant}: {self.state}"]
+        for number, answer in enumerate(self.answers, 1):
+            found.append("")
+            found.append(f"{number}. {answer.question}")
+            found += [f"   {sentence}" for sentence in answer.sentences]
+            if answer.records:
+                found.append(f"   from {_cited(answer.records)}")
+        return found
+
+
+def _cited(seqs: Sequence[int]) -> str:
+    shown = ", ".join(f"#{seq}" for seq in seqs[:_LISTED_MAX])
+    more = len(seqs) - _LISTED_MAX
+    noun = "record" if len(seqs) == 1 else "records"
+    return f"{noun} {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def explain(steps: Sequence[Step], now: int) -> Explanation:
+    """The explanation of a job with this history, at log time `now` in microseconds.
+
+    Raises ValueError where the history is empty.
+    """
+    if not steps:
+        raise ValueError("there is no history to explain: the log has no such job")
+    job = steps[-1].job
+    return Explanation(
+        tenant=job.tenant,
+        queue=job.queue,
+        id=job.id,
+        state=job.state,
+        at=now,
+        who=_who(steps),
+        code=_code(steps),
+        tools=Answer(
+            "Which tools were called, with what?",
+            ("Not recorded: this version of the log has no tool calls.",),
+        ),
+        retries=_retries(steps),
+        policies=_policies(steps),
+        reproducible=_reproducible(steps),
+        not_running=_not_running(steps, now),
+    )
+
+
+def _events(steps: Iterable[Step]) -> Iterable[tuple[Step, Fact]]:
+    """The job's own events, each with its step."""
+    return ((step, event) for step in steps if not step.is_context for event in step.record.events)
+
+
+def _answer(question: str, found: Sequence[tuple[str, int]], otherwise: str) -> Answer:
+    if not found:
+        return Answer(question, (otherwise,))
+    sentences = [sentence for sentence, _ in found]
+    if len(sentences) > _LISTED_MAX:
+        left = len(sentences) - _LISTED_MAX
+        sentences = [f"({left} earlier ones are left out.)", *sentences[-_LISTED_MAX:]]
+    return Answer(question, tuple(sentences), tuple(dict.fromkeys(seq for _, seq in found)))
+
+
+def _vouched(record: Record) -> str:
+    if record.vouched is None:
+        return ""
+    return ", its name proved by a signature" if record.vouched else ", its name on the broker's word"
+
+
+def _who(steps: Sequence[Step]) -> Answer:
+    found: list[tuple[str, int]] = []
+    for step, event in _events(steps):
+        record = step.record
+        when = clock_time(record.at)
+        match event:
+            case JobSubmitted():
+                source = record.source
+                place = f", submit {source.seq} of the intake, element {source.index}" if source else ""
+                trace = f", trace {record.trace}" if record.trace else ""
+                words = f"{record.actor} submitted it at {when}{_vouched(record)}{place}{trace}."
+                found.append((words, record.seq))
+            case JobRedriven(answers=answers, reason=reason):
+                words = f"{record.actor} redrove it at {when}{_vouched(record)}, answering record {answers}"
+                found.append((f"{words}: {one_line(reason)}.", record.seq))
+            case CancelRequested(reason=reason):
+                words = f"{record.actor} asked to cancel it at {when}{_vouched(record)}: {one_line(reason)}."
+                found.append((words, record.seq))
+            case _:
+                pass
+    return _answer("Who triggered it?", found, "Nobody is named in what was read.")
+
+
+def _code(steps: Sequence[Step]) -> Answer:
+    job = steps[0].job
+    found = [(f"Task {job.task}; its release is not recorded.", steps[0].record.seq)]
+    for step, event in _events(steps):
+        match event:
+            case LeaseGranted(worker=worker, attempt=attempt):
+                lease = step.job.lease
+                by = f" of principal {lease.principal}" if lease is not None else ""
+                round_ = f" of round {step.job.round}" if step.job.round > 1 else ""
+                found.append((f"Attempt {attempt}{round_} went to worker {worker}{by}.", step.record.seq))
+            case _:
+                pass
+    if len(found) == 1:
+        found.append(("No worker has been given it.", steps[0].record.seq))
+    return _answer("What code, at which version, ran?", found, "")
+
+
+def _retries(steps: Sequence[Step]) -> Answer:
+    found: list[tuple[str, int]] = []
+    for step, event in _events(steps):
+        words = _retry_words(event, step)
+        if words:
+            found.append((words, step.record.seq))
+    return _answer("Why did it retry, or not retry?", found, "No attempt has failed and no lease was lost.")
+
+
+def _retry_words(event: Fact, step: Step) -> str:
+    match event:
+        case AttemptFailed(attempt=attempt, error=error):
+            return f"Attempt {attempt} failed with {error_words(error)}."
+        case LeaseExpired(attempt=attempt, worker=worker, losses=losses, max_lease_losses=cap):
+            return (
+                f"Attempt {attempt} lost its lease, as worker {worker} did not renew it: "
+                f"loss {losses} of {cap}, which uses up no attempt."
+            )
+        case LeaseReleased(attempt=attempt, reason=reason):
+            return f"Attempt {attempt} was given back unfinished ({one_line(reason)}): no failure, no loss."
+        case RetryScheduled(rule=rule):
+            return f"Retried {delay_words(event, step.record.at)}, as {rule}."
+        case JobDeadLettered(reason=reason, rule=rule):
+            return f"Not retried, dead-lettered as {reason}: {rule}."
+        case JobCancelled(reason=reason):
+            return f"Not retried, cancelled: {one_line(reason)}."
+        case JobCompleted(attempt=attempt):
+            return f"Attempt {attempt} completed it." if step.job.failures or step.job.lease_losses else ""
+        case _:
+            return ""
+
+
+def _policies(steps: Sequence[Step]) -> Answer:
+    first = steps[0]
+    policy, limits, version = first.job.retry, first.job.limits, first.job.policy
+    origin = "given with the submit or built in" if version == 0 else f"version {version} of the queue's"
+    most = policy.max_attempts or "no"
+    expires = f"{limits.expires_in_s:g} s" if limits.expires_in_s is not None else "none"
+    found = [
+        (
+            f"Retry policy ({origin}): at most {most} attempts, "
+            f"{policy.initial_interval_s:g} s times {policy.backoff:g} each time "
+            f"up to {policy.max_interval_s:g} s, jitter {policy.jitter:g}, "
+            f"at most {policy.max_lease_losses} lost leases, "
+            f"never for types: {one_line(', '.join(policy.non_retryable_types) or 'none listed')}.",
+            first.record.seq,
+        ),
+        (
+            f"Limits: lease {limits.lease_s:g} s, attempt {limits.attempt_timeout_s:g} s, "
+            f"job {limits.job_timeout_s:g} s, to first start {expires}.",
+            first.record.seq,
+        ),
+    ]
+    for step, event in _events(steps):
+        match event:
+            case RetryScheduled(rule=rule):
+                found.append((f"Verdict: retry; {rule}.", step.record.seq))
+            case JobDeadLettered(reason=reason, rule=rule):
+                found.append((f"Verdict: {reason}; {rule}.", step.record.seq))
+            case _:
+                pass
+    found.append(("No gates, approvals or budgets were evaluated: none are recorded.", first.record.seq))
+    return _answer("Which policies and gates were evaluated, with what verdict?", found, "")
+
+
+def _reproducible(steps: Sequence[Step]) -> Answer:
+    first = steps[0]
+    sealed = first.job.input
+    if sealed.key == UNSEALED:
+        have = f"its input is in the log (digest {sealed.digest[:16]}...)"
+    else:
+        have = f"its input is sealed under key {sealed.key}, which must still exist"
+    sentences = (
+        "Its decisions can be recomputed: times, limits and seeds are in the records.",
+        f"Running it again is possible in part: {have} and its task is named, "
+        "but the release of the code and the answers of tools are not recorded.",
+    )
+    return Answer("Can we reproduce it on demand?", sentences, (first.record.seq,))
+
+
+def _last_with(steps: Sequence[Step], *kinds: type[Fact]) -> int:
+    """Sequence of the newest record with such an event; the first record's where there is none."""
+    seqs = [step.record.seq for step, event in _events(steps) if isinstance(event, kinds)]
+    return seqs[-1] if seqs else steps[0].record.seq
+
+
+def _not_running(steps: Sequence[Step], now: int) -> Answer:
+    job = steps[-1].job
+    question = "Why is it not running now?"
+    words, seq = _standing(steps, job, now)
+    sentences = [words]
+    if job.state in WAITING:
+        sentences.append(_limit_words(job, now))
+    if job.cancel is not None and job.lease is not None:
+        sentences.append(f"It is asked to end ({one_line(job.cancel)}): its worker is told at the next beat.")
+    return Answer(question, tuple(sentences), (seq,))
+
+
+def _limit_words(job: Job, now: int) -> str:
+    limits = job.limits
+    words = f"Its job_timeout_s ends {_when(job_deadline(job), now)}"
+    if job.attempt == 0 and limits.expires_in_s is not None:
+        words += f", and its expires_in_s {_when(job.round_at + micros(limits.expires_in_s), now)}"
+    return f"{words}."
+
+
+def _when(at: int, now: int) -> str:
+    return f"in {duration(at - now)}" if at >= now else f"{duration(now - at)} ago"
+
+
+def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
+    """Why the job stands where it stands, and the record that says so."""
+    match job.state:
+        case State.RUNNING:
+            lease = job.lease
+            assert lease is not None
+            held = (
+                f"attempt {job.attempt} by worker {lease.worker}, lease until {clock_time(lease.expires_at)}"
+            )
+            late = f", which was {_when(lease.expires_at, now)}" if lease.expires_at < now else ""
+            said = (
+                "the worker said that user code runs"
+                if lease.started_at
+                else "the worker has not said so yet"
+            )
+            return f"It is running: {held}{late}; {said}.", _last_with(steps, LeaseGranted)
+        case State.SCHEDULED:
+            return f"It is not due: its time comes {_when(job.due_at, now)}.", steps[0].record.seq
+        case State.RETRYING:
+            words = (
+                f"It waits out the backoff after failed attempt {job.attempt}: due {_when(job.due_at, now)}."
+            )
+            return words, _last_with(steps, RetryScheduled)
+        case State.PENDING:
+            kinds = (JobSubmitted, JobDue, LeaseExpired, LeaseReleased, JobRedriven)
+            seq = _last_with(steps, *kinds)
+            since = next(s.record.at for s in reversed(steps) if s.record.seq == seq)
+            words = (
+                f"It has been ready for {duration(now - since)} with priority {job.priority}: "
+                f"no worker that runs {job.task} has asked for it yet, "
+                f"or others of queue {job.queue} are before it."
+            )
+            return words, seq
+        case State.COMPLETED:
+            return f"It is completed, since {_ago(job, now)}.", job.ended_by
+        case State.CANCELLED:
+            return f"It is cancelled, since {_ago(job, now)}: {one_line(job.reason or '')}.", job.ended_by
+        case State.DEAD:
+            why = f"{job.dead}: {job.reason}"
+            return (
+                f"It is a dead letter, since {_ago(job, now)}, as {why}; redrive it to run again.",
+                job.ended_by,
+            )
+
+
+def _ago(job: Job, now: int) -> str:
+    assert job.finished_at is not None
+    return duration(now - job.finished_at)

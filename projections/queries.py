@@ -1,0 +1,390 @@
+"""The query service: one request and one answer, as JSON, over the jobs view and its log."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from writ.broker.ports import Intake, Log, Stored
+from writ.schemas.codec import CodecError, decode, explain_fault
+from writ.schemas.commands import Answer
+from writ.schemas.events import LeaderElected, LeasesRenewed, TimeResumed
+from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
+from writ.schemas.lifecycle import TERMINAL
+from writ.schemas.queries import (
+    ErrorView,
+    JobQuery,
+    JobsPage,
+    JobsQuery,
+    JobView,
+    NodeStatus,
+    PartitionStatus,
+    Query,
+    RecordsPage,
+    RecordsQuery,
+    RecordView,
+    StatusQuery,
+    Timestamp,
+    ViewStatus,
+)
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.sealed import UNSEALED, Sealed
+from writ.schemas.subjects import log_subject
+
+from .reading import JobRow, JobRows, JobsReader
+from .runner import Runner
+
+log = logging.getLogger("writ.projections")
+
+PAGE_MAX_BYTES: Final = 900 * 1024
+"""Of a whole answer; the broker carries 1 MiB."""
+
+SUBMITS_WAIT_S: Final = 2.0
+"""How long a query waits for submits that no leader has taken in yet."""
+
+READ_MAX_S: Final = 10.0
+"""Time that one query may read the log for."""
+
+_RECORD_EXTRA_BYTES = 150
+_EPOCH = datetime.datetime(1970, 1, 1)
+_NULL = msgspec.Raw(b"null")
+_encode = msgspec.json.Encoder().encode
+_text = msgspec.json.Decoder(str).decode
+
+
+def timestamp(at: int) -> Timestamp:
+    """Microseconds since 1970 as RFC 3339 with microseconds."""
+    return f"{(_EPOCH + datetime.timedelta(microseconds=at)).isoformat(timespec='microseconds')}Z"
+
+
+class _Refused(Exception):
+    def __init__(self, kind: RejectionKind, reason: str, field: str | None = None) -> None:
+        self.rejection = Rejection(kind, reason, field)
+        super().__init__(reason)
+
+
+class Newest:
+    """The last sequence of the log or the intake, as of after the question.
+
+    All who ask while a look-up is awaited share the next.
+    One that is already under way is not shared with a newcomer, as it may have missed what he was just told.
+    """
+
+    def __init__(self, stream: Log | Intake) -> None:
+        self._stream = stream
+        self._current: asyncio.Task[int] | None = None
+        self._next: asyncio.Task[int] | None = None
+
+    async def seq(self, timeout_s: float) -> int:
+        """Raises TimeoutError after `timeout_s` seconds, and what the log raises."""
+        if self._current is None or self._current.done():
+            task = self._current = asyncio.create_task(self._stream.last_seq())
+        elif self._next is None:
+            task = self._next = asyncio.create_task(self._look_up_after(self._current))
+        else:
+            task = self._next
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.shield(task)
+
+    async def _look_up_after(self, current: asyncio.Task[int]) -> int:
+        await asyncio.wait([current])
+        self._current, self._next = self._next, None
+        return await self._stream.last_seq()
+
+
+class Queries:
+    """Answers the queries of one partition. `warnings` is asked at each status."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        log: Log,
+        intake: Intake,
+        version: str,
+        warnings: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._runner = runner
+        self._reader = JobsReader(runner.path)
+        self._log = log
+        self._newest = Newest(log)
+        self._intake = intake
+        self._submitted = Newest(intake)
+        self._version = version
+        self._warnings = warnings
+        self._verbs: dict[str, Callable[[str, bytes], Awaitable[Answer]]] = {
+            "jobs": self._jobs,
+            "job": self._job,
+            "records": self._records,
+            "status": self._status,
+        }
+
+    async def open(self) -> None:
+        """Opens the view's file for reading; its runner must have opened it before. Raises sqlite3.Error."""
+        await self._reader.open()
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+    async def answer(self, subject: str, body: bytes) -> bytes:
+        """The answer to a request on `writ.query.<tenant>.<principal>.<verb>`; an empty body is `{}`.
+
+        What is refused, or cannot be answered now, is in the answer's `error`; nothing is raised.
+        """
+        try:
+            tenant, verb = _address(subject)
+            handler = self._verbs.get(verb)
+            if handler is None:
+                known = ", ".join(self._verbs)
+                raise _Refused(RejectionKind.MALFORMED, f"no query {verb!r}; there are {known}", "verb")
+            answer = await handler(tenant, body or b"{}")
+        except _Refused as refused:
+            answer = Answer(refused.rejection, self._runner.position)
+        except Exception as error:
+            log.exception("the query %s could not be answered", subject)
+            reason = f"the query could not be answered: {type(error).__name__}"
+            answer = Answer(Rejection(RejectionKind.TRY_LATER, reason), self._runner.position)
+        return _encode(answer)
+
+    # --- freshness --------------------------------------------------------------------------------------
+
+    async def _newest_seq(self, timeout_s: float) -> int:
+        try:
+            return await self._newest.seq(max(timeout_s, 0.05))
+        except Exception as error:
+            reason = f"the log's last sequence is not known: {str(error) or type(error).__name__}"
+            raise _Refused(RejectionKind.TRY_LATER, reason) from error
+
+    async def _caught_up(self, query: Query) -> None:
+        """Waits until the view is as new as the query asks."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + query.max_wait_s
+        wanted = query.min_position
+        if wanted is None:
+            wanted, _ = await asyncio.gather(
+                self._newest_seq(query.max_wait_s),
+                self._submits_seen(min(query.max_wait_s, SUBMITS_WAIT_S)),
+            )
+        if not await self._runner.wait_for(wanted, until - loop.time()):
+            runner = self._runner
+            why = f"; it has halted: {runner.halted}" if runner.halted else f" after {query.max_wait_s} s"
+            reason = f"the view is at record {runner.position}, not yet at {wanted}{why}"
+            raise _Refused(RejectionKind.TRY_LATER, reason)
+
+    async def _submits_seen(self, timeout_s: float) -> None:
+        """Waits until every submit acknowledged before the question is in the view, but not for ever.
+
+        While nobody leads, what was submitted is safe in the intake and nowhere else.
+        """
+        try:
+            seq = await self._submitted.seq(timeout_s)
+        except Exception as error:
+            log.warning("the newest submit is not known: %s", error)
+            return
+        await self._runner.wait_for_submit(self._intake.epoch, seq, timeout_s)
+
+    # --- verbs ------------------------------------------------------------------------------------------
+
+    async def _jobs(self, tenant: str, body: bytes) -> JobsPage:
+        query = _parse(body, JobsQuery)
+        before = _cursor(query.cursor)
+        await self._caught_up(query)
+        found = await self._reader.page(
+            tenant,
+            states=query.states,
+            queue=query.queue,
+            task=query.task,
+            before=before,
+            limit=query.limit,
+        )
+        return _page(found)
+
+    async def _job(self, tenant: str, body: bytes) -> JobsPage:
+        query = _parse(body, JobQuery)
+        await self._caught_up(query)
+        return _page(await self._reader.lookup(tenant, query.id, query.queue))
+
+    async def _records(self, tenant: str, body: bytes) -> RecordsPage:
+        query = _parse(body, RecordsQuery)
+        key = job_key(query.queue, query.id)
+        await self._caught_up(query)
+        found = await self._reader.lookup(tenant, query.id, query.queue)
+        if not found.rows:
+            return RecordsPage(position=found.position)
+        row = found.rows[0]
+        # Nothing moves a job before it was submitted, nor after it has ended.
+        last = row.seq if row.job.state in TERMINAL else None
+        partition = self._log.partition
+        subjects = [log_subject(partition, tenant, "job", key)]
+        if query.context:
+            subjects.append(log_subject(partition, tenant, "worker", "*"))
+            subjects.append(log_subject(partition, SYSTEM_TENANT, "partition", "*"))
+        start = max(query.after + 1, row.opened)
+        try:
+            async with asyncio.timeout(READ_MAX_S):
+                views, more = await self._read(start, last, subjects, key, query.limit)
+        except TimeoutError:
+            reason = (
+                f"reading the job's records took more than {READ_MAX_S} s; ask for fewer, or without context"
+            )
+            raise _Refused(RejectionKind.TRY_LATER, reason) from None
+        return RecordsPage(None, found.position, tuple(views), more)
+
+    async def _read(
+        self, start: int, last: int | None, subjects: Sequence[str], key: str, limit: int
+    ) -> tuple[list[RecordView], bool]:
+        """A page of records that are about the job, and whether there are more."""
+        views: list[RecordView] = []
+        room = PAGE_MAX_BYTES
+        async for some in self._log.read(start, subjects):
+            for stored in some:
+                if last is not None and stored.seq > last:
+                    return views, False
+                if stored.subject != subjects[0] and not _moves(stored, key):
+                    continue
+                room -= len(stored.body) + len(stored.subject) + _RECORD_EXTRA_BYTES
+                if len(views) == limit or (room < 0 and views):
+                    return views, True
+                views.append(_record_view(stored))
+        return views, False
+
+    async def _status(self, tenant: str, body: bytes) -> NodeStatus:
+        """Never waits for the view, as how far behind it is belongs to the answer."""
+        query = _parse(body, StatusQuery)
+        runner = self._runner
+        warnings = list(self._warnings())
+        try:
+            last = await self._newest_seq(query.max_wait_s)
+        except _Refused as refused:
+            last = runner.position
+            warnings.append(refused.rejection.reason)
+        leader = await self._reader.leader()
+        counts = await self._reader.counts(tenant)
+        name = leader.leader if leader else None
+        view = ViewStatus(runner.view.name, runner.position, max(0, last - runner.position), runner.halted)
+        return NodeStatus(
+            None,
+            runner.position,
+            self._version,
+            (PartitionStatus(self._log.partition, self._log.epoch, name, last),),
+            (view,),
+            {state.value: n for state, n in counts.items()},
+            tuple(warnings),
+        )
+
+
+def _address(subject: str) -> tuple[str, str]:
+    """Tenant and verb of a query's subject."""
+    parts = subject.split(".")
+    if len(parts) != 5 or parts[:2] != ["writ", "query"] or token_fault(parts[2], "tenant"):
+        reason = f"subject {subject!r} is not of the form writ.query.<tenant>.<principal>.<verb>"
+        raise _Refused(RejectionKind.MALFORMED, reason, "subject")
+    return parts[2], parts[4]
+
+
+Asked = TypeVar("Asked", bound=Query)
+
+
+def _parse(body: bytes, kind: type[Asked]) -> Asked:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        field, reason = explain_fault(error)
+        raise _Refused(RejectionKind.MALFORMED, reason, field) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _Refused(RejectionKind.MALFORMED, f"the query is not JSON: {error}") from error
+
+
+def _cursor(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
+        raise _Refused(RejectionKind.MALFORMED, f"{cursor[:40]!r} is not the `next` of a page", "cursor")
+    return int(cursor)
+
+
+def _page(found: JobRows) -> JobsPage:
+    """Rows as an answer that the broker carries."""
+    jobs: list[msgspec.Raw] = []
+    room = PAGE_MAX_BYTES
+    more = found.more
+    opened = 0
+    for row in found.rows:
+        encoded = _encode(_job_view(row))
+        room -= len(encoded) + 1
+        if room < 0 and jobs:
+            more = True
+            break
+        jobs.append(msgspec.Raw(encoded))
+        opened = row.opened
+    # Encoded one by one to know their sizes; as bytes they go into the same field.
+    views: Any = tuple(jobs)
+    return JobsPage(None, found.position, views, str(opened) if more else None)
+
+
+def _content(sealed: Sealed | None) -> msgspec.Raw:
+    """What is in the envelope, null where there is none or this reader has no key."""
+    if sealed is None or sealed.key != UNSEALED or not bytes(sealed.plain):
+        return _NULL
+    return sealed.plain
+
+
+def _error_view(row: JobRow) -> ErrorView | None:
+    error = row.job.error
+    if error is None:
+        return None
+    text = error.text
+    plain = None if text is None or text.key != UNSEALED else _text(text.plain)
+    return ErrorView(error.class_.value, error.type, plain)
+
+
+def _job_view(row: JobRow) -> JobView:
+    job = row.job
+    lease = job.lease
+    return JobView(
+        id=job.id,
+        tenant=job.tenant,
+        queue=job.queue,
+        task=job.task,
+        state=job.state,
+        attempt=job.attempt,
+        input=_content(row.input),
+        output=_content(row.output if job.output is not None else None),
+        error=_error_view(row),
+        release=None,
+        actor=job.actor,
+        submitted_at=timestamp(job.submitted_at),
+        finished_at=None if job.finished_at is None else timestamp(job.finished_at),
+        priority=job.priority,
+        due_at=timestamp(job.due_at),
+        round=job.round,
+        failures=job.failures,
+        lease_losses=job.lease_losses,
+        worker=lease.worker if lease else None,
+        lease_expires_at=timestamp(lease.expires_at) if lease else None,
+        reason=job.reason,
+        seq=row.seq,
+    )
+
+
+def _moves(stored: Stored, key: str) -> bool:
+    """Whether another aggregate's record moves the job's lease: a beat that names it, or time given back."""
+    if ".worker." in stored.subject and f'"{key}"'.encode() not in stored.body:
+        return False  # keys need no escapes in JSON
+    try:
+        events = decode(stored.body).events
+    except CodecError:
+        return True  # whoever reads the answer must see it
+    return any(
+        isinstance(event, LeaderElected | TimeResumed)
+        or (isinstance(event, LeasesRenewed) and any(lease.key == key for lease in event.leases))
+        for event in events
+    )
+
+
+def _record_view(stored: Stored) -> RecordView:
+    return RecordView(stored.seq, stored.subject, timestamp(stored.stored_us), msgspec.Raw(stored.body))

@@ -1,0 +1,294 @@
+"""What askers are answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from writ.broker.memory import MemoryIntake
+from writ.projections.queries import Queries
+from writ.projections.reading import JobsReader
+from writ.schemas.lifecycle import Job
+from writ.schemas.queries import JobsPage, NodeStatus, RecordsPage
+
+if TYPE_CHECKING:
+    from tests.histories.builder import Histories, History, ListLog
+    from tests.projections.conftest import Running
+
+
+class Asker:
+    """Asks as a principal of a tenant."""
+
+    def __init__(self, queries: Queries, log: ListLog) -> None:
+        self.queries = queries
+        self.log = log
+
+    async def raw(self, verb: str, tenant: str = "default", **query: Any) -> bytes:
+        return await self.queries.answer(f"writ.query.{tenant}.owner.{verb}", msgspec.json.encode(query))
+
+    async def jobs(self, verb: str = "jobs", tenant: str = "default", **query: Any) -> JobsPage:
+        return msgspec.json.decode(await self.raw(verb, tenant, **query), type=JobsPage)
+
+    async def records(self, **query: Any) -> RecordsPage:
+        return msgspec.json.decode(await self.raw("records", **query), type=RecordsPage)
+
+    async def status(self, tenant: str = "default") -> NodeStatus:
+        return msgspec.json.decode(await self.raw("status", tenant), type=NodeStatus)
+
+
+Asking = Callable[..., AbstractAsyncContextManager[Asker]]
+
+
+@pytest.fixture
+def asking(running: Running) -> Asking:
+    @asynccontextmanager
+    async def ask(told: History, log: ListLog | None = None) -> AsyncGenerator[Asker]:
+        log = log or told.log()
+        async with running(log) as runner:
+            queries = Queries(runner, log, MemoryIntake(), "0.1.0", lambda: ["the disk is slow"])
+            await queries.open()
+            try:
+                yield Asker(queries, log)
+            finally:
+                await queries.close()
+
+    return ask
+
+
+async def test_jobs_come_newest_first_in_pages_that_miss_and_repeat_nothing(
+    history: Histories, asking: Asking
+) -> None:
+    told = history.wander(4, 600, 30)
+    opened = {key: seq for seq, key in _submits(told)}
+    newest = sorted(told.jobs.values(), key=lambda job: -opened[job.key])
+    async with asking(told) as asker:
+        asked: list[tuple[dict[str, Any], list[Job]]] = [
+            ({}, newest),
+            ({"queue": "mail"}, [j for j in newest if j.queue == "mail"]),
+            ({"states": ["dead", "running"]}, [j for j in newest if j.state in ("dead", "running")]),
+            ({"task": "mail.sort"}, [j for j in newest if j.task == "mail.sort"]),
+            (
+                {"task": "mail.sort", "queue": "bills", "states": ["cancelled"]},
+                [j for j in newest if (j.task, j.queue, j.state) == ("mail.sort", "bills", "cancelled")],
+            ),
+        ]
+        for query, wanted in asked:
+            found: list[tuple[str, str]] = []
+            cursor: str | None = None
+            while True:
+                page = await asker.jobs(limit=7, cursor=cursor, **query)
+                assert page.error is None
+                assert page.position == len(told.records)
+                found += [(job.queue, job.id) for job in page.jobs]
+                cursor = page.next
+                if cursor is None:
+                    break
+                assert len(page.jobs) == 7
+            assert found == [(job.queue, job.id) for job in wanted]
+
+
+def _submits(told: History) -> list[tuple[int, str]]:
+    return [
+        (stored.seq, stored.subject.split(".")[-1])
+        for stored in told.records
+        if b'"job_submitted"' in stored.body
+    ]
+
+
+async def test_a_job_has_its_contents_and_its_last_error(history: Histories, asking: Asking) -> None:
+    told = history()
+    told.submitted().granted("w1").failed("mailbox is full").at_due().granted("w2").completed()
+    told.job("a", "bills").submitted().granted("w3")
+    async with asking(told) as asker:
+        page = await asker.jobs("job", id="a", queue="mail")
+        (job,) = page.jobs
+        assert bytes(job.input) == b'{"to":"a@example.com"}'
+        assert bytes(job.output) == b'"sent"'
+        assert job.error is not None
+        assert (job.error.class_, job.error.text) == ("application", "mailbox is full")
+        assert (job.state, job.attempt, job.failures, job.seq) == ("completed", 2, 1, 6)
+        assert job.submitted_at == "2026-01-01T00:00:00.000000Z"
+        assert job.finished_at is not None
+        both = await asker.jobs("job", id="a")
+        assert [(j.queue, j.worker) for j in both.jobs] == [("bills", "w3"), ("mail", None)]
+        assert (await asker.jobs("job", id="b")).jobs == ()
+
+
+async def test_another_tenant_sees_nothing(history: Histories, asking: Asking) -> None:
+    told = history()
+    told.elected().submitted().granted("w1")
+    async with asking(told) as asker:
+        assert (await asker.jobs(tenant="other")).jobs == ()
+        assert (await asker.jobs("job", tenant="other", id="a")).jobs == ()
+        answer = await asker.raw("records", tenant="other", id="a", queue="mail", context=True)
+        assert msgspec.json.decode(answer, type=RecordsPage).records == ()
+        assert (await asker.status("other")).jobs == {}
+
+
+async def test_records_are_the_stored_bytes_in_pages(history: Histories, asking: Asking) -> None:
+    told = history()
+    told.elected().submitted().granted("w1")
+    told.job("b").submitted().granted("w1")
+    told.job().renewed().started()
+    told.beat("w1", "mail~b").barrier().resumed()
+    told.job().completed()
+    told.elected("node-2")
+    own = [s for s in told.records if s.subject.endswith("job.mail~a")]
+    moving = [told.records[seq - 1] for seq in (2, 3, 6, 7, 10, 11)]
+    async with asking(told) as asker:
+        for context, wanted in ((False, own), (True, moving)):
+            seen: list[tuple[int, str, bytes]] = []
+            after = 0
+            while True:
+                page = await asker.records(id="a", queue="mail", context=context, limit=2, after=after)
+                seen += [(r.seq, r.subject, bytes(r.record)) for r in page.records]
+                if not page.more:
+                    break
+                after = page.records[-1].seq
+            assert seen == [(s.seq, s.subject, s.body) for s in wanted]
+
+
+async def test_pages_stay_below_what_the_broker_carries(history: Histories, asking: Asking) -> None:
+    told = history()
+    large = b'"%s"' % (b"x" * (256 * 1024 - 2))
+    for number in range(5):
+        told.job(str(number)).submitted(content=large).granted().completed(large)
+    told.job("5").submitted(content=large).granted().failed("e" * 9_000).at_due().granted().completed(large)
+    async with asking(told) as asker:
+        seen = 0
+        cursor: str | None = None
+        while True:
+            answer = await asker.raw("jobs", cursor=cursor)
+            assert len(answer) <= 900 * 1024
+            page = msgspec.json.decode(answer, type=JobsPage)
+            seen += len(page.jobs)
+            cursor = page.next
+            if cursor is None:
+                break
+        assert seen == 6
+        after = count = 0
+        while True:
+            answer = await asker.raw("records", id="0", queue="mail", after=after)
+            assert len(answer) <= 900 * 1024
+            records = msgspec.json.decode(answer, type=RecordsPage)
+            count += len(records.records)
+            after = records.records[-1].seq
+            if not records.more:
+                break
+        assert count == 3
+
+
+async def test_an_answer_tells_of_all_that_was_stored_before_the_question(
+    history: Histories, asking: Asking
+) -> None:
+    told = history()
+    told.submitted()
+    log = told.log()
+    async with asking(told, log) as asker:
+        for number in range(20):
+            told.job(str(number)).submitted()
+            log.stored[:] = told.records
+            log.grew()
+            pages = await asyncio.gather(*[asker.jobs() for _ in range(8)])
+            assert {len(page.jobs) for page in pages} == {number + 2}
+        assert log.looked_up <= 20 * 2 + 1
+
+
+async def test_a_view_that_cannot_catch_up_says_try_later(history: Histories, asking: Asking) -> None:
+    told = history.wander(2, 10)
+    async with asking(told) as asker:
+        page = await asker.jobs(min_position=10_000, max_wait_s=0.05)
+        assert page.error is not None
+        assert page.error.kind == "try_later"
+        assert (await asker.jobs(min_position=3)).error is None
+
+
+async def test_a_halted_view_says_why_in_the_status(history: Histories, asking: Asking) -> None:
+    told = history.wander(2, 10)
+    log = history.log([*told.records[:5], *told.records[6:]])
+    async with asking(told, log) as asker:
+        page = await asker.jobs()
+        assert page.error is not None
+        assert "halted: record 6" in page.error.reason
+        (view,) = (await asker.status()).views
+        assert (view.name, view.position, view.lag) == ("jobs", 5, 5)
+        assert view.halted is not None
+
+
+async def test_a_question_that_cannot_be_answered_is_answered_all_the_same(
+    history: Histories, asking: Asking
+) -> None:
+    async with asking(history().elected()) as asker:
+        await asker.queries.close()
+        page = await asker.jobs()
+        assert page.error is not None
+        assert page.error.kind == "try_later"
+
+
+async def test_status_has_leader_counts_and_warnings(history: Histories, asking: Asking) -> None:
+    told = history()
+    told.elected("node-1").elected("node-2", "node-1")
+    told.submitted().granted().completed()
+    told.job("b").submitted()
+    async with asking(told) as asker:
+        await asker.jobs()
+        status = await asker.status()
+        (partition,) = status.partitions
+        assert (partition.partition, partition.epoch, partition.leader, partition.last_seq) == (
+            0,
+            1,
+            "node-2",
+            6,
+        )
+        assert status.jobs == {"completed": 1, "pending": 1}
+        assert status.warnings == ("the disk is slow",)
+        assert status.version == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "field"),
+    [
+        ("jobs", b'{"limit":0}', "limit"),
+        ("jobs", b'{"states":["gone"]}', "states[0]"),
+        ("jobs", b'{"colour":1}', "colour"),
+        ("jobs", b'{"cursor":"x"}', "cursor"),
+        ("job", b"{}", "id"),
+        ("job", b'{"id":"a.b"}', "id"),
+        ("records", b'{"id":"a","queue":"*"}', "queue"),
+        ("status", b"{", None),
+        ("jobs", b'{"queue":"\xff"}', None),
+        ("drop", b"{}", "verb"),
+    ],
+)
+async def test_what_is_malformed_is_refused_by_name(
+    verb: str, body: bytes, field: str | None, history: Histories, asking: Asking
+) -> None:
+    async with asking(history().elected()) as asker:
+        answer = await asker.queries.answer(f"writ.query.default.owner.{verb}", body)
+        page = msgspec.json.decode(answer, type=JobsPage)
+        assert page.error is not None
+        assert (page.error.kind, page.error.field) == ("malformed", field)
+
+
+async def test_refusals_are_listed_newest_first(history: Histories, running: Running) -> None:
+    told = history()
+    told.refused("submit", count=2).report_refused("mail~a", 7).folded(40)
+    async with running(told.log()) as runner:
+        assert await runner.wait_for(3, 5)
+        reader = JobsReader(runner.path)
+        await reader.open()
+        found = await reader.rejections("default")
+        assert await reader.rejections("other") == []
+        assert len(await reader.rejections("default", 2)) == 2
+        await reader.close()
+    assert [(r.seq, r.event, r.verb, r.queue, r.job, r.token, r.element, r.of) for r in found] == [
+        (3, "rejections_folded", None, None, None, None, None, 40),
+        (2, "report_rejected", "complete", "mail", "a", 7, 0, 1),
+        (1, "command_rejected", "submit", "mail", None, None, 0, 2),
+        (1, "command_rejected", "submit", "mail", None, None, 1, 2),
+    ]

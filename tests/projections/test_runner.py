@@ -1,0 +1,208 @@
+"""A view is the fold of its log, exactly once, or it halts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from writ.broker.ports import Stored
+from writ.projections.jobs import JobsView
+from writ.projections.runner import Runner, Write, forget
+from writ.schemas.lifecycle import State
+
+if TYPE_CHECKING:
+    from tests.histories.builder import Histories
+    from tests.projections.conftest import Running
+
+FOR_EVER = 10**9
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_rebuild_gives_the_same_bytes_whatever_the_batches_and_restarts(
+    seed: int, history: Histories, running: Running, dump: Callable[[Path], str]
+) -> None:
+    told = history.wander(seed, 400)
+    last = len(told.records)
+    async with running(told.log(seed), "whole.db") as runner:
+        assert await runner.wait_for(last, 20)
+        whole = runner.path
+    draw = random.Random(seed)
+    parts = whole.with_name("parts.db")
+    stops = sorted(draw.sample(range(1, last), 4))
+    for stop in [*stops, last]:
+        part = history.log(told.records[:stop], seed=draw.randrange(99), chunk_max=draw.choice((1, 7, 90)))
+        async with running(part, "parts.db", draw.choice((1, 3, 50)), draw.choice((1, 5, 1_000))) as runner:
+            assert await runner.wait_for(stop, 20), runner.halted
+            assert runner.path == parts
+    assert dump(whole) == dump(parts)
+
+
+async def test_the_rows_are_the_jobs_of_the_history(
+    history: Histories, running: Running, dump: Callable[[Path], str]
+) -> None:
+    told = history.wander(77, 500)
+    async with running(told.log()) as runner:
+        assert await runner.wait_for(len(told.records), 20)
+        text = dump(runner.path)
+    for job in told.jobs.values():
+        assert f"'{job.queue}','{job.id}','{job.state}'" in text
+    for state in State:
+        count = sum(job.state is state for job in told.jobs.values())
+        assert text.count(f"'{state}','mail.") == count
+
+
+async def test_a_view_follows_a_growing_log(history: Histories, running: Running) -> None:
+    told = history()
+    told.submitted()
+    log = told.log()
+    async with running(log) as runner:
+        assert await runner.wait_for(1, 5)
+        waiting = asyncio.create_task(runner.wait_for(3, 5))
+        told.job().granted().completed()
+        log.stored[:] = told.records
+        log.grew()
+        assert await waiting
+        assert (runner.position, runner.epoch) == (3, 1)
+        assert not await runner.wait_for(4, 0.01)
+
+
+async def test_a_deleted_file_is_rebuilt(
+    history: Histories, running: Running, dump: Callable[[Path], str]
+) -> None:
+    told = history.wander(5, 100)
+    dumps: list[str] = []
+    for _ in range(2):
+        async with running(told.log()) as runner:
+            assert runner.position == 0
+            assert await runner.wait_for(len(told.records), 5)
+        dumps.append(dump(runner.path))
+        forget(runner.path)
+        assert not runner.path.exists()
+    assert dumps[0] == dumps[1]
+
+
+async def test_a_file_of_another_version_is_rebuilt(history: Histories, tmp_path: Path) -> None:
+    told = history.wander(5, 50)
+
+    class NextView(JobsView):
+        version = JobsView.version + 1
+
+    for view in (JobsView(), NextView()):
+        runner = Runner(tmp_path / "v.db", told.log(), view)
+        await runner.open()
+        assert runner.position == 0
+        task = asyncio.create_task(runner.run())
+        assert await runner.wait_for(len(told.records), 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await runner.close()
+
+
+def with_body(stored: Stored, old: bytes, new: bytes) -> Stored:
+    assert old in stored.body
+    return stored._replace(body=stored.body.replace(old, new))
+
+
+SPOILED: dict[str, tuple[Callable[[Stored], Stored], str]] = {
+    "sequence": (lambda r: with_body(r, b'"seq":5', b'"seq":6'), "record 5: its body says sequence 6"),
+    "epoch": (lambda r: with_body(r, b'"epoch":1', b'"epoch":2'), "its body says epoch 2"),
+    "subject": (lambda r: r._replace(subject=r.subject + "x"), "its subject is"),
+    "chain": (lambda r: with_body(r, b'"prev":"', b'"prev":"0'), "its prev is"),
+    "gap": (lambda r: r._replace(seq=6), "record 5: missing"),
+    "garbage": (lambda r: r._replace(body=b"{}"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("batch_max", [1, 3, 100])
+@pytest.mark.parametrize("how", SPOILED)
+async def test_a_record_that_cannot_stand_there_halts_the_view_just_before_it(
+    how: str, batch_max: int, history: Histories, running: Running
+) -> None:
+    spoil, reason = SPOILED[how]
+    told = history.wander(1, 20)
+    records = [*told.records[:4], spoil(told.records[4]), *told.records[5:]]
+    async with running(history.log(records), batch_max=batch_max) as runner:
+        assert not await runner.wait_for(FOR_EVER, 5)
+        assert runner.position == 4
+        assert runner.halted is not None
+        assert reason in runner.halted
+
+
+async def test_an_event_that_the_lifecycle_refuses_halts_the_view(
+    history: Histories, running: Running
+) -> None:
+    told = history()
+    told.submitted().granted().completed()
+    told.put(told.forged(1, seq=4))
+    async with running(told.log()) as runner:
+        assert not await runner.wait_for(FOR_EVER, 5)
+        assert runner.position == 3
+        assert "already_submitted" in (runner.halted or "")
+
+
+async def test_a_beat_of_a_lease_that_is_not_live_halts_the_view(
+    history: Histories, running: Running
+) -> None:
+    told = history()
+    told.submitted().granted().renewed().completed()
+    told.put(told.forged(3, seq=5))
+    async with running(told.log()) as runner:
+        assert not await runner.wait_for(FOR_EVER, 5)
+        assert "not live" in (runner.halted or "")
+
+
+async def test_a_batch_that_could_not_be_written_is_applied_once_by_the_next_run(
+    history: Histories, tmp_path: Path, dump: Callable[[Path], str]
+) -> None:
+    told = history.wander(6, 200)
+
+    class Failing(JobsView):
+        left = 0
+
+        def writes(self) -> list[Write]:
+            self.left -= 1
+            broken = [Write("INSERT INTO nowhere VALUES (?)", [(1,)])] if self.left == 0 else []
+            return super().writes() + broken
+
+    dumps: list[str] = []
+    for name, at in (("sound.db", 0), ("failing.db", 3)):
+        view = Failing()
+        view.left = at
+        runner = Runner(tmp_path / name, told.log(), view, batch_max=20)
+        await runner.open()
+        if at:
+            with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+                await runner.run()
+            assert runner.position == 40
+        task = asyncio.create_task(runner.run())
+        assert await runner.wait_for(len(told.records), 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await runner.close()
+        dumps.append(dump(runner.path))
+    assert dumps[0] == dumps[1]
+
+
+async def test_a_log_that_lost_records_halts_the_view(history: Histories, running: Running) -> None:
+    told = history.wander(2, 30)
+    async with running(told.log()) as runner:
+        assert await runner.wait_for(len(told.records), 5)
+    async with running(history.log(told.records[:10])) as runner:
+        assert not await runner.wait_for(FOR_EVER, 5)
+        assert "ends at record 10" in (runner.halted or "")
+
+
+async def test_another_log_in_its_place_halts_the_view(history: Histories, running: Running) -> None:
+    told, other = history.wander(2, 30), history.wander(3, 60)
+    async with running(told.log()) as runner:
+        assert await runner.wait_for(len(told.records), 5)
+    async with running(other.log()) as runner:
+        assert not await runner.wait_for(FOR_EVER, 5)
+        assert "made anew" in (runner.halted or "")
+        assert runner.position == len(told.records)
