@@ -96,7 +96,10 @@ class Watch:
         """Returns once each server has failed once."""
         for _ in range(servers - 1):
             await self._failed.get()
-        return await self._failed.get()
+        error = await self._failed.get()
+        if isinstance(error, ConnectionResetError):
+            error = await self._failed.get()  # a refused login can look like this; the next try tells
+        return error
 
     async def opened(self) -> None:
         self.connected.set()
@@ -127,7 +130,7 @@ async def connect(
     time up to `try_s`. Raises Unreachable.
     """
     # 80 ms that a program which never connects saves:
-    from nats.aio.client import Client as Nats  # noqa: PLC0415
+    from .hardened import HardenedClient  # noqa: PLC0415
 
     watch = watch or Watch()
     servers = [url.strip() for url in target.url.split(",") if url.strip()]
@@ -136,7 +139,7 @@ async def connect(
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
     while True:
-        connection = Nats()
+        connection = HardenedClient()
         options: dict[str, Any] = {
             "servers": servers,
             "name": name,

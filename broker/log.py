@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -12,15 +12,20 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
+from writ.schemas import bounds
 from writ.schemas.subjects import SUBMIT_STREAM, log_stream
 
 from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Stored, WrongLastSequence
 from .reader import read_stream
-from .streams import REQUEST_TIMEOUT_S, ApiError, api, check_version, ensure_log, ensure_submit
+from .streams import REQUEST_TIMEOUT_S, ApiError, api, check_version, ensure_log, ensure_submit, newest_seq
 
 PLAIN_MAX: Final = 3
 """Up to so many records go as plain publishes, each durable in one sync; more go as one atomic batch."""
 
+_HEADERS_BYTES: Final = 160
+"""More than the headers of a record weigh."""
+
+_BLANK: Final = re.compile(r"\s")
 _WRONG_LAST: Final = frozenset({10071, 10164})
 _SURELY_NOT: Final = frozenset({10077, 10054, 10023, 10047, 10053})
 """Stream or store full, message too large, insufficient resources."""
@@ -63,8 +68,7 @@ class JetStreamLog:
         return cls(nats, partition, epoch)
 
     async def last_seq(self) -> int:
-        info = await api(self._nats, f"STREAM.INFO.{self._stream}")
-        return int(info["state"]["last_seq"])
+        return await newest_seq(self._nats, self._stream)
 
     def read(
         self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
@@ -72,24 +76,29 @@ class JetStreamLog:
         return read_stream(self._nats, self._stream, start, subjects, follow=follow)
 
     async def append(self, messages: Sequence[Message], after: int) -> None:
+        if len(messages) > bounds.BATCH_MAX_RECORDS:
+            raise NotStored(f"{len(messages)} messages are more than one batch holds")
+        for message in messages:
+            if _BLANK.search(message.subject):
+                raise NotStored(f"subject {message.subject!r} holds a blank")
+            size = len(message.body) + len(message.subject.encode()) + _HEADERS_BYTES
+            if size > bounds.RECORD_MAX_BYTES:
+                raise NotStored(f"a record of {size} bytes with its headers is too large")
         if len(messages) <= PLAIN_MAX:
             await self._append_plain(messages, after)
         else:
             await self._append_batch(messages, after)
 
     async def _append_plain(self, messages: Sequence[Message], after: int) -> None:
-        if len(messages) == 1:
-            await self._publish(messages[0], after)
-            return
-        done = await asyncio.gather(
-            *(self._publish(m, after + i) for i, m in enumerate(messages)), return_exceptions=True
-        )
-        failed = [d for d in done if isinstance(d, BaseException)]
-        if not failed:
-            return
-        if done[0] is not None or not all(isinstance(f, AppendFailed) for f in failed):
-            raise failed[0]
-        raise OutcomeUnknown(f"{len(failed)} of {len(messages)} records were not stored: {failed[0]}")
+        # One after the other: were the second on its way before the first is stored, it would be stored alone
+        # where another writer has put one record in the first one's place.
+        for index, message in enumerate(messages):
+            try:
+                await self._publish(message, after + index)
+            except AppendFailed as failed:
+                if index == 0:
+                    raise
+                raise OutcomeUnknown(f"{index} of {len(messages)} records were stored: {failed}") from failed
 
     async def _publish(self, message: Message, after: int) -> None:
         headers = {"Nats-Expected-Last-Sequence": str(after)}
@@ -145,6 +154,9 @@ class JetStreamIntake:
     async def open(cls, nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) -> JetStreamIntake:
         """Makes the stream where there is none."""
         return cls(nats, await ensure_submit(nats, replicas=replicas, epoch_floor=epoch_floor))
+
+    async def last_seq(self) -> int:
+        return await newest_seq(self._nats, SUBMIT_STREAM)
 
     def read(self, start: int) -> AsyncIterator[list[Stored]]:
         return read_stream(self._nats, SUBMIT_STREAM, start, (), follow=True)

@@ -40,11 +40,12 @@ class _Consumer:
         self._count = 0
         self._lost = False
         self._name = ""
+        self._inbox = ""
         self._sub: Subscription | None = None
         self.pending = 0
 
     async def open(self, start: int, subjects: Sequence[str]) -> None:
-        inbox = self._nats.new_inbox()
+        inbox = self._inbox = self._nats.new_inbox()
         self._sub = await self._nats.subscribe(
             inbox, cb=self._take, pending_msgs_limit=1 << 22, pending_bytes_limit=1 << 30
         )
@@ -77,13 +78,15 @@ class _Consumer:
                 await api(self._nats, f"CONSUMER.DELETE.{self._stream}.{self._name}")
 
     async def _take(self, msg: Msg) -> None:
-        if msg.headers is not None and msg.headers.get("Status") == "100":
+        # Not by the status header: whoever publishes to the stream can send that too.
+        if msg.subject == self._inbox:
+            headers = msg.headers or {}
             if msg.reply:
                 self._flow.append(msg.reply)
             else:
-                last = msg.headers.get("Nats-Last-Consumer")
+                last = headers.get("Nats-Last-Consumer")
                 self._lost = self._lost or (last is not None and int(last) != self._count)
-                stalled = msg.headers.get("Nats-Consumer-Stalled")
+                stalled = headers.get("Nats-Consumer-Stalled")
                 if stalled:
                     self._flow.append(stalled)
             self._came.set()

@@ -109,8 +109,10 @@ class NatsWire:
         self._check()
         self._denied_subscriptions.pop(subject.lower(), None)
         subscription = await _subscribe(self._nats, subject, arrived)
-        # The refusal of a subscription comes before the answer to a ping sent after it.
+        # The refusal of a subscription comes before the answer to a ping sent after it. nats-py 2.16 writes a
+        # ping ahead of what waits to be sent; when that one is answered, the next comes behind it.
         try:
+            await self._nats.flush(timeout=5)
             await self._nats.flush(timeout=5)
         except Exception as error:
             raise NoAnswer(subject, 5) from error
@@ -187,6 +189,6 @@ class NatsWire:
 async def _subscribe(
     connection: Nats, subject: str, callback: Callable[[Msg], Awaitable[None]]
 ) -> Subscription:
-    subscribe: Any = connection.subscribe  # pyright: ignore[reportUnknownMemberType] - untyped in a part
-    subscription: Subscription = await subscribe(subject, cb=callback)
+    client: Any = connection  # nats-py leaves a part of the method untyped
+    subscription: Subscription = await client.subscribe(subject, cb=callback)
     return subscription

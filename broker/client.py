@@ -1,0 +1,469 @@
+"""The client: submit jobs, wait for results, look, cancel, redrive.
+
+    async with Client() as client:
+        job = await client.submit("billing", "invoices.extract", {"invoice": 7})
+        print(await client.result(job, timeout_s=60))
+
+`SyncClient` in `blocking.py` is the same for programs without an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+
+from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
+from writ.schemas.codec import CodecError, decode
+from writ.schemas.commands import Answer, Cancel, Command, Redrive, SubmitJob
+from writ.schemas.events import CommandRejected
+from writ.schemas.ids import job_key
+from writ.schemas.lifecycle import State
+from writ.schemas.policy import Retry
+from writ.schemas.queries import (
+    JobQuery,
+    JobsPage,
+    JobsQuery,
+    JobView,
+    NodeStatus,
+    RecordsPage,
+    RecordsQuery,
+    StatusQuery,
+)
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.subjects import control_subject, feed_subject, query_subject, submit_subject
+
+from .clock import Clock, SystemClock
+from .connect import Target
+from .errors import (
+    JobNotFound,
+    NoAnswer,
+    NoResponders,
+    PermissionDenied,
+    Refused,
+    SubmitNotStored,
+    SubmitRefused,
+    WireError,
+)
+from .results import JobHandle, Waiter
+from .submits import check_submit, new_job_id, nonce
+from .wire import NatsWire, Wire
+
+__all__ = ["Client", "JobHandle"]
+
+SUBMIT_MESSAGE_MAX_BYTES: Final = 900 * 1024
+"""Of one array of jobs; the broker takes 1 MiB with headers."""
+
+SUBMITS_IN_FLIGHT: Final = 8
+REQUERY_S: Final = 5.0
+"""How often a waiting `result` asks the view, in case the live feed missed something."""
+
+_TRY_S: Final = 6.0
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 1.0
+_REFUSALS_KEPT: Final = 10_000
+_STREAM_FULL: Final = 10077
+
+A = TypeVar("A", bound=Answer)
+_encode = msgspec.json.Encoder().encode
+
+
+class Client:
+    """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
+
+    `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another
+    `wire`, `clock` or `entropy` is for simulations. All methods raise Unreachable where no broker can be had,
+    PermissionDenied where the principal lacks the role, Refused for what Writ refuses, and after `timeout_s`
+    seconds of trying NoResponders or NoAnswer.
+    """
+
+    def __init__(
+        self,
+        target: Target | str | None = None,
+        *,
+        wire: Wire | None = None,
+        name: str = "writ-client",
+        clock: Clock | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,  # noqa: TID251 - this is the shell; ids are drawn here
+    ) -> None:
+        self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
+        self._wire = wire
+        self._name = name
+        self._clock = clock or SystemClock()
+        self._entropy = entropy
+        self._connecting = asyncio.Lock()
+        self._refusals: OrderedDict[int, tuple[Rejection, ...]] = OrderedDict()
+        self._hears_refusals: bool | None = None
+        self._waiting: dict[int, list[Waiter]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._connected()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection; waiting calls fail."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+    # --- submitting -------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        queue: str,
+        task: str,
+        input: object = None,
+        *,
+        id: str | None = None,
+        priority: int | None = None,
+        delay_s: float | None = None,
+        not_before: datetime.datetime | None = None,
+        retry: Retry | None = None,
+        lease_s: float | None = None,
+        attempt_timeout_s: float | None = None,
+        job_timeout_s: float | None = None,
+        expires_in_s: float | None = None,
+        timeout_s: float = 30.0,
+    ) -> JobHandle:
+        """Stores a job's submit, on the broker's disk when this returns.
+
+        `input` is anything msgspec writes as JSON, at most 256 KiB; parameters of the task are matched to its
+        fields by name. An `id` makes the submit idempotent: while a job of that id is known to the queue, a
+        further submit of it is the same job. `priority` is 1 to 5 [3; 1 first]. `delay_s` and `not_before` (a
+        datetime with time zone) say when it may first run; give one. `lease_s` [30] is how soon a dead worker
+        is noticed, `attempt_timeout_s` [900] bounds one attempt, `job_timeout_s` [86,400] all of them,
+        `expires_in_s` [none] the time to the first start; all in seconds.
+
+        Raises SubmitRefused for what can be told to be wrong before sending; what the orchestrator refuses
+        later is raised by `result`.
+        """
+        options = {
+            "id": id,
+            "priority": priority,
+            "delay_s": delay_s,
+            "not_before": not_before,
+            "retry": retry,
+            "lease_s": lease_s,
+            "attempt_timeout_s": attempt_timeout_s,
+            "job_timeout_s": job_timeout_s,
+            "expires_in_s": expires_in_s,
+        }
+        job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
+        job_id, body = self._element(queue, job, None)
+        seq = await self._publish(queue, f"{queue}.{job_id}", body, timeout_s)
+        return JobHandle(queue, job_id, seq)
+
+    async def submit_many(
+        self, queue: str, jobs: Iterable[SubmitJob | Mapping[str, Any]], *, timeout_s: float = 60.0
+    ) -> list[JobHandle]:
+        """Stores many submits, up to 500 in a message; the handles are in the order of `jobs`.
+
+        A job is a mapping with `task`, `input` and the options of `submit`, or a SubmitJob. All are checked
+        before the first is sent: SubmitRefused names the wrong one by its index. Where some messages could
+        not be stored, the first reason is raised with a note of how many jobs were.
+        """
+        made = (self._element(queue, job, index) for index, job in enumerate(jobs))
+        messages = list(_pack(made))
+        room = asyncio.Semaphore(SUBMITS_IN_FLIGHT)
+
+        async def send(ids: list[str], body: bytes) -> list[JobHandle]:
+            async with room:
+                seq = await self._publish(queue, f"{queue}.{ids[0]}", body, timeout_s)
+            return [JobHandle(queue, job_id, seq, index) for index, job_id in enumerate(ids)]
+
+        done = await asyncio.gather(*(send(*message) for message in messages), return_exceptions=True)
+        handles = [handle for part in done if isinstance(part, list) for handle in part]
+        for part in done:
+            if isinstance(part, BaseException):
+                count = sum(len(ids) for ids, _ in messages)
+                part.add_note(f"{len(handles)} of {count} jobs were stored")
+                raise part
+        return handles
+
+    def _element(
+        self, queue: str, job: SubmitJob | Mapping[str, Any], index: int | None
+    ) -> tuple[str, bytes]:
+        """The job's id, made if not given, and its bytes. Raises SubmitRefused."""
+        given = job.id if isinstance(job, SubmitJob) else job.get("id")
+        job_id = given if given is not None else new_job_id(self._clock.wall_us() // 1_000, self._entropy)
+        if isinstance(job, SubmitJob):
+            whole: object = job if given else msgspec.structs.replace(job, id=job_id)
+        else:
+            whole = job if given is not None else {**job, "id": job_id}
+        try:
+            body = _encode(whole)
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            reason = f"the job cannot be written as JSON: {error}"
+            raise SubmitRefused(Rejection(RejectionKind.MALFORMED, reason, "input", index)) from error
+        fault = check_submit(queue, body, index)
+        if fault is not None:
+            raise SubmitRefused(fault)
+        return job_id, body
+
+    async def _publish(self, queue: str, name: str, body: bytes, timeout_s: float) -> int:
+        """The stream sequence of a stored submit; repeated under one message id until the broker says so."""
+        wire = await self._connected()
+        await self._hear_refusals(wire)
+        subject = submit_subject(self.target.tenant, self.target.principal, queue)
+        # The nonce keeps apart two submits of one id (the second may correct a refused first one), and keeps
+        # others from guessing the id and having ours taken for a repetition.
+        msg_id = f"{self.target.tenant}.{name}.{nonce(self._entropy)}"
+        trying = _Trying(timeout_s, self._entropy)
+        while True:
+            try:
+                return await wire.publish_submit(subject, body, msg_id)
+            except (NoAnswer, NoResponders) as error:
+                await trying.again(error)
+            except SubmitNotStored as error:
+                if error.code != _STREAM_FULL:
+                    raise
+                await trying.again(error)
+
+    # --- results ----------------------------------------------------------------------------------------
+
+    async def result(
+        self, job: JobHandle | str, *, queue: str | None = None, timeout_s: float | None = None
+    ) -> Any:
+        """The output of a job, as soon as it has one; waits up to `timeout_s` seconds, or for ever.
+
+        `job` is a handle or an id; with an id, `queue` is needed only where several queues have one of it.
+        Raises JobFailed for a dead letter, JobCancelled, SubmitRefused where the orchestrator refused the
+        submit of this handle, JobNotFound for an unknown id, and TimeoutError.
+        """
+        loop = asyncio.get_running_loop()
+        until = None if timeout_s is None else loop.time() + timeout_s
+        if isinstance(job, str):
+            if queue is None:
+                queue = (await self.job(job)).queue
+            handle = JobHandle(queue, job, 0)
+        else:
+            handle = job
+        wire = await self._connected()
+        waiter = Waiter(handle, loop)
+        known = self._refusals.get(handle.seq)
+        if known is not None:
+            waiter.refused(known)
+        self._waiting.setdefault(handle.seq, []).append(waiter)
+        subject = feed_subject(self.target.tenant, "job", job_key(handle.queue, handle.id))
+        stop = await wire.subscribe(subject, waiter.heard)
+        asking = asyncio.ensure_future(self._requery(waiter))
+        try:
+            async with asyncio.timeout_at(until):
+                outcome = await waiter.outcome
+        except TimeoutError:
+            state = waiter.view.state if waiter.view else "not known to the node yet"
+            where = f"job {handle.id} in queue {handle.queue}"
+            raise TimeoutError(f"{where} has not ended within {timeout_s:g} s: it is {state}") from None
+        finally:
+            asking.cancel()
+            self._forget(waiter)
+            await stop()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return msgspec.json.decode(outcome)
+
+    async def _requery(self, waiter: Waiter) -> None:
+        """Asks the view now and then; the feed alone would miss what came before it."""
+        handle = waiter.handle
+        while True:
+            try:
+                page = await self._query("job", JobQuery(id=handle.id, queue=handle.queue), JobsPage, _TRY_S)
+                if page.jobs:
+                    waiter.seen(page.jobs[0])
+            except PermissionDenied as error:
+                waiter.end(error)
+            except (WireError, Refused):
+                pass  # the next one may do better, and the caller's time limit rules
+            await asyncio.sleep(REQUERY_S)
+
+    def _forget(self, waiter: Waiter) -> None:
+        seq = waiter.handle.seq
+        self._waiting[seq].remove(waiter)
+        if not self._waiting[seq]:
+            del self._waiting[seq]
+
+    async def _hear_refusals(self, wire: Wire) -> None:
+        """Listens for what becomes of refused submits, from before the first one on."""
+        if self._hears_refusals is not None:
+            return
+        self._hears_refusals = False
+        subject = feed_subject(self.target.tenant, "principal", self.target.principal)
+        try:
+            await wire.subscribe(subject, self._on_principal)
+            self._hears_refusals = True
+        except PermissionDenied:
+            pass  # a principal that may submit but not read learns of no refusal; the audit trail has it
+        except WireError:
+            self._hears_refusals = None
+            raise
+
+    def _on_principal(self, subject: str, body: bytes) -> None:
+        try:
+            record = decode(body)
+        except CodecError:
+            return
+        if record.source is None:
+            return
+        for event in record.events:
+            if isinstance(event, CommandRejected) and event.verb == "submit":
+                self._refusals[record.source.seq] = event.refused
+                while len(self._refusals) > _REFUSALS_KEPT:
+                    self._refusals.popitem(last=False)
+                for waiter in self._waiting.get(record.source.seq, ()):
+                    waiter.refused(event.refused)
+
+    # --- looking ----------------------------------------------------------------------------------------
+
+    async def job(self, id: str, queue: str | None = None, *, timeout_s: float = 10.0) -> JobView:
+        """One job as it stands. Raises JobNotFound, also where several queues have the id: give one."""
+        try:
+            page = await self._query("job", JobQuery(id=id, queue=queue), JobsPage, timeout_s)
+        except Refused as error:
+            if error.kind is RejectionKind.NOT_FOUND:
+                raise JobNotFound(f"no job {id}" + (f" in queue {queue}" if queue else "")) from error
+            raise
+        found = list(page.jobs)
+        if not found:
+            raise JobNotFound(f"no job {id}" + (f" in queue {queue}" if queue else ""))
+        if len(found) > 1:
+            queues = ", ".join(sorted(job.queue for job in found))
+            raise JobNotFound(f"several queues have a job {id}: {queues}; say which")
+        return found[0]
+
+    async def jobs(
+        self,
+        *,
+        states: Sequence[State | str] = (),
+        queue: str | None = None,
+        task: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> JobsPage:
+        """A page of jobs, newest submit first; pass its `next` as `cursor` for the following one."""
+        query = JobsQuery(
+            states=tuple(State(state) for state in states), queue=queue, task=task, limit=limit, cursor=cursor
+        )
+        return await self._query("jobs", query, JobsPage, timeout_s)
+
+    async def records(
+        self,
+        id: str,
+        queue: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        context: bool = False,
+        timeout_s: float = 10.0,
+    ) -> RecordsPage:
+        """Records of a job as stored, oldest first, after sequence `after`; ask again while there is `more`.
+
+        `context` adds the records of other aggregates that move its lease: beats and changes of leader.
+        """
+        query = RecordsQuery(id=id, queue=queue, after=after, limit=limit, context=context)
+        return await self._query("records", query, RecordsPage, timeout_s)
+
+    async def status(self, *, timeout_s: float = 10.0) -> NodeStatus:
+        """Whether the node is up, who leads, how far behind its views are."""
+        return await self._query("status", StatusQuery(), NodeStatus, timeout_s)
+
+    # --- operating --------------------------------------------------------------------------------------
+
+    async def cancel(
+        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Ends a waiting job at once; asks the worker of a running one to stop. Refused if it has ended."""
+        await self._control("cancel", queue, Cancel(id, reason), timeout_s)
+
+    async def redrive(
+        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Puts a dead letter back to pending, in a new round. Refused for any other job."""
+        await self._control("redrive", queue, Redrive(id, reason), timeout_s)
+
+    async def _control(self, verb: str, queue: str, command: Command, timeout_s: float) -> None:
+        subject = control_subject(self.target.tenant, self.target.principal, verb, queue)
+        await self._ask(subject, command, Answer, timeout_s)
+
+    async def _query(self, verb: str, query: Command, answer: type[A], timeout_s: float) -> A:
+        subject = query_subject(self.target.tenant, self.target.principal, verb)
+        return await self._ask(subject, query, answer, timeout_s)
+
+    async def _ask(self, subject: str, command: Command, answer_type: type[A], timeout_s: float) -> A:
+        """The answer, asked for again while nobody serves, nobody answers or the verdict is `try_later`."""
+        wire = await self._connected()
+        body = _encode(command)
+        trying = _Trying(timeout_s, self._entropy)
+        unanswered = False
+        while True:
+            try:
+                data = await wire.request(subject, body, min(_TRY_S, max(trying.left_s, 0.001)))
+            except (NoAnswer, NoResponders) as error:
+                unanswered = unanswered or isinstance(error, NoAnswer)
+                await trying.again(error)
+                continue
+            try:
+                answer = msgspec.json.decode(data, type=answer_type)
+            except msgspec.MsgspecError as error:
+                raise WireError(f"the answer from {subject} cannot be read: {error}") from error
+            if answer.error is None:
+                return answer
+            refused = Refused(answer.error)
+            if refused.kind is not RejectionKind.TRY_LATER:
+                if unanswered and refused.kind is RejectionKind.CONFLICT:
+                    refused.add_note("an earlier try went unanswered and may have done it")
+                raise refused
+            await trying.again(refused)
+
+    async def _connected(self) -> Wire:
+        if self._wire is None:
+            async with self._connecting:
+                if self._wire is None:
+                    self._hears_refusals = None
+                    self._wire = await NatsWire.connect(self.target, self._name)
+        return self._wire
+
+
+class _Trying:
+    """Pauses between tries, growing, until the time is up: then it raises the last reason."""
+
+    def __init__(self, timeout_s: float, entropy: Callable[[int], bytes]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + timeout_s
+        self._pause_s = _FIRST_PAUSE_S
+        self._entropy = entropy
+
+    @property
+    def left_s(self) -> float:
+        return self._until - self._loop.time()
+
+    async def again(self, reason: Exception) -> None:
+        pause_s = self._pause_s * (0.5 + self._entropy(1)[0] / 256)
+        if self.left_s <= pause_s:
+            raise reason
+        await asyncio.sleep(pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _pack(elements: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], bytes]]:
+    """Submits joined to messages: arrays within the bounds of count and size."""
+    ids: list[str] = []
+    parts: list[bytes] = []
+    size = 2
+    for job_id, body in elements:
+        if parts and (len(parts) == SUBMIT_ARRAY_MAX_JOBS or size + len(body) + 1 > SUBMIT_MESSAGE_MAX_BYTES):
+            yield ids, b"[" + b",".join(parts) + b"]"
+            ids, parts, size = [], [], 2
+        ids.append(job_id)
+        parts.append(body)
+        size += len(body) + 1
+    if parts:
+        yield ids, b"[" + b",".join(parts) + b"]"

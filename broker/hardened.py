@@ -1,0 +1,106 @@
+"""nats-py's client, made to survive what a sender may put into a subject or a header.
+
+nats-server takes any bytes there but space, tab, CR and LF. nats-py 2.16 stops reading for good at a subject
+that is not UTF-8 and at some header blocks, and breaks the connection at a subject with a vertical tab or
+form feed: one such submit, stored, would end every reader that meets it.
+"""
+# nats-py leaves these methods untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from nats.aio.client import Client
+from nats.errors import ProtocolError
+from nats.protocol.parser import Parser
+
+_CRLF: Final = b"\r\n"
+_LINE_MAX_BYTES: Final = 1 << 20
+
+
+class _Parser(Parser):
+    """The server's protocol by its own rules: fields of a line stand apart by spaces, nothing else does."""
+
+    def reset(self) -> None:
+        super().reset()
+        self._message: tuple[int, bytes, bytes, int, int] | None = None
+
+    async def parse(self, data: bytes = b"") -> None:
+        buffer = self.buf
+        buffer.extend(data)
+        while buffer and buffer is self.buf:
+            if self._message is None:
+                end = buffer.find(_CRLF)
+                if end < 0:
+                    if len(buffer) > _LINE_MAX_BYTES:
+                        raise ProtocolError("nats: a line without an end")
+                    return
+                line = bytes(buffer[:end])
+                del buffer[: end + 2]
+                if line.startswith((b"MSG ", b"HMSG ")):
+                    self._message = _message_line(line)
+                else:
+                    await self._other(line)
+                continue
+            sid, subject, reply, head, total = self._message
+            if len(buffer) < total + 2:
+                return
+            self._message = None
+            headers = bytes(buffer[:head]) if head else None
+            body = bytes(buffer[head:total])
+            del buffer[: total + 2]
+            await self.nc._process_msg(sid, subject, reply, body, headers)
+
+    async def _other(self, line: bytes) -> None:
+        verb, _, rest = line.partition(b" ")
+        match verb:
+            case b"PING":
+                await self.nc._process_ping()
+            case b"PONG":
+                await self.nc._process_pong()
+            case b"-ERR":
+                await self.nc._process_err(rest.strip().decode(errors="backslashreplace").lower())
+            case b"INFO":
+                await self.nc._process_info(json.loads(rest))
+            case b"+OK":
+                pass
+            case _:
+                raise ProtocolError(f"nats: unknown protocol {verb[:20]!r}")
+
+
+def _message_line(line: bytes) -> tuple[int, bytes, bytes, int, int]:
+    """`MSG <subject> <sid> [reply] <total>`, `HMSG <subject> <sid> [reply] <head> <total>`."""
+    verb, subject, sid, *rest = line.split(b" ")
+    try:
+        total = int(rest.pop())
+        head = int(rest.pop()) if verb == b"HMSG" else 0
+        return int(sid), subject, rest[0] if rest else b"", head, total
+    except (ValueError, IndexError) as error:
+        raise ProtocolError("nats: malformed MSG") from error
+
+
+class HardenedClient(Client):
+    """Bytes that are no UTF-8 show as `\\xNN` in subjects; header blocks that cannot be read are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = _Parser(self)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
+        await super()._process_msg(sid, _readable(subject), _readable(reply), data, headers)
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except (ValueError, IndexError):
+            return None
+
+
+def _readable(subject: bytes) -> bytes:
+    try:
+        subject.decode()
+    except UnicodeDecodeError:
+        return subject.decode(errors="backslashreplace").encode()
+    return subject

@@ -1,0 +1,92 @@
+"""Results on their way: what the feed and the views tell of one job until it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import msgspec
+
+from writ.schemas.codec import CodecError, decode
+from writ.schemas.events import AttemptFailed, JobCompleted, JobDeadLettered
+from writ.schemas.events import JobCancelled as Cancelled
+from writ.schemas.ids import split_job_key
+from writ.schemas.lifecycle import State
+from writ.schemas.queries import ErrorView, JobView
+from writ.schemas.rejections import Rejection
+from writ.schemas.sealed import Sealed, unseal
+
+from .errors import JobCancelled, JobFailed, SubmitRefused
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """A submitted job: its name, and where its submit stands in the intake stream."""
+
+    queue: str
+    id: str
+    seq: int
+    index: int | None = None
+
+
+Outcome = bytes | Exception
+"""How a job ended: its output as JSON, or why there is none."""
+
+
+class Waiter:
+    """One call of `result`: takes what the feed and the view say until one of them tells the end."""
+
+    def __init__(self, handle: JobHandle, loop: asyncio.AbstractEventLoop) -> None:
+        self.handle = handle
+        self.outcome: asyncio.Future[Outcome] = loop.create_future()
+        self.view: JobView | None = None
+
+    def end(self, outcome: Outcome) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def heard(self, subject: str, body: bytes) -> None:
+        """A record of the job, from the feed."""
+        try:
+            record = decode(body)
+            queue, job_id = split_job_key(record.key)
+            error: ErrorView | None = None
+            for event in record.events:
+                match event:
+                    case AttemptFailed(error=failed):
+                        error = ErrorView(failed.class_, failed.type, _text(failed.text))
+                    case JobCompleted(output=output):
+                        self.end(b"null" if output is None else unseal(output))
+                    case Cancelled(reason=reason):
+                        self.end(JobCancelled(queue, job_id, reason))
+                    case JobDeadLettered(reason=reason, rule=rule):
+                        self.end(JobFailed(queue, job_id, reason, rule, error))
+                    case _:
+                        pass
+        except (CodecError, ValueError):
+            return  # of a newer Writ, or sealed: the view may tell
+
+    def seen(self, view: JobView) -> None:
+        """The job as the view has it."""
+        self.view = view
+        if view.state is State.COMPLETED:
+            self.end(bytes(view.output))
+        elif view.state is State.CANCELLED:
+            self.end(JobCancelled(view.queue, view.id, view.reason))
+        elif view.state is State.DEAD:
+            self.end(JobFailed(view.queue, view.id, None, view.reason, view.error))
+
+    def refused(self, refused: tuple[Rejection, ...]) -> None:
+        """What was refused of the message that this job's submit stood in."""
+        for rejection in refused:
+            if rejection.index is None or rejection.index == self.handle.index:
+                self.end(SubmitRefused(rejection))
+
+
+def _text(sealed: Sealed | None) -> str | None:
+    if sealed is None:
+        return None
+    try:
+        return str(msgspec.json.decode(unseal(sealed)))
+    except ValueError:
+        return None

@@ -1,0 +1,539 @@
+"""The connection, the wire and the client, against a real nats-server and small responders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+
+from writ.broker.blocking import SyncClient
+from writ.broker.client import Client, JobHandle
+from writ.broker.connect import Target, connect
+from writ.broker.embedded import server_binary
+from writ.broker.errors import (
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    NoResponders,
+    PermissionDenied,
+    Refused,
+    SubmitRefused,
+    Unreachable,
+)
+from writ.broker.submits import new_job_id
+from writ.broker.wire import NatsWire
+from writ.orchestrator.decide import intake
+from writ.schemas import events
+from writ.schemas.codec import encode
+from writ.schemas.commands import Answer, SubmitJob
+from writ.schemas.errors import AttemptError, ErrorClass
+from writ.schemas.lifecycle import State
+from writ.schemas.policy import Retry
+from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
+from writ.schemas.records import Record, Source
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.sealed import seal
+
+WAIT_S = 10.0
+CONFIG = """
+listen: "127.0.0.1:{port}"
+jetstream {{ store_dir: "{folder}" }}
+accounts {{
+  A: {{ jetstream: enabled, users: [
+    {{user: all, password: p}}
+    {{user: few, password: p, permissions: {{
+      publish: "writ.submit.default.owner.*", subscribe: "_INBOX_owner.>"
+    }}}}
+  ]}}
+}}
+no_auth_user: all
+"""
+JOBS = "writ.query.default.owner.job"
+
+
+class Server:
+    """A nats-server with a plain configuration, and what a node would do, as far as a test asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.config = folder / "broker.conf"
+        self.config.write_text(CONFIG.format(port=self.port, folder=folder / "data"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+            [str(server_binary()), "-c", str(self.config)], stderr=subprocess.DEVNULL
+        )
+        await (await connect(Target(self.url), "probe", wait_s=WAIT_S)).close()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Backstage:
+    """The node's side of the wire."""
+
+    def __init__(self, nats: Any) -> None:
+        self.nats = nats
+        self.asked: list[tuple[str, Any]] = []
+
+    async def serve(self, subject: str, answer: Callable[[int], msgspec.Struct | None]) -> None:
+        """Answers the n-th request for a subject; None for silence."""
+
+        async def reply(message: Msg) -> None:
+            self.asked.append((message.subject, json.loads(message.data)))
+            body = answer(len([subject for subject, _ in self.asked if subject == message.subject]))
+            if body is not None:
+                await message.respond(msgspec.json.encode(body))
+
+        await self.nats.subscribe(subject, cb=reply)
+        await self.nats.flush()
+
+    async def feed(self, kind: str, key: str, *facts: events.Fact, source: Source | None = None) -> None:
+        record = Record(1, 9, "default", kind, key, 1, "owner", facts, source=source)
+        await self.nats.publish(f"writ.feed.default.{kind}.{key}", encode(record, "0" * 64))
+        await self.nats.flush()
+
+    async def submits(self) -> list[tuple[str, Any, str]]:
+        """What the intake stream holds: subject, body, message id."""
+        stream = self.nats.jetstream()
+        count = (await stream.stream_info("WRIT_SUBMIT")).state.messages
+        found = [await stream.get_msg("WRIT_SUBMIT", seq) for seq in range(1, count + 1)]
+        return [(m.subject, json.loads(m.data), m.headers["Nats-Msg-Id"]) for m in found]
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    made = Server(tmp_path)
+    await made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+async def backstage(server: Server) -> AsyncIterator[Backstage]:
+    nats: Any = await connect(Target(server.url), "backstage")
+    await nats.jetstream().add_stream(name="WRIT_SUBMIT", subjects=["writ.submit.>"])
+    yield Backstage(nats)
+    await nats.close()
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    async with Client(server.url) as made:
+        yield made
+
+
+@asynccontextmanager
+async def doing(work: Awaitable[Any]) -> AsyncGenerator[asyncio.Future[Any]]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def until(ready: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not ready():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.002)
+
+
+def view(state: State = State.PENDING, **more: Any) -> JobView:
+    values: dict[str, Any] = {
+        "id": "7",
+        "tenant": "default",
+        "queue": "q",
+        "task": "t",
+        "state": state,
+        "attempt": 1,
+        "input": msgspec.Raw(b"null"),
+        "output": msgspec.Raw(b"null"),
+        "actor": "owner",
+        "submitted_at": "",
+        "due_at": "",
+        "priority": 3,
+        "round": 1,
+        "failures": 0,
+        "lease_losses": 0,
+        "seq": 1,
+    }
+    for empty in ("error", "release", "finished_at", "worker", "lease_expires_at", "reason"):
+        values[empty] = None
+    return JobView(**(values | more))
+
+
+def page(*jobs: JobView) -> Callable[[int], JobsPage]:
+    return lambda _: JobsPage(jobs=jobs)
+
+
+# --- connecting -----------------------------------------------------------------------------------------
+
+
+def test_a_target_is_read_from_the_environment() -> None:
+    env = {"NATS_URL": "nats://x:1", "NATS_NKEY": "a/b.nk", "WRIT_TENANT": "acme", "WRIT_PRINCIPAL": "bot"}
+    assert Target.from_env(env) == Target("nats://x:1", Path("a/b.nk"), "acme", "bot")
+    assert Target.from_env({}) == Target("nats://127.0.0.1:4222", None, "default", "owner")
+    with pytest.raises(ValueError, match=r"principal 'a\.b' holds '\.'"):
+        Target(principal="a.b")
+
+
+async def test_no_broker_is_said_at_once_and_with_what_to_do(tmp_path: Path) -> None:
+    url = Server(tmp_path).url
+    with pytest.raises(Unreachable, match=rf"cannot reach the broker at {url}: .*writ up"):
+        await connect(Target(url), "t")
+    with pytest.raises(Unreachable, match=r"key file .* does not exist"):
+        await connect(Target(url, tmp_path / "none.nk"), "t")
+
+
+async def test_a_broker_that_does_not_let_us_in_is_unreachable(server: Server) -> None:
+    url = server.url.replace("//", "//nobody:wrong@")
+    with pytest.raises(Unreachable, match=r"(?i)authorization"):
+        await connect(Target(url), "t")
+
+
+async def test_a_broker_that_comes_up_later_is_waited_for(tmp_path: Path) -> None:
+    late = Server(tmp_path)
+    async with doing(connect(Target(late.url), "t", wait_s=WAIT_S)) as connecting:
+        try:
+            await late.start()
+            nats = await asyncio.wait_for(connecting, WAIT_S)
+            await nats.close()
+        finally:
+            late.kill()
+
+
+async def test_a_denied_publish_or_subscribe_is_an_error_and_no_timeout(
+    server: Server, backstage: Backstage
+) -> None:
+    wire = await NatsWire.connect(Target(server.url.replace("//", "//few:p@")), "few")
+    with pytest.raises(PermissionDenied, match=r"may not publish to writ.lease.default.owner.Acquire.q"):
+        await wire.request("writ.lease.default.owner.Acquire.q", b"{}", WAIT_S)
+    with pytest.raises(PermissionDenied, match=r"may not subscribe to writ.feed.default.job.x"):
+        await wire.subscribe("writ.feed.default.job.x", lambda subject, body: None)
+    assert await wire.publish_submit("writ.submit.default.owner.q", b"{}", "1") == 1
+    await wire.close()
+
+
+async def test_a_principal_that_may_only_submit_can_submit(server: Server, backstage: Backstage) -> None:
+    async with Client(server.url.replace("//", "//few:p@")) as client:
+        assert (await client.submit("q", "t")).seq == 1
+        with pytest.raises(PermissionDenied):
+            await client.status()
+
+
+async def test_requests_wait_for_a_broken_connection_and_are_sent_once(
+    server: Server, backstage: Backstage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.client._TRY_S", 1.0)
+    await backstage.serve("writ.query.default.owner.status", lambda _: NodeStatus(version="1"))
+    assert (await client.status()).version == "1"
+    server.kill()
+    async with doing(client.status(timeout_s=30)) as asking:
+        await server.start()
+        assert (await asyncio.wait_for(asking, 30)).version == "1"
+    assert len(backstage.asked) == 2
+
+
+# --- submitting -----------------------------------------------------------------------------------------
+
+
+async def test_a_submit_is_stored_once_under_its_own_name(backstage: Backstage, client: Client) -> None:
+    due = datetime(2030, 1, 1, tzinfo=UTC)
+    first = await client.submit("q", "t", {"a": 1}, id="7", priority=1, retry=Retry(max_attempts=2))
+    second = await client.submit("q", "t", not_before=due, lease_s=5)
+    stored = await backstage.submits()
+    assert [subject for subject, _, _ in stored] == ["writ.submit.default.owner.q"] * 2
+    assert stored[0][1] == {
+        "task": "t",
+        "input": {"a": 1},
+        "id": "7",
+        "priority": 1,
+        "retry": {"max_attempts": 2},
+    }
+    assert stored[1][1] == {
+        "task": "t",
+        "input": None,
+        "id": second.id,
+        "not_before": "2030-01-01T00:00:00Z",
+        "lease_s": 5,
+    }
+    assert stored[0][2].startswith("default.q.7.")
+    assert first == JobHandle("q", "7", 1)
+    assert (len(second.id), second.seq) == (26, 2)
+
+
+async def test_a_repeated_publish_is_stored_once(server: Server, backstage: Backstage) -> None:
+    wire = await NatsWire.connect(Target(server.url), "t")
+    seqs = [await wire.publish_submit("writ.submit.default.owner.q", b"{}", "same") for _ in range(2)]
+    assert seqs == [1, 1]
+    await wire.close()
+
+
+async def test_a_submit_waits_for_an_intake(server: Server, client: Client) -> None:
+    async with doing(client.submit("q", "t")) as submitting:
+        nats: Any = await connect(Target(server.url), "late")
+        await nats.jetstream().add_stream(name="WRIT_SUBMIT", subjects=["writ.submit.>"])
+        assert (await asyncio.wait_for(submitting, WAIT_S)).seq == 1
+        await nats.close()
+
+
+async def test_without_an_intake_the_error_says_so(client: Client) -> None:
+    with pytest.raises(NoResponders, match=r"nobody serves writ.submit.default.owner.q; is a node running\?"):
+        await client.submit("q", "t", timeout_s=0.2)
+
+
+async def test_many_are_packed_into_arrays(backstage: Backstage, client: Client) -> None:
+    handles = await client.submit_many("q", [{"task": "t", "input": n, "id": f"j{n}"} for n in range(1_201)])
+    assert [handle.id for handle in handles] == [f"j{n}" for n in range(1_201)]
+    stored = {seq: body for seq, (_, body, _) in enumerate(await backstage.submits(), 1)}
+    assert sorted(len(body) for body in stored.values()) == [201, 500, 500]
+    for handle in handles:
+        assert handle.index is not None
+        assert stored[handle.seq][handle.index]["id"] == handle.id
+
+
+async def test_large_inputs_make_smaller_arrays(backstage: Backstage, client: Client) -> None:
+    await client.submit_many(
+        "q", (SubmitJob("t", msgspec.Raw(b'"%s"' % (b"x" * 200_000))) for _ in range(10))
+    )
+    assert sorted(len(body) for _, body, _ in await backstage.submits()) == [2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("queue", "job"),
+    [
+        ("q", {"task": ""}),
+        ("q", {"task": "t", "priority": 9}),
+        ("q", {"task": "t", "prioritiy": 3}),
+        ("q", {"task": "t", "id": "a.b"}),
+        ("q", {"task": "t", "retry": {"max_attempts": -1}}),
+        ("q", {"task": "t", "input": "x" * 300_000}),
+        ("q", {"task": "t", "not_before": "2030-01-01T00:00:00"}),
+        ("q", {"task": "t", "not_before": "2030-01-01T00:00:00Z", "delay_s": 1}),
+        ("q", {"task": "t", "id": "1-2-3"}),
+        ("q", {"task": "t", "id": "a\n"}),
+        ("q", {"task": "t", "retry": {"non_retryable_types": ["x" * 20_000]}}),
+        ("a.b", {"task": "t", "id": "1"}),
+        ("", {"task": "t", "id": "1"}),
+        ("q" * 200, {"task": "t", "id": "i" * 200}),
+    ],
+)
+async def test_what_is_wrong_is_said_before_sending_in_the_orchestrators_words(
+    queue: str, job: dict[str, Any]
+) -> None:
+    with pytest.raises(SubmitRefused) as refused:
+        await Client("nats://127.0.0.1:1").submit_many(queue, [job])
+    command = intake.parse(msgspec.json.encode({"id": "made"} | job), 0)
+    expected = command if isinstance(command, Rejection) else intake.address_fault(queue, command.id or "", 0)
+    assert refused.value.rejection == expected
+
+
+async def test_an_input_that_is_not_json_is_refused() -> None:
+    with pytest.raises(SubmitRefused, match="input: the job cannot be written as JSON"):
+        await Client("nats://127.0.0.1:1").submit("q", "t", {"file": object()})
+
+
+def test_made_ids_sort_by_time_and_can_stand_in_subjects() -> None:
+    ids = [new_job_id(ms, lambda n: b"\xff" * n) for ms in (0, 1, 999, 1_000, 2**47)]
+    assert ids == sorted(ids)
+    assert {len(job_id) for job_id in ids} == {26}
+    assert ids[0] == "0000000000" + "Z" * 16
+
+
+# --- results --------------------------------------------------------------------------------------------
+
+
+async def test_a_result_comes_from_the_view_where_the_job_has_ended_before(
+    backstage: Backstage, client: Client
+) -> None:
+    await backstage.serve(JOBS, page(view(State.COMPLETED, output=msgspec.Raw(b'{"sum": 3}'))))
+    assert await client.result("7", timeout_s=WAIT_S) == {"sum": 3}
+    assert await client.result(JobHandle("q", "7", 1), timeout_s=WAIT_S) == {"sum": 3}
+
+
+async def test_a_result_comes_from_the_feed_as_it_happens(backstage: Backstage, client: Client) -> None:
+    await backstage.serve(JOBS, page(view()))
+    async with doing(client.result(JobHandle("q", "7", 1), timeout_s=WAIT_S)) as waiting:
+        await until(lambda: backstage.asked)  # the subscription comes before the question
+        await backstage.feed("job", "q~7", events.LeaseGranted("w", 1))
+        await backstage.feed("job", "q~7", events.JobCompleted(1, 1, seal(b"[1,2]")))
+        assert await waiting == [1, 2]
+
+
+async def test_a_result_needs_no_view(backstage: Backstage, client: Client) -> None:
+    heard: asyncio.Event = asyncio.Event()
+
+    async def arrived(_: Msg) -> None:
+        heard.set()
+
+    await backstage.nats.subscribe(JOBS, cb=arrived)
+    await backstage.nats.flush()
+    async with doing(client.result(JobHandle("q", "7", 1), timeout_s=WAIT_S)) as waiting:
+        await asyncio.wait_for(heard.wait(), WAIT_S)
+        await backstage.feed("job", "q~7", events.JobCompleted(1, 1, seal(b"4")))
+        assert await waiting == 4
+
+
+async def test_a_dead_letter_is_raised_with_its_reason_and_error(
+    backstage: Backstage, client: Client
+) -> None:
+    await backstage.serve(JOBS, page(view()))
+    error = AttemptError(ErrorClass.APPLICATION, "ValueError", seal(b'"bad total\\n\\nTraceback"'))
+    async with doing(client.result(JobHandle("q", "7", 1), timeout_s=WAIT_S)) as waiting:
+        await until(lambda: backstage.asked)
+        failed = events.AttemptFailed(5, 1, error)
+        dead = events.JobDeadLettered(events.DeadReason.EXHAUSTED, "failed attempt 5 of max_attempts 5")
+        await backstage.feed("job", "q~7", failed, dead)
+        with pytest.raises(JobFailed) as raised:
+            await waiting
+    assert raised.value.reason is events.DeadReason.EXHAUSTED
+    assert raised.value.error == ErrorView("application", "ValueError", "bad total\n\nTraceback")
+    assert str(raised.value) == (
+        "job 7 in queue q is dead (exhausted): failed attempt 5 of max_attempts 5; "
+        "the last error is ValueError: bad total"
+    )
+
+
+async def test_an_end_that_the_view_tells_is_raised_alike(backstage: Backstage, client: Client) -> None:
+    ends = [
+        view(State.CANCELLED, reason="not needed"),
+        view(State.DEAD, reason="expired", error=ErrorView("timeout", "AttemptTimeout")),
+    ]
+    await backstage.serve(JOBS, lambda n: JobsPage(jobs=(ends[n - 1],)))
+    with pytest.raises(JobCancelled, match="job 7 in queue q was cancelled: not needed"):
+        await client.result(JobHandle("q", "7", 1), timeout_s=WAIT_S)
+    with pytest.raises(
+        JobFailed, match="job 7 in queue q is dead: expired; the last error is AttemptTimeout"
+    ):
+        await client.result(JobHandle("q", "7", 1), timeout_s=WAIT_S)
+
+
+async def test_a_result_that_does_not_come_times_out_with_the_state(
+    backstage: Backstage, client: Client
+) -> None:
+    await backstage.serve(JOBS, page(view(State.RUNNING)))
+    with pytest.raises(TimeoutError, match=r"job 7 in queue q has not ended within 0.5 s: it is running"):
+        await client.result(JobHandle("q", "7", 1), timeout_s=0.5)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_submit_that_the_orchestrator_refused_is_raised_by_result(
+    backstage: Backstage, client: Client, before: bool
+) -> None:
+    await backstage.serve(JOBS, page())
+    handles = await client.submit_many("q", [{"task": "t", "id": f"j{n}"} for n in range(3)])
+    other = await client.submit("q", "t", id="other")
+    refusal = Rejection(RejectionKind.CONFLICT, "the queue is closed", None, 1)
+
+    async def refuse() -> None:
+        source = Source(1, handles[0].seq, 2)
+        event = events.CommandRejected("submit", (refusal,), "q")
+        await backstage.feed("principal", "owner", event, source=source)
+
+    if before:
+        await refuse()
+    async with doing(client.result(handles[1], timeout_s=WAIT_S)) as waiting:
+        if not before:
+            await until(lambda: backstage.asked)
+            await refuse()
+        with pytest.raises(SubmitRefused, match="the queue is closed") as raised:
+            await waiting
+    assert raised.value.rejection == refusal
+    for handle in (handles[0], other):
+        with pytest.raises(TimeoutError, match="not known to the node yet"):
+            await client.result(handle, timeout_s=0.2)
+
+
+# --- looking and operating ------------------------------------------------------------------------------
+
+
+async def test_try_later_and_nobody_there_are_asked_again(backstage: Backstage, client: Client) -> None:
+    later = JobsPage(error=Rejection(RejectionKind.TRY_LATER, "the view is behind"))
+    async with doing(client.jobs(states=("dead",), queue="q", limit=5)) as asking:
+        await backstage.serve(
+            "writ.query.default.owner.jobs", lambda n: later if n < 3 else JobsPage(jobs=(view(),), next="x")
+        )
+        found: JobsPage = await asyncio.wait_for(asking, WAIT_S)
+    assert (found.next, [job.id for job in found.jobs]) == ("x", ["7"])
+    assert backstage.asked[0][1] == {"states": ["dead"], "queue": "q", "limit": 5}
+    with pytest.raises(NoResponders, match=r"nobody serves writ.query.default.owner.status"):
+        await client.status(timeout_s=0.2)
+
+
+async def test_try_later_for_too_long_is_said_with_its_reason(backstage: Backstage, client: Client) -> None:
+    later = JobsPage(error=Rejection(RejectionKind.TRY_LATER, "the view is behind"))
+    await backstage.serve("writ.query.default.owner.jobs", lambda n: later)
+    with pytest.raises(Refused, match="the view is behind"):
+        await client.jobs(timeout_s=0.2)
+
+
+async def test_a_job_that_is_not_there_or_there_twice(backstage: Backstage, client: Client) -> None:
+    pages = [JobsPage(), JobsPage(jobs=(view(), view(queue="p")))]
+    await backstage.serve(JOBS, lambda n: pages[n - 1])
+    with pytest.raises(JobNotFound, match="no job 7"):
+        await client.job("7")
+    with pytest.raises(JobNotFound, match="several queues have a job 7: p, q; say which"):
+        await client.job("7")
+
+
+async def test_cancel_and_redrive_are_asked_and_refusals_raised(backstage: Backstage, client: Client) -> None:
+    conflict = Answer(Rejection(RejectionKind.CONFLICT, "already_finished: the job is completed", "id"))
+    await backstage.serve("writ.control.default.owner.cancel.q", lambda n: Answer(position=5))
+    await backstage.serve("writ.control.default.owner.redrive.q", lambda n: conflict)
+    await client.cancel("7", "q", "not needed")
+    with pytest.raises(Refused, match="already_finished") as raised:
+        await client.redrive("7", "q")
+    assert raised.value.kind is RejectionKind.CONFLICT
+    assert [body for _, body in backstage.asked] == [{"id": "7", "reason": "not needed"}, {"id": "7"}]
+
+
+# --- without an event loop ------------------------------------------------------------------------------
+
+
+async def test_the_blocking_client_does_the_same(server: Server, backstage: Backstage) -> None:
+    await backstage.serve(JOBS, page(view(State.COMPLETED, output=msgspec.Raw(b"3"))))
+    await backstage.serve("writ.query.default.owner.status", lambda _: NodeStatus(version="1"))
+    await backstage.serve("writ.query.default.owner.jobs", page(view()))
+    await backstage.serve("writ.control.default.owner.*.q", lambda _: Answer())
+
+    def use() -> None:
+        with SyncClient(server.url) as client:
+            job = client.submit("q", "t", id="7")
+            assert client.submit_many("q", [{"task": "t", "id": "8"}]) == [JobHandle("q", "8", 2, 0)]
+            assert client.result(job, timeout_s=WAIT_S) == 3
+            assert client.job("7").state is State.COMPLETED
+            assert len(client.jobs().jobs) == 1
+            assert client.status().version == "1"
+            client.cancel("7", "q")
+            client.redrive("7", "q")
+            with pytest.raises(SubmitRefused):
+                client.submit("a.b", "t")
+        with pytest.raises(RuntimeError, match="closed"):
+            client.status()
+
+    await asyncio.to_thread(use)
+
+
+def test_the_blocking_client_says_that_there_is_no_broker(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable):
+        SyncClient(Server(tmp_path).url)

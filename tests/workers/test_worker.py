@@ -1,0 +1,653 @@
+"""The worker against an orchestrator in memory: leases, beats, reports, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from writ.broker.connect import Target
+from writ.broker.errors import PermissionDenied
+from writ.schemas.bounds import MESSAGE_MAX_BYTES
+from writ.schemas.commands import Acquired, Answer, Lease, Renewed
+from writ.schemas.errors import ErrorClass
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.workers import (
+    Cancelled,
+    Context,
+    PolicyViolation,
+    RetryAfter,
+    Task,
+    Worker,
+    WorkerError,
+    keeper,
+    task,
+)
+
+if TYPE_CHECKING:
+    from tests.workers.conftest import Orchestra
+
+TRY_LATER = msgspec.json.encode(Answer(Rejection(RejectionKind.TRY_LATER, "ask again")))
+
+
+def worker(orchestra: Orchestra, *tasks: Task[..., Any], queues: Any = "q", **options: Any) -> Worker:
+    async def connect() -> Orchestra:
+        return orchestra
+
+    options = {"wait_s": 0.05, "concurrency": 4} | options
+    return Worker(queues, tasks, name="w1", target=Target(), connect=connect, **options)
+
+
+@asynccontextmanager
+async def running(made: Worker, orchestra: Orchestra | None = None) -> AsyncGenerator[asyncio.Task[None]]:
+    """A worker at work, drained at the end; all on this loop where the orchestra is given."""
+    run = asyncio.create_task(made.run() if orchestra is None else made.run_inline(orchestra))
+    try:
+        yield run
+    finally:
+        made.drain()
+        await asyncio.wait_for(run, 10)
+
+
+@task
+async def double(n: int) -> int:
+    return 2 * n
+
+
+@task
+def square(n: int) -> int:
+    return n * n
+
+
+# --- running --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_coroutines_and_plain_functions_are_run_and_reported(
+    orchestra: Orchestra, inline: bool
+) -> None:
+    doubled = {orchestra.add("double", {"n": n}): 2 * n for n in range(50)}
+    squared = {orchestra.add("square", {"n": n}): n * n for n in range(50)}
+    made = worker(orchestra, double, square, concurrency=20)
+    async with running(made, orchestra if inline else None):
+        await orchestra.until(lambda: len(orchestra.completed) == 100)
+    assert orchestra.completed == doubled | squared
+    assert (made.counts.acquired, made.counts.completed, made.stale) == (100, 100, 0)
+    assert not orchestra.live
+
+
+async def test_reports_of_a_queue_travel_together(orchestra: Orchestra) -> None:
+    for n in range(300):
+        orchestra.add("double", {"n": n})
+    async with running(worker(orchestra, double, concurrency=100), orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 300)
+    assert len(orchestra.called("complete")) < 20
+    assert max(call.command.count for call in orchestra.called("acquire")) == 100
+
+
+async def test_the_wire_and_user_code_have_a_thread_each(orchestra: Orchestra) -> None:
+    seen: dict[str, int] = {}
+
+    @task
+    async def where_async() -> None:
+        seen["async"] = threading.get_ident()
+
+    @task
+    def where_plain() -> None:
+        seen["plain"] = threading.get_ident()
+
+    orchestra.add("where_async")
+    orchestra.add("where_plain")
+    async with running(worker(orchestra, where_async, where_plain)):
+        await orchestra.until(lambda: len(orchestra.completed) == 2)
+    assert seen["async"] == threading.get_ident()
+    assert seen["plain"] != threading.get_ident()
+    assert orchestra.closed
+
+
+async def test_no_more_run_at_once_than_there_are_slots_and_every_queue_gets_its_turn(
+    orchestra: Orchestra,
+) -> None:
+    now = most = 0
+
+    @task
+    async def counted() -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001)
+        now -= 1
+
+    queues = ("a", "b", "c")
+    for number in range(60):
+        orchestra.add("counted", queue=queues[number % 3])
+    made = worker(orchestra, counted, queues=queues, concurrency=2)
+    async with running(made, orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 60)
+    assert most == 2
+
+
+async def test_a_queue_that_is_empty_does_not_keep_the_slots_from_another(orchestra: Orchestra) -> None:
+    gate = asyncio.Event()
+
+    @task
+    async def held() -> None:
+        await gate.wait()
+
+    for _ in range(40):
+        orchestra.add("held", queue="busy")
+    made = worker(orchestra, held, queues=("idle", "busy"), concurrency=40, wait_s=5)
+    async with running(made, orchestra):
+        await orchestra.until(lambda: len(orchestra.live) >= 35)
+        gate.set()
+        await orchestra.until(lambda: len(orchestra.completed) == 40)
+        made.drain()
+        made.drain()
+
+
+async def test_big_outputs_are_spread_over_messages(orchestra: Orchestra) -> None:
+    @task
+    async def big() -> str:
+        return "x" * 200_000
+
+    for _ in range(12):
+        orchestra.add("big")
+    async with running(worker(orchestra, big, concurrency=12), orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 12)
+    assert max(call.size_bytes for call in orchestra.called("complete")) < MESSAGE_MAX_BYTES
+
+
+# --- failures -------------------------------------------------------------------------------------------
+
+
+@task
+async def misbehaving(how: str) -> Any:
+    match how:
+        case "error":
+            raise ValueError("no such invoice \ud800")
+        case "policy":
+            raise PolicyViolation("four eyes are needed")
+        case "later":
+            raise RetryAfter(7.5)
+        case "cancelled":
+            raise Cancelled("enough")
+        case "object":
+            return object()
+        case "large":
+            return "x" * 300_000
+        case "exit":
+            raise SystemExit(3)
+        case _:
+            raise RuntimeError("x" * 50_000)
+
+
+@pytest.mark.parametrize(
+    ("how", "class_", "type_", "words"),
+    [
+        ("error", ErrorClass.APPLICATION, "ValueError", "no such invoice ?\n\nTraceback"),
+        ("policy", ErrorClass.POLICY, "PolicyViolation", "four eyes are needed"),
+        ("later", ErrorClass.APPLICATION, "RetryAfter", "7.5 s"),
+        ("cancelled", ErrorClass.CANCELLED, "Cancelled", "enough"),
+        ("object", ErrorClass.APPLICATION, "OutputNotSerializable", "object"),
+        ("large", ErrorClass.APPLICATION, "OutputTooLarge", "300002 bytes; at most 262144"),
+        ("exit", ErrorClass.APPLICATION, "SystemExit", "3"),
+        ("long", ErrorClass.APPLICATION, "RuntimeError", "cut: 50000 characters in all"),
+    ],
+)
+@pytest.mark.parametrize("plain", [False, True])
+async def test_what_a_task_raises_decides_the_class(
+    orchestra: Orchestra, how: str, class_: ErrorClass, type_: str, words: str, plain: bool
+) -> None:
+    @task(name="plain")
+    def in_a_thread(how: str) -> Any:
+        return asyncio.run(misbehaving(how))
+
+    job = orchestra.add("plain" if plain else "misbehaving", {"how": how})
+    async with running(worker(orchestra, misbehaving, in_a_thread)):
+        await orchestra.until(lambda: orchestra.failed)
+    failure = orchestra.failed[job]
+    assert (failure.class_, failure.type) == (class_, type_)
+    assert words in failure.text
+    assert len(failure.text) <= 10_000
+    assert failure.retry_after_s == (7.5 if how == "later" else None)
+
+
+async def test_the_traceback_begins_in_user_code(orchestra: Orchestra) -> None:
+    job = orchestra.add("misbehaving", {"how": "error"})
+    async with running(worker(orchestra, misbehaving)):
+        await orchestra.until(lambda: orchestra.failed)
+    text = orchestra.failed[job].text
+    assert "test_worker.py" in text
+    assert "hands.py" not in text
+
+
+async def test_an_input_that_does_not_fit_names_the_field(orchestra: Orchestra) -> None:
+    job = orchestra.add("double", {"n": "two"})
+    async with running(worker(orchestra, double)):
+        await orchestra.until(lambda: orchestra.failed)
+    failure = orchestra.failed[job]
+    assert (failure.class_, failure.type) == (ErrorClass.APPLICATION, "InputMismatch")
+    assert failure.text == "input.n: Expected `int`, got `str`"
+
+
+# --- keeping leases -------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_blocks_the_event_loop_keeps_its_lease(orchestra: Orchestra) -> None:
+    @task
+    async def blocking() -> str:
+        time.sleep(1)  # noqa: ASYNC251 - this is the mistake that the test is about
+        return "done"
+
+    job = orchestra.add("blocking", lease_s=0.3)
+    async with running(worker(orchestra, blocking)):
+        await orchestra.until(lambda: orchestra.completed)
+    assert orchestra.completed == {job: "done"}
+    assert len(orchestra.called("renew")) >= 5
+
+
+async def test_one_beat_names_all_leases_of_a_queue(orchestra: Orchestra) -> None:
+    gate = asyncio.Event()
+
+    @task
+    async def held() -> None:
+        await gate.wait()
+
+    jobs = {orchestra.add("held", lease_s=30), orchestra.add("held", lease_s=0.3)}
+    async with running(worker(orchestra, held), orchestra):
+        await orchestra.until(lambda: len(orchestra.called("renew")) >= 2)
+        gate.set()
+    assert {held.id for held in orchestra.called("renew")[-1].command.leases} == jobs
+
+
+async def test_work_whose_lease_is_lost_is_stopped_and_not_reported(orchestra: Orchestra) -> None:
+    stopped: list[str] = []
+
+    @task
+    async def coroutine(ctx: Context) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            stopped.append(f"coroutine {ctx.cancelled}")
+            raise
+
+    @task
+    def plain(ctx: Context) -> None:
+        while not ctx.cancelled:
+            time.sleep(0.002)
+        stopped.append("plain")
+
+    jobs = [orchestra.add("coroutine", lease_s=0.1), orchestra.add("plain", lease_s=0.1)]
+    made = worker(orchestra, coroutine, plain)
+    async with running(made):
+        await orchestra.until(lambda: len(orchestra.live) == 2)
+        for job in jobs:
+            orchestra.lose(job)
+        await orchestra.until(lambda: len(stopped) == 2)
+    assert sorted(stopped) == ["coroutine True", "plain"]
+    assert made.counts.lost == 2
+    assert not orchestra.called("complete") + orchestra.called("fail") + orchestra.called("release")
+
+
+async def test_a_lost_lease_that_is_not_a_verdict_stops_nothing(orchestra: Orchestra) -> None:
+    gate = asyncio.Event()
+
+    @task
+    async def held() -> None:
+        await gate.wait()
+
+    later = Renewed(lost=(Rejection(RejectionKind.TRY_LATER, "ask again", None, 0),))
+    orchestra.answer = lambda call: msgspec.json.encode(later) if call.verb == "renew" else None
+    job = orchestra.add("held", lease_s=0.1)
+    async with running(worker(orchestra, held), orchestra):
+        await orchestra.until(lambda: len(orchestra.called("renew")) >= 3)
+        gate.set()
+        await orchestra.until(lambda: job in orchestra.completed)
+
+
+async def test_a_cancelled_job_ends_as_cancelled(orchestra: Orchestra) -> None:
+    @task
+    async def coroutine() -> None:
+        await asyncio.sleep(60)
+
+    @task
+    def plain(ctx: Context) -> None:
+        while True:
+            ctx.raise_if_cancelled()
+            time.sleep(0.002)
+
+    jobs = {orchestra.add("coroutine", lease_s=0.1), orchestra.add("plain", lease_s=0.1)}
+    orchestra.cancel = jobs
+    async with running(worker(orchestra, coroutine, plain)):
+        await orchestra.until(lambda: len(orchestra.failed) == 2)
+    assert {failure.class_ for failure in orchestra.failed.values()} == {ErrorClass.CANCELLED}
+
+
+async def test_work_that_was_done_in_spite_of_a_cancel_is_reported_as_done(orchestra: Orchestra) -> None:
+    @task
+    def plain(ctx: Context) -> str:
+        while not ctx.cancelled:
+            time.sleep(0.002)
+        return "sent already"
+
+    job = orchestra.add("plain", lease_s=0.1)
+    orchestra.cancel = {job}
+    async with running(worker(orchestra, plain)):
+        await orchestra.until(lambda: orchestra.completed)
+    assert orchestra.completed == {job: "sent already"}
+
+
+async def test_start_is_said_only_of_attempts_that_last(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "STARTED_AFTER_S", 0.05)
+    gate = asyncio.Event()
+
+    @task
+    async def held() -> None:
+        await gate.wait()
+
+    orchestra.add("double", {"n": 1})
+    lasting = {orchestra.add("held"), orchestra.add("held")}
+    async with running(worker(orchestra, double, held), orchestra):
+        await orchestra.until(lambda: orchestra.called("start"))
+        gate.set()
+    (call,) = orchestra.called("start")
+    assert {held.id for held in call.command.leases} == lasting
+
+
+async def test_an_attempt_that_runs_too_long_is_ended(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "STARTED_AFTER_S", 0.05)
+
+    @task
+    async def endless() -> None:
+        await asyncio.sleep(60)
+
+    job = orchestra.add("endless", attempt_timeout_s=0.1)
+    async with running(worker(orchestra, endless), orchestra):
+        await orchestra.until(lambda: orchestra.failed)
+    assert orchestra.failed[job].class_ is ErrorClass.TIMEOUT
+
+
+# --- reporting ------------------------------------------------------------------------------------------
+
+
+async def test_tasks_go_on_while_the_broker_is_away_and_are_reported_afterwards(orchestra: Orchestra) -> None:
+    gate = asyncio.Event()
+    ended: list[int] = []
+
+    @task
+    async def held(n: int) -> int:
+        await gate.wait()
+        ended.append(n)
+        return n
+
+    jobs = {orchestra.add("held", {"n": n}, lease_s=0.1): n for n in range(3)}
+    made = worker(orchestra, held)
+    async with running(made, orchestra):
+        await orchestra.until(lambda: len(orchestra.live) == 3)
+        orchestra.away = True
+        gate.set()
+        await orchestra.until(lambda: len(ended) == 3)
+        assert not orchestra.completed
+        orchestra.away = False
+        await orchestra.until(lambda: len(orchestra.completed) == 3)
+    assert orchestra.completed == jobs
+    assert made.stale == 0
+
+
+async def test_try_later_is_asked_again(orchestra: Orchestra) -> None:
+    unkind = {"acquire": 2, "complete": 2}
+
+    def answer(call: Any) -> bytes | None:
+        if unkind.get(call.verb, 0) > 0:
+            unkind[call.verb] -= 1
+            return TRY_LATER
+        return None
+
+    orchestra.answer = answer
+    job = orchestra.add("double", {"n": 4})
+    async with running(worker(orchestra, double), orchestra):
+        await orchestra.until(lambda: job in orchestra.completed)
+    assert len(orchestra.called("complete")) == 3
+
+
+async def test_a_stale_report_is_counted_and_void(orchestra: Orchestra) -> None:
+    gate = asyncio.Event()
+
+    @task
+    async def held() -> None:
+        await gate.wait()
+
+    job = orchestra.add("held")
+    made = worker(orchestra, held)
+    async with running(made, orchestra):
+        await orchestra.until(lambda: orchestra.live)
+        orchestra.lose(job)
+        gate.set()
+        await orchestra.until(lambda: made.stale == 1)
+    assert not orchestra.completed
+    assert len(orchestra.called("complete")) == 1
+
+
+async def test_one_report_that_spoils_a_message_does_not_hold_up_the_others(orchestra: Orchestra) -> None:
+    refusal = msgspec.json.encode(Answer(Rejection(RejectionKind.MALFORMED, "not to our liking", "reports")))
+
+    def answer(call: Any) -> bytes | None:
+        bad = call.verb == "complete" and any(
+            bytes(report.output) == b"26" for report in call.command.reports
+        )
+        return refusal if bad else None
+
+    orchestra.answer = answer
+    jobs = {n: orchestra.add("double", {"n": n}) for n in range(10, 16)}
+    async with running(worker(orchestra, double, concurrency=6), orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 5 and orchestra.failed)
+    assert orchestra.failed[jobs[13]].type == "OutputRefused"
+
+
+async def test_a_worker_that_may_not_acquire_says_so(orchestra: Orchestra) -> None:
+    orchestra.deny = PermissionDenied("writ.lease.default.owner.acquire.q")
+    with pytest.raises(WorkerError, match=r"permission denied: this principal may not publish to writ.lease"):
+        await worker(orchestra, double).run()
+    assert orchestra.closed
+
+
+# --- late answers and drains ----------------------------------------------------------------------------
+
+
+async def test_leases_in_an_answer_that_is_late_are_given_back_where_their_slots_are_asked_for_again(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "PATIENCE_S", 0.05)
+    late = iter([0.5])
+    orchestra.delay_s = lambda verb: next(late, 0.0) if verb == "acquire" else 0.0
+    lease = Lease("late", "double", 77, 1, msgspec.Raw(b'{"n":1}'))
+    answer = msgspec.json.encode(Acquired(leases=(lease,)))
+    orchestra.answer = lambda call: answer if call is orchestra.called("acquire")[0] else None
+    orchestra.live["late"] = 77
+    async with running(worker(orchestra, double), orchestra):
+        await orchestra.until(lambda: orchestra.released == ["late"])
+        job = orchestra.add("double", {"n": 4})
+        await orchestra.until(lambda: orchestra.completed == {job: 8})
+
+
+async def test_a_drain_lets_running_tasks_end_and_acquires_no_more(orchestra: Orchestra) -> None:
+    gate = asyncio.Event()
+
+    @task
+    async def held() -> str:
+        await gate.wait()
+        return "ended"
+
+    job = orchestra.add("held")
+    made = worker(orchestra, held)
+    run = asyncio.create_task(made.run_inline(orchestra))
+    await orchestra.until(lambda: orchestra.live)
+    made.drain()
+    asked = len(orchestra.called("acquire"))
+    left = orchestra.add("held")
+    gate.set()
+    await asyncio.wait_for(run, 10)
+    assert orchestra.completed == {job: "ended"}
+    assert len(orchestra.called("acquire")) <= asked + 1
+    assert left not in orchestra.live
+
+
+async def test_what_still_runs_at_the_end_of_a_drain_is_stopped_and_released(orchestra: Orchestra) -> None:
+    unwound: list[str] = []
+    ended = threading.Event()
+
+    @task
+    async def coroutine() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            unwound.append("coroutine")
+
+    @task
+    def deaf() -> None:
+        ended.wait(30)
+
+    jobs = [orchestra.add("coroutine"), orchestra.add("deaf")]
+    made = worker(orchestra, coroutine, deaf, drain_s=0.05)
+    run = asyncio.create_task(made.run())
+    await orchestra.until(lambda: len(orchestra.live) == 2)
+    made.drain()
+    await asyncio.wait_for(run, 10)
+    ended.set()
+    assert unwound == ["coroutine"]
+    assert sorted(orchestra.released) == sorted(jobs)
+    assert {call.command.reason for call in orchestra.called("release")} == {"drain"}
+    assert made.counts.released == 2
+
+
+async def test_what_ends_while_its_lease_is_released_is_not_reported_besides(orchestra: Orchestra) -> None:
+    ended = threading.Event()
+    gone = threading.Event()
+
+    @task
+    def deaf() -> None:
+        ended.wait(30)
+        gone.set()
+
+    def delay_s(verb: str) -> float:
+        if verb == "release":
+            ended.set()
+            assert gone.wait(10)
+            return 0.05
+        return 0.0
+
+    orchestra.delay_s = delay_s
+    job = orchestra.add("deaf")
+    made = worker(orchestra, deaf)
+    run = asyncio.create_task(made.run())
+    await orchestra.until(lambda: orchestra.live)
+    made.drain()
+    made.drain()
+    await asyncio.wait_for(run, 10)
+    assert orchestra.released == [job]
+    assert not orchestra.called("complete")
+
+
+async def test_leases_that_an_acquire_brings_during_a_drain_are_released(orchestra: Orchestra) -> None:
+    made = worker(orchestra, double, wait_s=2)
+    run = asyncio.create_task(made.run_inline(orchestra))
+    await orchestra.until(lambda: orchestra.called("acquire"))
+    made.drain()
+    job = orchestra.add("double", {"n": 1})
+    await asyncio.wait_for(run, 10)
+    assert orchestra.released == [job]
+    assert not orchestra.completed
+
+
+async def test_signals_drain_and_a_second_one_releases_at_once(orchestra: Orchestra) -> None:
+    stopping = asyncio.Event()
+
+    @task
+    async def held() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopping.set()
+
+    before = signal.getsignal(signal.SIGTERM)
+    job = orchestra.add("held")
+    made = worker(orchestra, held)
+    run = asyncio.create_task(made.run(handle_signals=True))
+    await orchestra.until(lambda: orchestra.live)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0)
+    assert not stopping.is_set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(run, 10)
+    await asyncio.wait_for(stopping.wait(), 10)
+    assert orchestra.released == [job]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+async def test_cancelling_run_releases_at_once(orchestra: Orchestra) -> None:
+    @task
+    async def held() -> None:
+        await asyncio.sleep(60)
+
+    job = orchestra.add("held")
+    run = asyncio.create_task(worker(orchestra, held).run())
+    await orchestra.until(lambda: orchestra.live)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert orchestra.released == [job]
+    assert orchestra.closed
+
+
+# --- set-up ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("queues", "options", "words"),
+    [
+        ((), {}, "no queue is given"),
+        ("a.b", {}, "queue 'a.b' holds '.'"),
+        ("q", {"concurrency": 0}, "concurrency is 0; give 1 to 10,000"),
+        ("q", {"wait_s": 31}, "wait_s is 31; give 0 to 30 seconds"),
+    ],
+)
+def test_a_wrong_set_up_is_refused(
+    orchestra: Orchestra, queues: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(WorkerError, match=words):
+        worker(orchestra, double, queues=queues, **options)
+
+
+def test_two_tasks_of_one_name_are_refused(orchestra: Orchestra) -> None:
+    @task(name="double")
+    async def other() -> None: ...
+
+    with pytest.raises(WorkerError, match="two tasks are named double"):
+        worker(orchestra, double, other)
+
+
+async def test_the_context_tells_which_attempt_this_is(
+    orchestra: Orchestra, caplog: pytest.LogCaptureFixture
+) -> None:
+    @task
+    async def telling(ctx: Context) -> list[Any]:
+        ctx.log.warning("hello")
+        return [ctx.tenant, ctx.queue, ctx.id, ctx.task, ctx.attempt, ctx.fencing_token, ctx.idempotency_key]
+
+    job = orchestra.add("telling", id="7")
+    async with running(worker(orchestra, telling), orchestra):
+        await orchestra.until(lambda: orchestra.completed)
+    assert orchestra.completed[job] == ["default", "q", "7", "telling", 1, 1, "default/q/7"]
+    assert "[q/7 attempt 1] hello" in caplog.text

@@ -1,0 +1,55 @@
+"""One request of a worker and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from writ.broker.errors import WireError
+from writ.broker.wire import Wire
+from writ.schemas.commands import Acquired, Answer, Command, Renewed, Reported
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.subjects import lease_subject
+
+from .line import Post
+
+_encode = msgspec.json.Encoder().encode
+A = TypeVar("A", bound=Answer)
+_decoders: Final[dict[type[Answer], Callable[[bytes], Any]]] = {
+    cls: msgspec.json.Decoder(cls).decode for cls in (Acquired, Renewed, Reported)
+}
+
+
+class Refused(Exception):
+    """A whole message was refused."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(f"{rejection.field}: {rejection.reason}" if rejection.field else rejection.reason)
+        self.rejection = rejection
+
+
+class TryLater(Refused):
+    """Nothing was decided."""
+
+
+class Asking:
+    """Sends the requests of one worker."""
+
+    def __init__(self, wire: Wire, post: Post) -> None:
+        self._wire = wire
+        self._post = post
+
+    async def ask(self, queue: str, verb: str, command: Command, answer: type[A], timeout_s: float) -> A:
+        """One request of a queue. Raises WireError, TryLater, Refused."""
+        subject = lease_subject(self._post.tenant, self._post.principal, verb, queue)
+        data = await self._wire.request(subject, _encode(command), timeout_s)
+        try:
+            answered: A = _decoders[answer](data)
+        except msgspec.MsgspecError as error:
+            raise WireError(f"the answer from {subject} cannot be read: {error}") from error
+        rejection = answered.error
+        if rejection is not None:
+            raise (TryLater if rejection.kind is RejectionKind.TRY_LATER else Refused)(rejection)
+        return answered

@@ -1,0 +1,454 @@
+"""The keeper: acquires leases, keeps them alive, reports what became of them. Runs no user code.
+
+    acquire --> begin (hands) --> finished --> complete | fail | release, repeated until answered
+                   |  every third of a lease: renew --> lost: stop, report nothing
+                   |                                    cancel: stop, report `cancelled`
+                   '-- after 1 s: start
+
+A slot is taken from the asking for a lease until its user code has ended. A lease is held, and renewed,
+until its report is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from writ.broker.clock import Clock
+from writ.broker.errors import PermissionDenied, Unreachable, WireError
+from writ.broker.wire import Wire
+from writ.schemas.bounds import LEASES_PER_REQUEST_MAX, RENEWALS_PER_REQUEST_MAX
+from writ.schemas.commands import (
+    Acquire,
+    Acquired,
+    Lease,
+    Renew,
+    Renewed,
+    Reported,
+    Start,
+)
+from writ.schemas.errors import ErrorClass
+from writ.schemas.rejections import Rejection, RejectionKind
+
+from .asking import Asking, Refused, TryLater
+from .errors import WorkerError
+from .hands import Hands
+from .line import Counts, Line, Post, held
+from .reports import REPORT_TIMEOUT_S, Reports
+from .run import Fault, Run, Stop
+from .tasks import Task
+
+log = logging.getLogger("writ.worker")
+
+PATIENCE_S: Final = 5.0
+"""How long after its wait an acquire's answer may be late before another one is sent."""
+
+STRAGGLER_S: Final = 60.0
+"""How long a late answer is still listened for: leases that it brings are run or released, never lost."""
+
+STARTED_AFTER_S: Final = 1.0
+SCARCE_WAIT_S: Final = 1.0
+"""The wait of an acquire while there are fewer free slots than queues: the others want their turn."""
+
+UNWIND_S: Final = 2.0
+FLUSH_S: Final = 10.0
+_SECOND_US: Final = 1_000_000
+
+
+class Keeper:
+    """Keeps one worker's leases over a wire. All methods are called on the loop that runs `run`."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        post: Post,
+        tasks: Mapping[str, Task[..., Any]],
+        clock: Clock,
+        entropy: Callable[[], float],
+    ) -> None:
+        self.counts = Counts()
+        self._post = post
+        self._tasks = tasks
+        self._names = tuple(tasks)
+        self._now_us = clock.mono_us
+        self._entropy = entropy
+        self._hands: Hands | None = None
+        self._lines = deque(Line(queue, post.tenant) for queue in post.queues)
+        self._free = post.concurrency
+        self._polls = 0
+        self._draining = False
+        self._hurry = False
+        self._failure: Exception | None = None
+        self._changed = asyncio.Event()
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._tick: asyncio.TimerHandle | None = None
+        self._asking = Asking(wire, post)
+        self._reports = Reports(
+            self._asking, post.worker, self.counts, entropy, self._spawn, self._changed.set, self._fail
+        )
+
+    async def run(self, hands: Hands) -> None:
+        """Works until `drain`, then ends orderly. Raises WorkerError where the worker cannot go on."""
+        self._hands = hands
+        try:
+            self._fill()
+            await self._until(lambda: self._draining, None)
+            await self._wind_up()
+        finally:
+            for handle in (self._tick, *(line.beat for line in self._lines)):
+                if handle is not None:
+                    handle.cancel()
+            for job in self._jobs:
+                job.cancel()
+            if self._jobs:
+                await asyncio.wait(self._jobs)
+        if self._failure is not None:
+            raise WorkerError(f"worker {self._post.worker} cannot go on: {self._failure}") from self._failure
+
+    def drain(self) -> None:
+        """Stops acquiring; called again, stops waiting for what runs, too."""
+        self._hurry = self._draining
+        self._draining = True
+        self._changed.set()
+
+    def release_now(self) -> None:
+        """Gives everything back without waiting for what runs."""
+        self._draining = self._hurry = True
+        self._changed.set()
+
+    def finished(self, runs: Iterable[Run]) -> None:
+        """Takes back runs whose user code has ended."""
+        for run in runs:
+            self._free += 1
+            if run.ended:
+                continue  # given up on: its lease is being released
+            run.ended = True
+            line = run.line
+            if line.held.get(run.lease.token) is not run or run.stop is Stop.LOST:
+                continue  # void: lost or released already
+            if run.fault is None and run.stop is not None and not run.began_us:
+                text = run.stop.value
+                kind = ErrorClass.TIMEOUT if run.stop is Stop.TIMEOUT else ErrorClass.CANCELLED
+                run.fault = Fault(kind, "NotStarted", text)
+            if run.fault is None:
+                line.completed.append(run)
+            elif run.stop is Stop.RELEASE:
+                line.given_back.append(run)
+            else:
+                line.failed.append(run)
+        for line in self._lines:
+            self._reports.flush(line)
+        self._fill()
+        self._changed.set()
+
+    # --- acquiring --------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Asks for as many leases as there are free slots, shared out among the queues.
+
+        Queues that seem empty have an acquire waiting for a few slots only (all of a quarter together), so
+        that they do not keep slots from the others.
+        """
+        if self._draining or self._free <= 0:
+            return
+        slots = self._post.concurrency
+        most = max(1, slots // 4)
+        wanting = [line for line in self._lines if not line.resting and line.polls < (2 if line.hot else 1)]
+        for place, line in enumerate(wanting):
+            if self._free <= 0:
+                break
+            waiters = len(wanting) - place
+            share = -(-self._free // waiters)
+            if len(self._lines) > 1 and not line.hot:
+                share = min(share, max(1, most // len(self._lines)))
+            if line.polls and share < most:
+                continue  # a second acquire at a time is worth it only for many
+            count = min(share, LEASES_PER_REQUEST_MAX)
+            scarce = waiters > self._free
+            self._free -= count
+            self._polls += 1
+            line.polls += 1
+            self._spawn(
+                self._poll(
+                    line, count, min(self._post.wait_s, SCARCE_WAIT_S) if scarce else self._post.wait_s
+                )
+            )
+        self._lines.rotate(-1)
+
+    async def _poll(self, line: Line, count: int, wait_s: float) -> None:
+        """One acquire. Its slots are free again but for the leases that it brings."""
+        command = Acquire(self._post.worker, count, wait_s, self._names)
+        asked_us = self._now_us()
+        taken = 0
+        asking = asyncio.ensure_future(
+            self._asking.ask(line.queue, "acquire", command, Acquired, wait_s + PATIENCE_S + STRAGGLER_S)
+        )
+        try:
+            await asyncio.wait({asking}, timeout=wait_s + PATIENCE_S)
+            if asking.done():
+                taken = self._acquired(line, asking.result(), count)
+                idle_us = self._now_us() - asked_us
+                empty_early = taken == 0 and idle_us < wait_s * _SECOND_US / 2
+                self._rest(line, "no lease, and no wait" if empty_early else None)
+            else:
+                self._spawn(self._straggler(line, asking))
+                self._rest(line, f"no answer to acquire within {wait_s + PATIENCE_S:g} s")
+        except (PermissionDenied, Unreachable) as error:
+            self._fail(error)
+        except (WireError, TryLater) as error:
+            self._rest(line, str(error))
+        except Refused as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            asking.cancel()
+            raise
+        finally:
+            line.polls -= 1
+            self._polls -= 1
+            self._free += count - taken
+            self._changed.set()
+        self._fill()
+
+    async def _straggler(self, line: Line, asking: asyncio.Future[Acquired]) -> None:
+        """Waits for an answer that is late: what it brings is run where there is room, else released."""
+        try:
+            answer = await asking
+        except (WireError, TryLater, Refused):
+            return
+        log.warning("an acquire of queue %s was answered late with %d leases", line.queue, len(answer.leases))
+        room = max(0, self._free)
+        taken = self._acquired(line, msgspec.structs.replace(answer, leases=answer.leases[:room]), 0)
+        self._free -= taken
+        self._return(line, answer.leases[room:])
+
+    def _acquired(self, line: Line, answer: Acquired, asked: int) -> int:
+        """Starts work on what an acquire brought; how many slots that takes."""
+        leases = answer.leases
+        line.hot = asked > 0 and len(leases) >= asked
+        if not leases:
+            return 0
+        self.counts.acquired += len(leases)
+        if self._draining:
+            self._return(line, leases)
+            return 0
+        now_us = self._now_us()
+        runs: list[Run] = []
+        unknown: list[Lease] = []
+        for lease in leases:
+            task = self._tasks.get(lease.task)
+            if task is None:
+                unknown.append(lease)
+            elif lease.token not in line.held:
+                run = line.held[lease.token] = Run(lease, line, task, now_us)
+                runs.append(run)
+        if unknown:
+            log.error(
+                "queue %s gave leases for tasks that this worker lacks, as %s", line.queue, unknown[0].task
+            )
+            self._return(line, unknown)
+        if runs:
+            assert self._hands is not None
+            self._hands.begin(runs)
+            self._arm_beat(line, min(run.lease.lease_s for run in runs) / 3)
+            self._arm_tick()
+        return len(runs)
+
+    def _return(self, line: Line, leases: Iterable[Lease]) -> None:
+        """Releases leases that no work was begun for."""
+        nothing = Task(_nothing, "nothing")
+        for lease in leases:
+            run = Run(lease, line, nothing, self._now_us())
+            run.stop, run.ended = Stop.RELEASE, True
+            line.held[lease.token] = run
+            line.given_back.append(run)
+        self._reports.flush(line)
+
+    def _rest(self, line: Line, why: str | None) -> None:
+        """After a failure the queue is left alone for a while, longer each time."""
+        if why is None:
+            line.pause_s = 0.0
+            return
+        line.pause_s = min(2.0, max(0.1, line.pause_s * 2))
+        if line.pause_s >= 2.0:
+            log.warning("acquiring from queue %s fails: %s", line.queue, why)
+        line.resting = True
+        line.hot = False
+
+        def rested() -> None:
+            line.resting = False
+            self._fill()
+
+        asyncio.get_running_loop().call_later(line.pause_s * (0.5 + self._entropy()), rested)
+
+    # --- keeping ----------------------------------------------------------------------------------------
+
+    def _arm_beat(self, line: Line, in_s: float) -> None:
+        """The next beat of a queue comes within `in_s` seconds."""
+        loop = asyncio.get_running_loop()
+        if line.beat is not None:
+            if line.beat.when() <= loop.time() + in_s:
+                return
+            line.beat.cancel()
+        line.beat = loop.call_later(in_s, self._beat, line)
+
+    def _beat(self, line: Line) -> None:
+        line.beat = None
+        if not line.held:
+            return
+        interval_s = min(run.lease.lease_s for run in line.held.values()) / 3
+        self._arm_beat(line, interval_s)
+        if not line.beating:
+            line.beating = True
+            self._spawn(self._renew(line, min(interval_s, REPORT_TIMEOUT_S)))
+
+    async def _renew(self, line: Line, timeout_s: float) -> None:
+        """One beat: all leases of a queue. One unanswered is followed by the next one sooner."""
+        try:
+            runs = list(line.held.values())
+            for start in range(0, len(runs), RENEWALS_PER_REQUEST_MAX):
+                part = runs[start : start + RENEWALS_PER_REQUEST_MAX]
+                command = Renew(self._post.worker, held(part))
+                answer = await self._asking.ask(line.queue, "renew", command, Renewed, timeout_s)
+                self._lose(line, part, answer.lost)
+                wanted = set(answer.cancel)
+                self._stop([run for run in part if run.lease.id in wanted], Stop.CANCEL)
+            line.unheard = False
+        except (WireError, TryLater) as error:
+            level = logging.INFO if line.unheard else logging.WARNING
+            log.log(level, "the leases of queue %s were not renewed: %s", line.queue, error)
+            line.unheard = True
+            self._arm_beat(line, min(1.0, timeout_s))
+        except Refused as error:
+            log.error("renewing the leases of queue %s is refused: %s", line.queue, error)
+        finally:
+            line.beating = False
+
+    def _lose(self, line: Line, runs: list[Run], lost: Iterable[Rejection]) -> None:
+        """Leases that are void: their work ends, and nothing is reported of it."""
+        gone: list[Run] = []
+        for rejection in lost:
+            if rejection.kind is RejectionKind.TRY_LATER or rejection.index is None:
+                continue
+            run = runs[rejection.index]
+            if line.held.get(run.lease.token) is not run:
+                continue  # reported meanwhile
+            del line.held[run.lease.token]
+            if run.ended:
+                # Its report is under way or waits: accepted just before this beat, or void.
+                run.stop = Stop.LOST
+                continue
+            self.counts.lost += 1
+            log.warning("job %s in queue %s: lease lost: %s", run.lease.id, line.queue, rejection.reason)
+            gone.append(run)
+        self._stop(gone, Stop.LOST)
+        self._changed.set()
+
+    def _stop(self, runs: Iterable[Run], why: Stop) -> None:
+        told: list[Run] = []
+        for run in runs:
+            if not run.ended and (run.stop is None or (why is Stop.LOST and run.stop is not why)):
+                run.stop = why
+                told.append(run)
+        if told:
+            assert self._hands is not None
+            self._hands.interrupt(told)
+
+    def _arm_tick(self) -> None:
+        if self._tick is None:
+            self._tick = asyncio.get_running_loop().call_later(STARTED_AFTER_S / 2, self._on_tick)
+
+    def _on_tick(self) -> None:
+        """Twice a second while leases are held: says what has started, ends what ran too long."""
+        self._tick = None
+        now_us = self._now_us()
+        long_ago = now_us - round(STARTED_AFTER_S * _SECOND_US)
+        busy = False
+        for line in self._lines:
+            begun: list[Run] = []
+            over: list[Run] = []
+            for run in line.held.values():
+                if run.ended:
+                    continue
+                busy = True
+                if run.began_us and run.began_us <= long_ago and not run.start_sent:
+                    run.start_sent = True
+                    begun.append(run)
+                if now_us - run.taken_us >= run.lease.attempt_timeout_s * _SECOND_US:
+                    over.append(run)
+            for start in range(0, len(begun), LEASES_PER_REQUEST_MAX):
+                self._spawn(self._started(line, begun[start : start + LEASES_PER_REQUEST_MAX]))
+            self._stop(over, Stop.TIMEOUT)
+        if busy:
+            self._arm_tick()
+
+    async def _started(self, line: Line, runs: list[Run]) -> None:
+        try:
+            command = Start(self._post.worker, held(runs))
+            await self._asking.ask(line.queue, "start", command, Reported, REPORT_TIMEOUT_S)
+        except (WireError, TryLater):
+            for run in runs:
+                run.start_sent = False  # the next tick says it again
+        except Refused as error:
+            log.error("a start in queue %s is refused: %s", line.queue, error)
+
+    # --- ending -----------------------------------------------------------------------------------------
+
+    async def _wind_up(self) -> None:
+        """Lets running tasks end, then stops and releases the rest, and sees the reports through."""
+        runs = self._running
+        await self._until(lambda: self._hurry or not (runs() or self._polls), self._post.drain_s)
+        left = runs()
+        if left:
+            log.warning("draining: %d running tasks are stopped and their leases released", len(left))
+            self._stop(left, Stop.RELEASE)
+            if not self._hurry:
+                await self._until(lambda: self._hurry or not runs(), UNWIND_S)
+            for line in self._lines:
+                late = [run for run in line.held.values() if not run.ended]
+                for run in late:
+                    run.ended = True  # what it still does is void
+                    line.given_back.append(run)
+                self._reports.flush(line)
+        if not await self._until(lambda: not any(line.held for line in self._lines), FLUSH_S):
+            count = sum(len(line.held) for line in self._lines)
+            log.error("%d leases end unreported, as nobody answers; they will expire", count)
+
+    def _running(self) -> list[Run]:
+        return [run for line in self._lines for run in line.held.values() if not run.ended]
+
+    async def _until(self, ready: Callable[[], object], timeout_s: float | None) -> bool:
+        """Waits until something holds; False after `timeout_s` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not ready():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        """The worker cannot go on: it ends, with what it can still do done."""
+        if self._failure is None:
+            log.error("worker %s cannot go on: %s", self._post.worker, error)
+            self._failure = error
+        self.release_now()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._ended)
+
+    def _ended(self, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        if not job.cancelled() and (error := job.exception()) is not None:
+            self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+
+def _nothing() -> None:
+    """The task of a lease that is given back at once."""

@@ -1,0 +1,66 @@
+"""What a worker is, and what it holds of each queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from writ.schemas.commands import Held
+
+from .run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Who works for whom: a worker of a principal, on queues, with so many slots. Times are in seconds."""
+
+    tenant: str
+    principal: str
+    worker: str
+    queues: tuple[str, ...]
+    concurrency: int
+    wait_s: float = 5.0
+    drain_s: float = 25.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a worker has done since its start. `stale` counts reports that changed nothing."""
+
+    acquired: int = 0
+    completed: int = 0
+    failed: int = 0
+    released: int = 0
+    lost: int = 0
+    stale: int = 0
+
+
+class Line:
+    """What the keeper has of one queue. Runs in hand are known by their fencing tokens."""
+
+    def __init__(self, queue: str, tenant: str) -> None:
+        self.queue = queue
+        self.tenant = tenant
+        self.held: dict[int, Run] = {}
+        self.completed: deque[Run] = deque()
+        self.failed: deque[Run] = deque()
+        self.given_back: deque[Run] = deque()
+        self.sending = {"complete": 0, "fail": 0, "release": 0}
+        self.polls = 0
+        self.hot = False
+        """The last acquire brought all that it asked for."""
+        self.resting = False
+        self.pause_s = 0.0
+        self.beat: asyncio.TimerHandle | None = None
+        self.beating = False
+        self.unheard = False
+        """The last beat was not answered."""
+
+    def waiting_reports(self, verb: str) -> deque[Run]:
+        return {"complete": self.completed, "fail": self.failed, "release": self.given_back}[verb]
+
+
+def held(runs: Iterable[Run]) -> tuple[Held, ...]:
+    return tuple([Held(run.lease.id, run.lease.token) for run in runs])

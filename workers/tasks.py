@@ -1,0 +1,181 @@
+"""Tasks: typed functions that a worker can run, and how a job's input becomes their arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import msgspec
+
+from writ.schemas.bounds import TASK_MAX_BYTES
+from writ.schemas.codec import explain_fault
+
+from .context import Context
+from .errors import TaskError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAME = re.compile(r"[^\x00-\x20\x7f]+")
+_KINDS = inspect.Parameter
+
+
+class InputMismatch(Exception):
+    """A job's input does not fit the task's parameters."""
+
+
+Bind = Callable[[msgspec.Raw], dict[str, Any]]
+
+
+class Task(Generic[P, R]):
+    """A function with a name under which jobs ask for it. Calling it calls the function."""
+
+    def __init__(self, function: Callable[P, R], name: str | None = None) -> None:
+        self.function = function
+        self.name = name if name is not None else getattr(function, "__name__", "")
+        if not _NAME.fullmatch(self.name) or len(self.name.encode()) > TASK_MAX_BYTES:
+            raise TaskError(
+                f"task name {self.name!r} is not allowed: give 1 to {TASK_MAX_BYTES} bytes without blanks "
+                "or control characters"
+            )
+        self.is_async = _is_async(function)
+        self.context_name, self._bind = _binder(function, self.name)
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    def arguments(self, data: msgspec.Raw) -> dict[str, Any]:
+        """The arguments for a job's input, by name, without the context. Raises InputMismatch."""
+        try:
+            return self._bind(data)
+        except msgspec.ValidationError as error:
+            field, reason = explain_fault(error)
+            raise InputMismatch(f"input.{field}: {reason}" if field else f"input: {reason}") from error
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(*, name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(
+    function: Callable[P, R] | None = None, /, *, name: str | None = None
+) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
+    """Makes a function a task: `@task` with the function's name, or `@task(name="invoices.extract")`.
+
+    A job's input is an object whose fields are matched to the parameters by name and converted to their
+    annotated types; a missing field needs a default. A function with one parameter annotated as a Struct,
+    dataclass, TypedDict or dict gets the whole input. A parameter annotated with Context gets the context.
+    Coroutine functions run on the worker's event loop, plain ones in its threads. Raises TaskError for a
+    function whose parameters cannot be filled that way.
+    """
+    if function is not None:
+        return Task(function, name)
+    return lambda f: Task(f, name)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TaskError(f"{function!r} is a generator; a task returns its output")
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object that is called like a coroutine function
+    )
+
+
+def _annotations(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    target = function if inspect.isroutine(function) else getattr(function, "func", type(function).__call__)
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except NameError as error:
+        raise TaskError(
+            f"task {name}: an annotation cannot be resolved: {error}; import it at run time"
+        ) from error
+
+
+def _binder(function: Callable[..., Any], name: str) -> tuple[str | None, Bind]:
+    """The name of the context's parameter, and what turns an input into the other arguments."""
+    hints = _annotations(function, name)
+    context_name: str | None = None
+    takes_rest = False
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (_KINDS.POSITIONAL_ONLY, _KINDS.VAR_POSITIONAL):
+            raise TaskError(
+                f"task {name}: parameter {parameter} cannot be given by name; write it as a named one"
+            )
+        if parameter.kind is _KINDS.VAR_KEYWORD:
+            takes_rest = True
+        elif hints.get(parameter.name) in (Context, Context | None):
+            if context_name is not None:
+                raise TaskError(
+                    f"task {name}: parameters {context_name} and {parameter.name} are both the context"
+                )
+            context_name = parameter.name
+        else:
+            parameters.append(parameter)
+    try:
+        if len(parameters) == 1 and not takes_rest and _is_whole(hints.get(parameters[0].name)):
+            return context_name, _bind_whole(parameters[0].name, hints[parameters[0].name])
+        return context_name, _bind_fields(name, parameters, hints, takes_rest)
+    except (TypeError, RuntimeError) as error:
+        raise TaskError(
+            f"task {name}: an annotation cannot be read from JSON: {error}; use types that msgspec supports"
+        ) from error
+
+
+def _is_whole(annotation: Any) -> bool:
+    """Whether a single parameter of this type stands for the whole input."""
+    origin: Any = typing.get_origin(annotation) or annotation
+    if not inspect.isclass(origin):
+        return False
+    return bool(
+        issubclass(origin, (msgspec.Struct, Mapping))
+        or dataclasses.is_dataclass(origin)
+        or hasattr(origin, "__attrs_attrs__")
+        or typing.is_typeddict(origin)
+    )
+
+
+def _bind_whole(parameter: str, annotation: Any) -> Bind:
+    decode = msgspec.json.Decoder(annotation).decode
+    return lambda data: {parameter: decode(data)}
+
+
+def _bind_fields(
+    name: str, parameters: list[inspect.Parameter], hints: dict[str, Any], takes_rest: bool
+) -> Bind:
+    fields: list[Any] = []
+    names = [parameter.name for parameter in parameters]
+    optional = False
+    for parameter in parameters:
+        annotation = hints.get(parameter.name, Any)
+        if parameter.default is _KINDS.empty:
+            fields.append((parameter.name, annotation))
+        else:
+            optional = True
+            fields.append((parameter.name, annotation | msgspec.UnsetType, msgspec.UNSET))
+    shape = msgspec.defstruct("Input", fields, kw_only=True, forbid_unknown_fields=not takes_rest)
+    decode = msgspec.json.Decoder(shape).decode
+    as_dict = msgspec.structs.asdict
+    absent = msgspec.Raw(b"{}")
+
+    def bind(data: msgspec.Raw) -> dict[str, Any]:
+        if bytes(data) == b"null":
+            data = absent
+        values = as_dict(decode(data))
+        if optional:
+            values = {k: v for k, v in values.items() if v is not msgspec.UNSET}
+        if takes_rest:
+            whole: dict[str, Any] = msgspec.json.decode(data)
+            values.update({k: v for k, v in whole.items() if k not in names})
+        return values
+
+    return bind

@@ -1,0 +1,284 @@
+"""The worker: a keeper on a thread of its own, user code on the caller's loop and in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from types import ModuleType
+from typing import Any, Final
+
+from writ.broker.clock import Clock, SystemClock
+from writ.broker.connect import Target
+from writ.broker.wire import NatsWire, Wire
+from writ.schemas.ids import token_fault
+
+from .errors import WorkerError
+from .hands import Hands, LoopHands, Mailbox, Threads
+from .keeper import Keeper
+from .line import Counts, Post
+from .load import load, tasks_in
+from .run import Run
+from .tasks import Task
+
+log = logging.getLogger("writ.worker")
+
+Tasks = Iterable[Task[..., Any]] | ModuleType | str
+Connect = Callable[[], Awaitable[Wire]]
+CONNECT_WAIT_S: Final = 30.0
+
+
+class Worker:
+    """Runs tasks of queues, up to `concurrency` at a time.
+
+    `queues` is one queue's name or several. `tasks` are the tasks themselves, or the module, module name or
+    file that they stand in. `name` tells this worker from others of its principal; made from host, process
+    and a chance number if not given. `target` is a broker's url or a Target, from the environment if not
+    given. `drain_s` is how long running tasks may go on after a drain was asked for; `wait_s` [5, up to 30]
+    is how long an acquire waits for jobs, and so how long the drain of an idle worker may take.
+
+    Leases are kept alive on a thread of their own: a task that blocks the event loop keeps its lease. While
+    the broker is away tasks go on, and their results are reported when it is back.
+
+    Raises WorkerError for a set-up that cannot work.
+    """
+
+    def __init__(
+        self,
+        queues: str | Iterable[str],
+        tasks: Tasks,
+        *,
+        concurrency: int = 10,
+        name: str | None = None,
+        target: Target | str | None = None,
+        drain_s: float = 25.0,
+        wait_s: float = 5.0,
+        connect: Connect | None = None,
+        clock: Clock | None = None,
+        entropy: Callable[[], float] = random.random,
+    ) -> None:
+        self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
+        self.name = name or _name(entropy)
+        self.tasks = _by_name(tasks)
+        self.queues = (queues,) if isinstance(queues, str) else tuple(dict.fromkeys(queues))
+        self.concurrency = concurrency
+        self._check()
+        if not 0 <= wait_s <= 30:
+            raise WorkerError(f"wait_s is {wait_s}; give 0 to 30 seconds")
+        self._post = Post(
+            self.target.tenant, self.target.principal, self.name, self.queues, concurrency, wait_s, drain_s
+        )
+        self._connect = connect or self._connect_nats
+        self._clock = clock or SystemClock()
+        self._entropy = entropy
+        self._keeper: Keeper | None = None
+        self._keeper_loop: asyncio.AbstractEventLoop | None = None
+        self._asked_to_drain = 0
+        self._lock = threading.Lock()
+        self._counts = Counts()
+
+    @property
+    def counts(self) -> Counts:
+        """What was done since the start."""
+        return self._keeper.counts if self._keeper else self._counts
+
+    @property
+    def stale(self) -> int:
+        """Reports that changed nothing, because the lease was void by then."""
+        return self.counts.stale
+
+    def drain(self) -> None:
+        """Stops acquiring and lets `run` end when the running tasks have; from any thread.
+
+        Called again it does not wait: what runs is stopped, and its leases are released.
+        """
+        with self._lock:
+            self._asked_to_drain += 1
+            if self._keeper is None:
+                return  # told when there is one
+            keeper, loop = self._keeper, self._keeper_loop
+        if loop is None:
+            keeper.drain()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: drained already
+                loop.call_soon_threadsafe(keeper.drain)
+
+    async def run(self, *, handle_signals: bool = False) -> None:
+        """Works until drained. Coroutine tasks run on this loop.
+
+        With `handle_signals`, on the main thread, SIGTERM and SIGINT drain, and a second one releases at
+        once; cancelling `run` releases at once, too. Raises Unreachable where no broker is had within 30 s,
+        WorkerError where the worker cannot go on: it may not acquire, or the broker ended the connection.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        thread = threading.Thread(
+            target=self._keep, args=(loop, done), name=f"writ-keeper-{self.name}", daemon=True
+        )
+        undo = self._handle_signals(loop) if handle_signals else []
+        thread.start()
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            self.drain()
+            self.drain()
+            with contextlib.suppress(WorkerError):
+                await done
+            raise
+        finally:
+            for restore in undo:
+                restore()
+            thread.join()
+
+    def run_sync(self) -> None:
+        """`run` with signals handled, on an event loop of its own; for the main thread of a program."""
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self.run(handle_signals=threading.current_thread() is threading.main_thread()))
+
+    async def run_inline(self, wire: Wire) -> None:
+        """`run` with everything on this one loop, plain functions, too: for simulations and tests."""
+        loop = asyncio.get_running_loop()
+        keeper = self._new_keeper(wire)
+        ended = Mailbox[Run](loop.call_soon, keeper.finished)
+        await self._serve(keeper, None, LoopHands(loop, loop.call_soon, ended.put, self._clock))
+
+    # --- the keeper's thread ----------------------------------------------------------------------------
+
+    def _keep(self, user_loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
+        """The keeper's thread: its result or error becomes that of `done`, on the user's loop."""
+        error: BaseException | None = None
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._keep_async(user_loop))
+        except BaseException as caught:
+            error = caught
+
+        def tell() -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        with contextlib.suppress(RuntimeError):  # the user's loop is closed: nobody waits
+            user_loop.call_soon_threadsafe(tell)
+
+    async def _keep_async(self, user_loop: asyncio.AbstractEventLoop) -> None:
+        loop = asyncio.get_running_loop()
+        wire = await self._connect()
+        threads = Threads(self.concurrency, f"writ-task-{self.name}")
+        try:
+            keeper = self._new_keeper(wire)
+            ended = Mailbox[Run](_quiet(loop), keeper.finished)
+            hands = LoopHands(user_loop, _quiet(user_loop), ended.put, self._clock, threads)
+            await self._serve(keeper, loop, hands)
+        finally:
+            threads.close()
+            await wire.close()
+
+    def _new_keeper(self, wire: Wire) -> Keeper:
+        return Keeper(wire, self._post, self.tasks, self._clock, self._entropy)
+
+    async def _serve(self, keeper: Keeper, loop: asyncio.AbstractEventLoop | None, hands: Hands) -> None:
+        with self._lock:
+            self._keeper, self._keeper_loop = keeper, loop
+            for _ in range(min(self._asked_to_drain, 2)):
+                keeper.drain()
+        log.info("worker %s works on %s", self.name, ", ".join(self.queues))
+        try:
+            await keeper.run(hands)
+        finally:
+            self._counts = keeper.counts
+            log.info("worker %s has ended: %s", self.name, keeper.counts)
+
+    async def _connect_nats(self) -> Wire:
+        return await NatsWire.connect(self.target, f"writ-worker-{self.name}", wait_s=CONNECT_WAIT_S)
+
+    # --- set-up -----------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        fault = token_fault(self.name, "worker name")
+        if not self.queues:
+            fault = "no queue is given; name at least one"
+        for queue in self.queues:
+            fault = fault or token_fault(queue, "queue")
+        if not 1 <= self.concurrency <= 10_000:
+            fault = fault or f"concurrency is {self.concurrency}; give 1 to 10,000"
+        if fault:
+            raise WorkerError(fault)
+
+    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[Callable[[], object]]:
+        """Has signals drain; what to call to have them as before."""
+
+        def drain(number: int) -> None:
+            again = " again: releasing at once" if self._asked_to_drain else ": draining"
+            log.warning("worker %s got %s%s", self.name, signal.Signals(number).name, again)
+            self.drain()
+
+        undo: list[Callable[[], object]] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+            try:
+                loop.add_signal_handler(number, drain, number)
+            except (NotImplementedError, RuntimeError, ValueError) as error:
+                log.warning("signals do not drain worker %s: %s", self.name, error or "not on this system")
+                break
+            undo.append(partial(_restore, loop, number, before))
+        return undo
+
+
+def _restore(loop: asyncio.AbstractEventLoop, number: int, before: Any) -> None:
+    loop.remove_signal_handler(number)
+    if before is not None:
+        signal.signal(number, before)
+
+
+def _quiet(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], None]:
+    """Calls on a loop from any thread; one that is closed needs no call."""
+
+    def wake(call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(call)
+
+    return wake
+
+
+def _by_name(tasks: Tasks) -> dict[str, Task[..., Any]]:
+    if isinstance(tasks, str):
+        found = load(tasks)
+    elif isinstance(tasks, ModuleType):
+        found = tasks_in(tasks)
+    else:
+        found = list(tasks)
+    named: dict[str, Task[..., Any]] = {}
+    for each in found:
+        if not isinstance(each, Task):  # pyright: ignore[reportUnnecessaryIsInstance] - users get this wrong
+            raise WorkerError(f"{each!r} is not a task; put @task above the function")
+        if named.setdefault(each.name, each) is not each:
+            raise WorkerError(f"two tasks are named {each.name}; give one another name with @task(name=...)")
+    if not named:
+        raise WorkerError("no task is given; put @task above a function and pass it, or its module")
+    return named
+
+
+def _name(entropy: Callable[[], float]) -> str:
+    host = "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname()) or "host"
+    safe = host.encode("ascii", "replace").decode().replace("?", "-")[:100]
+    return f"{safe}-{os.getpid()}-{int(entropy() * 16**6):06x}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one."""
+    if sys.platform == "win32":
+        return None
+    return importlib.import_module("uvloop").new_event_loop  # type: ignore[no-any-return]
