@@ -74,7 +74,7 @@ class Waiter:
         elif view.state is State.CANCELLED:
             self.end(JobCancelled(view.queue, view.id, view.reason))
         elif view.state is State.DEAD:
-            self.end(JobFailed(view.queue, view.id, None, view.reason, view.error))
+            self.end(JobFailed(view.queue, view.id, view.dead_reason, view.reason, view.error))
 
     def refused(self, refused: tuple[Rejection, ...]) -> None:
         """What was refused of the message that this job's submit stood in."""

@@ -367,6 +367,7 @@ def _job_view(row: JobRow) -> JobView:
         worker=lease.worker if lease else None,
         lease_expires_at=timestamp(lease.expires_at) if lease else None,
         reason=job.reason,
+        dead_reason=job.dead,
         seq=row.seq,
     )
 

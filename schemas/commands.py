@@ -163,7 +163,10 @@ class Acquired(Answer, frozen=True):
 
 
 class Renewed(Answer, frozen=True):
-    """`lost` names leases that are void, by index; `cancel` the ids whose work shall end."""
+    """`lost` names leases that are void, by index; `cancel` the ids whose work shall end.
+
+    One in `lost` of kind `try_later` is no verdict: the lease may be live, ask again.
+    """
 
     lost: tuple[Rejection, ...] = ()
     cancel: tuple[str, ...] = ()

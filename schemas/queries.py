@@ -3,8 +3,9 @@
 Verbs: `jobs` (JobsQuery -> JobsPage), `job` (JobQuery -> JobsPage), `records` (RecordsQuery -> RecordsPage),
 `status` (StatusQuery -> NodeStatus). An answer has `error` where the query was refused.
 
-Every query waits until the view has reached the log's last record at the time of asking, so that nobody
-misses what they were already told; `max_wait_s` bounds the wait and is answered `try_later`.
+Every query but `status` waits until the view has reached the log's last record at the time of asking, so
+that nobody misses what they were already told; `max_wait_s` bounds the wait and is answered `try_later`. A
+`job` query for an unknown id is answered with no jobs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from .commands import Answer, Command, Token
+from .events import DeadReason
 from .lifecycle import State
 
 Timestamp = str
@@ -94,6 +96,7 @@ class JobView(msgspec.Struct, frozen=True):
     worker: str | None
     lease_expires_at: Timestamp | None
     reason: str | None
+    dead_reason: DeadReason | None
     seq: int
     """Log sequence of the newest record of the job."""
 

@@ -177,7 +177,7 @@ def view(state: State = State.PENDING, **more: Any) -> JobView:
         "lease_losses": 0,
         "seq": 1,
     }
-    for empty in ("error", "release", "finished_at", "worker", "lease_expires_at", "reason"):
+    for empty in ("error", "release", "finished_at", "worker", "lease_expires_at", "reason", "dead_reason"):
         values[empty] = None
     return JobView(**(values | more))
 
