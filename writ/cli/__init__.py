@@ -6,6 +6,7 @@ what it needs when it runs. Exit codes: 0 done, 1 the answer is no, 2 usage, 3 c
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the return value is the process's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal cannot show is no reason to end
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -27,14 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from .parser import UsageError, dispatch, parse
+    from .parser import dispatch, parse
+    from .usage import CommandError
 
     try:
         parsed = parse(arguments)
         return 0 if parsed is None else dispatch(parsed)
-    except UsageError as error:
+    except CommandError as error:
         error.show()
         return error.code
+    except BrokenPipeError:
+        raise
     except Exception as error:
         from .failures import show
 
@@ -42,7 +49,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _reader_is_gone() -> int:
-    """`writ jobs | head`: the rest has no reader. Nothing is wrong, and the interpreter shall not complain."""
+    """`writ jobs | head`: the rest has no reader. Nothing is wrong; the interpreter shall not complain."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

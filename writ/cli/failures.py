@@ -1,0 +1,50 @@
+"""What went wrong while a command ran, and what to type next. Loaded when something did."""
+
+from __future__ import annotations
+
+import traceback
+
+from writ.broker.embedded import AlreadyRunningError, BrokerError
+from writ.broker.errors import (
+    JobEnded,
+    JobNotFound,
+    NoAnswer,
+    NoResponders,
+    PermissionDenied,
+    Refused,
+    Unreachable,
+    WritError,
+)
+from writ.broker.keys import KeyFileError
+from writ.schemas.rejections import RejectionKind
+
+from .usage import UNREACHABLE, tell
+
+
+def show(error: Exception, *, debug: bool = False) -> int:
+    """Says it on standard error; the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    message = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
+    match error:
+        case Unreachable() | NoAnswer() | NoResponders():
+            tell(message, ["writ up --detach", "writ status --wait 30"])
+            return UNREACHABLE
+        case JobNotFound():
+            tell(message, ["writ jobs"])
+        case PermissionDenied():
+            tell(message, ["writ env            (shows which principal you are)"])
+        case AlreadyRunningError():
+            tell(message, ["writ status", "writ down"])
+        case JobEnded():
+            tell(message, [f"writ explain {error.id} --queue {error.queue}"])
+        case Refused() if error.kind is RejectionKind.TRY_LATER:
+            tell(message, ["writ status"])
+        case BrokerError() | KeyFileError() | WritError():
+            tell(message)
+        case TimeoutError() | OSError():
+            tell(message)
+        case _:
+            if not debug:
+                tell(f"unexpected: {type(error).__name__}: {message}", ["the same command with --debug"])
+    return 1

@@ -1,0 +1,61 @@
+"""Asking for everything, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from .usage import UsageError, nearest
+
+if TYPE_CHECKING:
+    from writ.broker.client import Client
+    from writ.schemas.queries import JobView, RecordView
+
+PAGE_JOBS: Final = 500
+PAGE_RECORDS: Final = 500
+
+
+def states_of(words: Sequence[str]) -> tuple[str, ...]:
+    """States as given with --state, several by commas. Raises UsageError for one that does not exist."""
+    from .parser import STATES
+
+    states = tuple(word.strip() for each in words for word in each.split(",") if word.strip())
+    for name in states:
+        if name not in STATES:
+            meant = nearest(name, STATES)
+            raise UsageError(
+                f"there is no state {name!r}; there are {', '.join(STATES)}",
+                [f"writ jobs --state {meant}"] if meant else [],
+            )
+    return states
+
+
+async def all_jobs(
+    client: Client,
+    *,
+    states: Sequence[str] = (),
+    queue: str | None = None,
+    task: str | None = None,
+    limit: int | None = None,
+) -> list[JobView]:
+    """All jobs that match, newest submit first, or the `limit` newest."""
+    found: list[JobView] = []
+    cursor: str | None = None
+    while True:
+        size = PAGE_JOBS if limit is None else min(PAGE_JOBS, limit - len(found))
+        page = await client.jobs(states=states, queue=queue, task=task, limit=size, cursor=cursor)
+        found += page.jobs
+        cursor = page.next
+        if cursor is None or (limit is not None and len(found) >= limit):
+            return found
+
+
+async def all_records(client: Client, queue: str, id: str, *, context: bool = False) -> list[RecordView]:
+    """All records of a job, oldest first; `context` adds those of others that move its lease."""
+    found: list[RecordView] = []
+    while True:
+        after = found[-1].seq if found else 0
+        page = await client.records(id, queue, after=after, limit=PAGE_RECORDS, context=context)
+        found += page.records
+        if not page.more or not page.records:
+            return found

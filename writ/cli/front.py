@@ -1,0 +1,41 @@
+"""What `writ` alone says."""
+
+from __future__ import annotations
+
+FRONT = """\
+{b}Writ{n} runs jobs on NATS JetStream and keeps the evidence: who, what, when, why.
+
+{b}Start here{n}
+  writ demo                     a short real run: a success, a retry, a killed worker, a dead letter
+  writ up                       start a node here (data in ./.writ); stop it with `writ down`
+
+{b}Run jobs{n}
+  writ worker MODULE            run the tasks of a Python module
+  writ submit QUEUE TASK INPUT  submit a job; --wait for its result, --file for many
+  writ cancel ID                end a job
+
+{b}Look{n}
+  writ jobs                     list jobs; --state, --queue, --task, --watch
+  writ job ID                   one job with its whole timeline
+  writ explain ID               why it is where it is, answered from the log
+  writ replay ID                its state after each record; --at a time, --verify the log
+  writ dlq                      dead letters by cause; `writ dlq redrive ID` tries one again
+
+{b}The node{n}
+  writ status                   is it up, who leads, how far behind is each view
+  writ env                      where it is, for other programs: eval "$(writ env)"
+  writ down                     stop it
+
+{b}A first example{n}
+  writ up --detach
+  printf 'from writ import task\\n@task\\ndef hello(name: str): return f"hello {{name}}"\\n' > hi.py
+  writ worker hi --queue greetings &
+  writ submit greetings hello '{{"name": "world"}}' --wait
+
+`writ COMMAND --help` tells more. Everything that prints data takes --json.
+"""
+
+
+def front(coloured: bool) -> str:
+    """The page, with bold headings on a terminal."""
+    return FRONT.format(b="\033[1m" if coloured else "", n="\033[0m" if coloured else "")

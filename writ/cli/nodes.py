@@ -1,0 +1,270 @@
+"""`writ up`, `down` and `status`: the node on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .output import Table, count, fields, next_steps, on_terminal, paint, print_json, state
+from .processes import log_to_stderr, new_loop, tail, when_stdin_ends, writ_command
+from .reach import connected, directory_of, find, node_info, with_dir
+from .usage import UNREACHABLE, CommandError
+
+if TYPE_CHECKING:
+    from writ.node import Node
+    from writ.schemas.queries import NodeStatus
+
+READY_TIMEOUT_S: Final = 60.0
+DOWN_TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.02
+_PATIENCE_S: Final = 15.0
+
+
+# --- up -------------------------------------------------------------------------------------------------
+
+
+def up(args: Namespace) -> int:
+    """Runs a node, here or in the background."""
+    if args.detach:
+        return _detach(args)
+    log_to_stderr()
+    with asyncio.Runner(loop_factory=new_loop()) as runner:
+        return runner.run(_serve(args))
+
+
+async def _serve(args: Namespace) -> int:
+    """The node in this process, until a signal or until a part of it fails."""
+    from writ.node import Node
+
+    asked = asyncio.Event()
+    _stop_on_signals(asked)
+    if args.until_stdin_ends:
+        when_stdin_ends(_PATIENCE_S)
+    stopping = asyncio.create_task(asked.wait())
+    starting = asyncio.create_task(Node.start(directory_of(args), args.port))
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return 0
+    node = starting.result()
+    try:
+        if not args.quiet:
+            _announce(args, detached=False)
+        return await _until_stopped(node, stopping)
+    finally:
+        if on_terminal() and not args.json and not args.quiet:
+            print("\nstopping", flush=True)
+        await node.stop()
+
+
+async def _until_stopped(node: Node, stopping: asyncio.Task[Any]) -> int:
+    running = asyncio.create_task(node.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        running.cancel()
+        return 0
+    error = running.exception()
+    why = f"{type(error).__name__}: {error}" if error else "a part of it ended by itself"
+    raise CommandError(f"the node cannot go on: {why}", ["writ up            (its data are kept)"])
+
+
+def _stop_on_signals(asked: asyncio.Event) -> None:
+    """The first signal asks to stop, a second one ends at once: what was acknowledged is on disk anyway."""
+
+    def stop() -> None:
+        if asked.is_set():
+            os._exit(1)
+        asked.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+
+
+def _announce(args: Namespace, *, detached: bool) -> None:
+    directory = directory_of(args)
+    info = node_info(directory) or {}
+    if args.json:
+        print_json({**info, "directory": str(directory.resolve())})
+        sys.stdout.flush()
+        return
+    print(f"{paint('Writ is up', 'bold green')} (version {info.get('version', '?')})\n")
+    fields(
+        [
+            ("  broker", str(info.get("url", ""))),
+            ("  directory", str(directory)),
+            ("  principal", f"{info.get('principal')} in tenant {info.get('tenant')}"),
+            ("  process", str(info.get("pid", ""))),
+        ]
+    )
+    where = "" if detached else ", in another terminal"
+    print(f"\n{paint(f'Next{where}:', 'bold')}")
+    for line in (
+        with_dir("writ worker MODULE --queue greetings", directory),
+        with_dir('writ submit greetings hello \'{"name": "world"}\' --wait', directory),
+        with_dir("writ jobs", directory),
+    ):
+        print(f"  {line}")
+    how = with_dir("writ down", directory)
+    print(f"\nStop it with {'' if detached else 'Ctrl-C or '}`{how}`.", flush=True)
+
+
+def _detach(args: Namespace) -> int:
+    """The node as a process of its own session; returns when it is ready."""
+    directory = directory_of(args)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = (directory / "node.log").open("ab")
+    except OSError as error:
+        raise CommandError(f"directory {directory}: {error.strerror}", ["writ up --dir ANOTHER"]) from error
+    offset = log.tell()
+    command = writ_command(
+        "up", "--quiet", "--dir", str(directory), *(["--port", str(args.port)] if args.port else [])
+    )
+    with log:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + READY_TIMEOUT_S
+        while (node_info(directory) or {}).get("pid") != child.pid:
+            if child.poll() is not None:
+                said = tail(directory / "node.log", offset)
+                raise CommandError(f"the node did not start:\n{said}")
+            if time.monotonic() > until:
+                said = tail(directory / "node.log", offset)
+                raise CommandError(f"the node was not ready after {READY_TIMEOUT_S:g} s:\n{said}")
+            time.sleep(_POLL_S)
+    except BaseException:
+        _end(child)
+        raise
+    if not args.quiet:
+        _announce(args, detached=True)
+    return 0
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(DOWN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+# --- down -----------------------------------------------------------------------------------------------
+
+
+def down(args: Namespace) -> int:
+    """Stops the node of the directory, and waits until it is gone. None running is fine."""
+    from writ.broker.embedded import owner_pid
+
+    directory = directory_of(args)
+    pid = owner_pid(directory)
+    if pid is not None:
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:
+            raise CommandError(f"the node of {directory} (process {pid}) belongs to another user") from error
+        until = time.monotonic() + DOWN_TIMEOUT_S
+        while owner_pid(directory) == pid or _lives(pid):
+            if time.monotonic() > until:
+                raise CommandError(
+                    f"the node of {directory} (process {pid}) has not ended within {DOWN_TIMEOUT_S:g} s",
+                    [f"kill -9 {pid}            (loses nothing: what was acknowledged is on disk)"],
+                )
+            time.sleep(_POLL_S)
+    if args.json:
+        print_json({"directory": str(directory.resolve()), "stopped": pid})
+    else:
+        print(f"no node runs in {directory}" if pid is None else f"stopped the node of {directory}")
+    return 0
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process is there and not merely waiting for its parent to notice that it ended."""
+    stat = Path(f"/proc/{pid}/stat")
+    with contextlib.suppress(OSError):
+        return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+# --- status ---------------------------------------------------------------------------------------------
+
+
+def status(args: Namespace) -> int:
+    """Exits 1 where something is wrong with a node that answers."""
+    found = asyncio.run(_status(args))
+    wrong = _faults(found)
+    if args.json:
+        print_json(found)
+    else:
+        _show_status(args, found, wrong)
+    return 1 if wrong else 0
+
+
+async def _status(args: Namespace) -> NodeStatus:
+    from writ.broker.errors import WireError
+
+    until = time.monotonic() + (args.wait or 0)
+    while True:
+        left = until - time.monotonic()
+        try:
+            async with connected(args) as client:
+                found = await client.status(timeout_s=max(left, 3.0))
+            if not _faults(found) or left <= 0:
+                return found
+        except CommandError as error:
+            if error.code != UNREACHABLE or left <= 0:
+                raise
+        except WireError:
+            if left <= 0:
+                raise
+        await asyncio.sleep(0.1)
+
+
+def _faults(found: NodeStatus) -> list[str]:
+    faults = [f"partition {each.partition} has no leader" for each in found.partitions if not each.leader]
+    return faults + [f"view {each.name} has halted: {each.halted}" for each in found.views if each.halted]
+
+
+def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
+    place = find(args)
+    word = paint("not well", "bold red") if wrong else paint("up", "bold green")
+    print(f"Writ {found.version} at {place.url} is {word}\n")
+    partitions = Table(
+        ["partition", "leader", "epoch", "records"], elastic=["leader"], right=["epoch", "records"]
+    )
+    for each in found.partitions:
+        partitions.add(
+            str(each.partition), each.leader or ("none", "red"), str(each.epoch), f"{each.last_seq}"
+        )
+    partitions.print()
+    print()
+    views = Table(["view", "position", "behind by"], right=["position", "behind by"])
+    for view in found.views:
+        views.add(view.name, str(view.position), str(view.lag))
+    views.print()
+    total = sum(found.jobs.values())
+    parts = ", ".join(f"{number:,} {state(name)}" for name, number in found.jobs.items() if number)
+    print(f"\n{count(total, 'job')}{': ' if parts else ''}{parts}")
+    for line in [*wrong, *found.warnings]:
+        print(f"{paint('warning', 'yellow')}  {line}")
+    if not total:
+        next_steps("writ submit QUEUE TASK INPUT")

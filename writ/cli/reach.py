@@ -1,0 +1,162 @@
+"""Where to connect: flags, else the environment, else the node of a directory on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .parser import DEFAULT_DIRECTORY
+from .usage import UNREACHABLE, CommandError, UsageError
+
+if TYPE_CHECKING:
+    from writ.broker.client import Client
+    from writ.broker.connect import Target
+
+NODE_FILE = "node.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A broker, who we are to it, and where that was found."""
+
+    url: str
+    creds: str | None
+    tenant: str
+    principal: str
+    source: str
+
+
+def directory_of(args: Namespace) -> Path:
+    """The directory of the node on this machine."""
+    return Path(args.dir or DEFAULT_DIRECTORY)
+
+
+def with_dir(command: str, directory: Path) -> str:
+    """A command for the reader to type, with --dir where it is not the usual one."""
+    usual = directory == Path(DEFAULT_DIRECTORY)
+    return command if usual else f"{command} --dir {directory}"
+
+
+def find(args: Namespace, env: Mapping[str, str] | None = None) -> Place:
+    """Where to connect. A directory named on the command line goes before the environment.
+
+    Raises CommandError where nothing says it.
+    """
+    env = os.environ if env is None else env
+    if args.url:
+        place = _from_env(env, args.url, "--url")
+        # A key belongs to a broker: the node's own one is right where the url is the node's.
+        known = _from_node(directory_of(args))
+        if known is not None and known.url == args.url and not env.get("NATS_NKEY"):
+            place = replace(known, source="--url")
+    elif args.dir is None and env.get("NATS_URL"):
+        place = _from_env(env, env["NATS_URL"], "NATS_URL")
+    else:
+        found = _from_node(directory_of(args))
+        if found is None:
+            where = directory_of(args)
+            raise CommandError(f"no node runs in {where}", [with_dir("writ up", where)], UNREACHABLE)
+        place = found
+    return replace(
+        place,
+        creds=args.creds or place.creds,
+        tenant=args.tenant or place.tenant,
+        principal=args.principal or place.principal,
+    )
+
+
+def _from_env(env: Mapping[str, str], url: str, source: str) -> Place:
+    return Place(
+        url=url,
+        creds=env.get("NATS_NKEY") or None,
+        tenant=env.get("WRIT_TENANT") or "default",
+        principal=env.get("WRIT_PRINCIPAL") or "owner",
+        source=source,
+    )
+
+
+def node_info(directory: Path) -> dict[str, str | int] | None:
+    """What a node that runs in the directory wrote down of itself; None where none does."""
+    try:
+        info: dict[str, str | int] = json.loads((directory / NODE_FILE).read_bytes())
+        pid = int(info["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return info  # it runs as another user
+    except OSError:
+        return None  # it ended without clearing up
+    return info
+
+
+def _from_node(directory: Path) -> Place | None:
+    info = node_info(directory)
+    if info is None:
+        return None
+    return Place(
+        url=str(info["url"]),
+        creds=str(info["key_path"]),
+        tenant=str(info["tenant"]),
+        principal=str(info["principal"]),
+        source=str(directory),
+    )
+
+
+def target_of(place: Place) -> Target:
+    """The same for the client. Raises CommandError for names that cannot be."""
+    from writ.broker.connect import Target
+
+    try:
+        key = Path(place.creds) if place.creds else None
+        return Target(place.url, key, place.tenant, place.principal)
+    except ValueError as error:
+        raise CommandError(str(error), ["writ env"], 2) from error
+
+
+def _check_names(args: Namespace) -> None:
+    """Raises UsageError for names that nothing can have."""
+    from writ.schemas.ids import token_fault
+
+    names = [(getattr(args, what, None), what) for what in ("queue", "id")]
+    names += [(each, "id") for each in getattr(args, "ids", ())]
+    for value, what in names:
+        fault = token_fault(value, what) if isinstance(value, str) else None
+        if fault is not None:
+            raise UsageError(fault)
+
+
+@asynccontextmanager
+async def connected(args: Namespace) -> AsyncGenerator[Client]:
+    """A client of the place that the options and the environment name."""
+    _check_names(args)
+    place = find(args)
+    from writ.broker.client import Client
+    from writ.broker.errors import Unreachable
+
+    try:
+        client = await Client(target_of(place), name="writ-cli").__aenter__()
+    except Unreachable as error:
+        raise CommandError(str(error).split(";")[0], _ways_out(place), UNREACHABLE) from error
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def _ways_out(place: Place) -> list[str]:
+    if place.source == "NATS_URL":
+        return [
+            "writ up --detach",
+            "unset NATS_URL            (it is set in your shell and goes before the node of ./.writ)",
+        ]
+    if place.source == "--url":
+        return ["writ up --detach            (starts a node on this machine)"]
+    return [with_dir("writ up --detach", Path(place.source))]

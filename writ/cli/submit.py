@@ -1,0 +1,243 @@
+"""`writ submit`: one job, or a file of them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from .output import count, next_steps, on_terminal, paint, print_json
+from .reach import connected
+from .usage import CommandError, UsageError, tell
+
+if TYPE_CHECKING:
+    from writ.broker.client import Client, JobHandle
+    from writ.schemas.queries import JobView
+
+_WAITS_AT_ONCE: Final = 64
+_HELP: Final = ["writ submit --help"]
+
+
+def submit(args: Namespace) -> int:
+    """Submits, and with --wait stays for the results."""
+    queue, *words = args.words
+    if len(words) > 2:
+        raise UsageError(f"{words[2]!r} is one word too many; quote INPUT as one", _HELP)
+    task, given = [*words, None, None][:2]
+    if args.file is not None:
+        if given is not None or args.id is not None:
+            raise UsageError("--file brings its own inputs and ids", _HELP)
+        jobs = _read_jobs(args.file, {"task": task} | _options(args))
+        return asyncio.run(_many(args, queue, jobs))
+    if task is None:
+        raise UsageError("TASK is missing: which task shall run?", ["writ submit QUEUE TASK '{\"a\": 1}'"])
+    job = {"task": task, "input": _input(given)} | _options(args)
+    return asyncio.run(_one(args, queue, job))
+
+
+# --- what is submitted ----------------------------------------------------------------------------------
+
+
+def _input(given: str | None) -> msgspec.Raw:
+    """The input as the JSON that was given. Raises UsageError."""
+    text = sys.stdin.read() if given == "-" else given
+    if text is None:
+        return msgspec.Raw(b"null")
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UsageError(
+            f"INPUT is not JSON: {error}", ['writ submit QUEUE TASK \'{"name": "value"}\'']
+        ) from error
+    return msgspec.Raw(text.strip().encode())
+
+
+def _options(args: Namespace) -> dict[str, Any]:
+    """The options that were given, as fields of a submit."""
+    retry = _retry(args)
+    options = {
+        "id": args.id,
+        "priority": args.priority,
+        "delay_s": args.delay,
+        "not_before": args.not_before,
+        "retry": retry,
+        "lease_s": args.lease,
+        "attempt_timeout_s": args.attempt_timeout,
+        "job_timeout_s": args.job_timeout,
+        "expires_in_s": args.expires_in,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _retry(args: Namespace) -> dict[str, Any] | None:
+    try:
+        policy = msgspec.json.decode(args.retry or "{}", type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UsageError(f"--retry is not a JSON object: {error}", _HELP) from error
+    if args.max_attempts is not None:
+        policy["max_attempts"] = args.max_attempts
+    return policy or None
+
+
+def _read_jobs(name: str, defaults: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Each line's number and job. Raises UsageError for what is no job."""
+    if name == "-":
+        lines = sys.stdin.read().splitlines()
+    else:
+        try:
+            with open(name, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--file {name}: {getattr(error, 'strerror', None) or error}") from error
+    shape = 'each line is an object such as {"task": "hello", "input": {"name": "world"}}'
+    jobs: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                job = msgspec.json.decode(line, type=dict[str, Any])
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise UsageError(f"{name}, line {number}: {error}", [shape]) from error
+            job = {key: value for key, value in defaults.items() if value is not None} | job
+            if "task" not in job:
+                raise UsageError(f"{name}, line {number}: no task", [shape])
+            jobs.append((number, job))
+    if not jobs:
+        raise UsageError(f"{name} holds no job", [shape])
+    return jobs
+
+
+# --- one ------------------------------------------------------------------------------------------------
+
+
+async def _one(args: Namespace, queue: str, job: dict[str, Any]) -> int:
+    async with connected(args) as client:
+        (handle,) = await client.submit_many(queue, [job])
+        if not args.wait:
+            _say_submitted(args, handle)
+            return 0
+        try:
+            with _waiting(f"waiting for job {handle.id}"):
+                output = await client.result(handle, timeout_s=args.timeout)
+        except Exception as error:
+            return await _without_output(args, client, handle, error)
+        print_json(await client.job(handle.id, queue) if args.json else output)
+        return 0
+
+
+def _say_submitted(args: Namespace, handle: JobHandle) -> None:
+    if args.json:
+        print_json({"id": handle.id, "queue": handle.queue})
+    elif on_terminal():
+        print(f"{paint('submitted', 'green')} job {paint(handle.id, 'bold')} to queue {handle.queue}")
+        next_steps(f"writ job {handle.id}")
+    else:
+        print(handle.id)
+
+
+async def _without_output(args: Namespace, client: Client, handle: JobHandle, error: Exception) -> int:
+    """A job that was waited for has no output: dead, cancelled, refused or late."""
+    from writ.broker.errors import JobEnded
+
+    if isinstance(error, TimeoutError):
+        raise CommandError(str(error), [f"writ job {handle.id} --queue {handle.queue}"]) from error
+    if isinstance(error, JobEnded) and args.json:
+        print_json(await client.job(handle.id, handle.queue))
+    raise error
+
+
+def _waiting(text: str) -> AbstractContextManager[object]:
+    """A sign of life while nothing can be shown yet."""
+    if not on_terminal():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+# --- many -----------------------------------------------------------------------------------------------
+
+
+async def _many(args: Namespace, queue: str, jobs: Sequence[tuple[int, dict[str, Any]]]) -> int:
+    from writ.broker.errors import SubmitRefused
+
+    async with connected(args) as client:
+        try:
+            handles = await client.submit_many(queue, [job for _, job in jobs])
+        except SubmitRefused as error:
+            index = error.rejection.index
+            if index is None:
+                raise
+            raise UsageError(f"{args.file}, line {jobs[index][0]}: {error}; nothing was submitted") from error
+        if args.wait:
+            return await _wait_for_many(args, client, queue, handles)
+    if args.json:
+        print_json([{"id": handle.id, "queue": handle.queue} for handle in handles])
+    elif on_terminal():
+        print(f"{paint('submitted', 'green')} {count(len(handles), 'job')} to queue {queue}")
+        next_steps(f"writ jobs --queue {queue} --watch")
+    else:
+        for handle in handles:
+            print(handle.id)
+    return 0
+
+
+async def _wait_for_many(args: Namespace, client: Client, queue: str, handles: Sequence[JobHandle]) -> int:
+    """Waits for each, at most so many at a time; then says how they ended."""
+    loop = asyncio.get_running_loop()
+    until = None if args.timeout is None else loop.time() + args.timeout
+    room = asyncio.Semaphore(_WAITS_AT_ONCE)
+    failed: list[str] = []
+    with _Progress(len(handles)) as advance:
+
+        async def wait(handle: JobHandle) -> None:
+            async with room:
+                left = None if until is None else max(0.0, until - loop.time())
+                try:
+                    await client.result(handle, timeout_s=left)
+                except Exception as error:
+                    failed.append(str(error))
+                advance()
+
+        await asyncio.gather(*(wait(handle) for handle in handles))
+    if args.json:
+        print_json(await _views(client, queue, handles))
+    else:
+        print(f"{len(handles) - len(failed)} completed, {len(failed)} not")
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        tell(f"{failed[0]}{more}", [f"writ jobs --queue {queue}"])
+    return 1 if failed else 0
+
+
+async def _views(client: Client, queue: str, handles: Sequence[JobHandle]) -> list[JobView]:
+    from .fetch import all_jobs
+
+    wanted = {handle.id for handle in handles}
+    return [job for job in reversed(await all_jobs(client, queue=queue)) if job.id in wanted]
+
+
+class _Progress:
+    """A bar on a terminal, nothing in a pipe."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: Any = None
+
+    def __enter__(self) -> Callable[[], None]:
+        if not sys.stderr.isatty():
+            return lambda: None
+        from .progress import bar
+
+        self._bar = bar(stderr=True)
+        self._bar.start()
+        task = self._bar.add_task("waiting", total=self._total)
+        return lambda: self._bar.advance(task)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,51 @@
+"""`writ worker`: a worker process."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import Namespace
+from pathlib import Path
+
+from .processes import log_to_stderr, when_stdin_ends
+from .reach import find, target_of, with_dir
+from .usage import UNREACHABLE, CommandError
+
+DEFAULT_QUEUE = "default"
+_PATIENCE_S = 2.0
+
+
+def worker(args: Namespace) -> int:
+    """Works until it is told to stop; a second signal does not wait for what runs."""
+    place = find(args)
+    target = target_of(place)
+    from writ.broker.errors import Unreachable
+    from writ.workers import Worker
+    from writ.workers.errors import WorkerError
+
+    log_to_stderr()
+    queues = args.queue or [DEFAULT_QUEUE]
+    try:
+        made = Worker(queues, args.module, concurrency=args.concurrency or 10, name=args.name, target=target)
+    except WorkerError as error:
+        raise CommandError(str(error), _hint(args.module)) from error
+    if args.until_stdin_ends:
+        when_stdin_ends(_PATIENCE_S)
+    tasks = ", ".join(sorted(made.tasks))
+    print(f"worker {made.name} serves {', '.join(made.queues)} with {tasks}", flush=True)
+    try:
+        made.run_sync()
+    except Unreachable as error:
+        where = Path(place.source) if place.source not in ("NATS_URL", "--url") else Path(".writ")
+        raise CommandError(str(error), [with_dir("writ up --detach", where)], UNREACHABLE) from error
+    except WorkerError as error:
+        raise CommandError(str(error), ["writ status"]) from error
+    done = dataclasses.asdict(made.counts)
+    parts = ", ".join(f"{number} {what}" for what, number in done.items() if number)
+    print(f"worker {made.name} has ended: {parts or 'nothing acquired'}", flush=True)
+    return 0
+
+
+def _hint(module: str) -> list[str]:
+    if module.endswith(".py") or "/" in module:
+        return []
+    return [f"writ worker {module.replace('.', '/')}.py            (for a file)"]
