@@ -18,6 +18,7 @@ from writ.schemas.events import (
     DeadReason,
     Fact,
     JobDeadLettered,
+    LeaseExpired,
     LeasesRenewed,
     RefusedReport,
     RejectionsFolded,
@@ -41,7 +42,8 @@ from .waiting import Waiter, Waiting
 _encode = msgspec.json.Encoder().encode
 _decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in (LEASE_VERBS | CONTROL_VERBS).items()}
 _ACQUIRED_MAX_BYTES = 700 * 1024
-_CONTENT_BYTES = {"acquire": 300, "renew": 300}
+_LEASE_BYTES = 200
+"""More than a lease weighs in an answer, but for its names and its input."""
 _TRY_LATER = Rejection(RejectionKind.TRY_LATER, "too many refusals; nothing was decided, ask again later")
 ORCHESTRATOR = "writ:orchestrator"
 
@@ -118,13 +120,17 @@ class Desk:
         self.waiting = Waiting()
         self.handled = state.source
         """The last submit dealt with; the log's own position may be behind while nothing was to record."""
+        self.dealt = False
+        """Whether a submit was dealt with: until then, the one at the log's position may be there in part."""
         self._clock = clock
         self._entropy = entropy
         self._budget = Budget()
         self._folded: dict[tuple[str, str], RejectionsFolded] = {}
+        self._before = self.handled, self._folded
         self._stirred: set[str] = set()
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             commands.Acquire: self._acquire,
+            commands.Withdraw: self._withdraw,
             commands.Renew: self._renew,
             commands.Start: self._start,
             commands.Complete: self._complete,
@@ -134,10 +140,19 @@ class Desk:
             commands.Redrive: self._redrive,
         }
 
+    def begin(self) -> None:
+        """Notes, as a round begins, what `take_back` goes back to."""
+        self._before = self.handled, dict(self._folded)
+
+    def take_back(self) -> None:
+        """Forgets what a round that was not stored had dealt with; its submits will come again."""
+        self.handled, self._folded = self._before
+
     # --- intake -----------------------------------------------------------------------------------------
 
     def submit(self, round_: Round, message: Submitted) -> None:
         """Accepts or refuses each element. What the log holds of this message already is passed over."""
+        self.dealt = True
         known = self.state.source
         resumed = (known.epoch, known.seq) == (message.epoch, message.seq)
         done = known.index if resumed else None
@@ -203,20 +218,14 @@ class Desk:
         self._folded[tenant, principal] = RejectionsFolded(count, refused[-1])
         self.handled = Source(message.epoch, message.seq, index)
 
-    def take_back(self, round_: Round) -> None:
-        """Forgets what a round that was not stored had dealt with; its submits will come again."""
-        self.handled = self.state.source
-        for who, event in round_.folded.items():
-            later = self._folded.get(who)
-            count = event.count + (later.count if later else 0)
-            self._folded[who] = RejectionsFolded(count, event.last)
-
     def flush_folded(self, round_: Round) -> None:
         """Records what was refused beyond the budget, before the log's position moves past it."""
-        round_.folded.update(self._folded)
+        left = len(self._folded)
         for (tenant, principal), event in self._folded.items():
+            left -= 1
             who = Addressed(tenant, principal, "submit", "")
-            self._note(round_, who, event, "submit", self.handled)
+            # The position moves with the last of them, so that no crash between leaves one unrecorded.
+            self._note(round_, who, event, "submit", None if left else self.handled)
         self._folded.clear()
 
     @property
@@ -310,6 +319,18 @@ class Desk:
             else:
                 round_.answer(asked.send, _encode(commands.Acquired()))
 
+    def _withdraw(self, round_: Round, asked: Asked, command: commands.Withdraw) -> None:
+        """A worker that stops takes its waiting acquires back, so that nothing is granted to nobody."""
+        tenant, principal, _, queue = asked.address
+        self._send_away(round_, f"{tenant}.{queue}", principal, command.worker)
+        round_.answer(asked.send, _encode(commands.Answer()))
+
+    def _send_away(self, round_: Round, place: str, principal: str, worker: str) -> None:
+        for number, waiter in self.waiting.line(place):
+            if waiter.principal == principal and waiter.command.worker == worker:
+                self.waiting.leave(place, number)
+                round_.answer(waiter.send, _encode(commands.Acquired()))
+
     def _grant(self, round_: Round, waiter: Waiter) -> bool:
         """Leases for one acquire, answered; False where there was no job for it."""
         tenant, queue, command = waiter.tenant, waiter.queue, waiter.command
@@ -322,7 +343,7 @@ class Desk:
             job = self.state.jobs[place]
             if not lease.wanted(job, command):
                 continue
-            size_bytes += len(bytes(job.input.plain))
+            size_bytes += len(bytes(job.input.plain)) + len(job.task.encode()) + len(job.key) + _LEASE_BYTES
             if chosen and size_bytes > _ACQUIRED_MAX_BYTES:
                 break
             chosen.append(job)
@@ -534,6 +555,9 @@ class Desk:
             if not events:
                 self.state.rearm(place)
                 continue
+            if isinstance(events[0], LeaseExpired) and job.lease is not None:
+                # Its holder is gone: what it still waits for would be lost on it as well.
+                self._send_away(round_, f"{job.tenant}.{job.queue}", job.lease.principal, job.lease.worker)
             cause = f"record:{job.since}"
             round_.record(job.tenant, "job", job.key, events, actor=ORCHESTRATOR, cause=cause)
             self._stirred.add(f"{job.tenant}.{job.queue}")

@@ -337,6 +337,7 @@ class Engine:
 
     async def _store(self, round_: Round, taken: list[Submitted]) -> None:
         encoded = round_.encode()
+        gap_from = self._clock.mono_us()
         try:
             await self._log.append(encoded.messages, round_.after)
         except NotStored as full:
@@ -344,7 +345,6 @@ class Engine:
             return
         except OutcomeUnknown as unknown:
             log.warning("%s asks the log what became of an append: %s", self.name, unknown)
-            gap_from = self._clock.mono_us()
             await self._resolve(encoded.messages, round_.after)
             round_.keep(encoded.digests)
             await self._resume(gap_from)

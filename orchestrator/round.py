@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from writ.broker.ports import Answer, Message
 from writ.schemas import bounds
 from writ.schemas.codec import digest, encode
-from writ.schemas.events import Fact, RejectionsFolded
+from writ.schemas.events import Fact
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.records import Record, Source
 from writ.schemas.subjects import log_subject
@@ -38,8 +38,6 @@ class Round:
         self.answers: list[tuple[Answer, bytes]] = []
         self.needs_fence = False
         self.size_bytes = 0
-        self.folded: dict[tuple[str, str], RejectionsFolded] = {}
-        """Refusals that records of this round count, to be counted again should it not be stored."""
         self._undo: Undo = []
         self._own: dict[str, int] = {}
 

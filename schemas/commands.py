@@ -69,6 +69,12 @@ class Acquire(Command, frozen=True):
     tasks: tuple[TaskName, ...] = ()
 
 
+class Withdraw(Command, frozen=True):
+    """Ends the waiting acquires of a worker in the subject's queue; each is answered with no lease."""
+
+    worker: Token
+
+
 class Held(Command, frozen=True):
     """A lease as its holder names it."""
 
@@ -180,6 +186,7 @@ class Reported(Answer, frozen=True):
 
 LEASE_VERBS: dict[str, type[Command]] = {
     "acquire": Acquire,
+    "withdraw": Withdraw,
     "renew": Renew,
     "start": Start,
     "complete": Complete,

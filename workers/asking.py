@@ -18,7 +18,7 @@ from .line import Post
 _encode = msgspec.json.Encoder().encode
 A = TypeVar("A", bound=Answer)
 _decoders: Final[dict[type[Answer], Callable[[bytes], Any]]] = {
-    cls: msgspec.json.Decoder(cls).decode for cls in (Acquired, Renewed, Reported)
+    cls: msgspec.json.Decoder(cls).decode for cls in (Answer, Acquired, Renewed, Reported)
 }
 
 

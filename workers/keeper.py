@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -26,11 +27,13 @@ from writ.schemas.bounds import LEASES_PER_REQUEST_MAX, RENEWALS_PER_REQUEST_MAX
 from writ.schemas.commands import (
     Acquire,
     Acquired,
+    Answer,
     Lease,
     Renew,
     Renewed,
     Reported,
     Start,
+    Withdraw,
 )
 from writ.schemas.errors import ErrorClass
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -193,7 +196,7 @@ class Keeper:
             if asking.done():
                 taken = self._acquired(line, asking.result(), count)
                 idle_us = self._now_us() - asked_us
-                empty_early = taken == 0 and idle_us < wait_s * _SECOND_US / 2
+                empty_early = taken == 0 and not self._draining and idle_us < wait_s * _SECOND_US / 2
                 self._rest(line, "no lease, and no wait" if empty_early else None)
             else:
                 self._spawn(self._straggler(line, asking))
@@ -401,6 +404,9 @@ class Keeper:
     async def _wind_up(self) -> None:
         """Lets running tasks end, then stops and releases the rest, and sees the reports through."""
         runs = self._running
+        for line in self._lines:
+            if line.polls:
+                self._spawn(self._withdraw(line))
         await self._until(lambda: self._hurry or not (runs() or self._polls), self._post.drain_s)
         left = runs()
         if left:
@@ -417,6 +423,11 @@ class Keeper:
         if not await self._until(lambda: not any(line.held for line in self._lines), FLUSH_S):
             count = sum(len(line.held) for line in self._lines)
             log.error("%d leases end unreported, as nobody answers; they will expire", count)
+
+    async def _withdraw(self, line: Line) -> None:
+        """Takes waiting acquires back; one that cannot be runs out by itself."""
+        with suppress(WireError, Refused):
+            await self._asking.ask(line.queue, "withdraw", Withdraw(self._post.worker), Answer, PATIENCE_S)
 
     def _running(self) -> list[Run]:
         return [run for line in self._lines for run in line.held.values() if not run.ended]

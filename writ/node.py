@@ -9,7 +9,6 @@ import random
 import secrets
 import socket
 from collections.abc import Coroutine
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +33,7 @@ log = logging.getLogger("writ.node")
 
 NODE_FILE: Final = "node.json"
 _EPOCHS_FILE: Final = "epochs.json"
+_ENGINE: Final = "orchestrator"
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
@@ -122,7 +122,7 @@ class Node:
             version=version("writ-orchestrator"),
             entropy=random.SystemRandom().random,
         )
-        self._spawn(engine.run(), "orchestrator")
+        self._spawn(engine.run(), _ENGINE)
         view = JobsView()
         view_log = JetStreamLog(views, log_.partition, log_.epoch)
         runner = self._runner = Runner(self.directory / "views" / "jobs.db", view_log, view)
@@ -191,21 +191,19 @@ class Node:
         if self.engine is not None:
             self.engine.stop()
         tasks, self._tasks = self._tasks, []
-        with suppress(TimeoutError):
-            for task in tasks:
-                if task.get_name() == "orchestrator":
-                    await asyncio.wait([task], timeout=5)
+        for task in tasks:
+            if task.get_name() == _ENGINE:
+                await asyncio.wait([task], timeout=5)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._queries is not None:
-            await self._queries.close()
-        if self._runner is not None:
-            await self._runner.close()
-        for link in self._links:
-            with suppress(Exception):
-                await link.close()
-        await self.broker.stop()
+        # Each part is closed whatever became of the others: a database left open keeps the process alive.
+        parts = [part.close for part in (self._queries, self._runner, *self._links) if part is not None]
+        for close in (*parts, self.broker.stop):
+            try:
+                await close()
+            except Exception:
+                log.exception("a part of the node could not be closed")
 
 
 def _read_epochs(directory: Path) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from writ.schemas import bounds
@@ -17,6 +19,8 @@ from writ.schemas.sealed import seal
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode = msgspec.json.Decoder(SubmitJob).decode
 _validate = msgspec.json.Decoder().decode
+_TYPES_MAX_BYTES = 16 * 1024
+_DERIVED = re.compile(r"\d+-\d+-\d+")
 _EARLIEST_US = 0
 _LATEST_US = 4_102_444_800 * bounds.SECOND_US
 """The year 2100: a time beyond it is taken for a mistake."""
@@ -59,18 +63,28 @@ def parse(data: bytes | msgspec.Raw, index: int | None) -> SubmitJob | Rejection
     """One element as a command, or why not. `index` is its place in the array, None for a single one."""
     try:
         command = _decode(data)
-        depth = nesting(_validate(command.input))
     except msgspec.ValidationError as error:
         field, reason = explain_fault(error)
         return malformed(reason, field, index)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         return malformed(f"the message is not JSON: {error}", None, index)
+    try:
+        depth = nesting(_validate(command.input))
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        return malformed(f"input cannot be read: {error}", "input", index)
     if depth > bounds.NESTING_MAX:
         return malformed(f"input is nested more than {bounds.NESTING_MAX} deep", "input", index)
     size = len(bytes(command.input))
     if size > bounds.INLINE_MAX_BYTES:
         reason = f"input has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
         return Rejection(RejectionKind.TOO_LARGE, reason, "input", index)
+    size = sum(len(name.encode()) for name in command.retry.non_retryable_types)
+    if size > _TYPES_MAX_BYTES:
+        reason = f"the listed types have {size} bytes; at most {_TYPES_MAX_BYTES} are allowed"
+        return Rejection(RejectionKind.TOO_LARGE, reason, "retry.non_retryable_types", index)
+    if command.id is not None and _DERIVED.fullmatch(command.id):
+        reason = "ids of three numbers are kept for submits without one; give another"
+        return malformed(reason, "id", index)
     if command.not_before is not None:
         if command.delay_s is not None:
             return malformed("not_before and delay_s are both given; give one", "delay_s", index)

@@ -10,13 +10,14 @@ from writ.schemas.errors import AttemptError
 from writ.schemas.events import (
     AttemptFailed,
     AttemptStarted,
+    DeadReason,
     Fact,
     JobCancelled,
     JobCompleted,
     LeaseGranted,
     LeaseReleased,
 )
-from writ.schemas.lifecycle import TERMINAL, Job, State
+from writ.schemas.lifecycle import Job, State
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
 
@@ -97,19 +98,26 @@ def _output_fault(output: msgspec.Raw, index: int | None) -> Rejection | None:
 def fail(
     job: Job | None, report: Failure, principal: str, index: int | None, now: int, seed: float
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    if job is not None and job.lease is None and report.token == job.last_token and job.error is not None:
-        return Repeated()
-    void = fence(job, report.token, principal, index)
-    if void is not None:
-        return void
-    assert job is not None
     text = report.text
     if len(text) > bounds.ERROR_TEXT_MAX_CHARS:
         note = _CUT.format(len(text))
         text = text[: bounds.ERROR_TEXT_MAX_CHARS - len(note)] + note
     error = AttemptError(report.class_, report.type, seal(_encode(text)) if text else None)
+    if job is not None and report.token == job.last_token and error == job.error and _ended_by_failure(job):
+        return Repeated()
+    void = fence(job, report.token, principal, index)
+    if void is not None:
+        return void
+    assert job is not None
     failed = AttemptFailed(job.attempt, report.token, error, report.run_ms, report.retry_after_s)
     return after_failure(job, failed, now, seed)
+
+
+def _ended_by_failure(job: Job) -> bool:
+    """Whether the newest lease surely ended by a failure, not by expiry or release after an earlier one."""
+    if job.state is State.DEAD:
+        return job.dead in (DeadReason.EXHAUSTED, DeadReason.NON_RETRYABLE, DeadReason.POLICY)
+    return job.state is State.RETRYING
 
 
 def start(
@@ -128,8 +136,7 @@ def start(
 def release(
     job: Job | None, token: int, principal: str, reason: str, index: int | None
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    if job is not None and job.lease is None and job.last_token == token and job.state not in TERMINAL:
-        return Repeated()
+    # A release said twice is stale the second time: the job does not tell how its last lease ended.
     void = fence(job, token, principal, index)
     if void is not None:
         return void

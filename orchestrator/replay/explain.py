@@ -132,7 +132,7 @@ def _answer(question: str, found: Sequence[tuple[str, int]], otherwise: str) -> 
 def _vouched(record: Record) -> str:
     if record.vouched is None:
         return ""
-    return ", its name proved by a signature" if record.vouched else ", its name on the broker's word"
+    return ", its name proved by a signature" if record.vouched else " (the broker's word; unvouched)"
 
 
 def _who(steps: Sequence[Step]) -> Answer:
@@ -319,13 +319,13 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
             )
             return words, seq
         case State.COMPLETED:
-            return f"It is completed, since {_ago(job, now)}.", job.ended_by
+            return f"It completed {_ago(job, now)} ago.", job.ended_by
         case State.CANCELLED:
-            return f"It is cancelled, since {_ago(job, now)}: {one_line(job.reason or '')}.", job.ended_by
+            return f"It was cancelled {_ago(job, now)} ago: {one_line(job.reason or '')}.", job.ended_by
         case State.DEAD:
             why = f"{job.dead}: {job.reason}"
             return (
-                f"It is a dead letter, since {_ago(job, now)}, as {why}; redrive it to run again.",
+                f"It became a dead letter {_ago(job, now)} ago, as {why}; redrive it to run again.",
                 job.ended_by,
             )
 

@@ -110,7 +110,7 @@ def event_words(event: Fact, step: Step) -> str:
             return f"attempt {attempt}{_ran(run_ms)}: {error_words(error)}"
         case LeaseExpired(worker=worker, losses=losses, max_lease_losses=cap, expires_at=expires_at):
             late = duration(record.at - expires_at)
-            return f"worker {worker} did not renew; over since {late}; loss {losses} of {cap}"
+            return f"worker {worker} did not renew; {late} over time; loss {losses} of {cap}"
         case LeaseReleased(attempt=attempt, reason=reason):
             return f"attempt {attempt} given back unfinished: {one_line(reason)}"
         case RetryScheduled(rule=rule):

@@ -118,7 +118,7 @@ def test_a_timeline_in_words(history: Histories) -> None:
     assert "attempt 1 after 12 ms: application error MailboxFull: mailbox is full" in text[3]
     assert "in 1.05 s (backoff 1 s for failure 1, jitter 0.1 placed it in 0.9 to 1.1 s" in text[4]
     assert text[4].endswith("failed attempt 1 of max_attempts 5  -> retrying")
-    assert "worker w2 did not renew; over since 0 ms; loss 1 of 5  -> pending" in text[7]
+    assert "worker w2 did not renew; 0 ms over time; loss 1 of 5  -> pending" in text[7]
     assert text[-1].endswith("attempt 3 after 20 ms, output sent  -> completed")
     assert list(lines([])) == []
 
@@ -165,7 +165,7 @@ def test_the_questions_of_a_dead_letter(history: Histories) -> None:
     )
     assert found.policies.sentences[-2] == "Verdict: exhausted; failed attempt 2 of max_attempts 2."
     assert "but the release of the code" in found.reproducible.sentences[1]
-    assert "dead letter, since 5 s" in found.not_running.sentences[0]
+    assert "dead letter 5 s ago" in found.not_running.sentences[0]
     assert found.not_running.records == (8,)
     text = "\n".join(found.lines())
     assert "7. Why is it not running now?" in text
@@ -178,8 +178,8 @@ STANDING: list[tuple[Callable[[History], object], str, int]] = [
     (lambda h: h.submitted().granted("w1"), "attempt 1 by worker w1", 2),
     (lambda h: h.submitted().granted("w1").failed(retry_after_s=20.0), "due in 15 s", 3),
     (lambda h: h.submitted().granted().released(), "has been ready for 5 s", 3),
-    (lambda h: h.submitted().cancelled("no need"), "cancelled, since 5 s: no need", 2),
-    (lambda h: h.submitted().granted().completed(), "completed, since 5 s", 3),
+    (lambda h: h.submitted().cancelled("no need"), "cancelled 5 s ago: no need", 2),
+    (lambda h: h.submitted().granted().completed(), "completed 5 s ago", 3),
 ]
 
 

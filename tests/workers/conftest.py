@@ -46,6 +46,8 @@ class Orchestra:
     answer: Callable[[Call], bytes | None] = lambda call: None
     delay_s: Callable[[str], float] = lambda verb: 0.0
     closed: bool = False
+    withdrawn: int = 0
+    deaf_to_withdraw: bool = False
 
     def __post_init__(self) -> None:
         self._pending: dict[str, deque[commands.Lease]] = {}
@@ -99,6 +101,9 @@ class Orchestra:
             return given
         if verb == "acquire":
             return await self._acquire(queue, call.command)
+        if verb == "withdraw":
+            self.withdrawn += not self.deaf_to_withdraw
+            return msgspec.json.encode(commands.Answer())
         if verb == "renew":
             lost = self._void(call.command.leases)
             wanted = tuple(held.id for held in call.command.leases if held.id in self.cancel)
@@ -118,7 +123,8 @@ class Orchestra:
         loop = asyncio.get_running_loop()
         until = loop.time() + command.wait_s
         pending = self._pending.setdefault(queue, deque())
-        while not pending and loop.time() < until:  # noqa: ASYNC110 - jobs are added from other threads
+        withdrawn = self.withdrawn
+        while not pending and loop.time() < until and withdrawn == self.withdrawn:  # noqa: ASYNC110 - jobs are added from other threads
             await asyncio.sleep(0.001)
         leases = [pending.popleft() for _ in range(min(command.count, len(pending)))]
         for lease in leases:

@@ -561,6 +561,7 @@ async def test_what_ends_while_its_lease_is_released_is_not_reported_besides(orc
 
 
 async def test_leases_that_an_acquire_brings_during_a_drain_are_released(orchestra: Orchestra) -> None:
+    orchestra.deaf_to_withdraw = True
     made = worker(orchestra, double, wait_s=2)
     run = asyncio.create_task(made.run_inline(orchestra))
     await orchestra.until(lambda: orchestra.called("acquire"))
@@ -569,6 +570,16 @@ async def test_leases_that_an_acquire_brings_during_a_drain_are_released(orchest
     await asyncio.wait_for(run, 10)
     assert orchestra.released == [job]
     assert not orchestra.completed
+
+
+async def test_a_drain_takes_waiting_acquires_back(orchestra: Orchestra) -> None:
+    made = worker(orchestra, double, wait_s=30)
+    run = asyncio.create_task(made.run_inline(orchestra))
+    await orchestra.until(lambda: orchestra.called("acquire"))
+    made.drain()
+    await asyncio.wait_for(run, 10)
+    assert len(orchestra.called("withdraw")) == 1
+    assert len(orchestra.called("acquire")) == 1
 
 
 async def test_signals_drain_and_a_second_one_releases_at_once(orchestra: Orchestra) -> None:
