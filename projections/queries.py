@@ -165,10 +165,11 @@ class Queries:
         until = loop.time() + query.max_wait_s
         wanted = query.min_position
         if wanted is None:
-            wanted, _ = await asyncio.gather(
+            newest, _ = await asyncio.gather(
                 self._newest_seq(query.max_wait_s),
                 self._submits_seen(min(query.max_wait_s, SUBMITS_WAIT_S)),
             )
+            wanted = newest
         if not await self._runner.wait_for(wanted, until - loop.time()):
             runner = self._runner
             why = f"; it has halted: {runner.halted}" if runner.halted else f" after {query.max_wait_s} s"

@@ -135,8 +135,11 @@ class Runner:
         """Stands where the file stands."""
         async with self._opened.execute(_WHERE) as cursor:
             row = await cursor.fetchone()
-        self._at = Position(*row[:3]) if row else Position()
-        self._source = Source(*row[3:], 0) if row else Source(0, 0, 0)
+        self._at, self._source = Position(), Source(0, 0, 0)
+        if row is not None:
+            epoch, seq, known_digest, source_epoch, source_seq = row
+            self._at = Position(epoch, seq, known_digest)
+            self._source = Source(source_epoch, source_seq, 0)
         self.view.discard()
 
     async def _connect(self) -> aiosqlite.Connection:
