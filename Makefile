@@ -19,6 +19,14 @@ demo: $(READY) ## Run the demonstration (SEED=n repeats a run)
 test: $(READY) ## Run every test (ARGS='-k lease' narrows the run)
 	@$(BIN)/pytest $(ARGS)
 
+.PHONY: simulate
+simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n for one at length)
+	@$(BIN)/python -m tests.simulation.simulate $(if $(SEED),--seed $(SEED)) $(if $(N),--count $(N))
+
+.PHONY: teeth
+teeth: $(READY) ## Search the seeds that find each bug planted into the simulation
+	@$(BIN)/python -m tests.simulation.teeth $(ARGS)
+
 .PHONY: check
 check: $(READY) ## Run every check short of the tests: lint, format, types, imports
 	@echo '== ruff check';          $(BIN)/ruff check .

@@ -23,6 +23,10 @@ _LINE_MAX_BYTES: Final = 1 << 20
 class _Parser(Parser):
     """The server's protocol by its own rules: fields of a line stand apart by spaces, nothing else does."""
 
+    def __init__(self, owner: Any) -> None:
+        super().__init__(owner)
+        self._owner = owner
+
     def reset(self) -> None:
         super().reset()
         self._message: tuple[int, bytes, bytes, int, int] | None = None
@@ -51,19 +55,19 @@ class _Parser(Parser):
             headers = bytes(buffer[:head]) if head else None
             body = bytes(buffer[head:total])
             del buffer[: total + 2]
-            await self.nc._process_msg(sid, subject, reply, body, headers)
+            await self._owner._process_msg(sid, subject, reply, body, headers)
 
     async def _other(self, line: bytes) -> None:
         verb, _, rest = line.partition(b" ")
         match verb:
             case b"PING":
-                await self.nc._process_ping()
+                await self._owner._process_ping()
             case b"PONG":
-                await self.nc._process_pong()
+                await self._owner._process_pong()
             case b"-ERR":
-                await self.nc._process_err(rest.strip().decode(errors="backslashreplace").lower())
+                await self._owner._process_err(rest.strip().decode(errors="backslashreplace").lower())
             case b"INFO":
-                await self.nc._process_info(json.loads(rest))
+                await self._owner._process_info(json.loads(rest))
             case b"+OK":
                 pass
             case _:

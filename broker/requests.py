@@ -31,7 +31,7 @@ class NatsRequests:
         self._answering = answering
         self._beating = beating
         self._subs: list[Subscription] = []
-        self._who: Subscription | None = None
+        self._telling: asyncio.Task[Subscription] | None = None
         self._leader = b""
         self._outbox: list[tuple[str, bytes]] = []
         self._sending: asyncio.Task[None] | None = None
@@ -66,15 +66,18 @@ class NatsRequests:
                     log.warning("an answer could not be sent; its requester will ask again: %s", lost)
 
     async def stop(self) -> None:
-        subs, self._subs = self._subs, []
-        if self._who is not None:
-            subs.append(self._who)
-            self._who = None
-        for sub in subs:
+        # May be cancelled at any point and called again: nothing is let go of before it is ended.
+        if self._telling is not None:
+            await asyncio.wait({self._telling})
+            if not self._telling.cancelled() and self._telling.exception() is None:
+                self._subs.append(self._telling.result())
+            self._telling = None
+        while self._subs:
             try:
-                await sub.unsubscribe()
+                await self._subs[-1].unsubscribe()
             except (NatsError, OSError) as lost:
                 log.debug("unsubscribing: %s", lost)
+            self._subs.pop()
 
     async def who(self, partition: int) -> str | None:
         try:
@@ -85,12 +88,17 @@ class NatsRequests:
 
     async def beat(self, partition: int, leader: str) -> None:
         self._leader = leader.encode()
-        if self._who is None:
-            self._who = await self._beating.subscribe(f"{leader_subject(partition)}.who", cb=self._tell)
         try:
+            if self._telling is None or (self._telling.done() and self._telling.exception() is not None):
+                self._telling = asyncio.create_task(self._tell_who(partition))
+            # Shielded: were it cancelled half way, nobody could take the subscription back.
+            await asyncio.shield(self._telling)
             await self._beating.publish(leader_subject(partition), self._leader)
         except (NatsError, OSError) as lost:
             raise ConnectionError(str(lost)) from lost
+
+    async def _tell_who(self, partition: int) -> Subscription:
+        return await self._beating.subscribe(f"{leader_subject(partition)}.who", cb=self._tell)
 
     async def _tell(self, msg: Msg) -> None:
         await msg.respond(self._leader)

@@ -127,7 +127,8 @@ class Desk:
         self._budget = Budget()
         self._folded: dict[tuple[str, str], RejectionsFolded] = {}
         self._before = self.handled, self._folded
-        self._stirred: set[str] = set()
+        self._stirred: dict[str, None] = {}
+        """Queues in which jobs became ready, in their order, so that the same input gives the same records."""
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             commands.Acquire: self._acquire,
             commands.Withdraw: self._withdraw,
@@ -202,7 +203,7 @@ class Desk:
             source=source,
             size_bytes=len(bytes(command.input)),
         )
-        self._stirred.add(f"{address.tenant}.{address.queue}")
+        self._stirred[f"{address.tenant}.{address.queue}"] = None
 
     def _refuse_submit(self, round_: Round, message: Submitted, refused: list[Rejection], index: int) -> None:
         tenant, principal, _, queue = message.address
@@ -306,7 +307,7 @@ class Desk:
             cause=verb,
             size_bytes=size_bytes,
         )
-        self._stirred.add(f"{tenant}.{queue}")
+        self._stirred[f"{tenant}.{queue}"] = None
 
     def _acquire(self, round_: Round, asked: Asked, command: commands.Acquire) -> None:
         tenant, principal, _, queue = asked.address
@@ -386,18 +387,15 @@ class Desk:
 
     def match(self, round_: Round) -> None:
         """Gives jobs that became ready to those who wait for them."""
-        stirred, self._stirred = self._stirred, set()
-        for place in stirred:
-            if not self.waiting.waits(place):
-                continue
+        for place in tuple(self._stirred):
             for number, waiter in self.waiting.line(place):
                 if self.state.ready(waiter.tenant, waiter.queue) is None:
                     break
                 if not round_.has_room(waiter.command.count, _ACQUIRED_MAX_BYTES // 2):
-                    self._stirred.add(place)
-                    return
+                    return  # this queue and the others that are left have their turn in the next round
                 if self._grant(round_, waiter):
                     self.waiting.leave(place, number)
+            del self._stirred[place]
 
     @property
     def unmatched(self) -> bool:
@@ -560,7 +558,7 @@ class Desk:
                 self._send_away(round_, f"{job.tenant}.{job.queue}", job.lease.principal, job.lease.worker)
             cause = f"record:{job.since}"
             round_.record(job.tenant, "job", job.key, events, actor=ORCHESTRATOR, cause=cause)
-            self._stirred.add(f"{job.tenant}.{job.queue}")
+            self._stirred[f"{job.tenant}.{job.queue}"] = None
 
     def dismiss(self, round_: Round) -> None:
         """Answers those whose wait is over with no lease."""

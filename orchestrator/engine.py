@@ -44,6 +44,8 @@ REST_S = 10.0
 """How long a deposed leader stands by before it may stand again."""
 SETTLE_S = 1.0
 """How long the log's intake position may lag behind what was dealt with."""
+AWAY_S = 1.0
+"""A leader that was stopped, or waited for an append, for longer than this was away: leases get their time back."""
 _RETRY_S = 0.2
 _INBOX_MAX = 4_000
 
@@ -62,6 +64,15 @@ _UNTOLD = msgspec.json.encode(
 
 class Deposed(Exception):
     """Another engine extended the log: this one leads no more."""
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancels a task until it has ended: `wait_for` of Python 3.11 may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_RETRY_S)
+    if not task.cancelled() and (failed := task.exception()) is not None:
+        log.debug("a part ended with %r", failed)
 
 
 class Engine:
@@ -98,6 +109,9 @@ class Engine:
         self._heard: str | None = None
         self._purged = 0
         self._behind_since: int | None = None
+        self._awake_us = 0
+        self._away_us = 0
+        self._rival = False
         self._reading: asyncio.Task[None] | None = None
 
     # --- leadership -------------------------------------------------------------------------------------
@@ -129,6 +143,9 @@ class Engine:
     def _hear(self, leader: str) -> None:
         if leader != self.name:
             self._heard, self._heard_us = leader, self._clock.mono_us()
+            if self.leading.is_set():
+                self._rival = True
+                self._wake.set()
 
     async def _stand_by(self, rest_s: float) -> None:
         """Returns when this engine may stand: nobody leads, and it has rested."""
@@ -158,6 +175,7 @@ class Engine:
 
     async def _lead(self) -> None:
         await self._recover()
+        self._awake_us, self._away_us, self._rival = self._clock.mono_us(), 0, False
         await self._elect()
         self._wake.clear()
         self._drained.set()
@@ -174,18 +192,14 @@ class Engine:
                     self._reading.result()
                 await self._round()
         finally:
-            beating.cancel()
-            with suppress(asyncio.CancelledError):
-                await beating
+            await _end(beating)
 
     async def _step_down(self) -> None:
         """Leaves no request unanswered that this engine will not decide."""
         self.leading.clear()
         await self._requests.stop()
         if self._reading is not None:
-            self._reading.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await self._reading
+            await _end(self._reading)
             self._reading = None
         for item in self._inbox:
             if isinstance(item, Asked):
@@ -223,12 +237,30 @@ class Engine:
     async def _beat(self) -> None:
         """Says that this engine leads, and forgets what need not be kept."""
         while True:
+            self._notice_gap()
             try:
                 await self._requests.beat(self.state.number, self.name)
                 await self._purge()
             except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
                 log.warning("%s was not heard: %s", self.name, silent)
             await asyncio.sleep(BEAT_S)
+
+    def _notice_gap(self) -> None:
+        """Called twice a second at least: whoever was not, was stopped meanwhile, and heard no renewal."""
+        now = self._clock.mono_us()
+        self._was_away(now - self._awake_us)
+        self._awake_us = now
+
+    def _was_away(self, gap_us: int) -> None:
+        """After a time in which nobody could renew a lease, the next round begins with giving it back."""
+        if gap_us > AWAY_S * bounds.SECOND_US and self.state.running:
+            self._away_us += gap_us
+            self._wake.set()
+
+    def _wrote(self, begun_us: int) -> None:
+        """An append has succeeded: what was given back until it began is settled, its own time is not."""
+        self._away_us = 0
+        self._was_away(self._clock.mono_us() - begun_us)
 
     # --- gather -----------------------------------------------------------------------------------------
 
@@ -264,7 +296,7 @@ class Engine:
 
     async def _next(self) -> None:
         """Returns when there is something to do: a message, or a time that has come."""
-        if self._inbox or self._desk.unmatched:
+        if self._inbox or self._desk.unmatched or self._away_us or self._rival:
             return
         self._wake.clear()
         delay_s = self._delay_s()
@@ -296,7 +328,10 @@ class Engine:
     async def _round(self) -> None:
         desk = self._desk
         desk.begin()
+        self._notice_gap()
         round_ = Round(self.state, self._time.now())
+        if self._away_us:
+            system_record(round_, TimeResumed(self._away_us // 1_000), "outage")
         desk.fire(round_)
         taken: list[Submitted] = []
         while self._inbox and round_.has_room(self._inbox[0].records_max, self._inbox[0].size_bytes):
@@ -311,8 +346,9 @@ class Engine:
         desk.match(round_)
         desk.dismiss(round_)
         self._settle(round_)
-        if round_.needs_fence and not round_.records:
-            system_record(round_, Barrier(), "verdict")
+        if (round_.needs_fence or self._rival) and not round_.records:
+            system_record(round_, Barrier(), "rival" if self._rival else "verdict")
+        self._rival = False  # somebody else beats as leader: this append tells which of the two is one
         if not round_.records:
             self._send(round_)
             return
@@ -337,19 +373,29 @@ class Engine:
 
     async def _store(self, round_: Round, taken: list[Submitted]) -> None:
         encoded = round_.encode()
-        gap_from = self._clock.mono_us()
+        begun_us = self._clock.mono_us()
         try:
             await self._log.append(encoded.messages, round_.after)
         except NotStored as full:
-            await self._give_back(round_, taken, full)
+            log.error("%s cannot store: %s", self.name, full)
+            self._take_back(round_, taken)
+            self._put_off(round_, f"the log takes no records now: {full}")
+            await asyncio.sleep(_RETRY_S)
+            self._away_us += self._clock.mono_us() - begun_us  # no renewal could be stored meanwhile
             return
         except OutcomeUnknown as unknown:
             log.warning("%s asks the log what became of an append: %s", self.name, unknown)
-            await self._resolve(encoded.messages, round_.after)
+            if not await self._resolve(encoded.messages, round_.after):
+                # What was decided while the log was away, such as the end of a lease, is decided anew.
+                self._take_back(round_, taken)
+                await self._resume(begun_us)
+                self._put_off(round_, "the log was away; nothing was decided, ask again")
+                return
             round_.keep(encoded.digests)
-            await self._resume(gap_from)
+            await self._resume(begun_us)
         else:
             round_.keep(encoded.digests)
+            self._wrote(begun_us)
         self.rounds += 1
         self._send(round_)
 
@@ -357,29 +403,33 @@ class Engine:
         for send, body in round_.answers:
             send(body)
 
-    async def _give_back(self, round_: Round, taken: list[Submitted], full: NotStored) -> None:
-        """Surely nothing was stored: undo, refuse for now, and keep the submits for another try."""
-        log.error("%s cannot store: %s", self.name, full)
+    def _take_back(self, round_: Round, taken: list[Submitted]) -> None:
+        """Nothing of the round was stored: undo it, and keep the submits for another try."""
         round_.drop()
         self._desk.take_back()
-        reason = f"the log takes no records now: {full}"
+        self._inbox.extendleft(reversed(taken))
+
+    def _put_off(self, round_: Round, reason: str) -> None:
+        """Nothing was decided: whoever asked may ask again."""
         body = msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason)))
         for send, _ in round_.answers:
             send(body)
-        self._inbox.extendleft(reversed(taken))
-        await asyncio.sleep(_RETRY_S)
 
-    async def _resolve(self, messages: Sequence[Message], after: int) -> None:
-        """Returns when all messages are known to be stored by this engine; raises Deposed if others are."""
+    async def _resolve(self, messages: Sequence[Message], after: int) -> bool:
+        """Whether the messages are stored, all of them, after an append whose outcome is unknown.
+
+        Where a part is, the rest is appended. Where nothing is, it may still be on its way to the broker:
+        only an append of our own in its place makes sure. Raises Deposed where others' are in its place.
+        """
         while not self._stopping:
             try:
                 found = [m.body async for part in self._log.read(after + 1) for m in part]
                 ours = [m.body for m in messages]
                 if found != ours[: len(found)]:
                     raise Deposed(f"record {after + 1} and on are another leader's")
-                if len(found) < len(ours):
+                if 0 < len(found) < len(ours):
                     await self._log.append(messages[len(found) :], after + len(found))
-                return
+                return bool(found)
             except (OutcomeUnknown, NotStored) as again:
                 log.warning("%s still waits for the log: %s", self.name, again)
                 await asyncio.sleep(_RETRY_S)
@@ -390,6 +440,7 @@ class Engine:
         while True:
             gap_ms = (self._clock.mono_us() - gap_from) // 1_000
             round_ = Round(self.state, self._time.now())
+            begun_us = self._clock.mono_us()
             system_record(round_, TimeResumed(gap_ms), "outage")
             encoded = round_.encode()
             try:
@@ -400,10 +451,13 @@ class Engine:
                 await asyncio.sleep(_RETRY_S)
                 continue
             except OutcomeUnknown:
-                await self._resolve(encoded.messages, round_.after)
-                round_.keep(encoded.digests)
+                if await self._resolve(encoded.messages, round_.after):
+                    round_.keep(encoded.digests)
+                else:
+                    round_.drop()
                 continue
             round_.keep(encoded.digests)
+            self._wrote(begun_us)
             return
 
     async def _purge(self) -> None:

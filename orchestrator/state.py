@@ -126,9 +126,15 @@ class Partition:
         old = self.jobs.get(place)
         if undo is not None:
             undo.append((place, old))
-        stays = old is not None and job is not None and job.state is State.PENDING and old.since == job.since
-        if old is not None and old.state is State.PENDING and not stays:
-            self._leave_ready(place, old)
+        waited = old if old is not None and old.state is State.PENDING else None
+        stays = (
+            waited is not None
+            and job is not None
+            and job.state is State.PENDING
+            and waited.since == job.since
+        )
+        if waited is not None and not stays:
+            self._leave_ready(place, waited)
         if job is None:
             self.jobs.pop(place, None)
             self.running.discard(place)

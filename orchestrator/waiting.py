@@ -45,9 +45,6 @@ class Waiting:
         """Who waits for a queue, in order, each with the number to `leave` by."""
         return list(self._lines.get(place, OrderedDict[int, Waiter]()).items())
 
-    def waits(self, place: str) -> bool:
-        return place in self._lines
-
     def leave(self, place: str, number: int) -> None:
         line = self._lines[place]
         del line[number]

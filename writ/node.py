@@ -194,8 +194,11 @@ class Node:
         for task in tasks:
             if task.get_name() == _ENGINE:
                 await asyncio.wait([task], timeout=5)
-        for task in tasks:
-            task.cancel()
+        left = set(tasks)
+        while left:  # more than once, as `wait_for` of Python 3.11 may swallow a cancellation
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=1)
         await asyncio.gather(*tasks, return_exceptions=True)
         # Each part is closed whatever became of the others: a database left open keeps the process alive.
         parts = [part.close for part in (self._queries, self._runner, *self._links) if part is not None]

@@ -1,0 +1,129 @@
+// A NATS client in Node.js with nothing but what Node.js brings: no npm, no code of Writ.
+//
+//   node client.mjs QUEUE COUNT BODY...
+//
+// publishes each BODY to the submit subject of the principal that NATS_URL, NATS_NKEY, WRIT_TENANT and
+// WRIT_PRINCIPAL name: the first without asking for an acknowledgement, the others with. Then it watches the
+// feed until COUNT jobs of the queue have completed, and prints what it saw, one JSON document a line.
+
+import { createPrivateKey, createPublicKey, sign } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
+
+const [queue, count, ...bodies] = process.argv.slice(2);
+const { NATS_URL, NATS_NKEY, WRIT_TENANT, WRIT_PRINCIPAL } = process.env;
+const subject = `writ.submit.${WRIT_TENANT}.${WRIT_PRINCIPAL}.${queue}`;
+
+const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+function base32Decode(text) {
+  let bits = 0, value = 0;
+  const out = [];
+  for (const letter of text.trim()) {
+    value = ((value << 5) | ALPHABET.indexOf(letter)) & 0xffff;
+    bits += 5;
+    if (bits >= 8) out.push((value >> (bits -= 8)) & 0xff);
+  }
+  return Buffer.from(out);
+}
+
+function base32Encode(bytes) {
+  let bits = 0, value = 0, out = "";
+  for (const byte of bytes) {
+    value = ((value << 8) | byte) & 0xffff;
+    bits += 8;
+    while (bits >= 5) out += ALPHABET[(value >> (bits -= 5)) & 31];
+  }
+  return bits > 0 ? out + ALPHABET[(value << (5 - bits)) & 31] : out;
+}
+
+function crc16(bytes) {
+  let crc = 0;
+  for (const byte of bytes) {
+    crc ^= byte << 8;
+    for (let i = 0; i < 8; i++) crc = (crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1) & 0xffff;
+  }
+  return crc;
+}
+
+// An NKey seed is two prefix bytes, the 32 bytes of an Ed25519 seed and a checksum, in base32.
+const seed = base32Decode(readFileSync(NATS_NKEY, "utf8")).subarray(2, 34);
+const key = createPrivateKey({
+  key: Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), seed]),
+  format: "der",
+  type: "pkcs8",
+});
+const half = createPublicKey(key).export({ format: "der", type: "spki" }).subarray(-32);
+const prefixed = Buffer.concat([Buffer.from([20 << 3]), half]);
+const checksum = Buffer.alloc(2);
+checksum.writeUInt16LE(crc16(prefixed));
+const nkey = base32Encode(Buffer.concat([prefixed, checksum]));
+
+const { hostname, port } = new URL(NATS_URL);
+const socket = connect(Number(port), hostname);
+const inbox = `_INBOX.${process.pid}${Date.now()}`;
+let buffer = Buffer.alloc(0);
+let acks = 0, completed = 0;
+
+function fail(why) {
+  console.error(why);
+  process.exit(1);
+}
+
+let greeted = false;
+
+function start(info) {
+  if (greeted) return; // further INFO lines only bring news
+  greeted = true;
+  const login = { verbose: false, pedantic: false, lang: "js", version: "0", protocol: 1, headers: true };
+  const sig = sign(null, Buffer.from(info.nonce), key).toString("base64url");
+  socket.write(`CONNECT ${JSON.stringify({ ...login, nkey, sig })}\r\n`);
+  socket.write(`SUB writ.feed.${WRIT_TENANT}.job.* 1\r\nSUB ${inbox}.* 2\r\nPING\r\n`);
+}
+
+function publish() {
+  bodies.forEach((body, index) => {
+    const reply = index === 0 ? "" : ` ${inbox}.${index}`;
+    socket.write(`PUB ${subject}${reply} ${Buffer.byteLength(body)}\r\n${body}\r\n`);
+  });
+}
+
+function message(sid, body) {
+  if (sid === "2") {
+    acks++;
+    console.log(JSON.stringify({ stored: JSON.parse(body).seq }));
+  } else {
+    const record = JSON.parse(body);
+    const done = record.events.find((event) => event.type === "job_completed");
+    if (done && record.key.startsWith(`${queue}~`)) {
+      completed++;
+      const id = record.key.slice(queue.length + 1);
+      console.log(JSON.stringify({ completed: id, output: done.data.output.plain }));
+    }
+  }
+  if (acks === bodies.length - 1 && completed === Number(count)) socket.end();
+}
+
+socket.on("error", (error) => fail(String(error)));
+socket.on("close", () => completed === Number(count) || fail("the server closed the connection"));
+socket.on("data", (data) => {
+  buffer = Buffer.concat([buffer, data]);
+  for (;;) {
+    const end = buffer.indexOf("\r\n");
+    if (end < 0) return;
+    const line = buffer.subarray(0, end).toString();
+    const [verb, ...rest] = line.split(" ");
+    let used = end + 2;
+    if (verb === "MSG" || verb === "HMSG") {
+      const total = Number(rest.at(-1));
+      if (buffer.length < used + total + 2) return;
+      const head = verb === "HMSG" ? Number(rest.at(-2)) : 0;
+      message(rest[1], buffer.subarray(used + head, used + total).toString());
+      used += total + 2;
+    } else if (verb === "INFO") start(JSON.parse(line.slice(5)));
+    else if (verb === "PING") socket.write("PONG\r\n");
+    else if (verb === "PONG") publish(); // the subscriptions stand
+    else if (verb === "-ERR") fail(line);
+    buffer = buffer.subarray(used);
+  }
+});

@@ -1,0 +1,90 @@
+"""One behaviour for every intake: read in order from a position, purged behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from writ.broker.ports import Intake, Stored
+from writ.schemas.subjects import parse_served
+
+if TYPE_CHECKING:
+    from .conftest import Wire
+
+
+async def take(intake: Intake, start: int, count: int) -> list[Stored]:
+    """So many submits from a sequence on."""
+    reader = intake.read(start)
+    got = await more(reader, count)
+    await reader.aclose()  # type: ignore[attr-defined]
+    return got
+
+
+async def more(reader: AsyncIterator[list[Stored]], count: int) -> list[Stored]:
+    got: list[Stored] = []
+    async with asyncio.timeout(20):
+        while len(got) < count:
+            got += await anext(reader)
+    return got
+
+
+async def fill(wire: Wire, count: int, first: int = 1) -> None:
+    for number in range(first, first + count):
+        await wire.submit(b"%d" % number, f"q{number % 3}")
+
+
+async def test_submits_are_read_in_order_from_any_place(wire: Wire) -> None:
+    intake = await wire.intake()
+    await fill(wire, 12)
+    got = await take(intake, 1, 12)
+    assert [(s.seq, s.body) for s in got] == [(i, b"%d" % i) for i in range(1, 13)]
+    assert parse_served(got[4].subject) == ("default", "owner", "submit", "q2")
+    assert [s.seq for s in await take(intake, 7, 6)] == list(range(7, 13))
+    assert intake.epoch == 1
+
+
+async def test_a_reader_waits_for_what_comes(wire: Wire) -> None:
+    intake = await wire.intake()
+    reader = intake.read(1)
+    taking = asyncio.create_task(more(reader, 3))
+    await fill(wire, 3)
+    assert [s.seq for s in await taking] == [1, 2, 3]
+    beyond = asyncio.create_task(take(intake, 5, 2))
+    await fill(wire, 3, 4)
+    assert [s.seq for s in await beyond] == [5, 6]
+    await reader.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("up_to", "left"), [(0, 1), (1, 2), (7, 8), (9, 10)])
+async def test_purging_forgets_what_is_behind_and_nothing_else(wire: Wire, up_to: int, left: int) -> None:
+    intake = await wire.intake()
+    await fill(wire, 10)
+    await intake.purge(up_to)
+    for start in {1, max(up_to, 1), left}:
+        assert [s.seq for s in await take(intake, start, 11 - left)] == list(range(left, 11))
+    await intake.purge(up_to)
+    assert len(await take(intake, 1, 11 - left)) == 11 - left
+
+
+@pytest.mark.parametrize("up_to", [10, 13])
+async def test_numbers_go_on_behind_what_was_purged(wire: Wire, up_to: int) -> None:
+    intake = await wire.intake()
+    await fill(wire, 10)
+    await intake.purge(up_to)
+    await fill(wire, 2, 11)
+    assert [s.body for s in await take(intake, 1, 2)] == [b"11", b"12"]
+    assert [s.seq for s in await take(intake, up_to + 1, 2)] == [up_to + 1, up_to + 2]
+
+
+async def test_a_reader_passes_over_what_is_purged_under_it(wire: Wire) -> None:
+    intake = await wire.intake()
+    await fill(wire, 5)
+    reader = intake.read(1)
+    assert len(await more(reader, 5)) == 5
+    await intake.purge(5)
+    await fill(wire, 3, 6)
+    assert [s.seq for s in await more(reader, 3)] == [6, 7, 8]
+    await reader.aclose()  # type: ignore[attr-defined]

@@ -1,0 +1,275 @@
+"""An engine on the in-memory twin, in virtual time: an hour passes as soon as nothing else is to do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from writ.broker.memory import MemoryIntake, MemoryLog, RequestHub
+from writ.broker.ports import Message, NotStored, OutcomeUnknown, Stored
+from writ.orchestrator.engine import Engine
+from writ.orchestrator.state import Partition
+from writ.schemas.codec import decode
+from writ.schemas.commands import Answer
+from writ.schemas.events import Fact, type_names
+from writ.schemas.lifecycle import Job
+from writ.schemas.records import Record
+
+START_US = 1_767_225_600_000_000
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer when nothing is ready."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        super().__init__()
+
+    def time(self) -> float:
+        return self.now_s
+
+    def _run_once(self) -> None:
+        inner: Any = self
+        if not inner._ready and inner._scheduled:
+            self.now_s = max(self.now_s, inner._scheduled[0]._when)
+        super()._run_once()  # type: ignore[misc]
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every test of this folder runs on the virtual loop."""
+    return {"virtual": VirtualLoop}
+
+
+class LoopClock:
+    """The loop's time, on a wall that stands on 2026-01-01 at its start."""
+
+    def mono_us(self) -> int:
+        return round(asyncio.get_running_loop().time() * 1_000_000)
+
+    def wall_us(self) -> int:
+        return START_US + self.mono_us() - 1_000_000_000
+
+
+Step = Callable[[MemoryLog, Sequence[Message], int], Awaitable[None]]
+
+
+class ScriptedLog:
+    """A log whose next appends may go wrong as a script says. `appends` counts the records of each."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self.inner = log
+        self.script: deque[Step] = deque()
+        self.appends: list[int] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    @property
+    def partition(self) -> int:
+        return self.inner.partition
+
+    @property
+    def epoch(self) -> int:
+        return self.inner.epoch
+
+    async def last_seq(self) -> int:
+        return await self.inner.last_seq()
+
+    def read(
+        self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
+    ) -> AsyncIterator[list[Stored]]:
+        return self.inner.read(start, subjects, follow=follow)
+
+    async def append(self, messages: Sequence[Message], after: int) -> None:
+        await self.hold.wait()
+        if self.script:
+            await self.script.popleft()(self.inner, messages, after)
+        else:
+            await self.inner.append(messages, after)
+        self.appends.append(len(messages))
+
+
+def full(times: int = 1) -> list[Step]:
+    """The broker takes nothing."""
+
+    async def step(log: MemoryLog, messages: Sequence[Message], after: int) -> None:
+        raise NotStored("the stream is full")
+
+    return [step] * times
+
+
+def unknown(stored: int | None, after_s: float = 0.0) -> Step:
+    """No answer comes, and so many of the records are stored; None for all."""
+
+    async def step(log: MemoryLog, messages: Sequence[Message], after: int) -> None:
+        part = messages if stored is None else messages[:stored]
+        if part:
+            await log.append(part, after)
+        await asyncio.sleep(after_s)
+        raise OutcomeUnknown("no answer")
+
+    return step
+
+
+class Twin:
+    """One broker's worth of memory, with engines that come and go."""
+
+    def __init__(self) -> None:
+        self.log = ScriptedLog(MemoryLog(clock=LoopClock()))
+        self.intake = MemoryIntake(clock=LoopClock())
+        self.hub = RequestHub()
+        self.engine: Engine | None = None
+        self.running: list[tuple[Engine, asyncio.Task[None]]] = []
+        self._random = random.Random(7)
+
+    async def start(self, name: str | None = None) -> Engine:
+        """Another engine; returns when it leads."""
+        engine = self.stand(name)
+        await engine.leading.wait()
+        return engine
+
+    def stand(self, name: str | None = None) -> Engine:
+        """Another engine, that may have to wait for its turn."""
+        self.engine = Engine(
+            self.log,
+            self.intake,
+            self.hub.host(),
+            LoopClock(),
+            name=name or f"engine-{len(self.running)}",
+            version="test",
+            entropy=self._random.random,
+        )
+        self.running.append((self.engine, asyncio.create_task(self.engine.run())))
+        return self.engine
+
+    async def stop(self) -> None:
+        for engine, task in self.running:
+            engine.stop()
+            self.log.hold.set()
+            await task
+        self.running.clear()
+
+    async def crash(self) -> None:
+        """All engines vanish at whatever they await."""
+        for _, task in self.running:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self.running.clear()
+
+    async def submit(self, job: object = None, queue: str = "mail", who: str = "owner") -> int:
+        """The intake sequence. A dict or list is sent as JSON, bytes as they are."""
+        body = job if isinstance(job, bytes) else msgspec.json.encode(job or {"task": "send"})
+        return await self.intake.submit("default", who, queue, body)
+
+    async def ask(self, verb: str, queue: str = "mail", who: str = "robot", **fields: Any) -> dict[str, Any]:
+        """The answer to a request as JSON."""
+        kind = "control" if verb in ("cancel", "redrive") else "lease"
+        body = msgspec.json.encode(fields)
+        answer = await self.hub.request("default", who, verb, queue, body, kind)
+        decoded: dict[str, Any] = msgspec.json.decode(answer)
+        return decoded
+
+    async def raw(self, verb: str, body: bytes, queue: str = "mail", kind: str = "lease") -> Answer:
+        return msgspec.json.decode(
+            await self.hub.request("default", "robot", verb, queue, body, kind), type=Answer
+        )
+
+    async def acquire(
+        self, count: int = 1, wait_s: float = 0.0, worker: str = "w1", **more: Any
+    ) -> list[dict[str, Any]]:
+        answer = await self.ask("acquire", worker=worker, count=count, wait_s=wait_s, **more)
+        assert "error" not in answer
+        leases: list[dict[str, Any]] = answer.get("leases", [])
+        return leases
+
+    async def report(
+        self, verb: str, *leases: dict[str, Any], worker: str = "w1", **more: Any
+    ) -> dict[str, Any]:
+        """What a worker says of leases that it was granted; `more` goes into each report."""
+        held = [{"id": one["id"], "token": one["token"], **more} for one in leases]
+        name = "reports" if verb in ("complete", "fail") else "leases"
+        fields: dict[str, Any] = {"worker": worker, name: held}
+        return await self.ask(verb, **fields)
+
+    async def settled(self) -> None:
+        """Until the log holds whatever can be decided without time passing."""
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+    def job(self, job_id: str, queue: str = "mail") -> Job:
+        assert self.engine is not None
+        job = self.engine.state.job("default", queue, job_id)
+        assert job is not None
+        return job
+
+    async def records(self) -> list[Record]:
+        return [decode(m.body) async for part in self.log.read() for m in part]
+
+    async def events(self, *kinds: type[Fact]) -> list[Fact]:
+        return [e for r in await self.records() for e in r.events if not kinds or isinstance(e, kinds)]
+
+    async def story(self, job_id: str, queue: str = "mail") -> list[str]:
+        """The names of a job's events, a record's joined by a plus."""
+        return [
+            "+".join(type_names[type(e)] for e in r.events)
+            for r in await self.records()
+            if r.key == f"{queue}~{job_id}"
+        ]
+
+    async def folded(self) -> Partition:
+        """The state that the log alone tells."""
+        state = Partition(self.log.partition, self.log.epoch)
+        async for part in self.log.read():
+            for message in part:
+                state.apply(decode(message.body), message.body)
+        return state
+
+    async def check(self) -> None:
+        """What the engine remembers is what the log tells."""
+        assert self.engine is not None
+        assert snapshot(self.engine.state) == snapshot(await self.folded())
+
+
+def snapshot(state: Partition) -> dict[str, Any]:
+    """Everything of a partition's state that decisions rest on, the order of its queues included."""
+    queues = {place.partition("~")[0] for place in state.jobs}
+    lines = {q: list(ready) for q in queues if (ready := state.ready(*q.split(".", 1))) is not None}
+    return {
+        "seq": state.seq,
+        "prev": state.prev,
+        "at": state.at,
+        "source": state.source,
+        "leader": state.leader,
+        "jobs": dict(state.jobs),
+        "running": set(state.running),
+        "ready": lines,
+    }
+
+
+class Tools:
+    """What the tests of this folder share, without importing each other."""
+
+    snapshot = staticmethod(snapshot)
+    full = staticmethod(full)
+    unknown = staticmethod(unknown)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return Tools()
+
+
+@pytest.fixture
+async def twin() -> AsyncIterator[Twin]:
+    """A twin with one engine that leads."""
+    twin = Twin()
+    await twin.start()
+    try:
+        yield twin
+    finally:
+        await twin.crash()
