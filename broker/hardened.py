@@ -76,8 +76,8 @@ class _Parser(Parser):
 
 def _message_line(line: bytes) -> tuple[int, bytes, bytes, int, int]:
     """`MSG <subject> <sid> [reply] <total>`, `HMSG <subject> <sid> [reply] <head> <total>`."""
-    verb, subject, sid, *rest = line.split(b" ")
     try:
+        verb, subject, sid, *rest = line.split(b" ")
         total = int(rest.pop())
         head = int(rest.pop()) if verb == b"HMSG" else 0
         return int(sid), subject, rest[0] if rest else b"", head, total

@@ -128,7 +128,7 @@ class Desk:
         self._folded: dict[tuple[str, str], RejectionsFolded] = {}
         self._before = self.handled, self._folded
         self._stirred: dict[str, None] = {}
-        """Queues in which jobs became ready, in their order, so that the same input gives the same records."""
+        """Queues in which jobs became ready, in order, so that the same input gives the same records."""
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             commands.Acquire: self._acquire,
             commands.Withdraw: self._withdraw,

@@ -45,7 +45,7 @@ REST_S = 10.0
 SETTLE_S = 1.0
 """How long the log's intake position may lag behind what was dealt with."""
 AWAY_S = 1.0
-"""A leader that was stopped, or waited for an append, for longer than this was away: leases get their time back."""
+"""A leader that stood still, or waited for an append, for longer gives leases their time back."""
 _RETRY_S = 0.2
 _INBOX_MAX = 4_000
 
@@ -67,10 +67,19 @@ class Deposed(Exception):
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Cancels a task until it has ended: `wait_for` of Python 3.11 may swallow a cancellation."""
+    """Cancels a task until it has ended: `wait_for` of Python 3.11 may swallow a cancellation.
+
+    A cancellation of the caller waits for that end: no part of a leadership may outlive it.
+    """
+    again: asyncio.CancelledError | None = None
     while not task.done():
         task.cancel()
-        await asyncio.wait([task], timeout=_RETRY_S)
+        try:
+            await asyncio.wait([task], timeout=_RETRY_S)
+        except asyncio.CancelledError as cancelled:
+            again = cancelled
+    if again is not None:
+        raise again
     if not task.cancelled() and (failed := task.exception()) is not None:
         log.debug("a part ended with %r", failed)
 

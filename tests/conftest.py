@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import hypothesis  # noqa: F401 - its plugin imports it late, in the midst of a test, if nobody did before
 import pytest
 
 if TYPE_CHECKING:

@@ -273,6 +273,19 @@ async def test_of_very_many_refused_elements_the_first_hundred_are_named(live: L
     assert [r.index for r in event.refused] == list(range(100))
 
 
+async def test_the_largest_refusal_fits_a_record(live: Live) -> None:
+    """Everything that a refusal quotes of the sender's, as long and as costly to write as it may be."""
+    queue = b"\x01" * 3_900
+    elements = b",".join([b'{"task":"t","' + b"\\u0001" * 600 + b'":1}'] * 200)
+    await live.play(lambda client: client.request(SUBJECT + queue, b"[" + elements + b"]"))
+    await live.play(lambda client: client.request(SUBJECT + b"mail", job(id="next")))
+    await live.job("mail~next")
+    ((_, event),) = refusals(await live.records())
+    assert (len(event.refused), event.count) == (100, 200)
+    assert max(len(m.body) for m in await live.stored()) > 300_000
+    await live.check()
+
+
 # --- queues and headers ---------------------------------------------------------------------------------
 
 QUEUES = {

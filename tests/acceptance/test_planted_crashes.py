@@ -176,6 +176,8 @@ class World:
         async with asyncio.timeout(WAIT_S):
             await asyncio.wait({burnt, task}, return_when=asyncio.FIRST_COMPLETED)
         burnt.cancel()
+        if fuse.point != PURGE:  # which is no part of the loop itself, and ends nothing else
+            await asyncio.wait({task}, timeout=WAIT_S)
         ended = await end(task)
         assert fuse.burnt.is_set(), f"the engine ended by itself: {ended!r}"
         assert isinstance(ended, Planted | asyncio.CancelledError), ended
@@ -360,7 +362,7 @@ async def test_a_crash_between_append_and_reply(world: World) -> None:
         if reports and number % 2:
             asking = asyncio.create_task(world.ask("complete", reports=reports))
         else:
-            asking = asyncio.create_task(world.ask("acquire", count=9, wait_s=0.2))
+            asking = asyncio.create_task(world.ask("acquire", wait_s=0.2))
         await world.died(fuse)
         await world.clients.flush()
         assert not asking.done(), "an answer left the dead engine"
@@ -376,7 +378,7 @@ async def test_a_crash_between_append_and_reply(world: World) -> None:
             await world.close()
     records = await world.settle()
     completed = [r.key for r in records if any(isinstance(e, JobCompleted) for e in r.events)]
-    assert len(completed) == len(set(completed)) == len(done)
+    assert len(completed) == len(set(completed)) == len(done) > TIMES // 2
 
 
 async def test_crashes_anywhere(world: World) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -82,10 +80,6 @@ class JetStreamWire(Wire):
         subject = f"writ.shard.{shard_of('default', queue)}.submit.default.owner.{queue}"
         await self._links[0].request(subject, body, timeout=10)
 
-    def freeze(self) -> None:
-        """The server hears nothing from now on, until it is killed."""
-        os.kill(self.broker.pid, signal.SIGSTOP)
-
     async def crash(self) -> None:
         """`kill -9`, and a new server on the same data and port."""
         directory, port = self.broker.directory, self.broker.port
@@ -121,10 +115,10 @@ async def wire(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 class Line:
-    """A cable to the broker that can be cut, or lose what the broker says."""
+    """A cable to the broker that can be cut, or lose what the broker says (mute) or is told (deaf)."""
 
     def __init__(self, port: int) -> None:
-        self.mute = False
+        self.mute = self.deaf = False
         self._to = port
         self._server: asyncio.Server | None = None
         self._ends: list[asyncio.StreamWriter] = []
@@ -146,7 +140,7 @@ class Line:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
-                if not (answers and self.mute):
+                if not (self.mute if answers else self.deaf):
                     writer.write(data)
                     await writer.drain()
         writer.close()

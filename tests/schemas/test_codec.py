@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -153,7 +153,7 @@ def plainly(value: Any) -> Any:
             fields = {name: plainly(getattr(value, name)) for name in value.__struct_fields__}
             return {"class": type(value).__name__, **fields}
         case tuple():
-            return [plainly(each) for each in cast("tuple[Any, ...]", value)]
+            return [plainly(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
         case msgspec.Raw():
             return bytes(value).decode()
         case bytes():
