@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import threading
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from writ.schemas.commands import SubmitJob
-from writ.schemas.lifecycle import State
-from writ.schemas.policy import Retry
-from writ.schemas.queries import JobsPage, JobView, NodeStatus, RecordsPage
-
-from .client import Client, JobHandle
+from .client import Client
 from .connect import Target
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _blocking(
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncClient, P], T]:
+    """The same method, which returns when it is done."""
+
+    @wraps(method)
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.run(lambda client: method(client, *args, **kwargs))
+
+    return call
 
 
 class SyncClient:
@@ -56,106 +64,52 @@ class SyncClient:
             self._run(self._client.close())
             self._end()
 
-    def submit(
-        self,
-        queue: str,
-        task: str,
-        input: object = None,
-        *,
-        id: str | None = None,
-        priority: int | None = None,
-        delay_s: float | None = None,
-        not_before: datetime.datetime | None = None,
-        retry: Retry | None = None,
-        lease_s: float | None = None,
-        attempt_timeout_s: float | None = None,
-        job_timeout_s: float | None = None,
-        expires_in_s: float | None = None,
-        timeout_s: float = 30.0,
-    ) -> JobHandle:
-        """See `Client.submit`."""
-        return self._run(
-            self._client.submit(
-                queue,
-                task,
-                input,
-                id=id,
-                priority=priority,
-                delay_s=delay_s,
-                not_before=not_before,
-                retry=retry,
-                lease_s=lease_s,
-                attempt_timeout_s=attempt_timeout_s,
-                job_timeout_s=job_timeout_s,
-                expires_in_s=expires_in_s,
-                timeout_s=timeout_s,
-            )
-        )
+    submit = _blocking(Client.submit)
+    submit_many = _blocking(Client.submit_many)
+    result = _blocking(Client.result)
 
-    def submit_many(
-        self, queue: str, jobs: Iterable[SubmitJob | Mapping[str, Any]], *, timeout_s: float = 60.0
-    ) -> list[JobHandle]:
-        """See `Client.submit_many`."""
-        return self._run(self._client.submit_many(queue, jobs, timeout_s=timeout_s))
+    job = _blocking(Client.job)
+    jobs = _blocking(Client.jobs)
+    records = _blocking(Client.records)
+    status = _blocking(Client.status)
+    queues = _blocking(Client.queues)
+    schedules = _blocking(Client.schedules)
+    operations = _blocking(Client.operations)
+    batches = _blocking(Client.batches)
 
-    def result(
-        self, job: JobHandle | str, *, queue: str | None = None, timeout_s: float | None = None
-    ) -> Any:
-        """See `Client.result`."""
-        return self._run(self._client.result(job, queue=queue, timeout_s=timeout_s))
+    cancel = _blocking(Client.cancel)
+    terminate = _blocking(Client.terminate)
+    redrive = _blocking(Client.redrive)
+    rerun = _blocking(Client.rerun)
+    drop = _blocking(Client.drop)
+    pause = _blocking(Client.pause)
+    resume = _blocking(Client.resume)
+    approve = _blocking(Client.approve)
+    reject = _blocking(Client.reject)
+    signal = _blocking(Client.signal)
+    edit = _blocking(Client.edit)
+    plan = _blocking(Client.plan)
+    seal_batch = _blocking(Client.seal_batch)
 
-    def job(self, id: str, queue: str | None = None, *, timeout_s: float = 10.0) -> JobView:
-        """See `Client.job`."""
-        return self._run(self._client.job(id, queue, timeout_s=timeout_s))
+    declare_queue = _blocking(Client.declare_queue)
+    pause_queue = _blocking(Client.pause_queue)
+    drain_queue = _blocking(Client.drain_queue)
+    resume_queue = _blocking(Client.resume_queue)
 
-    def jobs(
-        self,
-        *,
-        states: Sequence[State | str] = (),
-        queue: str | None = None,
-        task: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        timeout_s: float = 10.0,
-    ) -> JobsPage:
-        """See `Client.jobs`."""
-        return self._run(
-            self._client.jobs(
-                states=states, queue=queue, task=task, limit=limit, cursor=cursor, timeout_s=timeout_s
-            )
-        )
+    declare_schedule = _blocking(Client.declare_schedule)
+    pause_schedule = _blocking(Client.pause_schedule)
+    resume_schedule = _blocking(Client.resume_schedule)
+    delete_schedule = _blocking(Client.delete_schedule)
+    trigger_schedule = _blocking(Client.trigger_schedule)
+    backfill_schedule = _blocking(Client.backfill_schedule)
 
-    def records(
-        self,
-        id: str,
-        queue: str,
-        *,
-        after: int = 0,
-        limit: int = 100,
-        context: bool = False,
-        timeout_s: float = 10.0,
-    ) -> RecordsPage:
-        """See `Client.records`."""
-        return self._run(
-            self._client.records(id, queue, after=after, limit=limit, context=context, timeout_s=timeout_s)
-        )
-
-    def cancel(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
-        """See `Client.cancel`."""
-        self._run(self._client.cancel(id, queue, reason, timeout_s=timeout_s))
-
-    def redrive(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
-        """See `Client.redrive`."""
-        self._run(self._client.redrive(id, queue, reason, timeout_s=timeout_s))
-
-    def status(self, *, timeout_s: float = 10.0) -> NodeStatus:
-        """See `Client.status`."""
-        return self._run(self._client.status(timeout_s=timeout_s))
+    def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """What `work` makes of the client, on its thread."""
+        if self._loop.is_closed():
+            raise RuntimeError("this SyncClient is closed")
+        return self._run(work(self._client))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("this SyncClient is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

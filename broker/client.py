@@ -1,4 +1,4 @@
-"""The client: submit jobs, wait for results, look, cancel, redrive.
+"""The client: submit jobs, wait for results, look, operate.
 
     async with Client() as client:
         job = await client.submit("billing", "invoices.extract", {"invoice": 7})
@@ -14,34 +14,24 @@ import datetime
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
 from writ.schemas.codec import CodecError, decode
-from writ.schemas.commands import Answer, Cancel, Command, Redrive, SubmitJob
-from writ.schemas.events import CommandRejected
+from writ.schemas.commands import Approval, SubmitJob
+from writ.schemas.events import CommandRejected, OnDead, OnParentEnd
 from writ.schemas.ids import job_key
-from writ.schemas.lifecycle import State
 from writ.schemas.policy import Retry
-from writ.schemas.queries import (
-    JobQuery,
-    JobsPage,
-    JobsQuery,
-    JobView,
-    NodeStatus,
-    RecordsPage,
-    RecordsQuery,
-    StatusQuery,
-)
+from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.subjects import control_subject, feed_subject, query_subject, submit_subject
+from writ.schemas.subjects import feed_subject, submit_subject
 
-from .clock import Clock, SystemClock
+from .asking import TRY_S, Trying, encode
+from .clock import Clock
 from .connect import Target
 from .errors import (
-    JobNotFound,
     NoAnswer,
     NoResponders,
     PermissionDenied,
@@ -50,9 +40,11 @@ from .errors import (
     SubmitRefused,
     WireError,
 )
+from .looking import Looking
+from .operating import Operating
 from .results import JobHandle, Waiter
 from .submits import check_submit, new_job_id, nonce
-from .wire import NatsWire, Wire
+from .wire import Wire
 
 __all__ = ["Client", "JobHandle"]
 
@@ -63,17 +55,11 @@ SUBMITS_IN_FLIGHT: Final = 8
 REQUERY_S: Final = 5.0
 """How often a waiting `result` asks the view, in case the live feed missed something."""
 
-_TRY_S: Final = 6.0
-_FIRST_PAUSE_S: Final = 0.05
-_LONGEST_PAUSE_S: Final = 1.0
 _REFUSALS_KEPT: Final = 10_000
 _STREAM_FULL: Final = 10077
 
-A = TypeVar("A", bound=Answer)
-_encode = msgspec.json.Encoder().encode
 
-
-class Client:
+class Client(Looking, Operating):
     """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
 
     `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another
@@ -91,28 +77,13 @@ class Client:
         clock: Clock | None = None,
         entropy: Callable[[int], bytes] = os.urandom,  # noqa: TID251 - this is the shell; ids are drawn here
     ) -> None:
-        self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
-        self._wire = wire
-        self._name = name
-        self._clock = clock or SystemClock()
-        self._entropy = entropy
-        self._connecting = asyncio.Lock()
+        super().__init__(target, wire=wire, name=name, clock=clock, entropy=entropy)
         self._refusals: OrderedDict[int, tuple[Rejection, ...]] = OrderedDict()
         self._hears_refusals: bool | None = None
         self._waiting: dict[int, list[Waiter]] = {}
 
-    async def __aenter__(self) -> Self:
-        await self._connected()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Ends the connection; waiting calls fail."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await wire.close()
+    def _connects(self) -> None:
+        self._hears_refusals = None
 
     # --- submitting -------------------------------------------------------------------------------------
 
@@ -131,6 +102,16 @@ class Client:
         attempt_timeout_s: float | None = None,
         job_timeout_s: float | None = None,
         expires_in_s: float | None = None,
+        fairness_key: str | None = None,
+        concurrency_key: str | None = None,
+        unique_key: str | None = None,
+        approval: Approval | None = None,
+        after: Sequence[JobHandle | str] = (),
+        on_dead: OnDead | None = None,
+        input_from: Mapping[str, JobHandle | str] | None = None,
+        parent: JobHandle | str | None = None,
+        on_parent_end: OnParentEnd | None = None,
+        batch: str | None = None,
         timeout_s: float = 30.0,
     ) -> JobHandle:
         """Stores a job's submit, on the broker's disk when this returns.
@@ -141,6 +122,13 @@ class Client:
         datetime with time zone) say when it may first run; give one. `lease_s` [30] is how soon a dead worker
         is noticed, `attempt_timeout_s` [900] bounds one attempt, `job_timeout_s` [86,400] all of them,
         `expires_in_s` [none] the time to the first start; all in seconds.
+
+        `fairness_key` takes turns with others of its priority, `concurrency_key` shares the queue's
+        `key_concurrency` slots, and one live job at a time has a `unique_key`. With `approval` a person must
+        say yes first. The job waits for those in `after` (handles, `<queue>~<id>`, or ids of this queue),
+        with `on_dead` [dead_letter] if one ends otherwise than completed; `input_from` fills fields of the
+        input with their outputs. `parent` is the job that starts this one, which ends with it by
+        `on_parent_end` [cancel], and `batch` a group that it counts in.
 
         Raises SubmitRefused for what can be told to be wrong before sending; what the orchestrator refuses
         later is raised by `result`.
@@ -155,6 +143,16 @@ class Client:
             "attempt_timeout_s": attempt_timeout_s,
             "job_timeout_s": job_timeout_s,
             "expires_in_s": expires_in_s,
+            "fairness_key": fairness_key,
+            "concurrency_key": concurrency_key,
+            "unique_key": unique_key,
+            "approval": approval,
+            "after": [_key(queue, each) for each in after] or None,
+            "on_dead": on_dead,
+            "input_from": {k: _key(queue, each) for k, each in (input_from or {}).items()} or None,
+            "parent": None if parent is None else _key(queue, parent),
+            "on_parent_end": on_parent_end,
+            "batch": batch,
         }
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
         job_id, body = self._element(queue, job, None)
@@ -199,7 +197,7 @@ class Client:
         else:
             whole = job if given is not None else {**job, "id": job_id}
         try:
-            body = _encode(whole)
+            body = encode(whole)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             reason = f"the job cannot be written as JSON: {error}"
             raise SubmitRefused(Rejection(RejectionKind.MALFORMED, reason, "input", index)) from error
@@ -216,7 +214,7 @@ class Client:
         # The nonce keeps apart two submits of one id (the second may correct a refused first one), and keeps
         # others from guessing the id and having ours taken for a repetition.
         msg_id = f"{self.target.tenant}.{name}.{nonce(self._entropy)}"
-        trying = _Trying(timeout_s, self._entropy)
+        trying = Trying(timeout_s, self._entropy)
         while True:
             try:
                 return await wire.publish_submit(subject, body, msg_id)
@@ -275,7 +273,7 @@ class Client:
         handle = waiter.handle
         while True:
             try:
-                page = await self._query("job", JobQuery(id=handle.id, queue=handle.queue), JobsPage, _TRY_S)
+                page = await self._query("job", JobQuery(id=handle.id, queue=handle.queue), JobsPage, TRY_S)
                 if page.jobs:
                     waiter.seen(page.jobs[0])
             except PermissionDenied as error:
@@ -320,137 +318,12 @@ class Client:
                 for waiter in self._waiting.get(record.source.seq, ()):
                     waiter.refused(event.refused)
 
-    # --- looking ----------------------------------------------------------------------------------------
 
-    async def job(self, id: str, queue: str | None = None, *, timeout_s: float = 10.0) -> JobView:
-        """One job as it stands. Raises JobNotFound, also where several queues have the id: give one."""
-        try:
-            page = await self._query("job", JobQuery(id=id, queue=queue), JobsPage, timeout_s)
-        except Refused as error:
-            if error.kind is RejectionKind.NOT_FOUND:
-                raise JobNotFound(f"no job {id}" + (f" in queue {queue}" if queue else "")) from error
-            raise
-        found = list(page.jobs)
-        if not found:
-            raise JobNotFound(f"no job {id}" + (f" in queue {queue}" if queue else ""))
-        if len(found) > 1:
-            queues = ", ".join(sorted(job.queue for job in found))
-            raise JobNotFound(f"several queues have a job {id}: {queues}; say which")
-        return found[0]
-
-    async def jobs(
-        self,
-        *,
-        states: Sequence[State | str] = (),
-        queue: str | None = None,
-        task: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        timeout_s: float = 10.0,
-    ) -> JobsPage:
-        """A page of jobs, newest submit first; pass its `next` as `cursor` for the following one."""
-        query = JobsQuery(
-            states=tuple(State(state) for state in states), queue=queue, task=task, limit=limit, cursor=cursor
-        )
-        return await self._query("jobs", query, JobsPage, timeout_s)
-
-    async def records(
-        self,
-        id: str,
-        queue: str,
-        *,
-        after: int = 0,
-        limit: int = 100,
-        context: bool = False,
-        timeout_s: float = 10.0,
-    ) -> RecordsPage:
-        """Records of a job as stored, oldest first, after sequence `after`; ask again while there is `more`.
-
-        `context` adds the records of other aggregates that move its lease: beats and changes of leader.
-        """
-        query = RecordsQuery(id=id, queue=queue, after=after, limit=limit, context=context)
-        return await self._query("records", query, RecordsPage, timeout_s)
-
-    async def status(self, *, timeout_s: float = 10.0) -> NodeStatus:
-        """Whether the node is up, who leads, how far behind its views are."""
-        return await self._query("status", StatusQuery(), NodeStatus, timeout_s)
-
-    # --- operating --------------------------------------------------------------------------------------
-
-    async def cancel(
-        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
-        """Ends a waiting job at once; asks the worker of a running one to stop. Refused if it has ended."""
-        await self._control("cancel", queue, Cancel(id, reason), timeout_s)
-
-    async def redrive(
-        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
-        """Puts a dead letter back to pending, in a new round. Refused for any other job."""
-        await self._control("redrive", queue, Redrive(id, reason), timeout_s)
-
-    async def _control(self, verb: str, queue: str, command: Command, timeout_s: float) -> None:
-        subject = control_subject(self.target.tenant, self.target.principal, verb, queue)
-        await self._ask(subject, command, Answer, timeout_s)
-
-    async def _query(self, verb: str, query: Command, answer: type[A], timeout_s: float) -> A:
-        subject = query_subject(self.target.tenant, self.target.principal, verb)
-        return await self._ask(subject, query, answer, timeout_s)
-
-    async def _ask(self, subject: str, command: Command, answer_type: type[A], timeout_s: float) -> A:
-        """The answer, asked for again while nobody serves, nobody answers or the verdict is `try_later`."""
-        wire = await self._connected()
-        body = _encode(command)
-        trying = _Trying(timeout_s, self._entropy)
-        unanswered = False
-        while True:
-            try:
-                data = await wire.request(subject, body, min(_TRY_S, max(trying.left_s, 0.001)))
-            except (NoAnswer, NoResponders) as error:
-                unanswered = unanswered or isinstance(error, NoAnswer)
-                await trying.again(error)
-                continue
-            try:
-                answer = msgspec.json.decode(data, type=answer_type)
-            except msgspec.MsgspecError as error:
-                raise WireError(f"the answer from {subject} cannot be read: {error}") from error
-            if answer.error is None:
-                return answer
-            refused = Refused(answer.error)
-            if refused.kind is not RejectionKind.TRY_LATER:
-                if unanswered and refused.kind is RejectionKind.CONFLICT:
-                    refused.add_note("an earlier try went unanswered and may have done it")
-                raise refused
-            await trying.again(refused)
-
-    async def _connected(self) -> Wire:
-        if self._wire is None:
-            async with self._connecting:
-                if self._wire is None:
-                    self._hears_refusals = None
-                    self._wire = await NatsWire.connect(self.target, self._name)
-        return self._wire
-
-
-class _Trying:
-    """Pauses between tries, growing, until the time is up: then it raises the last reason."""
-
-    def __init__(self, timeout_s: float, entropy: Callable[[int], bytes]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._until = self._loop.time() + timeout_s
-        self._pause_s = _FIRST_PAUSE_S
-        self._entropy = entropy
-
-    @property
-    def left_s(self) -> float:
-        return self._until - self._loop.time()
-
-    async def again(self, reason: Exception) -> None:
-        pause_s = self._pause_s * (0.5 + self._entropy(1)[0] / 256)
-        if self.left_s <= pause_s:
-            raise reason
-        await asyncio.sleep(pause_s)
-        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+def _key(queue: str, job: JobHandle | str) -> str:
+    """The key of a job; a bare id is one of `queue`."""
+    if isinstance(job, JobHandle):
+        return job_key(job.queue, job.id)
+    return job if "~" in job else job_key(queue, job)
 
 
 def _pack(elements: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], bytes]]:

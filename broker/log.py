@@ -75,7 +75,7 @@ class JetStreamLog:
     ) -> AsyncIterator[list[Stored]]:
         return read_stream(self._nats, self._stream, start, subjects, follow=follow)
 
-    async def append(self, messages: Sequence[Message], after: int) -> None:
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         if len(messages) > bounds.BATCH_MAX_RECORDS:
             raise NotStored(f"{len(messages)} messages are more than one batch holds")
         for message in messages:
@@ -84,7 +84,7 @@ class JetStreamLog:
             size = len(message.body) + len(message.subject.encode()) + _HEADERS_BYTES
             if size > bounds.RECORD_MAX_BYTES:
                 raise NotStored(f"a record of {size} bytes with its headers is too large")
-        if len(messages) <= PLAIN_MAX:
+        if len(messages) <= PLAIN_MAX and not (whole and len(messages) > 1):
             await self._append_plain(messages, after)
         else:
             await self._append_batch(messages, after)

@@ -81,7 +81,7 @@ class MemoryLog:
     async def last_seq(self) -> int:
         return self._stream.last
 
-    async def append(self, messages: Sequence[Message], after: int) -> None:
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         if after != self._stream.last:
             raise WrongLastSequence(f"wrong last sequence: {self._stream.last}")
         if len(messages) > bounds.BATCH_MAX_RECORDS:

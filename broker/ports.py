@@ -60,11 +60,12 @@ class Log(Protocol):
         """
         ...
 
-    async def append(self, messages: Sequence[Message], after: int) -> None:
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         """Stores all messages directly after sequence `after`, which must be the log's last.
 
         Returns when the broker has them on disk. A few messages may go one by one: then a failure can leave a
-        prefix of them stored, as OutcomeUnknown says. Raises AppendFailed's subclasses.
+        prefix of them stored, as OutcomeUnknown says, unless they are asked to be stored `whole`. Raises
+        AppendFailed's subclasses.
         """
         ...
 

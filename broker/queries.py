@@ -1,4 +1,6 @@
 """Serving queries over NATS: the views answer, this carries."""
+# nats-py, and the JSON of its API, are typed in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 The server pushes as far as its flow control allows; a gap in the consumer's own count, a silent server or a
 reconnect makes a new consumer from the message after the last one taken.
 """
+# nats-py, and the JSON of its API, are typed in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

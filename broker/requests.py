@@ -3,6 +3,8 @@
 Two connections: the one that answers may publish to reply subjects alone, so that no requester can have it
 write elsewhere by naming a reply subject; beats go by the other.
 """
+# nats-py, and the JSON of its API, are typed in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
 """Streams: made once, checked at each start. The version of the broker is checked here too."""
+# nats-py, and the JSON of its API, are typed in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -30,8 +30,9 @@ from writ.schemas.chain import Position, link
 from writ.schemas.events import Barrier, LeaderElected, TimeResumed
 from writ.schemas.rejections import Rejection, RejectionKind
 
-from .desk import Asked, Desk, Submitted, open_request, open_submit
+from .desk import Desk
 from .logtime import LogTime
+from .messages import Asked, Submitted, open_request, open_submit
 from .round import Round, system_record
 from .state import Partition
 
@@ -190,6 +191,9 @@ class Engine:
         self._drained.set()
         self._reading = asyncio.create_task(self._read_intake())
         self._reading.add_done_callback(lambda _: self._wake.set())
+        with suppress(ConnectionError, TimeoutError):
+            # Whoever starts in this moment must hear that there is a leader.
+            await self._requests.beat(self.state.number, self.name)
         await self._requests.serve(self._ask)
         beating = asyncio.create_task(self._beat())
         self.leading.set()
@@ -214,8 +218,8 @@ class Engine:
             if isinstance(item, Asked):
                 item.send(_NOT_LEADING)
         self._inbox.clear()
-        for place in self._desk.waiting.queues():
-            for _, waiter in self._desk.waiting.line(place):
+        for place in self._desk.leases.waiting.queues():
+            for _, waiter in self._desk.leases.waiting.line(place):
                 waiter.send(_NOT_LEADING)
 
     async def _recover(self) -> None:
@@ -305,7 +309,7 @@ class Engine:
 
     async def _next(self) -> None:
         """Returns when there is something to do: a message, or a time that has come."""
-        if self._inbox or self._desk.unmatched or self._away_us or self._rival:
+        if self._inbox or self._desk.unfinished or self._away_us or self._rival:
             return
         self._wake.clear()
         delay_s = self._delay_s()
@@ -322,12 +326,16 @@ class Engine:
     def _delay_s(self) -> float | None:
         """Seconds to the next time at which something happens by itself; None where nothing will."""
         delays: list[int] = []
-        due = self.state.deadlines.first()
-        if due is not None:
-            delays.append(due - self._time.now())
-        end = self._desk.waiting.first_end()
+        for deadlines in (self.state.deadlines, self.state.schedule_deadlines):
+            due = deadlines.first()
+            if due is not None:
+                delays.append(due - self._time.now())
+        end = self._desk.leases.waiting.first_end()
         if end is not None:
             delays.append(end - self._clock.mono_us())
+        rated = self._desk.next_wake()
+        if rated is not None:
+            delays.append(rated - self._time.now())
         if self._behind_since is not None:
             delays.append(self._behind_since + round(SETTLE_S * bounds.SECOND_US) - self._clock.mono_us())
         return min(delays) / bounds.SECOND_US if delays else None
@@ -347,13 +355,12 @@ class Engine:
             item = self._inbox.popleft()
             if isinstance(item, Submitted):
                 taken.append(item)
-                desk.submit(round_, item)
+                desk.intake.submit(round_, item)
             else:
                 desk.request(round_, item)
         if len(self._inbox) <= _INBOX_MAX:
             self._drained.set()
-        desk.match(round_)
-        desk.dismiss(round_)
+        desk.finish(round_)
         self._settle(round_)
         if (round_.needs_fence or self._rival) and not round_.records:
             system_record(round_, Barrier(), "rival" if self._rival else "verdict")
@@ -370,21 +377,21 @@ class Engine:
 
     def _settle(self, round_: Round) -> None:
         """Lets the log's intake position catch up, where refusals or repeats left it behind for long."""
-        if not self._desk.behind:
+        if not self._desk.intake.behind:
             self._behind_since = None
             return
         now = self._clock.mono_us()
         if self._behind_since is None:
             self._behind_since = now
         elif now - self._behind_since >= SETTLE_S * bounds.SECOND_US:
-            self._desk.settle(round_)
+            self._desk.intake.settle(round_)
             self._behind_since = None
 
     async def _store(self, round_: Round, taken: list[Submitted]) -> None:
         encoded = round_.encode()
         begun_us = self._clock.mono_us()
         try:
-            await self._log.append(encoded.messages, round_.after)
+            await self._log.append(encoded.messages, round_.after, whole=round_.whole)
         except NotStored as full:
             log.error("%s cannot store: %s", self.name, full)
             self._take_back(round_, taken)
@@ -472,7 +479,7 @@ class Engine:
     async def _purge(self) -> None:
         """Forgets submits that the log's position is past: they are kept there as records."""
         source = self.state.source
-        whole = self._desk.dealt and not self._inbox and not self._desk.behind
+        whole = self._desk.intake.dealt and not self._inbox and not self._desk.intake.behind
         done = source.seq if whole else source.seq - 1
         if source.epoch == self._intake.epoch and done > self._purged:
             await self._intake.purge(done)

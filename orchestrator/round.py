@@ -38,7 +38,10 @@ class Round:
         self.answers: list[tuple[Answer, bytes]] = []
         self.needs_fence = False
         self.size_bytes = 0
-        self._undo: Undo = []
+        self.whole = False
+        """Whether the records must be stored all or none, however few they are."""
+
+        self._undo = Undo()
         self._own: dict[str, int] = {}
 
     @property

@@ -7,11 +7,9 @@ so that undoing a change is putting the old job back.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Iterator
 
 from writ.schemas.codec import digest
-from writ.schemas.events import Fact, LeaderElected, LeasesRenewed, TimeResumed
+from writ.schemas.events import Fact, LeaderElected, LeaseGranted, LeasesRenewed, RetryScheduled, TimeResumed
 from writ.schemas.lifecycle import (
     TERMINAL,
     IllegalTransition,
@@ -23,43 +21,42 @@ from writ.schemas.lifecycle import (
     regranted,
     renewed,
 )
+from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
+from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, Record, Source
+from writ.schemas.schedules import Schedule, evolve_schedule, next_due
 
-Undo = list[tuple[str, Job | None]]
-"""Addresses with the job that stood there before, oldest change first."""
+from .ready import Ready
+from .relations import Batch, Relations, evolve_batch
+
+
+class Undo:
+    """How to take changes back: what stood in each place before, oldest change first."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[str, Job | None]] = []
+        self.queues: list[tuple[str, Queue | None]] = []
+        self.batches: list[tuple[str, Batch | None]] = []
+        self.operations: list[tuple[str, Operation | None]] = []
+        self.schedules: list[tuple[str, Schedule | None]] = []
+        self.turns: list[tuple[str, str, int]] = []
+
+
+_PENDING, _RUNNING, _ELSE = "pending", "running", "else"
+
+
+def _standing(job: Job | None) -> str:
+    """Which index a job belongs in."""
+    if job is None:
+        return _ELSE
+    if job.lease is not None:
+        return _RUNNING
+    return _PENDING if job.state is State.PENDING else _ELSE
 
 
 def address(tenant: str, key: str) -> str:
     """A job's place in memory; neither part holds a dot."""
     return f"{tenant}.{key}"
-
-
-class Ready:
-    """The pending jobs of one queue: by priority, and first in first out within one."""
-
-    def __init__(self) -> None:
-        self._lines: dict[int, OrderedDict[str, int]] = {}
-
-    def add(self, place: str, job: Job) -> None:
-        self._lines.setdefault(job.priority, OrderedDict())[place] = job.since
-
-    def remove(self, place: str, job: Job) -> None:
-        line = self._lines[job.priority]
-        del line[place]
-        if not line:
-            del self._lines[job.priority]
-
-    def __iter__(self) -> Iterator[str]:
-        for priority in sorted(self._lines):
-            yield from self._lines[priority]
-
-    def __bool__(self) -> bool:
-        return bool(self._lines)
-
-    def sort(self) -> None:
-        """Restores the order after changes were undone."""
-        for priority, line in self._lines.items():
-            self._lines[priority] = OrderedDict(sorted(line.items(), key=lambda item: item[1]))
 
 
 class Deadlines:
@@ -112,53 +109,99 @@ class Partition:
         self.jobs: dict[str, Job] = {}
         self.running: set[str] = set()
         self.deadlines = Deadlines()
+        self.queues: dict[str, Queue] = {}
+        self.operations: dict[str, Operation] = {}
+        self.schedules: dict[str, Schedule] = {}
+        self.schedule_deadlines = Deadlines()
         self._ready: dict[str, Ready] = {}
+        self._running_in: dict[str, int] = {}
+        self._running_by_key: dict[tuple[str, str], int] = {}
+        self._unique: dict[tuple[str, str], dict[str, None]] = {}
+        self.relations = Relations()
 
     def job(self, tenant: str, queue: str, job_id: str) -> Job | None:
         return self.jobs.get(f"{tenant}.{queue}~{job_id}")
 
-    def ready(self, tenant: str, queue: str) -> Ready | None:
-        """The pending jobs of a queue; None where it has none."""
-        return self._ready.get(f"{tenant}.{queue}")
+    def queue(self, place: str) -> Queue:
+        """A queue by `<tenant>.<queue>`, with the built-in policy where nobody declared one."""
+        return self.queues.get(place, BUILT_IN)
+
+    def ready(self, place: str) -> Ready | None:
+        """The pending jobs of a queue; None where it never had one."""
+        return self._ready.get(place)
+
+    def pending_in(self, place: str) -> int:
+        line = self._ready.get(place)
+        return 0 if line is None else line.size
+
+    def running_in(self, place: str) -> int:
+        return self._running_in.get(place, 0)
+
+    def running_by_key(self, place: str, key: str) -> int:
+        return self._running_by_key.get((place, key), 0)
+
+    def unique(self, place: str, key: str) -> Job | None:
+        """The live job that has a unique key: the newest, while one that it replaced still runs."""
+        holders = [self.jobs[where] for where in self._unique.get((place, key), ())]
+        return max(holders, key=lambda job: (job.round_at, job.key), default=None)
 
     def put(self, place: str, job: Job | None, undo: Undo | None = None) -> None:
         """The only way to change a job: keeps the indexes true, and notes how to go back."""
         old = self.jobs.get(place)
         if undo is not None:
-            undo.append((place, old))
-        waited = old if old is not None and old.state is State.PENDING else None
-        stays = (
-            waited is not None
-            and job is not None
-            and job.state is State.PENDING
-            and waited.since == job.since
-        )
-        if waited is not None and not stays:
-            self._leave_ready(place, waited)
+            undo.jobs.append((place, old))
+        queue = place.partition("~")[0]
+        was, now = _standing(old), _standing(job)
+        if was != now or (old is not None and job is not None and now is _PENDING and old.since != job.since):
+            if was is _PENDING:
+                self._ready[queue].remove()
+            elif was is _RUNNING:
+                self._stop_running(place, queue, old)
+            if now is _PENDING and job is not None:
+                line = self._ready.get(queue)
+                if line is None:
+                    line = self._ready[queue] = Ready()
+                line.add(place, job)
+            elif now is _RUNNING:
+                self._start_running(place, queue, job)
         if job is None:
             self.jobs.pop(place, None)
-            self.running.discard(place)
             self.deadlines.set(place, None)
-            return
-        self.jobs[place] = job
-        if job.state is State.PENDING and not stays:
-            queue = place.partition("~")[0]
-            line = self._ready.get(queue)
-            if line is None:
-                line = self._ready[queue] = Ready()
-            line.add(place, job)
-        if job.lease is not None:
-            self.running.add(place)
         else:
-            self.running.discard(place)
-        self.deadlines.set(place, None if job.state in TERMINAL else next_deadline(job))
+            self.jobs[place] = job
+            self.deadlines.set(place, next_deadline(job))
+        if was is not _ELSE and now is not _RUNNING and old is not None and old.concurrency_key is not None:
+            line = self._ready.get(queue)
+            if line is not None:
+                line.free(old.concurrency_key, self.jobs)
+        if (old is not None and old.unique_key) or (job is not None and job.unique_key):
+            self._index_unique(place, queue, old, job)
+        self.relations.put(place, queue, old, job)
 
-    def _leave_ready(self, place: str, job: Job) -> None:
-        queue = place.partition("~")[0]
-        line = self._ready[queue]
-        line.remove(place, job)
-        if not line:
-            del self._ready[queue]
+    def _start_running(self, place: str, queue: str, job: Job | None) -> None:
+        self.running.add(place)
+        self._running_in[queue] = self._running_in.get(queue, 0) + 1
+        if job is not None and job.concurrency_key is not None:
+            key = (queue, job.concurrency_key)
+            self._running_by_key[key] = self._running_by_key.get(key, 0) + 1
+
+    def _stop_running(self, place: str, queue: str, job: Job | None) -> None:
+        self.running.discard(place)
+        self._running_in[queue] -= 1
+        if job is not None and job.concurrency_key is not None:
+            key = (queue, job.concurrency_key)
+            self._running_by_key[key] -= 1
+            if not self._running_by_key[key]:
+                del self._running_by_key[key]
+
+    def _index_unique(self, place: str, queue: str, old: Job | None, job: Job | None) -> None:
+        if old is not None and old.unique_key:
+            holders = self._unique.get((queue, old.unique_key), {})
+            holders.pop(place, None)
+            if not holders:
+                self._unique.pop((queue, old.unique_key), None)
+        if job is not None and job.unique_key and job.state not in TERMINAL:
+            self._unique.setdefault((queue, job.unique_key), {})[place] = None
 
     def rearm(self, place: str) -> None:
         """Arms a job's next deadline, after an earlier one was met and is no longer true."""
@@ -169,6 +212,34 @@ class Partition:
         if record.kind == "job":
             place = address(record.tenant, record.key)
             self.put(place, evolve_record(self.jobs.get(place), record), undo)
+            self._count(place, record.events, record, undo)
+            if record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
+                by = f"{record.tenant}.{record.cause.removeprefix(OPERATION_CAUSE)}"
+                self._put_operation(by, acted(self.operations[by], record.at), undo)
+        elif record.kind == "queue":
+            place = f"{record.tenant}.{record.key}"
+            queue = self.queues.get(place)
+            for event in record.events:
+                queue = evolve_queue(queue, event)
+            self._put_queue(place, queue, undo)
+        elif record.kind == "schedule":
+            place = f"{record.tenant}.{record.key}"
+            schedule = self.schedules.get(place)
+            for event in record.events:
+                schedule = evolve_schedule(schedule, event, record)
+            self._put_schedule(place, schedule, undo)
+        elif record.kind == "operation":
+            place = f"{record.tenant}.{record.key}"
+            operation = self.operations.get(place)
+            for event in record.events:
+                operation = evolve_operation(operation, event, record.seq, record.at)
+            self._put_operation(place, operation, undo)
+        elif record.kind == "batch":
+            place = f"{record.tenant}.{record.key}"
+            batch = self.relations.batches.get(place)
+            for event in record.events:
+                batch = evolve_batch(batch, event)
+            self._put_batch(place, batch, undo)
         else:
             for event in record.events:
                 self._evolve_other(event, record, undo)
@@ -180,6 +251,70 @@ class Partition:
         for event in events:
             job = evolve(job, event, record)
         self.put(place, job, undo)
+        self._count(place, events, record, undo)
+
+    def _count(self, place: str, events: tuple[Fact, ...], record: Record, undo: Undo | None) -> None:
+        """What a job's events do to its queue: turns and tokens are used up."""
+        place_of_queue = place.partition("~")[0]
+        queue = self.queues.get(place_of_queue)
+        fair = self.jobs[place].fairness_key
+        if queue is None and fair is None:
+            return
+        for event in events:
+            if isinstance(event, LeaseGranted):
+                if fair is not None:
+                    served = self._ready.setdefault(place_of_queue, Ready()).served
+                    if undo is not None:
+                        undo.turns.append((place_of_queue, fair, served.get(fair, 0)))
+                    served[fair] = record.seq
+                if queue is not None and queue.policy.rate_per_s is not None:
+                    queue = granted(queue, record.at)
+                    self._put_queue(place_of_queue, queue, undo)
+            elif isinstance(event, RetryScheduled) and queue is not None:
+                queue = retried(queue, record.at)
+                self._put_queue(place_of_queue, queue, undo)
+
+    def _put_queue(self, place: str, queue: Queue | None, undo: Undo | None = None) -> None:
+        old = self.queues.get(place)
+        if undo is not None:
+            undo.queues.append((place, old))
+        if queue is None:
+            self.queues.pop(place, None)
+        else:
+            self.queues[place] = queue
+        line = self._ready.get(place)
+        if line is not None and (queue or BUILT_IN).policy is not (old or BUILT_IN).policy:
+            line.free_all()
+
+    def _put_schedule(self, place: str, schedule: Schedule | None, undo: Undo | None = None) -> None:
+        if undo is not None:
+            undo.schedules.append((place, self.schedules.get(place)))
+        if schedule is None:
+            self.schedules.pop(place, None)
+            self.schedule_deadlines.set(place, None)
+        else:
+            self.schedules[place] = schedule
+            self.rearm_schedule(place)
+
+    def rearm_schedule(self, place: str) -> None:
+        """Arms a schedule's next due time."""
+        self.schedule_deadlines.set(place, next_due(self.schedules[place]))
+
+    def _put_operation(self, place: str, operation: Operation | None, undo: Undo | None = None) -> None:
+        if undo is not None:
+            undo.operations.append((place, self.operations.get(place)))
+        if operation is None:
+            self.operations.pop(place, None)
+        else:
+            self.operations[place] = operation
+
+    def _put_batch(self, place: str, batch: Batch | None, undo: Undo | None = None) -> None:
+        if undo is not None:
+            undo.batches.append((place, self.relations.batches.get(place)))
+        if batch is None:
+            self.relations.batches.pop(place, None)
+        else:
+            self.relations.batches[place] = batch
 
     def _evolve_other(self, event: Fact, record: Record, undo: Undo | None) -> None:
         match event:
@@ -217,11 +352,19 @@ class Partition:
 
     def revert(self, undo: Undo) -> None:
         """Takes changes back, newest first."""
-        queues: set[str] = set()
-        for place, job in reversed(undo):
+        for place, job in reversed(undo.jobs):
             self.put(place, job)
-            queues.add(place.partition("~")[0])
-        for queue in queues:
-            line = self._ready.get(queue)
-            if line is not None:
-                line.sort()
+        for place, queue in reversed(undo.queues):
+            self._put_queue(place, queue)
+        for place, batch in reversed(undo.batches):
+            self._put_batch(place, batch)
+        for place, schedule in reversed(undo.schedules):
+            self._put_schedule(place, schedule)
+        for place, operation in reversed(undo.operations):
+            self._put_operation(place, operation)
+        for place, fair, seq in reversed(undo.turns):
+            served = self._ready[place].served
+            if seq:
+                served[fair] = seq
+            else:
+                served.pop(fair, None)

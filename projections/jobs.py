@@ -1,4 +1,4 @@
-"""The jobs view: one row per job, counts by state, who leads, and what was refused."""
+"""The jobs view: one row per job, counts by state, what governs them, who leads, and what was refused."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import Sealed
 
+from .governing import GOVERNING_SCHEMA, Governing
 from .runner import Write
 
 KEPT_JOBS: Final = 32_768
@@ -61,6 +62,14 @@ CREATE TABLE IF NOT EXISTS counts (
     tenant TEXT NOT NULL, queue TEXT NOT NULL, state TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, state)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch_counts (
+    tenant TEXT NOT NULL, queue TEXT NOT NULL, batch TEXT NOT NULL, state TEXT NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY (tenant, queue, batch, state)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS running_keys (
+    tenant TEXT NOT NULL, queue TEXT NOT NULL, concurrency_key TEXT NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY (tenant, queue, concurrency_key)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leader (
     one INTEGER PRIMARY KEY CHECK (one = 1), leader TEXT NOT NULL, version TEXT NOT NULL, seq INTEGER NOT NULL
 );
@@ -87,10 +96,18 @@ CREATE INDEX IF NOT EXISTS rejections_by_tenant ON rejections (tenant, seq);
 """
 _INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE_JOB: Final = "UPDATE jobs SET state = ?, seq = ?, job = ? WHERE opened = ?"
-_INSERT_INPUT: Final = "INSERT INTO inputs VALUES (?, ?)"
+_PUT_INPUT: Final = "INSERT OR REPLACE INTO inputs VALUES (?, ?)"
 _PUT_OUTPUT: Final = "INSERT OR REPLACE INTO outputs VALUES (?, ?)"
 _ADD_COUNT: Final = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _DROP_ZERO: Final = "DELETE FROM counts WHERE tenant = ? AND queue = ? AND state = ? AND n = 0"
+_ADD_BATCH: Final = (
+    "INSERT INTO batch_counts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+)
+_DROP_BATCH: Final = (
+    "DELETE FROM batch_counts WHERE tenant = ? AND queue = ? AND batch = ? AND state = ? AND n = 0"
+)
+_ADD_KEY: Final = "INSERT INTO running_keys VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_DROP_KEY: Final = "DELETE FROM running_keys WHERE tenant = ? AND queue = ? AND concurrency_key = ? AND n = 0"
 _PUT_LEADER: Final = "INSERT OR REPLACE INTO leader VALUES (1, ?, ?, ?)"
 _INSERT_REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LOOKUP: Final = (
@@ -131,8 +148,8 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 2
-    schema = _SCHEMA
+    version = 4
+    schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
         self._kept: OrderedDict[Address, Row] = OrderedDict()
@@ -142,11 +159,13 @@ class JobsView:
         self._leader: tuple[str, str, int] | None = None
         self._rejections: list[tuple[Any, ...]] = []
         self._running_loaded = False
+        self._governing = Governing()
 
     # --- loading ----------------------------------------------------------------------------------------
 
     async def load(self, db: aiosqlite.Connection, records: Sequence[Record]) -> None:
         """The jobs that the records name, and all running ones where their leases get time back."""
+        await self._governing.load(db, records)
         wanted: dict[Address, None] = {}
         kept = self._kept
         for record in records:
@@ -183,6 +202,7 @@ class JobsView:
 
     def fold(self, record: Record) -> None:
         """Raises Violation where the lifecycle refuses the record."""
+        self._governing.fold(record)
         if record.kind == "job":
             self._fold_job(record)
             return
@@ -216,6 +236,9 @@ class JobsView:
             raise Violation(record.seq, str(error)) from error
         if row is None:
             row = Row(record.seq, record.seq, job, None)
+            row.input = job.input
+            job = replace(job, input=_hollow(job.input))
+        elif job.input is not row.job.input:  # an edit
             row.input = job.input
             job = replace(job, input=_hollow(job.input))
         if job.output is not None and job.output is not row.job.output:
@@ -260,10 +283,15 @@ class JobsView:
         writes = [
             Write(_INSERT_JOB, new),
             Write(_UPDATE_JOB, changed),
-            Write(_INSERT_INPUT, inputs),
+            Write(_PUT_INPUT, inputs),
             Write(_PUT_OUTPUT, outputs),
             Write(_ADD_COUNT, counts),
-            Write(_DROP_ZERO, [count[:3] for count in counts]),
+            Write(_DROP_ZERO, [count[:-1] for count in counts]),
+            Write(_ADD_BATCH, batches := self._batch_changes()),
+            Write(_DROP_BATCH, [count[:-1] for count in batches]),
+            Write(_ADD_KEY, keys := self._key_changes()),
+            Write(_DROP_KEY, [count[:-1] for count in keys]),
+            *self._governing.writes(),
             Write(_PUT_LEADER, [self._leader] if self._leader else []),
             Write(_INSERT_REJECTION, self._rejections),
         ]
@@ -281,6 +309,30 @@ class JobsView:
             if before is not None:
                 changes[tenant, queue, before] = changes.get((tenant, queue, before), 0) - 1
         return [(t, q, s.value, n) for (t, q, s), n in changes.items() if n]
+
+    def _batch_changes(self) -> list[tuple[str, str, str, str, int]]:
+        """The same for the jobs of batches."""
+        changes: dict[tuple[str, str, str, State], int] = {}
+        for (tenant, key), row in self._dirty.items():
+            before, after, batch = row.stored, row.job.state, row.job.batch
+            if batch is None or before is after:
+                continue
+            queue = split_job_key(key)[0]
+            changes[tenant, queue, batch, after] = changes.get((tenant, queue, batch, after), 0) + 1
+            if before is not None:
+                changes[tenant, queue, batch, before] = changes.get((tenant, queue, batch, before), 0) - 1
+        return [(t, q, b, s.value, n) for (t, q, b, s), n in changes.items() if n]
+
+    def _key_changes(self) -> list[tuple[str, str, str, int]]:
+        """How the numbers of running jobs by concurrency key change."""
+        changes: dict[tuple[str, str, str], int] = {}
+        for (tenant, key), row in self._dirty.items():
+            name = row.job.concurrency_key
+            change = (row.job.state is State.RUNNING) - (row.stored is State.RUNNING)
+            if name is not None and change:
+                place = (tenant, split_job_key(key)[0], name)
+                changes[place] = changes.get(place, 0) + change
+        return [(*place, n) for place, n in changes.items() if n]
 
     def settle(self) -> None:
         """What was written is what the file has. Live jobs stay in memory; the longest untouched go first."""
@@ -304,6 +356,7 @@ class JobsView:
         self._leader = None
         self._rejections = []
         self._running_loaded = False
+        self._governing.forget()
 
 
 def _rejection_rows(record: Record, event: object) -> Iterator[tuple[Any, ...]]:

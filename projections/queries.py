@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -15,34 +14,37 @@ from writ.schemas.codec import CodecError, decode, explain_fault
 from writ.schemas.commands import Answer
 from writ.schemas.events import LeaderElected, LeasesRenewed, TimeResumed
 from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
-from writ.schemas.lifecycle import TERMINAL
+from writ.schemas.lifecycle import TERMINAL, Job
 from writ.schemas.queries import (
+    BatchesQuery,
     ErrorView,
     JobQuery,
     JobsPage,
     JobsQuery,
     JobView,
     NodeStatus,
+    OperationsQuery,
     PartitionStatus,
     Query,
+    QueuesQuery,
     RecordsPage,
     RecordsQuery,
     RecordView,
+    SchedulesQuery,
     StatusQuery,
-    Timestamp,
     ViewStatus,
+    WaitView,
 )
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.sealed import UNSEALED, Sealed
+from writ.schemas.sealed import UNSEALED
 from writ.schemas.subjects import log_subject
 
+from .governed import Governed
 from .reading import JobRow, JobRows, JobsReader
 from .runner import Runner
+from .shown import PAGE_MAX_BYTES, content, timestamp
 
 log = logging.getLogger("writ.projections")
-
-PAGE_MAX_BYTES: Final = 900 * 1024
-"""Of a whole answer; the broker carries 1 MiB."""
 
 SUBMITS_WAIT_S: Final = 2.0
 """How long a query waits for submits that no leader has taken in yet."""
@@ -51,15 +53,11 @@ READ_MAX_S: Final = 10.0
 """Time that one query may read the log for."""
 
 _RECORD_EXTRA_BYTES = 150
-_EPOCH = datetime.datetime(1970, 1, 1)
-_NULL = msgspec.Raw(b"null")
 _encode = msgspec.json.Encoder().encode
 _text = msgspec.json.Decoder(str).decode
 
 
-def timestamp(at: int) -> Timestamp:
-    """Microseconds since 1970 as RFC 3339 with microseconds."""
-    return f"{(_EPOCH + datetime.timedelta(microseconds=at)).isoformat(timespec='microseconds')}Z"
+Asked = TypeVar("Asked", bound=Query)
 
 
 class _Refused(Exception):
@@ -116,10 +114,15 @@ class Queries:
         self._submitted = Newest(intake)
         self._version = version
         self._warnings = warnings
+        governed = Governed(self._reader)
         self._verbs: dict[str, Callable[[str, bytes], Awaitable[Answer]]] = {
             "jobs": self._jobs,
             "job": self._job,
             "records": self._records,
+            "queues": self._governed(QueuesQuery, governed.queues),
+            "schedules": self._governed(SchedulesQuery, governed.schedules),
+            "operations": self._governed(OperationsQuery, governed.operations),
+            "batches": self._governed(BatchesQuery, governed.batches),
             "status": self._status,
         }
 
@@ -253,6 +256,16 @@ class Queries:
                 views.append(_record_view(stored))
         return views, False
 
+    def _governed(
+        self, kind: type[Asked], read: Callable[[str, Asked], Awaitable[Answer]]
+    ) -> Callable[[str, bytes], Awaitable[Answer]]:
+        async def answer(tenant: str, body: bytes) -> Answer:
+            query = _parse(body, kind)
+            await self._caught_up(query)
+            return await read(tenant, query)
+
+        return answer
+
     async def _status(self, tenant: str, body: bytes) -> NodeStatus:
         """Never waits for the view, as how far behind it is belongs to the answer."""
         query = _parse(body, StatusQuery)
@@ -285,9 +298,6 @@ def _address(subject: str) -> tuple[str, str]:
         reason = f"subject {subject!r} is not of the form writ.query.<tenant>.<principal>.<verb>"
         raise _Refused(RejectionKind.MALFORMED, reason, "subject")
     return parts[2], parts[4]
-
-
-Asked = TypeVar("Asked", bound=Query)
 
 
 def _parse(body: bytes, kind: type[Asked]) -> Asked:
@@ -327,13 +337,6 @@ def _page(found: JobRows) -> JobsPage:
     return JobsPage(None, found.position, views, str(opened) if more else None)
 
 
-def _content(sealed: Sealed | None) -> msgspec.Raw:
-    """What is in the envelope, null where there is none or this reader has no key."""
-    if sealed is None or sealed.key != UNSEALED or not bytes(sealed.plain):
-        return _NULL
-    return sealed.plain
-
-
 def _error_view(row: JobRow) -> ErrorView | None:
     error = row.job.error
     if error is None:
@@ -353,8 +356,8 @@ def _job_view(row: JobRow) -> JobView:
         task=job.task,
         state=job.state,
         attempt=job.attempt,
-        input=_content(row.input),
-        output=_content(row.output if job.output is not None else None),
+        input=content(row.input),
+        output=content(row.output if job.output is not None else None),
         error=_error_view(row),
         release=None,
         actor=job.actor,
@@ -370,7 +373,30 @@ def _job_view(row: JobRow) -> JobView:
         reason=job.reason,
         dead_reason=job.dead,
         seq=row.seq,
+        wait=_wait_view(job),
+        cause=job.cause,
+        dropped=job.dropped,
+        cancel=job.cancel if job.state not in TERMINAL else None,
+        progress=content(job.progress),
+        policy=job.policy,
+        fairness_key=job.fairness_key,
+        concurrency_key=job.concurrency_key,
+        unique_key=job.unique_key,
+        after=job.after,
+        parent=job.parent,
+        batch=job.batch,
+        schedule=job.schedule,
+        operation=job.operation,
     )
+
+
+def _wait_view(job: Job) -> WaitView | None:
+    wait = job.wait
+    if wait is None:
+        return None
+    until = None if wait.until is None else timestamp(wait.until)
+    on_timeout = None if wait.until is None else wait.on_timeout
+    return WaitView(wait.reason, timestamp(wait.since_at), wait.on, until, on_timeout)
 
 
 def _moves(stored: Stored, key: str) -> bool:

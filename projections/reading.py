@@ -81,6 +81,25 @@ class Refusal(NamedTuple):
     of: int
 
 
+class GovernedRow(NamedTuple):
+    """Something that governs jobs, as its fold left it; `at` and `actor` are its newest record's."""
+
+    key: str
+    seq: int
+    at: int
+    actor: str
+    made_by: str
+    body: bytes
+
+
+class ChangeRow(NamedTuple):
+    seq: int
+    at: int
+    actor: str
+    event: str
+    data: bytes
+
+
 class JobsReader:
     """Answers from one file of the jobs view. Every answer is of one tenant and of one position.
 
@@ -193,6 +212,69 @@ class JobsReader:
                 queues.setdefault(queue, {})[State(state)] = n
         return queues
 
+    async def running_keys(self, tenant: str) -> dict[str, dict[str, int]]:
+        """Running jobs of the tenant by queue and concurrency key."""
+        sql = "SELECT queue, concurrency_key, n FROM running_keys WHERE tenant = ? ORDER BY 1, 2"
+        queues: dict[str, dict[str, int]] = {}
+        async with self._at_one_position() as (db, _):
+            for queue, key, n in await db.execute_fetchall(sql, (tenant,)):
+                queues.setdefault(queue, {})[key] = n
+        return queues
+
+    async def batch_counts(self, tenant: str, keys: Sequence[str]) -> dict[str, dict[State, int]]:
+        """Jobs of batches by `<queue>~<batch>` and state."""
+        sql = (
+            "SELECT queue, batch, state, n FROM json_each(?) AS wanted CROSS JOIN batch_counts"
+            " ON tenant = ? AND queue = json_extract(wanted.value, '$[0]')"
+            " AND batch = json_extract(wanted.value, '$[1]')"
+        )
+        wanted = msgspec.json.encode([key.split("~", 1) for key in keys]).decode()
+        batches: dict[str, dict[State, int]] = {}
+        async with self._at_one_position() as (db, _):
+            for queue, batch, state, n in await db.execute_fetchall(sql, (wanted, tenant)):
+                batches.setdefault(f"{queue}~{batch}", {})[State(state)] = n
+        return batches
+
+    async def batch_keys(
+        self, tenant: str, queue: str | None, batch: str | None, after: str, limit: int
+    ) -> tuple[int, list[str]]:
+        """Position, and keys of batches in their order: those with jobs and those that were sealed."""
+        sql = (
+            "SELECT key FROM (SELECT DISTINCT queue || '~' || batch AS key FROM batch_counts WHERE tenant = ?"
+            " UNION SELECT key FROM governed WHERE kind = 'batch' AND tenant = ?)"
+            " WHERE key > ? AND (? IS NULL OR key LIKE ? ESCAPE '!') AND (? IS NULL OR key LIKE ? ESCAPE '!')"
+            " ORDER BY key LIMIT ?"
+        )
+        of_queue = None if queue is None else f"{_literal(queue)}~%"
+        named = None if batch is None else f"%~{_literal(batch)}"
+        parts = (tenant, tenant, after, queue, of_queue, batch, named, limit)
+        async with self._at_one_position() as (db, position):
+            return position, [str(key) for (key,) in await db.execute_fetchall(sql, parts)]
+
+    async def governed(
+        self, kind: str, tenant: str, *, key: str | None = None, after: str = "", until: str | None = None,
+        limit: int = 1_000
+    ) -> tuple[int, list[GovernedRow]]:  # fmt: skip
+        """Position, and aggregates of a kind in the order of their keys: one key, or those in a range."""
+        sql = "SELECT key, seq, at, actor, made_by, body FROM governed WHERE kind = ? AND tenant = ?"
+        parts: list[Any] = [kind, tenant]
+        for term, value in (("key = ?", key), ("key > ?", after), ("key < ?", until)):
+            if value is not None:
+                sql += f" AND {term}"
+                parts.append(value)
+        async with self._at_one_position() as (db, position):
+            found = await db.execute_fetchall(f"{sql} ORDER BY key LIMIT ?", (*parts, limit))
+            return position, [GovernedRow(*row) for row in found]
+
+    async def changes(self, kind: str, tenant: str, key: str, limit: int) -> list[ChangeRow]:
+        """What was done to an aggregate, newest first."""
+        sql = (
+            "SELECT seq, at, actor, event, data FROM changes WHERE kind = ? AND tenant = ? AND key = ?"
+            " ORDER BY seq DESC, nth LIMIT ?"
+        )
+        async with self._at_one_position() as (db, _):
+            return [ChangeRow(*row) for row in await db.execute_fetchall(sql, (kind, tenant, key, limit))]
+
     async def leader(self) -> Leader | None:
         """The newest leader that the view has read of."""
         async with self._at_one_position() as (db, _):
@@ -204,6 +286,11 @@ class JobsReader:
         sql = "SELECT * FROM rejections WHERE tenant = ? ORDER BY seq DESC, nth LIMIT ?"
         async with self._at_one_position() as (db, _):
             return [Refusal(*row) for row in await db.execute_fetchall(sql, (tenant, limit))]
+
+
+def _literal(text: str) -> str:
+    """Text that LIKE takes as it is."""
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
 async def _pairs(db: aiosqlite.Connection, sql: str, parts: Sequence[Any]) -> list[tuple[Any, Any]]:

@@ -16,6 +16,9 @@ NESTING_MAX: Final = 100
 
 ERROR_TEXT_MAX_CHARS: Final = 10_000
 SUBMIT_ARRAY_MAX_JOBS: Final = 500
+AFTER_MAX: Final = 100
+"""Jobs that one may come after."""
+
 LEASES_PER_REQUEST_MAX: Final = 500
 """Leases in one acquire and reports in one message: each is a record, and a batch holds 1,000."""
 

@@ -7,13 +7,14 @@ and `position`, the log sequence that the answer rests on (0 where it rests on n
 from __future__ import annotations
 
 import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from .bounds import (
     ACQUIRE_WAIT_MAX_S,
+    AFTER_MAX,
     LEASES_PER_REQUEST_MAX,
     REASON_MAX_CHARS,
     RENEWALS_PER_REQUEST_MAX,
@@ -21,11 +22,16 @@ from .bounds import (
     TOKEN_MAX_BYTES,
 )
 from .errors import ErrorClass
-from .ids import TOKEN_PATTERN
-from .policy import PositiveSeconds, Retry, Seconds
+from .events import Filter, OnDead, OnParentEnd, OnTimeout, OperationVerb
+from .ids import KEY_PATTERN, TOKEN_PATTERN
+from .policy import PositiveSeconds, Priority, QueuePolicy, Retry, Seconds
 from .rejections import Rejection
+from .schedules import Overlap, ScheduleSpec
 
 Token = Annotated[str, Meta(min_length=1, max_length=TOKEN_MAX_BYTES, pattern=TOKEN_PATTERN)]
+JobKey = Annotated[str, Meta(min_length=3, max_length=TOKEN_MAX_BYTES, pattern=KEY_PATTERN)]
+"""`<queue>~<id>`."""
+
 TaskName = Annotated[str, Meta(min_length=1, max_length=TASK_MAX_BYTES, pattern=r"^[^\x00-\x20\x7f]+$(?!\n)")]
 Reason = Annotated[str, Meta(min_length=1, max_length=REASON_MAX_CHARS)]
 Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -37,24 +43,46 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     """Base of what is asked."""
 
 
+class Approval(Command, frozen=True):
+    """A person must say yes before the job runs: within `timeout_s`, or `on_timeout` decides."""
+
+    timeout_s: PositiveSeconds | None = None
+    on_timeout: OnTimeout = OnTimeout.DEAD_LETTER
+
+
 class SubmitJob(Command, frozen=True):
     """A job to run: one message holds one, or an array of up to 500.
 
     `not_before` is an RFC 3339 time with an offset, `delay_s` the same as a duration; give one of them.
-    Without `id` the job is named after its place in the intake stream.
+    Without `id` the job is named after its place in the intake stream. `priority`, `retry` and the time
+    limits are the queue's where they are left out. `fairness_key` takes turns with others of its priority,
+    `concurrency_key` shares the queue's `key_concurrency` slots, `unique_key` may be live once in a queue.
+    `after` are keys (`<queue>~<id>`) of jobs that must complete first, `on_dead` says what happens if one
+    ends otherwise, and `input_from` fills fields of the input, an object, with the output of one of them.
+    `parent` is the job that starts this one, and `batch` a group that it counts in.
     """
 
     task: TaskName
     input: msgspec.Raw = msgspec.Raw(b"null")
     id: Token | None = None
-    priority: Annotated[int, Meta(ge=1, le=5)] = 3
+    priority: Priority | None = None
     not_before: Annotated[datetime.datetime, Meta(tz=True)] | None = None
     delay_s: Seconds | None = None
-    retry: Retry = Retry()
-    lease_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
-    attempt_timeout_s: PositiveSeconds = 900.0
-    job_timeout_s: PositiveSeconds = 86_400.0
+    retry: Retry | None = None
+    lease_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
+    attempt_timeout_s: PositiveSeconds | None = None
+    job_timeout_s: PositiveSeconds | None = None
     expires_in_s: PositiveSeconds | None = None
+    fairness_key: Token | None = None
+    concurrency_key: Token | None = None
+    unique_key: Token | None = None
+    approval: Approval | None = None
+    after: Annotated[tuple[JobKey, ...], Meta(max_length=AFTER_MAX)] = ()
+    on_dead: OnDead = OnDead.DEAD_LETTER
+    input_from: dict[str, str] = {}
+    parent: JobKey | None = None
+    on_parent_end: OnParentEnd = OnParentEnd.CANCEL
+    batch: Token | None = None
 
 
 class Acquire(Command, frozen=True):
@@ -76,10 +104,11 @@ class Withdraw(Command, frozen=True):
 
 
 class Held(Command, frozen=True):
-    """A lease as its holder names it."""
+    """A lease as its holder names it; `seen` is the newest signal that it has had."""
 
     id: Token
     token: Fence
+    seen: Fence = 0
 
 
 class Renew(Command, frozen=True):
@@ -135,13 +164,192 @@ class Release(Command, frozen=True):
     reason: Reason = "drain"
 
 
-class Cancel(Command, frozen=True):
+class Snooze(Command, frozen=True):
+    """The task asks to be run again in `delay_s`; that uses up no attempt."""
+
+    worker: Token
+    id: Token
+    token: Fence
+    delay_s: Seconds
+
+
+class Suspend(Command, frozen=True):
+    """The task waits for an approval or a signal, and gives its lease and slot back until then.
+
+    `on` names the signal, and `seen` the newest one of it that the task has had. After `timeout_s`,
+    `on_timeout` decides.
+    """
+
+    worker: Token
+    id: Token
+    token: Fence
+    reason: Literal["approval", "signal"]
+    on: Token | None = None
+    timeout_s: PositiveSeconds | None = None
+    on_timeout: OnTimeout = OnTimeout.DEAD_LETTER
+    seen: Fence = 0
+
+
+class Progress(Command, frozen=True):
+    """What a running attempt says of itself; the newest counts."""
+
+    worker: Token
+    id: Token
+    token: Fence
+    progress: msgspec.Raw
+
+
+class Control(Command, frozen=True, kw_only=True):
+    """Base of what operators ask of one job, and why."""
+
     id: Token
     reason: Reason = "requested"
 
 
-class Redrive(Command, frozen=True):
-    id: Token
+class Cancel(Control, frozen=True):
+    """Ends a job: a waiting one at once, a running one when its worker has heard and stopped."""
+
+
+class Terminate(Control, frozen=True):
+    """Ends a job at once; the lease of a running one is void from here."""
+
+
+class Redrive(Control, frozen=True):
+    """Puts a dead letter back to pending."""
+
+
+class Rerun(Control, frozen=True):
+    """Runs any finished job again."""
+
+
+class Drop(Control, frozen=True):
+    """Settles a dead letter: it is not to be redriven."""
+
+
+class Pause(Control, frozen=True):
+    """Suspends a job that does not run."""
+
+
+class Resume(Control, frozen=True):
+    """Ends a job's pause, or the suspension of one whose attempts were used up."""
+
+
+class Approve(Control, frozen=True):
+    """Says yes to a job that waits for approval. `data` reaches the task."""
+
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Reject(Control, frozen=True):
+    """Says no to a job that waits for approval: it is dead-lettered."""
+
+
+class Signal(Control, frozen=True):
+    """Data for a job under a name; a job that waits for that name goes on."""
+
+    name: Token
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Edit(Control, frozen=True):
+    """Changes a job that has not started."""
+
+    priority: Priority | None = None
+    not_before: Annotated[datetime.datetime, Meta(tz=True)] | None = None
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Declare(Command, frozen=True):
+    """Gives the subject's queue a policy, as its next version."""
+
+    policy: QueuePolicy
+    reason: Reason = "declared"
+
+
+class Plan(Command, frozen=True):
+    """Does one thing to many jobs of the subject's queue, one by one, as a recorded operation.
+
+    With `dry_run` it only says how many are meant. See `OperationPlanned` for the limits.
+    """
+
+    verb: OperationVerb
+    filter: Filter = Filter()
+    reason: Reason = "requested"
+    limit: Annotated[int, Meta(ge=0, le=100_000_000)] = 0
+    rate_per_s: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+    canary: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    stop_after: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    dry_run: bool = False
+
+
+class SealBatch(Command, frozen=True):
+    """Says how many jobs a batch has, so that its end can be told."""
+
+    batch: Token
+    size: Annotated[int, Meta(ge=1, le=100_000_000)]
+    reason: Reason = "requested"
+
+
+class DeclareSchedule(Command, frozen=True):
+    """Gives a schedule of the subject's queue its spec, as its next version; `input` is its jobs'."""
+
+    name: Token
+    spec: ScheduleSpec
+    input: msgspec.Raw = msgspec.Raw(b"null")
+    reason: Reason = "declared"
+
+
+class OfSchedule(Command, frozen=True):
+    """Base of what is asked of one schedule."""
+
+    name: Token
+    reason: Reason = "requested"
+
+
+class PauseSchedule(OfSchedule, frozen=True):
+    """No time is due until it is resumed."""
+
+
+class ResumeSchedule(OfSchedule, frozen=True):
+    """Due again from now on."""
+
+
+class DeleteSchedule(OfSchedule, frozen=True):
+    """Ends a schedule; the jobs that it started go on."""
+
+
+class TriggerSchedule(OfSchedule, frozen=True):
+    """Starts its job now, beside the due times; `overlap` is for this once."""
+
+    overlap: Overlap | None = None
+
+
+class Backfill(Command, frozen=True, kw_only=True):
+    """Runs the due times of a schedule between two moments, both included."""
+
+    name: Token
+    from_: Annotated[datetime.datetime, Meta(tz=True)] = msgspec.field(name="from")
+    to: Annotated[datetime.datetime, Meta(tz=True)]
+    limit: Annotated[int, Meta(ge=1, le=400)] = 400
+    overlap: Overlap = Overlap.QUEUE
+    reason: Reason = "requested"
+
+
+class PauseQueue(Command, frozen=True):
+    """No more grants in the subject's queue; submits are taken."""
+
+    reason: Reason = "requested"
+
+
+class DrainQueue(Command, frozen=True):
+    """No more submits to the subject's queue; what is there is worked off."""
+
+    reason: Reason = "requested"
+
+
+class ResumeQueue(Command, frozen=True):
+    """Opens the subject's queue again."""
+
     reason: Reason = "requested"
 
 
@@ -150,6 +358,14 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     error: Rejection | None = None
     position: int = 0
+
+
+class SignalCame(msgspec.Struct, frozen=True):
+    """A signal for a job; `seq` orders them."""
+
+    name: str
+    seq: int
+    data: msgspec.Raw
 
 
 class Lease(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -162,6 +378,7 @@ class Lease(msgspec.Struct, frozen=True, omit_defaults=True):
     input: msgspec.Raw
     lease_s: float = 30.0
     attempt_timeout_s: float = 900.0
+    signals: tuple[SignalCame, ...] = ()
 
 
 class Acquired(Answer, frozen=True):
@@ -169,13 +386,29 @@ class Acquired(Answer, frozen=True):
 
 
 class Renewed(Answer, frozen=True):
-    """`lost` names leases that are void, by index; `cancel` the ids whose work shall end.
+    """`lost` names leases that are void, by index; `cancel` the ids whose work shall end,
+    `signals` by id what came since those that the holder has seen.
 
     One in `lost` of kind `try_later` is no verdict: the lease may be live, ask again.
     """
 
     lost: tuple[Rejection, ...] = ()
     cancel: tuple[str, ...] = ()
+    signals: dict[str, tuple[SignalCame, ...]] | None = None
+
+
+class Planned(Answer, frozen=True):
+    """`matched` jobs are meant, some of them named in `sample`; `operation` is the id, None of a dry run."""
+
+    operation: str | None = None
+    matched: int = 0
+    sample: tuple[str, ...] = ()
+
+
+class Started(Answer, frozen=True):
+    """The ids of the jobs that a trigger or a backfill started."""
+
+    jobs: tuple[str, ...] = ()
 
 
 class Reported(Answer, frozen=True):
@@ -192,5 +425,32 @@ LEASE_VERBS: dict[str, type[Command]] = {
     "complete": Complete,
     "fail": Fail,
     "release": Release,
+    "snooze": Snooze,
+    "suspend": Suspend,
+    "progress": Progress,
 }
-CONTROL_VERBS: dict[str, type[Command]] = {"cancel": Cancel, "redrive": Redrive}
+CONTROL_VERBS: dict[str, type[Command]] = {
+    "cancel": Cancel,
+    "terminate": Terminate,
+    "redrive": Redrive,
+    "drop": Drop,
+    "rerun": Rerun,
+    "pause": Pause,
+    "resume": Resume,
+    "approve": Approve,
+    "reject": Reject,
+    "signal": Signal,
+    "edit": Edit,
+    "seal_batch": SealBatch,
+    "plan": Plan,
+    "declare_schedule": DeclareSchedule,
+    "pause_schedule": PauseSchedule,
+    "resume_schedule": ResumeSchedule,
+    "delete_schedule": DeleteSchedule,
+    "trigger_schedule": TriggerSchedule,
+    "backfill_schedule": Backfill,
+    "declare": Declare,
+    "pause_queue": PauseQueue,
+    "drain_queue": DrainQueue,
+    "resume_queue": ResumeQueue,
+}

@@ -19,9 +19,22 @@ Job events, in the order a job meets them:
     job_cancelled        terminal
     job_dead_lettered    terminal, with a reason; an operator may redrive it
     job_redriven         a dead letter is pending again: a new round
+    job_dropped          a dead letter is settled for good
+    job_rerun            any finished job is pending again: a new round
 
-Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partition);
-command_rejected, report_rejected, rejections_folded (principal).
+and on the way, without a place in that order:
+
+    job_suspended        waits for somebody or something, with one reason; holds no lease
+    job_resumed          what it waited for came, or the wait ran out
+    job_snoozed          the task asked to be run later; uses up no attempt
+    progress_reported    what the running attempt says of itself
+    signal_received      data for the job from outside
+    job_edited           changed by an operator before it started
+
+Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partition); queue_declared,
+queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
+operation_planned, operation_ended (operation); command_rejected, report_rejected,
+rejections_folded (principal).
 """
 
 from __future__ import annotations
@@ -32,14 +45,13 @@ from typing import Final
 
 import msgspec
 
-from .errors import AttemptError
-from .policy import Limits, Retry
+from .errors import AttemptError, ErrorClass
+from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
+from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, QueuePolicy, Retry
 from .rejections import Rejection
+from .schedules import SCHEDULE_EVENTS
 from .sealed import Sealed
-
-
-class Fact(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Base of all event data."""
+from .states import State
 
 
 class DeadReason(StrEnum):
@@ -52,10 +64,53 @@ class DeadReason(StrEnum):
     EXPIRED = "expired"
     JOB_TIMEOUT = "job_timeout"
     HISTORY_LIMIT = "history_limit"
+    DEPENDENCY = "dependency"
+    REJECTED = "rejected"
+    WAIT_TIMEOUT = "wait_timeout"
+
+
+class WaitReason(StrEnum):
+    """What a suspended job waits for."""
+
+    APPROVAL = "approval"
+    SIGNAL = "signal"
+    CHILD = "child"
+    DEPENDENCY = "dependency"
+    FROZEN = "frozen"
+    PAUSED = "paused"
+    EXHAUSTED = "exhausted"
+
+
+class OnTimeout(StrEnum):
+    """What a wait ends in when nobody came: the job goes on, or is dead-lettered."""
+
+    RESUME = "resume"
+    DEAD_LETTER = "dead_letter"
+
+
+class OnDead(StrEnum):
+    """What becomes of a job when one that it comes after ends otherwise than completed."""
+
+    DEAD_LETTER = "dead_letter"
+    CANCEL = "cancel"
+    SUSPEND = "suspend"
+    RUN = "run"
+
+
+class OnParentEnd(StrEnum):
+    """What becomes of a child when its parent ends otherwise than completed."""
+
+    CANCEL = "cancel"
+    ABANDON = "abandon"
+    """It goes on alone."""
 
 
 class JobSubmitted(Fact, frozen=True):
     """`due_at` is log time in microseconds; left out, the job is due at once.
+
+    `after` are the keys of jobs that must complete first, `on_dead` what happens if one ends otherwise;
+    `input_from` names fields of the input that take the output of one of them. `parent` is the key of the
+    job that started it, `batch` the group it counts in, `schedule` the key of what fired it.
 
     `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one.
     """
@@ -64,9 +119,19 @@ class JobSubmitted(Fact, frozen=True):
     input: Sealed
     due_at: int | None = None
     priority: int = 3
-    retry: Retry = Retry()
-    limits: Limits = Limits()
+    retry: Retry = DEFAULT_RETRY
+    limits: Limits = DEFAULT_LIMITS
     policy: int = 0
+    fairness_key: str | None = None
+    concurrency_key: str | None = None
+    unique_key: str | None = None
+    after: tuple[str, ...] = ()
+    on_dead: OnDead = OnDead.DEAD_LETTER
+    input_from: dict[str, str] = {}
+    parent: str | None = None
+    on_parent_end: OnParentEnd = OnParentEnd.CANCEL
+    batch: str | None = None
+    schedule: str | None = None
 
 
 class JobDue(Fact, frozen=True):
@@ -119,7 +184,8 @@ class LeaseReleased(Fact, frozen=True):
 class RetryScheduled(Fact, frozen=True):
     """All that the delay was computed from: `due_at = at + delay`, see `Retry`.
 
-    `base_s` is the delay before jitter, `seed` the draw in 0 to 1 that places it within the jitter.
+    `base_s` is the delay before jitter, `seed` the draw in 0 to 1 that places it within the jitter;
+    `budget_at` is when the queue's retry budget allowed it, where that was later than now.
     """
 
     due_at: int
@@ -130,6 +196,7 @@ class RetryScheduled(Fact, frozen=True):
     jitter: float
     seed: float
     retry_after_s: float | None = None
+    budget_at: int | None = None
 
 
 class CancelRequested(Fact, frozen=True):
@@ -148,17 +215,175 @@ class JobCancelled(Fact, frozen=True):
 
 
 class JobDeadLettered(Fact, frozen=True):
-    """`rule` says in words which limit or list decided, with its numbers."""
+    """`rule` says in words which limit or list decided, with its numbers; `cause` is its fingerprint."""
 
     reason: DeadReason
     rule: str
+    cause: str | None = None
 
 
 class JobRedriven(Fact, frozen=True):
-    """`answers` is the sequence of the terminal record that this round answers."""
+    """`answers` is the sequence of the terminal record that this round answers.
+
+    `operation` is the key of the one that did it, where it was not a person.
+    """
 
     answers: int
     reason: str
+    operation: str | None = None
+
+
+class JobRerun(Fact, frozen=True):
+    """`answers` is the sequence of the terminal record that this round answers.
+
+    `operation` is the key of the one that did it, where it was not a person.
+    """
+
+    answers: int
+    reason: str
+    operation: str | None = None
+
+
+class JobDropped(Fact, frozen=True):
+    """An operator settled a dead letter: it stays dead, and is listed as one no more."""
+
+    reason: str
+
+
+class JobSuspended(Fact, frozen=True):
+    """`until` is log time at which the wait ends by itself, in `on_timeout`. `on` names what is waited for.
+
+    Where a running attempt asked for it, `attempt` and `token` are that attempt's, and its lease ends here.
+    """
+
+    reason: WaitReason
+    rule: str
+    on: tuple[str, ...] = ()
+    until: int | None = None
+    on_timeout: OnTimeout = OnTimeout.DEAD_LETTER
+    attempt: int | None = None
+    token: int | None = None
+
+
+class JobResumed(Fact, frozen=True):
+    """`rule` says what ended the wait; `data` is what came with it."""
+
+    reason: WaitReason
+    rule: str
+    data: Sealed | None = None
+
+
+class JobSnoozed(Fact, frozen=True):
+    attempt: int
+    token: int
+    due_at: int
+
+
+class ProgressReported(Fact, frozen=True):
+    attempt: int
+    token: int
+    progress: Sealed
+
+
+class SignalReceived(Fact, frozen=True):
+    name: str
+    data: Sealed
+
+
+class JobEdited(Fact, frozen=True):
+    """What an operator changed; what is left out is as it was."""
+
+    reason: str
+    priority: int | None = None
+    due_at: int | None = None
+    input: Sealed | None = None
+
+
+class QueueDeclared(Fact, frozen=True):
+    """`version` grows by one with each; `policy` is whole, not a difference."""
+
+    version: int
+    policy: QueuePolicy
+    reason: str = ""
+
+
+class QueuePaused(Fact, frozen=True):
+    """No more grants; submits are taken."""
+
+    reason: str
+
+
+class QueueDraining(Fact, frozen=True):
+    """No more submits; what is there is worked off."""
+
+    reason: str
+
+
+class QueueResumed(Fact, frozen=True):
+    reason: str
+
+
+class BatchSealed(Fact, frozen=True):
+    """The batch is `size` jobs: it ends when so many have ended."""
+
+    size: int
+    reason: str = ""
+
+
+class BatchEnded(Fact, frozen=True):
+    """All jobs of a batch have ended; how many in which state."""
+
+    completed: int
+    dead: int
+    cancelled: int
+
+
+class Filter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which jobs of a queue are meant: those that match all that is given. None given means all."""
+
+    states: tuple[State, ...] = ()
+    task: str | None = None
+    cause: str | None = None
+    dead_reason: DeadReason | None = None
+    error_class: ErrorClass | None = None
+    error_type: str | None = None
+    ids: tuple[str, ...] | None = None
+
+
+class OperationVerb(StrEnum):
+    """What an operation does to each job that its filter matches."""
+
+    REDRIVE = "redrive"
+    RERUN = "rerun"
+    CANCEL = "cancel"
+    TERMINATE = "terminate"
+    DROP = "drop"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class OperationPlanned(Fact, frozen=True):
+    """Jobs of one queue that `filter` matched at this record, `matched` of them, get `verb` one by one.
+
+    At most `limit` of them (0: all), `rate_per_s` a second; first `canary` of them alone, and the rest when
+    those have completed; it stops when `stop_after` of those that it reopened have died again (0: never).
+    """
+
+    verb: OperationVerb
+    filter: Filter
+    reason: str
+    matched: int
+    limit: int = 0
+    rate_per_s: float | None = None
+    canary: int = 0
+    stop_after: int = 0
+
+
+class OperationEnded(Fact, frozen=True):
+    """`done` jobs were changed, and why it ended there."""
+
+    reason: str
+    done: int
 
 
 class Renewal(msgspec.Struct, frozen=True, array_like=True):
@@ -246,15 +471,32 @@ JOB_EVENTS: Final[tuple[type[Fact], ...]] = (
     JobCancelled,
     JobDeadLettered,
     JobRedriven,
+    JobRerun,
+    JobDropped,
+    JobSuspended,
+    JobResumed,
+    JobSnoozed,
+    ProgressReported,
+    SignalReceived,
+    JobEdited,
 )
 OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     LeasesRenewed,
     LeaderElected,
     TimeResumed,
     Barrier,
+    QueueDeclared,
+    QueuePaused,
+    QueueDraining,
+    QueueResumed,
+    BatchSealed,
+    BatchEnded,
+    OperationPlanned,
+    OperationEnded,
     CommandRejected,
     ReportRejected,
     RejectionsFolded,
+    *SCHEDULE_EVENTS,
 )
 for _cls in JOB_EVENTS + OTHER_EVENTS:
     type_names[_cls] = _WORD.sub("_", _cls.__name__).lower()

@@ -13,6 +13,7 @@ SYSTEM_TENANT: Final = "_writ"
 TOKEN_PATTERN: Final = r"^[A-Za-z0-9_\-+=:@/,]+$(?!\n)"
 """The end of it keeps out a line end, which Python's `$` alone lets pass."""
 
+KEY_PATTERN: Final = r"^[A-Za-z0-9_\-+=:@/,]+~[A-Za-z0-9_\-+=:@/,]+$(?!\n)"
 _TOKEN = re.compile(TOKEN_PATTERN)
 _SEQUENCE_BITS: Final = 40
 

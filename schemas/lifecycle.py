@@ -7,7 +7,6 @@ data decide); `REFUSALS` names why every other pair is refused. Together they ar
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -25,60 +24,83 @@ from .events import (
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
+    JobDropped,
     JobDue,
+    JobEdited,
     JobRedriven,
+    JobRerun,
+    JobResumed,
+    JobSnoozed,
     JobSubmitted,
+    JobSuspended,
     LeaseExpired,
     LeaseGranted,
     LeaseReleased,
+    OnDead,
+    OnParentEnd,
+    OnTimeout,
+    ProgressReported,
     RetryScheduled,
+    SignalReceived,
+    WaitReason,
 )
 from .ids import fencing_token, split_job_key
 from .policy import Limits, Retry
 from .records import Record
 from .sealed import Sealed
-
-
-class State(StrEnum):
-    """Where a job stands."""
-
-    SCHEDULED = "scheduled"
-    PENDING = "pending"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    DEAD = "dead"
-
+from .states import State as State  # noqa: PLC0414 - for all who fold; events need it too
 
 S = State
 TERMINAL: Final = frozenset({S.COMPLETED, S.CANCELLED, S.DEAD})
-WAITING: Final = frozenset({S.SCHEDULED, S.PENDING, S.RETRYING})
+WAITING: Final = frozenset({S.SCHEDULED, S.PENDING, S.RETRYING, S.SUSPENDED})
 Place = State | None
 """A state, or None before the first record."""
 
 TRANSITIONS: Final[dict[tuple[Place, type[Fact]], tuple[State, ...]]] = {
     (None, JobSubmitted): (S.PENDING, S.SCHEDULED),
     (S.SCHEDULED, JobDue): (S.PENDING,),
+    (S.SCHEDULED, JobSuspended): (S.SUSPENDED,),
+    (S.SCHEDULED, JobEdited): (S.PENDING, S.SCHEDULED),
+    (S.SCHEDULED, SignalReceived): (S.SCHEDULED,),
     (S.SCHEDULED, CancelRequested): (S.SCHEDULED,),
     (S.SCHEDULED, JobCancelled): (S.CANCELLED,),
     (S.SCHEDULED, JobDeadLettered): (S.DEAD,),
     (S.PENDING, LeaseGranted): (S.RUNNING,),
+    (S.PENDING, JobSuspended): (S.SUSPENDED,),
+    (S.PENDING, JobEdited): (S.PENDING, S.SCHEDULED),
+    (S.PENDING, SignalReceived): (S.PENDING,),
     (S.PENDING, CancelRequested): (S.PENDING,),
     (S.PENDING, JobCancelled): (S.CANCELLED,),
     (S.PENDING, JobDeadLettered): (S.DEAD,),
+    (S.SUSPENDED, JobResumed): (S.PENDING, S.SCHEDULED, S.RETRYING),
+    (S.SUSPENDED, JobSuspended): (S.SUSPENDED,),
+    (S.SUSPENDED, JobEdited): (S.SUSPENDED,),
+    (S.SUSPENDED, SignalReceived): (S.SUSPENDED,),
+    (S.SUSPENDED, CancelRequested): (S.SUSPENDED,),
+    (S.SUSPENDED, JobCancelled): (S.CANCELLED,),
+    (S.SUSPENDED, JobDeadLettered): (S.DEAD,),
     (S.RUNNING, AttemptStarted): (S.RUNNING,),
+    (S.RUNNING, ProgressReported): (S.RUNNING,),
+    (S.RUNNING, SignalReceived): (S.RUNNING,),
     (S.RUNNING, CancelRequested): (S.RUNNING,),
     (S.RUNNING, JobCompleted): (S.COMPLETED,),
     (S.RUNNING, AttemptFailed): (S.RETRYING,),
     (S.RUNNING, LeaseExpired): (S.PENDING,),
     (S.RUNNING, LeaseReleased): (S.PENDING,),
+    (S.RUNNING, JobSnoozed): (S.SCHEDULED,),
+    (S.RUNNING, JobSuspended): (S.SUSPENDED,),
     (S.RETRYING, RetryScheduled): (S.RETRYING,),
     (S.RETRYING, JobDue): (S.PENDING,),
+    (S.RETRYING, JobSuspended): (S.SUSPENDED,),
+    (S.RETRYING, SignalReceived): (S.RETRYING,),
     (S.RETRYING, CancelRequested): (S.RETRYING,),
     (S.RETRYING, JobCancelled): (S.CANCELLED,),
     (S.RETRYING, JobDeadLettered): (S.DEAD,),
     (S.DEAD, JobRedriven): (S.PENDING,),
+    (S.DEAD, JobRerun): (S.PENDING,),
+    (S.DEAD, JobDropped): (S.DEAD,),
+    (S.COMPLETED, JobRerun): (S.PENDING,),
+    (S.CANCELLED, JobRerun): (S.PENDING,),
 }
 
 _NOT_FROM: Final[dict[type[Fact], str]] = {
@@ -95,14 +117,22 @@ _NOT_FROM: Final[dict[type[Fact], str]] = {
     JobCancelled: "lease_is_live",
     JobDeadLettered: "lease_is_live",
     JobRedriven: "not_dead",
+    JobRerun: "not_finished",
+    JobDropped: "not_dead",
+    JobSuspended: "not_suspendable",
+    JobResumed: "not_suspended",
+    JobSnoozed: "not_running",
+    ProgressReported: "not_running",
+    SignalReceived: "already_finished",
+    JobEdited: "already_started",
 }
 
 
 def _refusal(place: Place, event: type[Fact]) -> str:
     if place is None:
         return "unknown_job"
-    if place in TERMINAL and event is not JobSubmitted and event is not JobRedriven:
-        return "already_finished"
+    if place in TERMINAL and event is not JobSubmitted:
+        return _NOT_FROM[event] if event in (JobRedriven, JobRerun, JobDropped) else "already_finished"
     return _NOT_FROM[event]
 
 
@@ -133,13 +163,32 @@ class HeldLease(msgspec.Struct, frozen=True):
     started_at: int | None = None
 
 
+class Signal(msgspec.Struct, frozen=True):
+    """Data that came for a job from outside."""
+
+    name: str
+    data: Sealed
+    seq: int
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """What a suspended job waits for, see `JobSuspended`; `since_at` is when the wait began."""
+
+    reason: WaitReason
+    on: tuple[str, ...]
+    until: int | None
+    on_timeout: OnTimeout
+    since_at: int
+
+
 class Job(msgspec.Struct, frozen=True):
     """One job as its records tell it. Times are log time in microseconds.
 
     `attempt` counts grants in this round, `failures` and `lease_losses` what the policy counts. `since` is
     the sequence at which it entered its state, which orders a queue. `last_token` is the newest lease's,
     kept after the lease ended so that a repeated report is known. `round_at` and `round_due` are when this
-    round was opened and when it was first due. `ended_by` is the terminal record.
+    round was opened and when it was first due; `stood_us` is how long the round was suspended in all, and
+    `signals` what came in it. `ended_by` is the terminal record.
     """
 
     tenant: str
@@ -155,6 +204,16 @@ class Job(msgspec.Struct, frozen=True):
     retry: Retry
     limits: Limits
     policy: int
+    fairness_key: str | None = None
+    concurrency_key: str | None = None
+    unique_key: str | None = None
+    after: tuple[str, ...] = ()
+    on_dead: OnDead = OnDead.DEAD_LETTER
+    input_from: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    parent: str | None = None
+    on_parent_end: OnParentEnd = OnParentEnd.CANCEL
+    batch: str | None = None
+    schedule: str | None = None
     round: int = 1
     attempt: int = 0
     failures: int = 0
@@ -163,11 +222,18 @@ class Job(msgspec.Struct, frozen=True):
     round_at: int = 0
     round_due: int = 0
     lease: HeldLease | None = None
+    wait: Wait | None = None
+    stood_us: int = 0
+    progress: Sealed | None = None
+    signals: tuple[Signal, ...] = ()
     last_token: int = 0
     cancel: str | None = None
     output: Sealed | None = None
     error: AttemptError | None = None
     dead: DeadReason | None = None
+    cause: str | None = None
+    operation: str | None = None
+    dropped: str | None = None
     reason: str | None = None
     finished_at: int | None = None
     ended_by: int = 0
@@ -211,6 +277,16 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
         retry=event.retry,
         limits=event.limits,
         policy=event.policy,
+        fairness_key=event.fairness_key,
+        concurrency_key=event.concurrency_key,
+        unique_key=event.unique_key,
+        after=event.after,
+        on_dead=event.on_dead,
+        input_from=event.input_from,
+        parent=event.parent,
+        on_parent_end=event.on_parent_end,
+        batch=event.batch,
+        schedule=event.schedule,
         round_at=record.at,
         round_due=due_at,
     )
@@ -233,6 +309,8 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
         case AttemptStarted():
             assert job.lease is not None
             return replace(job, lease=replace(job.lease, started_at=record.at))
+        case ProgressReported(progress=progress):
+            return replace(job, progress=progress)
         case JobCompleted(output=output):
             return _ended(job, target, record, output=output)
         case AttemptFailed(error=error):
@@ -241,38 +319,97 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             )
         case LeaseExpired(losses=losses):
             return replace(job, state=target, since=record.seq, lease=None, lease_losses=losses)
-        case LeaseReleased():
+        case LeaseReleased() | JobDue():
             return replace(job, state=target, since=record.seq, lease=None)
+        case JobSnoozed(due_at=due_at):
+            return replace(job, state=target, since=record.seq, lease=None, due_at=due_at)
         case RetryScheduled(due_at=due_at):
             return replace(job, due_at=due_at)
-        case JobDue():
-            return replace(job, state=target, since=record.seq)
         case CancelRequested(reason=reason):
             return replace(job, cancel=reason)
         case JobCancelled(reason=reason):
             return _ended(job, target, record, reason=reason)
-        case JobDeadLettered(reason=dead, rule=rule):
-            return _ended(job, target, record, reason=rule, dead=dead)
-        case JobRedriven():
+        case JobDeadLettered(reason=dead, rule=rule, cause=cause):
+            return _ended(job, target, record, reason=rule, dead=dead, cause=cause)
+        case JobDropped(reason=reason):
+            return replace(job, dropped=reason)
+        case JobRedriven(operation=operation) | JobRerun(operation=operation):
+            return _reopened(job, target, record, operation)
+        case _:
+            return _evolve_waiting(job, target, event, record)
+
+
+def _evolve_waiting(job: Job, target: State, event: Fact, record: Record) -> Job:
+    """What may happen to a job that does not run."""
+    match event:
+        case JobSuspended(reason=reason, on=on, until=until, on_timeout=on_timeout):
+            wait = Wait(reason, on, until, on_timeout, record.at)
+            stood = _stood(job, record.at)
+            return replace(job, state=target, since=record.seq, lease=None, wait=wait, stood_us=stood)
+        case JobResumed(data=data):
+            state = target
+            if job.due_at > record.at:
+                state = S.RETRYING if job.failures and job.attempt else S.SCHEDULED
+            signals = job.signals
+            if data is not None and job.wait is not None:
+                signals = (*signals, Signal(job.wait.reason, data, record.seq))
             return replace(
                 job,
-                state=target,
+                state=state,
                 since=record.seq,
-                round=job.round + 1,
-                round_at=record.at,
-                round_due=record.at,
-                due_at=record.at,
-                attempt=0,
-                failures=0,
-                lease_losses=0,
-                cancel=None,
-                error=None,
-                dead=None,
-                reason=None,
-                finished_at=None,
+                wait=None,
+                stood_us=_stood(job, record.at),
+                signals=signals,
             )
+        case SignalReceived(name=name, data=data):
+            return replace(job, signals=(*job.signals, Signal(name, data, record.seq)))
+        case JobEdited(priority=priority, due_at=due_at, input=content):
+            edited = replace(
+                job,
+                since=record.seq,
+                priority=job.priority if priority is None else priority,
+                due_at=job.due_at if due_at is None else due_at,
+                round_due=job.round_due if due_at is None else due_at,
+                input=job.input if content is None else content,
+            )
+            if job.state is S.SUSPENDED:
+                return edited
+            return replace(edited, state=S.SCHEDULED if edited.due_at > record.at else S.PENDING)
         case _:  # pragma: no cover - the table has no row for it, so check() has raised
             raise IllegalTransition(record.key, job.state, type(event))
+
+
+def _stood(job: Job, at: int) -> int:
+    """How long the round has been suspended by log time `at`."""
+    return job.stood_us + (0 if job.wait is None else at - job.wait.since_at)
+
+
+def _reopened(job: Job, state: State, record: Record, operation: str | None) -> Job:
+    """A new round of a finished job: the counts start anew, the id, the policy and the input stay."""
+    return replace(
+        job,
+        state=state,
+        since=record.seq,
+        round=job.round + 1,
+        round_at=record.at,
+        round_due=record.at,
+        due_at=record.at,
+        attempt=0,
+        failures=0,
+        lease_losses=0,
+        stood_us=0,
+        cancel=None,
+        output=None,
+        error=None,
+        progress=None,
+        signals=(),
+        dead=None,
+        cause=None,
+        operation=operation,
+        dropped=None,
+        reason=None,
+        finished_at=None,
+    )
 
 
 def _ended(
@@ -282,15 +419,18 @@ def _ended(
     output: Sealed | None = None,
     reason: str | None = None,
     dead: DeadReason | None = None,
+    cause: str | None = None,
 ) -> Job:
     return replace(
         job,
         state=state,
         since=record.seq,
         lease=None,
+        wait=None,
         output=output,
         reason=reason,
         dead=dead,
+        cause=cause,
         finished_at=record.at,
         ended_by=record.seq,
     )
@@ -318,8 +458,8 @@ def regranted(job: Job, at: int) -> Job:
 
 
 def job_deadline(job: Job) -> int:
-    """When `job_timeout_s` is over."""
-    return job.round_due + micros(job.limits.job_timeout_s)
+    """When `job_timeout_s` is over. It stands still while the job is suspended."""
+    return job.round_due + job.stood_us + micros(job.limits.job_timeout_s)
 
 
 def next_deadline(job: Job) -> int | None:
@@ -329,11 +469,13 @@ def next_deadline(job: Job) -> int | None:
     """
     if job.state in TERMINAL:
         return None
+    if job.wait is not None:
+        return job.wait.until
     times = [job_deadline(job)]
     if job.state in (S.SCHEDULED, S.RETRYING):
         times.append(job.due_at)
     if job.attempt == 0 and job.limits.expires_in_s is not None:
-        times.append(job.round_at + micros(job.limits.expires_in_s))
+        times.append(job.round_at + job.stood_us + micros(job.limits.expires_in_s))
     if job.lease is not None:
         times.append(job.lease.expires_at)
         times.append(job.lease.granted_at + micros(job.limits.attempt_timeout_s))

@@ -1,8 +1,9 @@
-"""Policy documents: what governs a job's retries and times."""
+"""Policy documents: what governs a job's retries and times, and a queue's order and limits."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,7 +11,27 @@ from msgspec import Meta
 from .errors import ErrorClass
 
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
+Priority = Annotated[int, Meta(ge=1, le=5)]
+"""1 first; within one, first in first out."""
+
 PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86_400)]
+
+
+class OnExhausted(StrEnum):
+    """What becomes of a job whose attempts are used up."""
+
+    DEAD_LETTER = "dead_letter"
+    SUSPEND = "suspend"
+    CANCEL = "cancel"
+
+
+class ClassRetry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Overrides of a retry policy for one error class; what is left out is the policy's own."""
+
+    max_attempts: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    initial_interval_s: Seconds | None = None
+    backoff: Annotated[float, Meta(ge=1, le=1_000)] | None = None
+    max_interval_s: Seconds | None = None
 
 
 class Retry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -19,7 +40,8 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     The delay before attempt n+1 is `initial_interval_s * backoff**(failures - 1)`, at most
     `max_interval_s`, then spread by `jitter` (a fraction, to both sides) from a seed kept in the event.
     `max_attempts` counts failed attempts; 0 means without limit. `max_lease_losses` counts lost leases,
-    which use up no attempt. A default here never changes: old records leave defaults out.
+    which use up no attempt. `per_class` overrides by error class: `system`, `application` or `timeout`.
+    A default here never changes: old records leave defaults out.
     """
 
     max_attempts: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
@@ -29,6 +51,8 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
     max_lease_losses: Annotated[int, Meta(ge=1, le=1_000_000)] = 5
     non_retryable_types: tuple[str, ...] = ()
+    per_class: dict[Literal["system", "application", "timeout"], ClassRetry] = {}
+    on_exhausted: OnExhausted = OnExhausted.DEAD_LETTER
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -44,5 +68,45 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     expires_in_s: PositiveSeconds | None = None
 
 
-NEVER_RETRIED: frozenset[ErrorClass] = frozenset({ErrorClass.POLICY, ErrorClass.CANCELLED, ErrorClass.POISON})
+DEFAULT_RETRY: Final = Retry()
+DEFAULT_LIMITS: Final = Limits()
+"""The defaults themselves: a field that holds one of these is not written."""
+
+
+class OnClash(StrEnum):
+    """What becomes of a submit whose `unique_key` a live job has already."""
+
+    RETURN = "return"
+    """The live job stands for both; the submit is answered with it."""
+
+    REJECT = "reject"
+    REPLACE = "replace"
+    """The live job is cancelled, a running one by request, and the new one accepted."""
+
+
+class QueuePolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What governs a queue. A default here never changes: old records leave defaults out.
+
+    `retry`, `limits` and `priority` are for submits that name none of their own, and a job keeps those it was
+    accepted under. The rest holds at every grant: `concurrency` running jobs in the queue and
+    `key_concurrency` for each `concurrency_key`; `rate_per_s` grants with a `burst`; at most
+    `retries_per_min` retries started, so that an outage is not amplified; `pending_max` jobs waiting, beyond
+    which submits are refused.
+    """
+
+    retry: Retry = DEFAULT_RETRY
+    limits: Limits = DEFAULT_LIMITS
+    priority: Priority = 3
+    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    key_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    retries_per_min: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    pending_max: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    on_clash: OnClash = OnClash.RETURN
+
+
+NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(
+    {ErrorClass.POLICY, ErrorClass.CANCELLED, ErrorClass.POISON}
+)
 """Error classes that end a job whatever its policy says."""

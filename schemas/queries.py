@@ -1,7 +1,9 @@
 """Reads of the views: `writ.query.<tenant>.<principal>.<verb>`, request and answer as JSON.
 
 Verbs: `jobs` (JobsQuery -> JobsPage), `job` (JobQuery -> JobsPage), `records` (RecordsQuery -> RecordsPage),
-`status` (StatusQuery -> NodeStatus). An answer has `error` where the query was refused.
+`queues` (QueuesQuery -> QueuesPage), `schedules` (SchedulesQuery -> SchedulesPage), `operations`
+(OperationsQuery -> OperationsPage), `batches` (BatchesQuery -> BatchesPage), `status` (StatusQuery ->
+NodeStatus). An answer has `error` where the query was refused.
 
 Every query but `status` waits until the view has reached the log's last record at the time of asking, so
 that nobody misses what they were already told; `max_wait_s` bounds the wait and is answered `try_later`. A
@@ -15,9 +17,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .commands import Answer, Command, Token
-from .events import DeadReason
+from .commands import Answer, Command, JobKey, Token
+from .events import DeadReason, Filter, OnTimeout, OperationVerb, WaitReason
 from .lifecycle import State
+from .policy import QueuePolicy
+from .queues import Mode
+from .schedules import ScheduleSpec
 
 Timestamp = str
 """RFC 3339, UTC, with microseconds: `2026-01-31T12:00:00.000000Z`."""
@@ -60,6 +65,44 @@ class RecordsQuery(Query, frozen=True, kw_only=True):
     context: bool = False
 
 
+class GovernedQuery(Query, frozen=True, kw_only=True):
+    """Of one queue or all, in the order of queue and name; `cursor` is the `next` of the page before."""
+
+    queue: Token | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    cursor: JobKey | Token | None = None
+
+
+class QueuesQuery(GovernedQuery, frozen=True, kw_only=True):
+    """Queues that have jobs, or that somebody declared, paused or drained.
+
+    `history` adds what was done to each, newest first, at most 100.
+    """
+
+    history: bool = False
+
+
+class SchedulesQuery(GovernedQuery, frozen=True, kw_only=True):
+    """Schedules, with the next `times` at which each is due; `deleted` lists those too."""
+
+    name: Token | None = None
+    times: Annotated[int, Meta(ge=0, le=100)] = 5
+    deleted: bool = False
+    history: bool = False
+
+
+class OperationsQuery(GovernedQuery, frozen=True, kw_only=True):
+    """Operations on many jobs."""
+
+    id: Token | None = None
+
+
+class BatchesQuery(GovernedQuery, frozen=True, kw_only=True):
+    """Batches, with their jobs by state."""
+
+    batch: Token | None = None
+
+
 class StatusQuery(Query, frozen=True, kw_only=True):
     """Is the node up, who leads, how far behind are the views."""
 
@@ -72,8 +115,22 @@ class ErrorView(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str | None = None
 
 
+class WaitView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a suspended job waits for: `on` names it, and at `until` the wait ends by itself."""
+
+    reason: WaitReason
+    since: Timestamp
+    on: tuple[str, ...] = ()
+    until: Timestamp | None = None
+    on_timeout: OnTimeout | None = None
+
+
 class JobView(msgspec.Struct, frozen=True):
-    """A job as a view shows it. `error` is the last one, also of a job that completed or waits to retry."""
+    """A job as a view shows it. `error` is the last one, also of a job that completed or waits to retry.
+
+    `cause` groups dead letters, and `dropped` says why one was settled. `cancel` is the reason of a cancel
+    that the worker has not obeyed yet, `policy` the version of the queue's policy that it runs under.
+    """
 
     id: str
     tenant: str
@@ -100,6 +157,21 @@ class JobView(msgspec.Struct, frozen=True):
     seq: int
     """Log sequence of the newest record of the job."""
 
+    wait: WaitView | None = None
+    cause: str | None = None
+    dropped: str | None = None
+    cancel: str | None = None
+    progress: msgspec.Raw = msgspec.Raw(b"null")
+    policy: int = 0
+    fairness_key: str | None = None
+    concurrency_key: str | None = None
+    unique_key: str | None = None
+    after: tuple[str, ...] = ()
+    parent: str | None = None
+    batch: str | None = None
+    schedule: str | None = None
+    operation: str | None = None
+
 
 class JobsPage(Answer, frozen=True):
     jobs: tuple[JobView, ...] = ()
@@ -120,6 +192,105 @@ class RecordsPage(Answer, frozen=True):
 
     records: tuple[RecordView, ...] = ()
     more: bool = False
+
+
+class ChangeView(msgspec.Struct, frozen=True):
+    """Something that was done to a queue or schedule: the event's type and its data."""
+
+    seq: int
+    at: Timestamp
+    actor: str
+    event: str
+    data: msgspec.Raw
+
+
+class QueueView(msgspec.Struct, frozen=True):
+    """A queue; `version` 0 is the built-in policy. `jobs` is how many are in which state."""
+
+    queue: str
+    tenant: str
+    version: int
+    policy: QueuePolicy
+    mode: Mode
+    reason: str
+    changed_at: Timestamp | None
+    changed_by: str | None
+    jobs: dict[str, int]
+    running_by_key: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    history: tuple[ChangeView, ...] = ()
+
+
+class QueuesPage(Answer, frozen=True):
+    queues: tuple[QueueView, ...] = ()
+    next: str | None = None
+
+
+class ScheduleView(msgspec.Struct, frozen=True):
+    """A schedule; `paused` and `deleted` hold the reason while it is so, and `next` when it is due next."""
+
+    name: str
+    queue: str
+    tenant: str
+    version: int
+    spec: ScheduleSpec
+    input: msgspec.Raw
+    paused: str | None
+    deleted: str | None
+    declared_at: Timestamp
+    changed_by: str
+    last_due: Timestamp | None
+    last_job: str | None
+    fired: int
+    skipped: int
+    next: tuple[Timestamp, ...] = ()
+    history: tuple[ChangeView, ...] = ()
+
+
+class SchedulesPage(Answer, frozen=True):
+    schedules: tuple[ScheduleView, ...] = ()
+    next: str | None = None
+
+
+class OperationView(msgspec.Struct, frozen=True):
+    """An operation: its plan, how many jobs it has changed, and why it ended, None while it goes on."""
+
+    id: str
+    queue: str
+    tenant: str
+    actor: str
+    verb: OperationVerb
+    filter: Filter
+    reason: str
+    matched: int
+    limit: int
+    rate_per_s: float | None
+    canary: int
+    stop_after: int
+    planned_at: Timestamp
+    done: int
+    ended: str | None
+    ended_at: Timestamp | None
+
+
+class OperationsPage(Answer, frozen=True):
+    operations: tuple[OperationView, ...] = ()
+    next: str | None = None
+
+
+class BatchView(msgspec.Struct, frozen=True):
+    """A batch; `size` is None until it is sealed, `jobs` is how many are in which state."""
+
+    batch: str
+    queue: str
+    tenant: str
+    size: int | None
+    jobs: dict[str, int]
+    ended_at: Timestamp | None
+
+
+class BatchesPage(Answer, frozen=True):
+    batches: tuple[BatchView, ...] = ()
+    next: str | None = None
 
 
 class PartitionStatus(msgspec.Struct, frozen=True):

@@ -18,6 +18,9 @@ class RejectionKind(StrEnum):
     CONFLICT = "conflict"
     """The job's state does not allow it."""
 
+    DUPLICATE = "duplicate"
+    """A live job has the same unique key, and stands for this submit; the reason names it."""
+
     STALE = "stale"
     """The fencing token is not the live lease's: the work is void."""
 

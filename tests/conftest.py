@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import hypothesis  # noqa: F401 - its plugin imports it late, in the midst of a test, if nobody did before
+import hypothesis  # noqa: F401  # pyright: ignore[reportUnusedImport] - else its plugin does, mid-test
 import pytest
 
 if TYPE_CHECKING:

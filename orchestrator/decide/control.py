@@ -1,34 +1,189 @@
-"""Deciding what operators ask: cancel, redrive."""
+"""Deciding what operators ask of a job: end it, open it again, hold it, answer it, change it."""
 
 from __future__ import annotations
 
-from writ.schemas.commands import Cancel, Redrive
-from writ.schemas.events import CancelRequested, Fact, JobCancelled, JobRedriven
-from writ.schemas.lifecycle import REFUSALS, TERMINAL, Job, State
+import msgspec
+
+from writ.schemas.commands import (
+    Approve,
+    Cancel,
+    Drop,
+    Edit,
+    Pause,
+    Redrive,
+    Reject,
+    Rerun,
+    Resume,
+    Signal,
+    Terminate,
+)
+from writ.schemas.events import (
+    CancelRequested,
+    DeadReason,
+    Fact,
+    JobCancelled,
+    JobDropped,
+    JobEdited,
+    JobRedriven,
+    JobRerun,
+    JobResumed,
+    JobSuspended,
+    LeaseReleased,
+    SignalReceived,
+    WaitReason,
+    type_names,
+)
+from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, Job, State, micros
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.sealed import seal
 
+from .death import dead
+
+Outcome = tuple[Fact, ...] | Rejection
 _UNKNOWN = Rejection(RejectionKind.NOT_FOUND, "no such job in this queue", "id")
+_NULL = b"null"
 
 
-def cancel(job: Job | None, command: Cancel) -> tuple[Fact, ...] | Rejection:
+def refused(job: Job, event: type[Fact], more: str = "") -> Rejection:
+    """The table's refusal of an event in the job's state."""
+    why = REFUSALS.get((job.state, event), type_names[event])
+    return Rejection(RejectionKind.CONFLICT, f"{why}: the job is {job.state}{more}", "id")
+
+
+def _allowed(job: Job, event: type[Fact]) -> bool:
+    return (job.state, event) in TRANSITIONS
+
+
+def cancel(job: Job | None, command: Cancel) -> Outcome:
     """Ends a waiting job at once; a running one is told at its next beat. None to store if already asked."""
     if job is None:
         return _UNKNOWN
     if job.state in TERMINAL:
-        why = REFUSALS[job.state, CancelRequested]
-        return Rejection(RejectionKind.CONFLICT, f"{why}: the job is {job.state}", "id")
+        return refused(job, CancelRequested)
     if job.state is State.RUNNING:
         return () if job.cancel is not None else (CancelRequested(command.reason),)
     return (CancelRequested(command.reason), JobCancelled(command.reason))
 
 
-def redrive(job: Job | None, command: Redrive) -> tuple[Fact, ...] | Rejection:
+def terminate(job: Job | None, command: Terminate) -> Outcome:
+    """Ends a job at once: a running one loses its lease here, and its worker hears that it is void."""
+    if job is None:
+        return _UNKNOWN
+    if job.state in TERMINAL:
+        return refused(job, CancelRequested)
+    asked = (CancelRequested(command.reason),) if job.cancel is None else ()
+    if job.lease is not None:
+        released = LeaseReleased(job.attempt, job.lease.token, "terminated")
+        return (*asked, released, JobCancelled(command.reason))
+    return (*asked, JobCancelled(command.reason))
+
+
+def redrive(job: Job | None, command: Redrive, operation: str | None = None) -> Outcome:
     """Opens a new round of a dead letter."""
     if job is None:
         return _UNKNOWN
-    if job.state is not State.DEAD:
-        why = REFUSALS[job.state, JobRedriven]
+    if not _allowed(job, JobRedriven):
+        return refused(job, JobRedriven, "; only a dead letter can be redriven")
+    return (JobRedriven(job.ended_by, command.reason, operation),)
+
+
+def drop(job: Job | None, command: Drop) -> Outcome:
+    """Settles a dead letter for good: it stays dead, with the reason, and is listed no more."""
+    if job is None:
+        return _UNKNOWN
+    if not _allowed(job, JobDropped):
+        return refused(job, JobDropped, "; only a dead letter can be dropped")
+    if job.dropped is not None:
+        return Rejection(RejectionKind.CONFLICT, f"already dropped: {job.dropped}", "id")
+    return (JobDropped(command.reason),)
+
+
+def rerun(job: Job | None, command: Rerun, operation: str | None = None) -> Outcome:
+    """Opens a new round of any finished job."""
+    if job is None:
+        return _UNKNOWN
+    if not _allowed(job, JobRerun):
+        return refused(job, JobRerun)
+    return (JobRerun(job.ended_by, command.reason, operation),)
+
+
+def pause(job: Job | None, command: Pause) -> Outcome:
+    """Holds a job that does not run until it is resumed."""
+    if job is None:
+        return _UNKNOWN
+    if job.state is State.RUNNING:
+        return refused(job, JobSuspended, "; only its task can suspend a running job")
+    if not _allowed(job, JobSuspended):
+        return refused(job, JobSuspended)
+    if job.wait is not None:
         return Rejection(
-            RejectionKind.CONFLICT, f"{why}: the job is {job.state}; only a dead letter can be", "id"
+            RejectionKind.CONFLICT, f"already suspended: the job waits for {job.wait.reason}", "id"
         )
-    return (JobRedriven(job.ended_by, command.reason),)
+    return (JobSuspended(WaitReason.PAUSED, f"paused: {command.reason}"),)
+
+
+def resume(job: Job | None, command: Resume) -> Outcome:
+    """Lets a paused job, or one whose attempts were used up, go on."""
+    if job is None:
+        return _UNKNOWN
+    if job.wait is None:
+        return refused(job, JobResumed)
+    if job.wait.reason not in (WaitReason.PAUSED, WaitReason.EXHAUSTED, WaitReason.DEPENDENCY):
+        reason = f"the job waits for {job.wait.reason}; approve, reject or signal it"
+        return Rejection(RejectionKind.CONFLICT, reason, "id")
+    return (JobResumed(job.wait.reason, f"resumed: {command.reason}"),)
+
+
+def approve(job: Job | None, command: Approve) -> Outcome:
+    """Says yes."""
+    fault = _no_approval(job)
+    if fault is not None:
+        return fault
+    data = None if bytes(command.data) == _NULL else seal(bytes(command.data))
+    return (JobResumed(WaitReason.APPROVAL, f"approved: {command.reason}", data),)
+
+
+def reject(job: Job | None, command: Reject) -> Outcome:
+    """Says no."""
+    fault = _no_approval(job)
+    if fault is not None:
+        return fault
+    assert job is not None
+    return (dead(job, DeadReason.REJECTED, f"rejected: {command.reason}"),)
+
+
+def _no_approval(job: Job | None) -> Rejection | None:
+    if job is None:
+        return _UNKNOWN
+    if job.wait is None:
+        return refused(job, JobResumed)
+    if job.wait.reason is not WaitReason.APPROVAL:
+        return Rejection(
+            RejectionKind.CONFLICT, f"the job waits for {job.wait.reason}, not for approval", "id"
+        )
+    return None
+
+
+def signal(job: Job | None, command: Signal) -> Outcome:
+    """Hands data to a job; one that waits for that name goes on with it."""
+    if job is None:
+        return _UNKNOWN
+    if not _allowed(job, SignalReceived):
+        return refused(job, SignalReceived)
+    received = SignalReceived(command.name, seal(bytes(command.data)))
+    wait = job.wait
+    if wait is not None and wait.reason is WaitReason.SIGNAL and command.name in wait.on:
+        return (received, JobResumed(WaitReason.SIGNAL, f"signal {command.name} came"))
+    return (received,)
+
+
+def edit(job: Job | None, command: Edit, now: int) -> Outcome:
+    """Changes a job that has not started."""
+    if job is None:
+        return _UNKNOWN
+    if not _allowed(job, JobEdited) or job.attempt:
+        more = f", attempt {job.attempt}; only a job that has not started can be edited"
+        return refused(job, JobEdited, more)
+    due_at = None if command.not_before is None else max(now, micros(command.not_before.timestamp()))
+    content = None if isinstance(command.input, msgspec.UnsetType) else seal(bytes(command.input))
+    return (JobEdited(command.reason, command.priority, due_at, content),)

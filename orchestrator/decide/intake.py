@@ -1,128 +1,61 @@
-"""Deciding a submit: decode it, bound it, and accept or refuse it."""
+"""Deciding a submit: what the queue's policy and the jobs that are there make of it."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from typing import TypeVar
 
-import msgspec
-
-from writ.schemas import bounds
-from writ.schemas.codec import explain_fault
-from writ.schemas.commands import SubmitJob
-from writ.schemas.events import Fact, JobSubmitted
-from writ.schemas.ids import job_key, token_fault
-from writ.schemas.lifecycle import Job, micros
-from writ.schemas.policy import Limits
+from writ.schemas.commands import Approval, SubmitJob
+from writ.schemas.events import Fact, JobSubmitted, JobSuspended, WaitReason
+from writ.schemas.lifecycle import TERMINAL, Job, micros
+from writ.schemas.policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, OnClash, Retry
+from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
 
-_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode = msgspec.json.Decoder(SubmitJob).decode
-_validate = msgspec.json.Decoder().decode
-_TYPES_MAX_BYTES = 16 * 1024
-_DERIVED = re.compile(r"\d+-\d+-\d+")
-_EARLIEST_US = 0
-_LATEST_US = 4_102_444_800 * bounds.SECOND_US
-"""The year 2100: a time beyond it is taken for a mistake."""
+_T = TypeVar("_T", Retry, Limits)
 
 
-def malformed(reason: str, field: str | None = None, index: int | None = None) -> Rejection:
-    """A refusal for its form. What it quotes of the sender's is cut, and made fit to be stored."""
-    return Rejection(
-        RejectionKind.MALFORMED, _fit(reason, 500), None if field is None else _fit(field, 200), index
-    )
-
-
-def _fit(text: str, most: int) -> str:
-    return text[:most].encode("utf-8", "replace").decode("utf-8")
-
-
-def split(data: bytes) -> list[bytes | msgspec.Raw] | Rejection:
-    """The elements of a submit message: one, or those of its array."""
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return malformed(f"the message is not UTF-8: byte {error.start} is {data[error.start]:#04x}")
-    if not data.lstrip(b" \t\r\n").startswith(b"["):
-        return [data]
-    try:
-        elements = _split(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        return malformed(f"the message is not JSON: {error}")
-    if not elements:
-        return malformed("the array holds no job")
-    if len(elements) > bounds.SUBMIT_ARRAY_MAX_JOBS:
-        limit = bounds.SUBMIT_ARRAY_MAX_JOBS
-        return Rejection(
-            RejectionKind.TOO_LARGE, f"the array holds {len(elements)} jobs; at most {limit} are allowed"
-        )
-    return list(elements)
-
-
-def parse(data: bytes | msgspec.Raw, index: int | None) -> SubmitJob | Rejection:
-    """One element as a command, or why not. `index` is its place in the array, None for a single one."""
-    try:
-        command = _decode(data)
-    except msgspec.ValidationError as error:
-        field, reason = explain_fault(error)
-        return malformed(reason, field, index)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        return malformed(f"the message is not JSON: {error}", None, index)
-    try:
-        depth = nesting(_validate(command.input))
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        return malformed(f"input cannot be read: {error}", "input", index)
-    if depth > bounds.NESTING_MAX:
-        return malformed(f"input is nested more than {bounds.NESTING_MAX} deep", "input", index)
-    size = len(bytes(command.input))
-    if size > bounds.INLINE_MAX_BYTES:
-        reason = f"input has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
-        return Rejection(RejectionKind.TOO_LARGE, reason, "input", index)
-    size = sum(len(name.encode()) for name in command.retry.non_retryable_types)
-    if size > _TYPES_MAX_BYTES:
-        reason = f"the listed types have {size} bytes; at most {_TYPES_MAX_BYTES} are allowed"
-        return Rejection(RejectionKind.TOO_LARGE, reason, "retry.non_retryable_types", index)
-    if command.id is not None and _DERIVED.fullmatch(command.id):
-        reason = "ids of three numbers are kept for submits without one; give another"
-        return malformed(reason, "id", index)
-    if command.not_before is not None:
-        if command.delay_s is not None:
-            return malformed("not_before and delay_s are both given; give one", "delay_s", index)
-        at = micros(command.not_before.timestamp())
-        if not _EARLIEST_US <= at <= _LATEST_US:
-            return malformed("not_before lies outside 1970 to 2100", "not_before", index)
-    return command
-
-
-def nesting(value: object) -> int:
-    """How deep JSON arrays and objects are nested, counted no further than one past the bound."""
-    depth, level = 0, [value]
-    while level and depth <= bounds.NESTING_MAX:
-        inner = [x for x in level if isinstance(x, dict | list) and x]
-        if not inner:
-            break
-        depth += 1
-        level = [y for x in inner for y in (x.values() if isinstance(x, dict) else x)]
-    return depth
-
-
-def address_fault(queue: str, job_id: str, index: int | None) -> Rejection | None:
-    """Why queue and id cannot make a key."""
-    for value, what in ((queue, "queue"), (job_id, "id")):
-        fault = token_fault(value, what)
-        if fault:
-            return malformed(fault, what, index)
-    size = len(job_key(queue, job_id))
-    if size > bounds.TOKEN_MAX_BYTES:
-        reason = f"queue and id together have {size} bytes; at most {bounds.TOKEN_MAX_BYTES} are allowed"
-        return malformed(reason, "id", index)
+def refusal(
+    command: SubmitJob, queue: Queue, pending: int, find: Callable[[str], Job | None], index: int | None
+) -> Rejection | None:
+    """Why the queue, or the jobs that the submit names, do not allow it now."""
+    if queue.mode is Mode.DRAINING:
+        return Rejection(RejectionKind.CONFLICT, f"the queue is draining: {queue.reason}", None, index)
+    most = queue.policy.pending_max
+    if most is not None and pending >= most:
+        reason = f"the queue has {pending} pending jobs; its pending_max is {most}"
+        return Rejection(RejectionKind.CONFLICT, reason, None, index)
+    for key in command.after:
+        if find(key) is None:
+            return Rejection(RejectionKind.NOT_FOUND, f"there is no job {key} to come after", "after", index)
+    if command.parent is not None:
+        parent = find(command.parent)
+        if parent is None:
+            return Rejection(RejectionKind.NOT_FOUND, f"there is no job {command.parent}", "parent", index)
+        if parent.state in TERMINAL:
+            reason = f"the parent {command.parent} is {parent.state}"
+            return Rejection(RejectionKind.CONFLICT, reason, "parent", index)
     return None
 
 
-def submit(existing: Job | None, command: SubmitJob, now: int) -> tuple[Fact, ...]:
-    """The events of a submit; none where the id is taken: the same submit seen again is the same job."""
-    if existing is not None:
-        return ()
+def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None) -> Rejection:
+    """What is said of a second submit with a unique key, where it does not replace the first."""
+    kind = RejectionKind.DUPLICATE if on_clash is OnClash.RETURN else RejectionKind.CONFLICT
+    reason = f"unique_key {command.unique_key} belongs to the live job {live.key}; on_clash is {on_clash}"
+    return Rejection(kind, reason, "unique_key", index)
+
+
+def ask_approval(approval: Approval, now: int) -> JobSuspended:
+    """The wait of a job that a person must allow first."""
+    until = None if approval.timeout_s is None else now + micros(approval.timeout_s)
+    return JobSuspended(
+        WaitReason.APPROVAL, "the submit asks for approval", until=until, on_timeout=approval.on_timeout
+    )
+
+
+def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = None) -> tuple[Fact, ...]:
+    """The event of an accepted submit; what it leaves open is the queue's."""
     due_at: int | None = None
     if command.not_before is not None:
         due_at = micros(command.not_before.timestamp())
@@ -130,15 +63,43 @@ def submit(existing: Job | None, command: SubmitJob, now: int) -> tuple[Fact, ..
         due_at = now + micros(command.delay_s)
     if due_at is not None and due_at <= now:
         due_at = None
+    policy = queue.policy
     return (
         JobSubmitted(
             task=command.task,
             input=seal(bytes(command.input)),
             due_at=due_at,
-            priority=command.priority,
-            retry=command.retry,
-            limits=Limits(
-                command.lease_s, command.attempt_timeout_s, command.job_timeout_s, command.expires_in_s
-            ),
+            priority=policy.priority if command.priority is None else command.priority,
+            retry=_default(command.retry or policy.retry, DEFAULT_RETRY),
+            limits=_default(_limits(command, policy.limits), DEFAULT_LIMITS),
+            policy=queue.version,
+            fairness_key=command.fairness_key,
+            concurrency_key=command.concurrency_key,
+            unique_key=command.unique_key,
+            after=command.after,
+            on_dead=command.on_dead,
+            input_from=command.input_from,
+            parent=command.parent,
+            on_parent_end=command.on_parent_end,
+            batch=command.batch,
+            schedule=schedule,
         ),
+    )
+
+
+def _default(given: _T, default: _T) -> _T:
+    """The default itself where it was given: what is the default is not written."""
+    return default if given == default else given
+
+
+def _limits(command: SubmitJob, limits: Limits) -> Limits:
+    given = command.lease_s, command.attempt_timeout_s, command.job_timeout_s, command.expires_in_s
+    if given == (None, None, None, None):
+        return limits
+    lease_s, attempt_timeout_s, job_timeout_s, expires_in_s = given
+    return Limits(
+        limits.lease_s if lease_s is None else lease_s,
+        limits.attempt_timeout_s if attempt_timeout_s is None else attempt_timeout_s,
+        limits.job_timeout_s if job_timeout_s is None else job_timeout_s,
+        limits.expires_in_s if expires_in_s is None else expires_in_s,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from writ.schemas import bounds
-from writ.schemas.commands import Acquire, Completion, Failure
+from writ.schemas.commands import Acquire, Completion, Failure, Progress, Snooze, Suspend
 from writ.schemas.errors import AttemptError
 from writ.schemas.events import (
     AttemptFailed,
@@ -14,14 +14,20 @@ from writ.schemas.events import (
     Fact,
     JobCancelled,
     JobCompleted,
+    JobResumed,
+    JobSnoozed,
+    JobSuspended,
     LeaseGranted,
     LeaseReleased,
+    ProgressReported,
+    WaitReason,
 )
-from writ.schemas.lifecycle import Job, State
+from writ.schemas.lifecycle import Job, State, micros
+from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
+from writ.schemas.submits import malformed, nesting
 
-from .intake import malformed, nesting
 from .retry import after_failure
 
 _validate = msgspec.json.Decoder().decode
@@ -96,7 +102,13 @@ def _output_fault(output: msgspec.Raw, index: int | None) -> Rejection | None:
 
 
 def fail(
-    job: Job | None, report: Failure, principal: str, index: int | None, now: int, seed: float
+    job: Job | None,
+    queue: Queue,
+    report: Failure,
+    principal: str,
+    index: int | None,
+    now: int,
+    seed: float,
 ) -> tuple[Fact, ...] | Repeated | Rejection:
     text = report.text
     if len(text) > bounds.ERROR_TEXT_MAX_CHARS:
@@ -110,13 +122,15 @@ def fail(
         return void
     assert job is not None
     failed = AttemptFailed(job.attempt, report.token, error, report.run_ms, report.retry_after_s)
-    return after_failure(job, failed, now, seed)
+    return after_failure(job, queue, failed, now, seed)
 
 
 def _ended_by_failure(job: Job) -> bool:
     """Whether the newest lease surely ended by a failure, not by expiry or release after an earlier one."""
     if job.state is State.DEAD:
         return job.dead in (DeadReason.EXHAUSTED, DeadReason.NON_RETRYABLE, DeadReason.POLICY)
+    if job.wait is not None:
+        return job.wait.reason is WaitReason.EXHAUSTED
     return job.state is State.RETRYING
 
 
@@ -145,3 +159,60 @@ def release(
     if job.cancel is not None:
         return (released, JobCancelled(job.cancel))
     return (released,)
+
+
+def snooze(
+    job: Job | None, command: Snooze, principal: str, now: int
+) -> tuple[Fact, ...] | Repeated | Rejection:
+    """The task asks to be run later: its lease ends, and no attempt is used up."""
+    void = fence(job, command.token, principal)
+    if void is not None:
+        return void
+    assert job is not None
+    snoozed = JobSnoozed(job.attempt, command.token, now + micros(command.delay_s))
+    if job.cancel is not None:
+        return (LeaseReleased(job.attempt, command.token, "snooze"), JobCancelled(job.cancel))
+    return (snoozed,)
+
+
+def suspend(
+    job: Job | None, command: Suspend, principal: str, now: int
+) -> tuple[Fact, ...] | Repeated | Rejection:
+    """The task waits: its lease and slot end here. A signal that has come already resumes it at once."""
+    void = fence(job, command.token, principal)
+    if void is not None:
+        return void
+    assert job is not None
+    if job.cancel is not None:
+        return (LeaseReleased(job.attempt, command.token, "suspend"), JobCancelled(job.cancel))
+    reason = WaitReason(command.reason)
+    if reason is WaitReason.SIGNAL and command.on is None:
+        return Rejection(RejectionKind.MALFORMED, "a wait for a signal names it in `on`", "on")
+    on = () if command.on is None else (command.on,)
+    until = None if command.timeout_s is None else now + micros(command.timeout_s)
+    waits = JobSuspended(
+        reason,
+        f"the task waits for {reason}{' ' + command.on if command.on else ''}",
+        on,
+        until,
+        command.on_timeout,
+        job.attempt,
+        command.token,
+    )
+    if reason is WaitReason.SIGNAL and any(
+        s.name == command.on and s.seq > command.seen for s in job.signals
+    ):
+        return (waits, JobResumed(reason, f"signal {command.on} had come already"))
+    return (waits,)
+
+
+def progress(job: Job | None, command: Progress, principal: str) -> tuple[Fact, ...] | Repeated | Rejection:
+    """What the attempt says of itself."""
+    void = fence(job, command.token, principal)
+    if void is not None:
+        return void
+    fault = _output_fault(command.progress, None)
+    if fault is not None:
+        return fault
+    assert job is not None
+    return (ProgressReported(job.attempt, command.token, seal(bytes(command.progress))),)

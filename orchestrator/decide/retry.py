@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
     AttemptFailed,
     DeadReason,
     Fact,
     JobCancelled,
-    JobDeadLettered,
+    JobSuspended,
     LeaseExpired,
     RetryScheduled,
+    WaitReason,
 )
 from writ.schemas.lifecycle import Job, micros
-from writ.schemas.policy import NEVER_RETRIED, Retry
+from writ.schemas.policy import NEVER_RETRIED, OnExhausted, Retry
+from writ.schemas.queues import Queue
+
+from .death import dead
 
 
-def backoff_s(policy: Retry, failures: int) -> float:
+def backoff_s(policy: Rules | Retry, failures: int) -> float:
     """Exponential backoff before jitter, in seconds: `initial * backoff**(failures - 1)`, capped."""
     try:
         grown = policy.initial_interval_s * policy.backoff ** (failures - 1)
@@ -30,12 +36,36 @@ def delay_s(base_s: float, jitter: float, seed: float) -> float:
     return base_s * (1 + jitter * (2 * seed - 1))
 
 
-def after_failure(job: Job, failed: AttemptFailed, now: int, seed: float) -> tuple[Fact, ...]:
+class Rules(msgspec.Struct, frozen=True):
+    """A retry policy as it holds for one error class."""
+
+    max_attempts: int
+    initial_interval_s: float
+    backoff: float
+    max_interval_s: float
+
+
+def rules_for(policy: Retry, class_: ErrorClass) -> Rules:
+    """The policy with the overrides for an error class."""
+    over = policy.per_class.get(class_.value)  # type: ignore[call-overload]  # other classes have none
+    if over is None:
+        return Rules(policy.max_attempts, policy.initial_interval_s, policy.backoff, policy.max_interval_s)
+    return Rules(
+        policy.max_attempts if over.max_attempts is None else over.max_attempts,
+        policy.initial_interval_s if over.initial_interval_s is None else over.initial_interval_s,
+        policy.backoff if over.backoff is None else over.backoff,
+        policy.max_interval_s if over.max_interval_s is None else over.max_interval_s,
+    )
+
+
+def after_failure(job: Job, queue: Queue, failed: AttemptFailed, now: int, seed: float) -> tuple[Fact, ...]:
     """The failure and its consequence, as the events of one record."""
-    return (failed, consequence(job, failed.error, failed.retry_after_s, now, seed))
+    return (failed, consequence(job, queue, failed.error, failed.retry_after_s, now, seed))
 
 
-def consequence(job: Job, error: AttemptError, retry_after_s: float | None, now: int, seed: float) -> Fact:
+def consequence(
+    job: Job, queue: Queue, error: AttemptError, retry_after_s: float | None, now: int, seed: float
+) -> Fact:
     """Retry, dead letter or cancelled: the class decides first, then the type, then the count."""
     policy, failures = job.retry, job.failures + 1
     if job.cancel is not None:
@@ -44,28 +74,57 @@ def consequence(job: Job, error: AttemptError, retry_after_s: float | None, now:
         return JobCancelled("the worker ended it as cancelled")
     if error.class_ in NEVER_RETRIED:
         reason = DeadReason.POLICY if error.class_ is ErrorClass.POLICY else DeadReason.POISON
-        return JobDeadLettered(reason, f"class {error.class_} is never retried")
+        return dead(job, reason, f"class {error.class_} is never retried", error)
     if error.type in policy.non_retryable_types:
-        return JobDeadLettered(
-            DeadReason.NON_RETRYABLE, f"type {error.type} is listed in non_retryable_types"
-        )
-    if policy.max_attempts and failures >= policy.max_attempts:
-        rule = f"failed attempt {failures} of max_attempts {policy.max_attempts}"
-        return JobDeadLettered(DeadReason.EXHAUSTED, rule)
-    base = backoff_s(policy, failures)
-    wait = delay_s(base, policy.jitter, seed)
-    rule = f"class {error.class_} is retried: failed attempt {failures} of max_attempts {policy.max_attempts}"
+        rule = f"type {error.type} is listed in non_retryable_types"
+        return dead(job, DeadReason.NON_RETRYABLE, rule, error)
+    rules = rules_for(policy, error.class_)
+    if rules.max_attempts and failures >= rules.max_attempts:
+        return _exhausted(job, error, failures, rules.max_attempts)
+    return _again(job, queue, error, rules, retry_after_s, now, seed)
+
+
+def _exhausted(job: Job, error: AttemptError, failures: int, most: int) -> Fact:
+    rule = f"failed attempt {failures} of max_attempts {most}"
+    match job.retry.on_exhausted:
+        case OnExhausted.DEAD_LETTER:
+            return dead(job, DeadReason.EXHAUSTED, rule, error)
+        case OnExhausted.CANCEL:
+            return JobCancelled(f"{rule}; on_exhausted is cancel")
+        case OnExhausted.SUSPEND:
+            return JobSuspended(WaitReason.EXHAUSTED, f"{rule}; on_exhausted is suspend")
+
+
+def _again(
+    job: Job,
+    queue: Queue,
+    error: AttemptError,
+    rules: Rules,
+    retry_after_s: float | None,
+    now: int,
+    seed: float,
+) -> RetryScheduled:
+    failures = job.failures + 1
+    base = backoff_s(rules, failures)
+    wait = delay_s(base, job.retry.jitter, seed)
+    rule = f"class {error.class_} is retried: failed attempt {failures} of max_attempts {rules.max_attempts}"
     if retry_after_s is not None and retry_after_s > wait:
         wait, rule = retry_after_s, f"{rule}; the worker asked for {retry_after_s} s"
+    due_at = now + micros(wait)
+    allowed_at = queue.retry_at(now)
+    if allowed_at > due_at:
+        due_at = allowed_at
+        rule = f"{rule}; held back by the queue's retries_per_min {queue.policy.retries_per_min}"
     return RetryScheduled(
-        due_at=now + micros(wait),
+        due_at=due_at,
         rule=rule,
         failures=failures,
-        max_attempts=policy.max_attempts,
+        max_attempts=rules.max_attempts,
         base_s=base,
-        jitter=policy.jitter,
+        jitter=job.retry.jitter,
         seed=seed,
         retry_after_s=retry_after_s,
+        budget_at=allowed_at if allowed_at > now else None,
     )
 
 
@@ -79,5 +138,5 @@ def after_lost_lease(job: Job) -> tuple[Fact, ...]:
         return (expired, JobCancelled(job.cancel))
     if losses >= cap:
         rule = f"lost its lease {losses} times; max_lease_losses is {cap}"
-        return (expired, JobDeadLettered(DeadReason.POISON, rule))
+        return (expired, dead(job, DeadReason.POISON, rule))
     return (expired,)

@@ -14,14 +14,21 @@ from writ.schemas.events import (
     JobCompleted,
     JobDeadLettered,
     JobDue,
+    JobEdited,
     JobRedriven,
+    JobRerun,
+    JobResumed,
+    JobSnoozed,
     JobSubmitted,
+    JobSuspended,
     LeaseExpired,
     LeaseGranted,
     LeaseReleased,
     RetryScheduled,
+    WaitReason,
 )
 from writ.schemas.lifecycle import WAITING, Job, State, job_deadline, micros
+from writ.schemas.queues import Mode, Queue
 from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED
 
@@ -87,9 +94,19 @@ def _cited(seqs: Sequence[int]) -> str:
     return f"{noun} {shown}" + (f" and {more} more" if more > 0 else "")
 
 
-def explain(steps: Sequence[Step], now: int) -> Explanation:
+class QueueStanding(msgspec.Struct, frozen=True):
+    """What is known of a job's queue now, where somebody could look it up: its state and its running jobs."""
+
+    queue: Queue
+    running: int = 0
+    pending: int = 0
+    running_by_key: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+
+
+def explain(steps: Sequence[Step], now: int, standing: QueueStanding | None = None) -> Explanation:
     """The explanation of a job with this history, at log time `now` in microseconds.
 
+    With the queue's `standing` it says what in the queue holds the job back.
     Raises ValueError where the history is empty.
     """
     if not steps:
@@ -110,7 +127,7 @@ def explain(steps: Sequence[Step], now: int) -> Explanation:
         retries=_retries(steps),
         policies=_policies(steps),
         reproducible=_reproducible(steps),
-        not_running=_not_running(steps, now),
+        not_running=_not_running(steps, now, standing),
     )
 
 
@@ -149,6 +166,9 @@ def _who(steps: Sequence[Step]) -> Answer:
                 found.append((words, record.seq))
             case JobRedriven(answers=answers, reason=reason):
                 words = f"{record.actor} redrove it at {when}{_vouched(record)}, answering record {answers}"
+                found.append((f"{words}: {one_line(reason)}.", record.seq))
+            case JobRerun(answers=answers, reason=reason):
+                words = f"{record.actor} reran it at {when}{_vouched(record)}, answering record {answers}"
                 found.append((f"{words}: {one_line(reason)}.", record.seq))
             case CancelRequested(reason=reason):
                 words = f"{record.actor} asked to cancel it at {when}{_vouched(record)}: {one_line(reason)}."
@@ -195,6 +215,9 @@ def _retry_words(event: Fact, step: Step) -> str:
             )
         case LeaseReleased(attempt=attempt, reason=reason):
             return f"Attempt {attempt} was given back unfinished ({one_line(reason)}): no failure, no loss."
+        case JobSnoozed(attempt=attempt, due_at=due_at):
+            later = duration(due_at - step.record.at)
+            return f"Attempt {attempt} asked to be run again in {later}: no failure, no attempt used up."
         case RetryScheduled(rule=rule):
             return f"Retried {delay_words(event, step.record.at)}, as {rule}."
         case JobDeadLettered(reason=reason, rule=rule):
@@ -234,9 +257,15 @@ def _policies(steps: Sequence[Step]) -> Answer:
                 found.append((f"Verdict: retry; {rule}.", step.record.seq))
             case JobDeadLettered(reason=reason, rule=rule):
                 found.append((f"Verdict: {reason}; {rule}.", step.record.seq))
+            case JobSuspended(reason=WaitReason.APPROVAL, rule=rule):
+                found.append((f"Gate: a person must say yes; {one_line(rule)}.", step.record.seq))
+            case JobResumed(reason=WaitReason.APPROVAL, rule=rule):
+                words = f"Gate passed, by {step.record.actor}{_vouched(step.record)}: {one_line(rule)}."
+                found.append((words, step.record.seq))
             case _:
                 pass
-    found.append(("No gates, approvals or budgets were evaluated: none are recorded.", first.record.seq))
+    if not any(isinstance(event, JobSuspended | JobResumed) for _, event in _events(steps)):
+        found.append(("No gates or approvals were evaluated: none are recorded.", first.record.seq))
     return _answer("Which policies and gates were evaluated, with what verdict?", found, "")
 
 
@@ -261,16 +290,43 @@ def _last_with(steps: Sequence[Step], *kinds: type[Fact]) -> int:
     return seqs[-1] if seqs else steps[0].record.seq
 
 
-def _not_running(steps: Sequence[Step], now: int) -> Answer:
+def _not_running(steps: Sequence[Step], now: int, standing: QueueStanding | None) -> Answer:
     job = steps[-1].job
     question = "Why is it not running now?"
     words, seq = _standing(steps, job, now)
     sentences = [words]
+    if standing is not None and job.state in WAITING:
+        sentences += _held_back(job, standing, now)
     if job.state in WAITING:
         sentences.append(_limit_words(job, now))
     if job.cancel is not None and job.lease is not None:
         sentences.append(f"It is asked to end ({one_line(job.cancel)}): its worker is told at the next beat.")
     return Answer(question, tuple(sentences), (seq,))
+
+
+def _held_back(job: Job, standing: QueueStanding, now: int) -> list[str]:
+    """What the queue's policy and mode do to a job that waits."""
+    queue, policy, found = standing.queue, standing.queue.policy, list[str]()
+    if queue.mode is Mode.PAUSED:
+        words = f"Queue {job.queue} is paused: {one_line(queue.reason)}; it grants nothing"
+        found.append(f"{words} until writ queue resume {job.queue}.")
+    if job.state is not State.PENDING:
+        return found
+    if policy.concurrency is not None and standing.running >= policy.concurrency:
+        words = f"{standing.running} jobs of queue {job.queue} run; its concurrency is {policy.concurrency}"
+        found.append(f"All slots are taken: {words}.")
+    key, most = job.concurrency_key, policy.key_concurrency
+    running = standing.running_by_key.get(key or "", 0)
+    if key is not None and most is not None and running >= most:
+        words = f"{running} jobs with concurrency_key {key} run; the queue's key_concurrency is {most}"
+        found.append(f"The slots of its key are taken: {words}.")
+    if policy.rate_per_s is not None:
+        words = f"Queue {job.queue} grants {policy.rate_per_s:g} a second, with a burst of {policy.burst}"
+        next_at = queue.next_grant_at(now)
+        found.append(f"{words}; the next in {duration(next_at - now)}." if next_at > now else f"{words}.")
+    if standing.pending > 1:
+        found.append(f"{standing.pending - 1} other jobs of queue {job.queue} are pending.")
+    return found
 
 
 def _limit_words(job: Job, now: int) -> str:
@@ -309,7 +365,16 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
             )
             return words, _last_with(steps, RetryScheduled)
         case State.PENDING:
-            kinds = (JobSubmitted, JobDue, LeaseExpired, LeaseReleased, JobRedriven)
+            kinds = (
+                JobSubmitted,
+                JobDue,
+                LeaseExpired,
+                LeaseReleased,
+                JobRedriven,
+                JobRerun,
+                JobResumed,
+                JobEdited,
+            )
             seq = _last_with(steps, *kinds)
             since = next(s.record.at for s in reversed(steps) if s.record.seq == seq)
             words = (
@@ -318,6 +383,8 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
                 f"or others of queue {job.queue} are before it."
             )
             return words, seq
+        case State.SUSPENDED:
+            return _waits_for(job, now), _last_with(steps, JobSuspended)
         case State.COMPLETED:
             return f"It completed {_ago(job, now)} ago.", job.ended_by
         case State.CANCELLED:
@@ -328,6 +395,23 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
                 f"It became a dead letter {_ago(job, now)} ago, as {why}; redrive it to run again.",
                 job.ended_by,
             )
+
+
+def _waits_for(job: Job, now: int) -> str:
+    """What a suspended job waits for, and what happens if nobody comes."""
+    wait = job.wait
+    assert wait is not None
+    words = {
+        WaitReason.APPROVAL: f"a person must say yes: writ approve {job.id}, or writ reject {job.id}",
+        WaitReason.SIGNAL: f"the signal {', '.join(wait.on)} has not come: writ signal {job.id} NAME",
+        WaitReason.CHILD: f"its children {', '.join(wait.on)} have not all ended",
+        WaitReason.DEPENDENCY: f"it comes after {', '.join(wait.on)}",
+        WaitReason.FROZEN: "its release is frozen",
+        WaitReason.PAUSED: f"an operator paused it: writ resume {job.id}",
+        WaitReason.EXHAUSTED: f"its attempts are used up: writ resume {job.id}, or writ cancel {job.id}",
+    }[wait.reason]
+    until = "" if wait.until is None else f"; {_when(wait.until, now)} it ends in {wait.on_timeout}"
+    return f"It is suspended since {duration(now - wait.since_at)}: {words}{until}."
 
 
 def _ago(job: Job, now: int) -> str:

@@ -12,24 +12,57 @@ from writ.schemas.errors import AttemptError
 from writ.schemas.events import (
     AttemptFailed,
     AttemptStarted,
+    Barrier,
+    BatchEnded,
+    BatchSealed,
     CancelRequested,
+    CommandRejected,
     Fact,
+    Filter,
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
+    JobDropped,
+    JobDue,
+    JobEdited,
     JobRedriven,
+    JobRerun,
+    JobResumed,
+    JobSnoozed,
     JobSubmitted,
+    JobSuspended,
     LeaderElected,
     LeaseExpired,
     LeaseGranted,
     LeaseReleased,
     LeasesRenewed,
+    OperationEnded,
+    OperationPlanned,
+    ProgressReported,
+    QueueDeclared,
+    QueueDraining,
+    QueuePaused,
+    QueueResumed,
+    RejectionsFolded,
+    ReportRejected,
     RetryScheduled,
+    SignalReceived,
     TimeResumed,
     type_names,
 )
 from writ.schemas.ids import token_position
 from writ.schemas.lifecycle import Job
+from writ.schemas.records import Record
+from writ.schemas.schedules import (
+    ScheduleBackfilled,
+    ScheduleDeclared,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleResumed,
+    ScheduleSkipped,
+    ScheduleTriggered,
+)
 from writ.schemas.sealed import UNSEALED, Sealed
 
 from .history import Step
@@ -100,7 +133,12 @@ def event_words(event: Fact, step: Step) -> str:
     match event:
         case JobSubmitted(task=task, priority=priority):
             due = f", due in {duration(job.due_at - record.at)}" if event.due_at is not None else ""
-            return f"task {task} by {record.actor}, priority {priority}{due}, input {shown(event.input)}"
+            ties = _ties(event)
+            return (
+                f"task {task} by {record.actor}, priority {priority}{due}{ties}, input {shown(event.input)}"
+            )
+        case JobDue():
+            return "its time has come"
         case LeaseGranted(worker=worker, attempt=attempt):
             token = job.last_token
             return f"attempt {attempt} to worker {worker}, token {token} (record {token_position(token)[1]})"
@@ -123,8 +161,9 @@ def event_words(event: Fact, step: Step) -> str:
             return one_line(reason)
         case JobDeadLettered(reason=reason, rule=rule):
             return f"{reason}: {rule}"
-        case JobRedriven(answers=answers, reason=reason):
-            return f"round {job.round} by {record.actor}, answers record {answers}: {one_line(reason)}"
+        case JobRedriven(answers=answers, reason=reason) | JobRerun(answers=answers, reason=reason):
+            by = f"operation {event.operation}" if event.operation is not None else record.actor
+            return f"round {job.round} by {by}, answers record {answers}: {one_line(reason)}"
         case LeasesRenewed():
             return f"worker {record.key}{_lives_until(job, record.at)}"
         case LeaderElected(leader=leader, previous=previous):
@@ -135,7 +174,133 @@ def event_words(event: Fact, step: Step) -> str:
                 f"the log could not be written for {duration(gap_ms * 1_000)}{_lives_until(job, record.at)}"
             )
         case _:
+            return _waiting_words(event, record) or _governing_words(event, record)
+
+
+def _waiting_words(event: Fact, record: Record) -> str:
+    """Events of a job that waits, or is told something."""
+    match event:
+        case JobDropped(reason=reason):
+            return f"settled by {record.actor}: {one_line(reason)}"
+        case JobSuspended(reason=reason, rule=rule, on=on, until=until):
+            named = f", {', '.join(on)}" if on else ""
+            end = "" if until is None else f"; in {duration(until - record.at)} it ends in {event.on_timeout}"
+            gave = "" if event.attempt is None else f"; attempt {event.attempt} gave its lease back"
+            return f"by {record.actor}, for {reason}{named}: {one_line(rule)}{end}{gave}"
+        case JobResumed(reason=reason, rule=rule, data=data):
+            came = "" if data is None else f", with {shown(data)}"
+            return f"by {record.actor}, from {reason}: {one_line(rule)}{came}"
+        case JobSnoozed(attempt=attempt, due_at=due_at):
+            return (
+                f"attempt {attempt} asked to be run again in {duration(due_at - record.at)}; no attempt used"
+            )
+        case ProgressReported(attempt=attempt, progress=progress):
+            return f"attempt {attempt}: {shown(progress)}"
+        case SignalReceived(name=name, data=data):
+            return f"signal {name} from {record.actor}: {shown(data)}"
+        case JobEdited(reason=reason, priority=priority, due_at=due_at, input=content):
+            changed = [f"priority {priority}"] if priority is not None else []
+            changed += [f"due {clock_time(due_at)}"] if due_at is not None else []
+            changed += [f"input {shown(content)}"] if content is not None else []
+            return f"by {record.actor}: {', '.join(changed) or 'nothing'} ({one_line(reason)})"
+        case _:
             return ""
+
+
+def _governing_words(event: Fact, record: Record) -> str:
+    """Events of what is no job."""
+    match event:
+        case QueueDeclared(version=version, reason=reason):
+            return f"version {version} by {record.actor}: {one_line(reason)}"
+        case QueuePaused(reason=reason):
+            return f"no more grants, by {record.actor}: {one_line(reason)}"
+        case QueueDraining(reason=reason):
+            return f"no more submits, by {record.actor}: {one_line(reason)}"
+        case QueueResumed(reason=reason):
+            return f"open again, by {record.actor}: {one_line(reason)}"
+        case BatchSealed(size=size, reason=reason):
+            return f"{size} jobs, by {record.actor}: {one_line(reason)}"
+        case BatchEnded(completed=completed, dead=dead, cancelled=cancelled):
+            return f"{completed} completed, {dead} dead, {cancelled} cancelled"
+        case OperationPlanned(verb=verb, matched=matched, reason=reason):
+            return f"{verb} {matched} jobs{_limits(event)}, by {record.actor}: {one_line(reason)}"
+        case OperationEnded(reason=reason, done=done):
+            return f"{done} jobs changed: {one_line(reason)}"
+        case Barrier():
+            return "nothing changed: proof that its leader led"
+        case CommandRejected(verb=verb, refused=refused, count=count):
+            first = one_line(refused[0].reason) if refused else "no reason"
+            return f"{verb} of {record.actor}, {count} refused: {first}"
+        case ReportRejected(verb=verb, worker=worker, refused=reports):
+            first = one_line(reports[0].rejection.reason) if reports else "no reason"
+            return f"{verb} of worker {worker}, {len(reports)} refused: {first}"
+        case RejectionsFolded(count=count, last=last):
+            return f"{count} more refusals, the last: {one_line(last.reason)}"
+        case _:
+            return _schedule_words(event, record)
+
+
+def _schedule_words(event: Fact, record: Record) -> str:
+    match event:
+        case ScheduleDeclared(version=version, spec=spec, reason=reason):
+            when = f"cron {spec.cron} in {spec.tz}" if spec.cron is not None else f"every {spec.every_s:g} s"
+            return f"version {version} by {record.actor}, task {spec.task}, {when}: {one_line(reason)}"
+        case ScheduleFired(due_at=due_at, job=job, rule=rule):
+            return f"{clock_time(due_at)} started job {job}{_before(event)}: {rule}"
+        case ScheduleSkipped(due_at=due_at, rule=rule, count=count):
+            most = "at least " if event.more else ""
+            return f"{most}{count} due up to {clock_time(due_at)} not run: {rule}"
+        case SchedulePaused(reason=reason):
+            return f"not due until resumed, by {record.actor}: {one_line(reason)}"
+        case ScheduleResumed(reason=reason):
+            return f"due again, by {record.actor}: {one_line(reason)}"
+        case ScheduleDeleted(reason=reason):
+            return f"ended by {record.actor}: {one_line(reason)}"
+        case ScheduleTriggered(job=job, reason=reason):
+            return f"{record.actor} started job {job}{_before(event)}: {one_line(reason)}"
+        case ScheduleBackfilled(from_at=from_at, to_at=to_at, jobs=jobs, reason=reason):
+            span = f"{clock_time(from_at)} to {clock_time(to_at)}"
+            started = f"{len(jobs)} jobs for {span}, {event.known} were there"
+            return f"{record.actor} started {started}: {one_line(reason)}"
+        case _:
+            return ""
+
+
+def _before(event: ScheduleFired | ScheduleTriggered) -> str:
+    """What became of the jobs before one that was started."""
+    after = f", after {', '.join(event.after)}" if event.after else ""
+    return after + (f", cancelled {', '.join(event.cancelled)}" if event.cancelled else "")
+
+
+def _ties(event: JobSubmitted) -> str:
+    """What ties a job to others."""
+    ties = [f"after {', '.join(event.after)}"] if event.after else []
+    named = (
+        ("child of", event.parent),
+        ("in batch", event.batch),
+        ("of schedule", event.schedule),
+        ("unique key", event.unique_key),
+        ("concurrency key", event.concurrency_key),
+        ("fairness key", event.fairness_key),
+    )
+    return "".join([f", {tie}" for tie in (*ties, *[f"{words} {value}" for words, value in named if value])])
+
+
+def _limits(event: OperationPlanned) -> str:
+    """How far and how fast an operation goes, and what it means."""
+    parts = [f"{name} {value}" for name, value in _filtered(event.filter)]
+    parts += [f"at most {event.limit}"] if event.limit else []
+    parts += [f"{event.rate_per_s:g} a second"] if event.rate_per_s else []
+    parts += [f"first {event.canary} alone"] if event.canary else []
+    parts += [f"until {event.stop_after} die again"] if event.stop_after else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _filtered(filter_: Filter) -> Iterator[tuple[str, str]]:
+    for field in filter_.__struct_fields__:
+        value: str | tuple[str, ...] | None = getattr(filter_, field)
+        if value:
+            yield field, value if isinstance(value, str) else ", ".join(value)
 
 
 def _ran(run_ms: int | None) -> str:

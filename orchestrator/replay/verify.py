@@ -19,16 +19,25 @@ from writ.schemas.events import (
     JobDeadLettered,
     JobDue,
     JobRedriven,
+    JobRerun,
+    JobSnoozed,
+    JobSuspended,
     LeaderElected,
     LeaseExpired,
     LeaseGranted,
     LeaseReleased,
     LeasesRenewed,
+    ProgressReported,
+    QueueDeclared,
+    QueueDraining,
+    QueuePaused,
+    QueueResumed,
     RetryScheduled,
     TimeResumed,
     type_names,
 )
 from writ.schemas.lifecycle import IllegalTransition, Job, evolve, regranted, renewed
+from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, LOGIC, Record
 
 from ..decide import retry, timers
@@ -85,6 +94,7 @@ class Verifier:
         self._prev = GENESIS
         self._at = 0
         self._jobs: dict[tuple[str, str], Job] = {}
+        self._queues: dict[tuple[str, str], Queue] = {}
         self._records = self._decisions = self._skipped = 0
         self._faults: list[Fault] = []
 
@@ -135,12 +145,22 @@ class Verifier:
         self._check_decision(job, record)
         for event in record.events:
             self._check_lease(job, event, record)
+            self._count(record, event)
             try:
                 job = evolve(job, event, record)
             except IllegalTransition as error:
                 self._fault(record.seq, "lifecycle", str(error))
         if job is not None:
             self._jobs[place] = msgspec.structs.replace(job, records=job.records + 1)
+
+    def _count(self, record: Record, event: Fact) -> None:
+        """What an event uses up of its queue's budgets."""
+        place = (record.tenant, record.key.partition("~")[0])
+        queue = self._queues.get(place)
+        if queue is not None and isinstance(event, RetryScheduled):
+            self._queues[place] = retried(queue, record.at)
+        elif queue is not None and isinstance(event, LeaseGranted):
+            self._queues[place] = granted(queue, record.at)
 
     def _check_lease(self, job: Job | None, event: Fact, record: Record) -> None:
         """Whoever speaks for an attempt holds its live lease; a grant is the next attempt's."""
@@ -159,19 +179,23 @@ class Verifier:
                 | AttemptFailed(attempt=attempt, token=token)
                 | LeaseExpired(attempt=attempt, token=token)
                 | LeaseReleased(attempt=attempt, token=token)
+                | ProgressReported(attempt=attempt, token=token)
+                | JobSnoozed(attempt=attempt, token=token)
+                | JobSuspended(attempt=int(attempt), token=int(token))
             ):
                 live = job.lease.token if job.lease is not None else None
                 if token != live or attempt != job.attempt:
                     said = f"{type_names[type(event)]} speaks for attempt {attempt} with token {token}"
                     self._fault(record.seq, "lease", f"{said}; live is {job.attempt} with {live}")
-            case JobRedriven(answers=answers):
+            case JobRedriven(answers=answers) | JobRerun(answers=answers):
                 if answers != job.ended_by:
                     self._fault(record.seq, "lifecycle", f"answers record {answers}, not {job.ended_by}")
             case _:
                 pass
 
     def _check_decision(self, job: Job | None, record: Record) -> None:
-        expected = None if job is None else expected_events(job, record)
+        queue = self._queues.get((record.tenant, record.key.partition("~")[0]), BUILT_IN)
+        expected = None if job is None else expected_events(job, queue, record)
         if job is None or expected is None:
             return
         if record.logic != LOGIC:
@@ -184,6 +208,9 @@ class Verifier:
     def _take_other(self, record: Record) -> None:
         for event in record.events:
             match event:
+                case QueueDeclared() | QueuePaused() | QueueDraining() | QueueResumed():
+                    place = (record.tenant, record.key)
+                    self._queues[place] = evolve_queue(self._queues.get(place), event)
                 case LeasesRenewed(leases=leases):
                     for lease in leases:
                         place = (record.tenant, lease.key)
@@ -204,23 +231,30 @@ class Verifier:
                     pass
 
 
-def expected_events(job: Job, record: Record) -> tuple[Fact, ...] | None:
+def expected_events(job: Job, queue: Queue | None, record: Record) -> tuple[Fact, ...] | None:
     """What deciding again gives for a record about a failure, a lost lease or the passing of time.
 
     Computed from the job before it, the record's own time and the seed that it keeps; the record may go on
-    behind it. None where the record holds no such decision.
+    behind it. None where the record holds no such decision, or one that rests on the budget of a `queue` that
+    is not known.
     """
+    if queue is None:
+        if any(isinstance(e, RetryScheduled) and e.budget_at is not None for e in record.events):
+            return None
+        queue = BUILT_IN
     first = record.events[0] if record.events else None
     seed = next((e.seed for e in record.events if isinstance(e, RetryScheduled)), 0.5)
     if isinstance(first, LeaseExpired | AttemptFailed) and job.lease is None:
         return None  # no lawful record: the lifecycle check says so
     match first:
         case AttemptFailed() if not record.actor.startswith(_SYSTEM):
-            return retry.after_failure(job, first, record.at, seed)
+            return retry.after_failure(job, queue, first, record.at, seed)
         case JobDeadLettered(reason=DeadReason.HISTORY_LIMIT):
             return (first,) if job.records >= bounds.HISTORY_MAX_RECORDS else ()
+        case JobDeadLettered(reason=DeadReason.REJECTED | DeadReason.DEPENDENCY):
+            return None  # a person's word, or what another job's end meant
         case AttemptFailed() | LeaseExpired() | JobDue() | JobDeadLettered():
-            return timers.due(job, record.at, seed)
+            return timers.due(job, queue, record.at, seed)
         case _:
             return None
 

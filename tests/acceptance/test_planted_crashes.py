@@ -68,14 +68,15 @@ class FusedLog(JetStreamLog):
 
     fuse: Fuse
 
-    async def append(self, messages: Sequence[Message], after: int) -> None:
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         self.fuse.at(APPENDING)
-        if self.fuse.point == PART and 2 <= len(messages) <= PLAIN_MAX and _has_submits(messages):
+        plain = not whole and 2 <= len(messages) <= PLAIN_MAX
+        if self.fuse.point == PART and plain and _has_submits(messages):
             part = min(self.fuse.part, len(messages) - 1)
             await super().append(messages[:part], after)
             self.fuse.at(PART)
             messages, after = messages[part:], after + part
-        await super().append(messages, after)
+        await super().append(messages, after, whole=whole)
         if _has_submits(messages):
             self.fuse.at(APPENDED)
 

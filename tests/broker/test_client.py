@@ -24,6 +24,7 @@ from writ.broker.errors import (
     JobCancelled,
     JobFailed,
     JobNotFound,
+    NoAnswer,
     NoResponders,
     PermissionDenied,
     Refused,
@@ -32,16 +33,17 @@ from writ.broker.errors import (
 )
 from writ.broker.submits import new_job_id
 from writ.broker.wire import NatsWire
-from writ.orchestrator.decide import intake
-from writ.schemas import events
+from writ.schemas import events, submits
 from writ.schemas.codec import encode
-from writ.schemas.commands import Answer, SubmitJob
+from writ.schemas.commands import CONTROL_VERBS, Answer, Approval, Plan, Planned, SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
+from writ.schemas.events import OnDead, OnParentEnd, OperationVerb
 from writ.schemas.lifecycle import State
-from writ.schemas.policy import Retry
+from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.schedules import ScheduleSpec
 from writ.schemas.sealed import seal
 
 WAIT_S = 10.0
@@ -95,7 +97,7 @@ class Backstage:
         self.nats = nats
         self.asked: list[tuple[str, Any]] = []
 
-    async def serve(self, subject: str, answer: Callable[[int], msgspec.Struct | None]) -> None:
+    async def serve(self, subject: str, answer: Callable[[int], msgspec.Struct | msgspec.Raw | None]) -> None:
         """Answers the n-th request for a subject; None for silence."""
 
         async def reply(message: Msg) -> None:
@@ -244,7 +246,7 @@ async def test_a_principal_that_may_only_submit_can_submit(server: Server, backs
 async def test_requests_wait_for_a_broken_connection_and_are_sent_once(
     server: Server, backstage: Backstage, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("writ.broker.client._TRY_S", 1.0)
+    monkeypatch.setattr("writ.broker.asking.TRY_S", 1.0)
     await backstage.serve("writ.query.default.owner.status", lambda _: NodeStatus(version="1"))
     assert (await client.status()).version == "1"
     server.kill()
@@ -343,8 +345,10 @@ async def test_what_is_wrong_is_said_before_sending_in_the_orchestrators_words(
 ) -> None:
     with pytest.raises(SubmitRefused) as refused:
         await Client("nats://127.0.0.1:1").submit_many(queue, [job])
-    command = intake.parse(msgspec.json.encode({"id": "made"} | job), 0)
-    expected = command if isinstance(command, Rejection) else intake.address_fault(queue, command.id or "", 0)
+    command = submits.parse(msgspec.json.encode({"id": "made"} | job), 0)
+    expected = (
+        command if isinstance(command, Rejection) else submits.address_fault(queue, command.id or "", 0)
+    )
     assert refused.value.rejection == expected
 
 
@@ -507,6 +511,105 @@ async def test_cancel_and_redrive_are_asked_and_refusals_raised(backstage: Backs
     assert [body for _, body in backstage.asked] == [{"id": "7", "reason": "not needed"}, {"id": "7"}]
 
 
+async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backstage, client: Client) -> None:
+    answer = msgspec.json.encode({"operation": "op1", "matched": 2, "jobs": ["a"]})
+    await backstage.serve("writ.control.default.owner.*.q", lambda _: msgspec.Raw(answer))
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    spec = ScheduleSpec(task="t", cron="0 3 * * *")
+    calls: list[tuple[Awaitable[Any], str, dict[str, Any], Any]] = [
+        (client.cancel("7", "q", "r"), "cancel", {"id": "7", "reason": "r"}, None),
+        (client.terminate("7", "q", "r"), "terminate", {"id": "7", "reason": "r"}, None),
+        (client.redrive("7", "q", "r"), "redrive", {"id": "7", "reason": "r"}, None),
+        (client.rerun("7", "q", "r"), "rerun", {"id": "7", "reason": "r"}, None),
+        (client.drop("7", "q", "r"), "drop", {"id": "7", "reason": "r"}, None),
+        (client.pause("7", "q", "r"), "pause", {"id": "7", "reason": "r"}, None),
+        (client.resume("7", "q", "r"), "resume", {"id": "7", "reason": "r"}, None),
+        (client.approve("7", "q", "r", data=[1]), "approve", {"id": "7", "reason": "r", "data": [1]}, None),
+        (client.reject("7", "q", "r"), "reject", {"id": "7", "reason": "r"}, None),
+        (
+            client.signal("7", "q", "go", {"n": 1}),
+            "signal",
+            {"id": "7", "name": "go", "data": {"n": 1}},
+            None,
+        ),
+        (client.edit("7", "q", priority=1), "edit", {"id": "7", "priority": 1}, None),
+        (client.edit("7", "q", input=None), "edit", {"id": "7", "input": None}, None),
+        (client.seal_batch("q", "b", 3), "seal_batch", {"batch": "b", "size": 3}, None),
+        (
+            client.plan("q", Plan(OperationVerb.REDRIVE, limit=5)),
+            "plan",
+            {"verb": "redrive", "limit": 5},
+            Planned(operation="op1", matched=2),
+        ),
+        (
+            client.declare_queue("q", QueuePolicy(concurrency=2)),
+            "declare",
+            {"policy": {"concurrency": 2}},
+            None,
+        ),
+        (client.pause_queue("q", "r"), "pause_queue", {"reason": "r"}, None),
+        (client.drain_queue("q", "r"), "drain_queue", {"reason": "r"}, None),
+        (client.resume_queue("q", "r"), "resume_queue", {"reason": "r"}, None),
+        (
+            client.declare_schedule("q", "n", spec, {"a": 1}),
+            "declare_schedule",
+            {"name": "n", "spec": {"task": "t", "cron": "0 3 * * *"}, "input": {"a": 1}},
+            None,
+        ),
+        (client.pause_schedule("q", "n"), "pause_schedule", {"name": "n"}, None),
+        (client.resume_schedule("q", "n"), "resume_schedule", {"name": "n"}, None),
+        (client.delete_schedule("q", "n"), "delete_schedule", {"name": "n"}, None),
+        (client.trigger_schedule("q", "n"), "trigger_schedule", {"name": "n"}, ("a",)),
+        (
+            client.backfill_schedule("q", "n", moment, moment, limit=9),
+            "backfill_schedule",
+            {"name": "n", "from": "2030-01-01T00:00:00Z", "to": "2030-01-01T00:00:00Z", "limit": 9},
+            ("a",),
+        ),
+    ]
+    for call, verb, body, result in calls:
+        assert await call == result
+        assert backstage.asked[-1] == (f"writ.control.default.owner.{verb}.q", body)
+    assert {verb for _, verb, _, _ in calls} == set(CONTROL_VERBS)
+
+
+async def test_what_would_be_done_twice_is_asked_once(
+    backstage: Backstage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.asking.TRY_S", 0.1)
+    await backstage.serve("writ.control.default.owner.*.q", lambda n: None if n == 1 else Answer())
+    with pytest.raises(NoAnswer) as raised:
+        await client.signal("7", "q", "go", timeout_s=0.5)
+    assert raised.value.__notes__ == ["it may have been done all the same"]
+    assert len(backstage.asked) == 1
+    await client.cancel("7", "q")
+    assert len(backstage.asked) == 3, "this one may be asked again"
+
+
+async def test_relations_are_submitted_as_keys(backstage: Backstage, client: Client) -> None:
+    first = await client.submit("p", "t", id="first")
+    await client.submit(
+        "q", "t", {}, id="7", after=[first, "second", "r~third"], input_from={"x": first}, parent="boss",
+        batch="b", fairness_key="f", concurrency_key="c", unique_key="u", approval=Approval(timeout_s=60),
+        on_dead=OnDead.RUN, on_parent_end=OnParentEnd.ABANDON,
+    )  # fmt: skip
+    assert (await backstage.submits())[1][1] == {
+        "task": "t",
+        "input": {},
+        "id": "7",
+        "fairness_key": "f",
+        "concurrency_key": "c",
+        "unique_key": "u",
+        "approval": {"timeout_s": 60.0},
+        "after": ["p~first", "q~second", "r~third"],
+        "on_dead": "run",
+        "input_from": {"x": "p~first"},
+        "parent": "q~boss",
+        "on_parent_end": "abandon",
+        "batch": "b",
+    }
+
+
 # --- without an event loop ------------------------------------------------------------------------------
 
 
@@ -526,6 +629,7 @@ async def test_the_blocking_client_does_the_same(server: Server, backstage: Back
             assert client.status().version == "1"
             client.cancel("7", "q")
             client.redrive("7", "q")
+            client.approve("7", "q", data={"by": "me"})
             with pytest.raises(SubmitRefused):
                 client.submit("a.b", "t")
         with pytest.raises(RuntimeError, match="closed"):
@@ -537,3 +641,11 @@ async def test_the_blocking_client_does_the_same(server: Server, backstage: Back
 def test_the_blocking_client_says_that_there_is_no_broker(tmp_path: Path) -> None:
     with pytest.raises(Unreachable):
         SyncClient(Server(tmp_path).url)
+
+
+def test_the_blocking_client_has_all_that_the_other_has() -> None:
+    def public(cls: type[object]) -> set[str]:
+        return {name for name in dir(cls) if not name.startswith("_")}
+
+    assert public(SyncClient) == public(Client) | {"target", "run"}
+    assert SyncClient.submit.__doc__ == Client.submit.__doc__

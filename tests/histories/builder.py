@@ -42,6 +42,7 @@ from writ.schemas.events import (
 from writ.schemas.ids import SYSTEM_TENANT, job_key
 from writ.schemas.lifecycle import TERMINAL, Job, State, evolve_record, micros, regranted, renewed
 from writ.schemas.policy import Limits, Retry
+from writ.schemas.queues import BUILT_IN
 from writ.schemas.records import GENESIS, Record
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
@@ -81,7 +82,7 @@ class ListLog:
         await asyncio.sleep(0)
         return len(self.stored)
 
-    async def append(self, messages: Sequence[Message], after: int) -> None:
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         if after != len(self.stored):
             raise WrongLastSequence(f"after {after}, but the last is {len(self.stored)}")
         for message in messages:
@@ -176,7 +177,9 @@ class JobWords:
     ) -> JobWords:
         error = AttemptError(class_, type_, seal(b'"%s"' % text.encode()))
         failed = AttemptFailed(self.now.attempt, self.now.last_token, error, 12, retry_after_s)
-        return self.add(*retry.after_failure(self.now, failed, self.history.at, seed), actor="worker-1")
+        return self.add(
+            *retry.after_failure(self.now, BUILT_IN, failed, self.history.at, seed), actor="worker-1"
+        )
 
     def released(self, reason: str = "drain") -> JobWords:
         events = lease.release(self.now, self.now.last_token, "worker-1", reason, None)
@@ -197,17 +200,17 @@ class JobWords:
 
     def due(self, seed: float = 0.5) -> JobWords:
         """What the passing of time decides now."""
-        events = timers.due(self.now, self.history.at, seed)
+        events = timers.due(self.now, BUILT_IN, self.history.at, seed)
         assert events, "nothing is due"
         return self.add(*events, actor="writ:orchestrator")
 
     def cancelled(self, reason: str = "requested") -> JobWords:
-        events = control.cancel(self.now, Cancel(self.now.id, reason))
+        events = control.cancel(self.now, Cancel(id=self.now.id, reason=reason))
         assert isinstance(events, tuple)
         return self.add(*events)
 
     def redriven(self, reason: str = "requested") -> JobWords:
-        events = control.redrive(self.now, Redrive(self.now.id, reason))
+        events = control.redrive(self.now, Redrive(id=self.now.id, reason=reason))
         assert isinstance(events, tuple)
         return self.add(*events)
 
@@ -249,11 +252,12 @@ class History:
         *,
         actor: str = "writ:orchestrator",
         tenant: str | None = None,
+        cause: str | None = None,
     ) -> Record:
         """Any record, chained behind the last."""
         seq = len(self.records) + 1
         tenant = tenant or self.tenant
-        record = Record(self.epoch, seq, tenant, kind, key, self.at, actor, events)
+        record = Record(self.epoch, seq, tenant, kind, key, self.at, actor, events, cause=cause)
         if kind == "job":
             self.jobs[key] = evolve_record(self.jobs.get(key), record)
         self.put(record)
@@ -372,7 +376,7 @@ def _step(draw: random.Random, history: History, job: JobWords) -> None:
             task, b"[%d]" % draw.randrange(99), draw.choice((0, 0, 5)), draw.randint(1, 5), policy, limits
         )
         return
-    if now.state not in TERMINAL and timers.due(now, history.at, 0.5):
+    if now.state not in TERMINAL and timers.due(now, BUILT_IN, history.at, 0.5):
         job.due(draw.random())
         return
     match now.state:

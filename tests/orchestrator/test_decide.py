@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from writ.orchestrator.decide import control, intake, lease, retry, timers
 from writ.orchestrator.decide.lease import Repeated
 from writ.orchestrator.logtime import Budget, LogTime
-from writ.schemas import bounds
+from writ.schemas import bounds, submits
+from writ.schemas.causes import fingerprint
 from writ.schemas.commands import Acquire, Cancel, Completion, Failure, Redrive, SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
@@ -26,12 +27,15 @@ from writ.schemas.events import (
     JobDue,
     JobRedriven,
     JobSubmitted,
+    JobSuspended,
     LeaseExpired,
     LeaseReleased,
     RetryScheduled,
+    WaitReason,
 )
 from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.policy import Limits, Retry
+from writ.schemas.queues import BUILT_IN
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal, unseal
 
@@ -50,7 +54,7 @@ def failed(
     job: Job, class_: ErrorClass = ErrorClass.APPLICATION, type_: str = "Full", **more: Any
 ) -> tuple[Any, ...]:
     report = Failure(job.id, job.last_token, class_=class_, type=type_, **more)
-    decided = lease.fail(job, report, "worker-1", None, 100 * SECOND, 0.5)
+    decided = lease.fail(job, BUILT_IN, report, "worker-1", None, 100 * SECOND, 0.5)
     assert isinstance(decided, tuple)
     return decided
 
@@ -104,7 +108,7 @@ def test_every_retry_tells_all_it_was_computed_from(
     policy = Retry(0, initial, backoff, most, jitter)
     job = msgspec.structs.replace(BLANK, retry=policy, failures=failures - 1)
     error = AttemptError(ErrorClass.SYSTEM, "Gone")
-    event = retry.consequence(job, error, None, 1_000, seed)
+    event = retry.consequence(job, BUILT_IN, error, None, 1_000, seed)
     assert isinstance(event, RetryScheduled)
     again = retry.delay_s(event.base_s, event.jitter, event.seed)
     assert event.due_at == 1_000 + round(again * SECOND)
@@ -144,7 +148,9 @@ def test_these_classes_end_a_job_whatever_its_policy(
     history: Histories, class_: ErrorClass, reason: DeadReason
 ) -> None:
     events = failed(running(history, max_attempts=0), class_)
-    assert events[1] == JobDeadLettered(reason, f"class {class_} is never retried")
+    assert (events[1].reason, events[1].rule) == (reason, f"class {class_} is never retried")
+    error = AttemptError(class_, "Full")
+    assert events[1].cause == fingerprint("mail.send", reason, error)
 
 
 def test_a_worker_may_end_its_job_as_cancelled(history: Histories) -> None:
@@ -208,11 +214,19 @@ def test_a_long_text_is_cut_and_says_so(history: Histories) -> None:
 # --- cancel and redrive ---------------------------------------------------------------------------------
 
 
+PAUSED = JobSuspended(WaitReason.PAUSED, "paused: requested")
+
+
 def jobs(history: Histories) -> dict[State, Job]:
     new = history
     return {
         State.SCHEDULED: new().job().submitted(delay_s=9).now,
         State.PENDING: new().job().submitted().now,
+        State.SUSPENDED: new()
+        .job()
+        .submitted()
+        .add(JobSuspended(WaitReason.PAUSED, "paused: requested"))
+        .now,
         State.RUNNING: new().job().submitted().granted().now,
         State.RETRYING: new().job().submitted().granted().failed().now,
         State.COMPLETED: new().job().submitted().granted().completed().now,
@@ -223,7 +237,7 @@ def jobs(history: Histories) -> dict[State, Job]:
 
 @pytest.mark.parametrize("state", State)
 def test_cancelling_in_each_state(history: Histories, state: State) -> None:
-    decided = control.cancel(jobs(history)[state], Cancel("a", "enough"))
+    decided = control.cancel(jobs(history)[state], Cancel(id="a", reason="enough"))
     if state in TERMINAL:
         assert isinstance(decided, Rejection)
         assert (decided.kind, decided.field) == (RejectionKind.CONFLICT, "id")
@@ -237,7 +251,7 @@ def test_cancelling_in_each_state(history: Histories, state: State) -> None:
 @pytest.mark.parametrize("state", State)
 def test_redriving_in_each_state(history: Histories, state: State) -> None:
     job = jobs(history)[state]
-    decided = control.redrive(job, Redrive("a", "again"))
+    decided = control.redrive(job, Redrive(id="a", reason="again"))
     if state is State.DEAD:
         assert decided == (JobRedriven(job.ended_by, "again"),)
     else:
@@ -246,7 +260,7 @@ def test_redriving_in_each_state(history: Histories, state: State) -> None:
 
 
 def test_an_unknown_job_can_be_neither(history: Histories) -> None:
-    for decided in (control.cancel(None, Cancel("x")), control.redrive(None, Redrive("x"))):
+    for decided in (control.cancel(None, Cancel(id="x")), control.redrive(None, Redrive(id="x"))):
         assert isinstance(decided, Rejection)
         assert decided.kind is RejectionKind.NOT_FOUND
 
@@ -258,7 +272,7 @@ def test_a_cancel_asked_for_wins_over_retry_and_over_the_cap(history: Histories)
     decided = lease.release(job, job.last_token, "worker-1", "drain", None)
     assert isinstance(decided, tuple)
     assert [type(e) for e in decided] == [LeaseReleased, JobCancelled]
-    assert control.cancel(job, Cancel("a")) == ()
+    assert control.cancel(job, Cancel(id="a")) == ()
 
 
 # --- the fence ------------------------------------------------------------------------------------------
@@ -294,9 +308,9 @@ def test_a_repeated_report_is_known_and_another_is_not(history: Histories) -> No
     token = words.now.last_token
     report = Failure("a", token, class_=ErrorClass.APPLICATION, type="MailboxFull", text="mailbox is full")
     retrying = words.failed().now
-    again = lease.fail(retrying, report, "worker-1", None, 0, 0.5)
+    again = lease.fail(retrying, BUILT_IN, report, "worker-1", None, 0, 0.5)
     assert isinstance(again, Repeated)
-    other = lease.fail(retrying, replace(report, text="something else"), "worker-1", None, 0, 0.5)
+    other = lease.fail(retrying, BUILT_IN, replace(report, text="something else"), "worker-1", None, 0, 0.5)
     assert isinstance(other, Rejection)
 
 
@@ -307,7 +321,7 @@ def test_a_failure_after_a_lost_lease_is_not_the_earlier_ones_repetition(history
         "a", words.now.last_token, class_=ErrorClass.APPLICATION, type="MailboxFull", text="mailbox is full"
     )
     for job in (words.expired().now, words.cancelled().now):
-        decided = lease.fail(job, report, "worker-1", None, 0, 0.5)
+        decided = lease.fail(job, BUILT_IN, report, "worker-1", None, 0, 0.5)
         assert isinstance(decided, Rejection)
         assert decided.kind is RejectionKind.STALE
 
@@ -353,13 +367,16 @@ def test_a_grant_names_the_principal_where_another_wrote_the_record(history: His
 
 def test_nothing_happens_before_its_time(history: Histories) -> None:
     for state, job in jobs(history).items():
-        assert timers.due(job, job.submitted_at + 500_000 if state is not State.DEAD else 2**60, 0.5) == ()
+        assert (
+            timers.due(job, BUILT_IN, job.submitted_at + 500_000 if state is not State.DEAD else 2**60, 0.5)
+            == ()
+        )
 
 
 def test_a_delay_ends(history: Histories) -> None:
     job = jobs(history)[State.SCHEDULED]
-    assert timers.due(job, job.due_at - 1, 0.5) == ()
-    assert timers.due(job, job.due_at, 0.5) == (JobDue(),)
+    assert timers.due(job, BUILT_IN, job.due_at - 1, 0.5) == ()
+    assert timers.due(job, BUILT_IN, job.due_at, 0.5) == (JobDue(),)
 
 
 def test_an_attempt_ends_at_its_limit_though_its_lease_lives(history: Histories) -> None:
@@ -367,8 +384,8 @@ def test_an_attempt_ends_at_its_limit_though_its_lease_lives(history: Histories)
     job = history().job().submitted(limits=limits).granted().now
     assert job.lease is not None
     at = job.lease.granted_at + 60 * SECOND
-    assert timers.due(job, at - 1, 0.5) == ()
-    events = timers.due(job, at, 0.5)
+    assert timers.due(job, BUILT_IN, at - 1, 0.5) == ()
+    events = timers.due(job, BUILT_IN, at, 0.5)
     assert [type(e) for e in events] == [AttemptFailed, RetryScheduled]
     assert isinstance(events[0], AttemptFailed)
     assert (events[0].error.class_, events[0].token) == (ErrorClass.TIMEOUT, job.last_token)
@@ -378,20 +395,24 @@ def test_a_jobs_own_limit_wins(history: Histories) -> None:
     limits = Limits(lease_s=9_000, attempt_timeout_s=60, job_timeout_s=60)
     job = history().job().submitted(limits=limits).granted().now
     assert job.lease is not None
-    events = timers.due(job, job.lease.granted_at + 60 * SECOND, 0.5)
+    events = timers.due(job, BUILT_IN, job.lease.granted_at + 60 * SECOND, 0.5)
     assert isinstance(events[1], JobDeadLettered)
     assert events[1].reason is DeadReason.JOB_TIMEOUT
     cancelled = replace(job, cancel="enough")
-    assert timers.due(cancelled, job.lease.granted_at + 60 * SECOND, 0.5)[1] == JobCancelled("enough")
+    assert timers.due(cancelled, BUILT_IN, job.lease.granted_at + 60 * SECOND, 0.5)[1] == JobCancelled(
+        "enough"
+    )
 
 
 def test_expiry_counts_from_the_submit_and_only_to_the_first_start(history: Histories) -> None:
     words = history().job().submitted(limits=Limits(expires_in_s=10), delay_s=60)
     at = words.now.submitted_at + 10 * SECOND
-    (event,) = timers.due(words.now, at, 0.5)
-    assert event == JobDeadLettered(DeadReason.EXPIRED, "not started within expires_in_s 10")
+    (event,) = timers.due(words.now, BUILT_IN, at, 0.5)
+    assert isinstance(event, JobDeadLettered)
+    assert (event.reason, event.rule) == (DeadReason.EXPIRED, "not started within expires_in_s 10")
+    assert event.cause == fingerprint("mail.send", DeadReason.EXPIRED, None)
     words = history().job().submitted(limits=Limits(expires_in_s=10)).granted().released()
-    assert timers.due(words.now, at, 0.5) == ()
+    assert timers.due(words.now, BUILT_IN, at, 0.5) == ()
 
 
 class _Clock:
@@ -450,16 +471,11 @@ def test_a_budget_is_a_burst_and_then_a_rate() -> None:
     ],
 )
 def test_when_a_job_is_due(given_: dict[str, Any], due: int | None) -> None:
-    command = intake.parse(msgspec.json.encode({"task": "t", **given_}), None)
+    command = submits.parse(msgspec.json.encode({"task": "t", **given_}), None)
     assert isinstance(command, SubmitJob)
-    (event,) = intake.submit(None, command, 1_000 * SECOND)
+    (event,) = intake.submit(command, BUILT_IN, 1_000 * SECOND)
     assert isinstance(event, JobSubmitted)
     assert event.due_at == due
-
-
-def test_an_id_that_is_taken_makes_no_event(history: Histories) -> None:
-    for job in jobs(history).values():
-        assert intake.submit(job, SubmitJob("t"), 0) == ()
 
 
 @given(st.recursive(st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
@@ -470,4 +486,4 @@ def test_nesting_is_counted(value: Any) -> None:
         inner = cast("dict[str, Any] | list[Any]", value)
         return 1 + max(depth(each) for each in (inner.values() if isinstance(inner, dict) else inner))
 
-    assert intake.nesting(value) == depth(value)
+    assert submits.nesting(value) == depth(value)

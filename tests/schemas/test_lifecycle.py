@@ -20,14 +20,24 @@ from writ.schemas.events import (
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
+    JobDropped,
     JobDue,
+    JobEdited,
     JobRedriven,
+    JobRerun,
+    JobResumed,
+    JobSnoozed,
     JobSubmitted,
+    JobSuspended,
     LeaseExpired,
     LeaseGranted,
     LeaseReleased,
+    OnTimeout,
+    ProgressReported,
     RetryScheduled,
+    SignalReceived,
     TimeResumed,
+    WaitReason,
 )
 from writ.schemas.ids import fencing_token
 from writ.schemas.lifecycle import (
@@ -36,8 +46,10 @@ from writ.schemas.lifecycle import (
     TRANSITIONS,
     IllegalTransition,
     Job,
+    Signal,
     State,
     evolve,
+    job_deadline,
     next_deadline,
     regranted,
     renewed,
@@ -65,10 +77,23 @@ SAMPLES: dict[type[Fact], Fact] = {
     JobCancelled: JobCancelled("why"),
     JobDeadLettered: JobDeadLettered(DeadReason.POISON, "rule"),
     JobRedriven: JobRedriven(4, "why"),
+    JobRerun: JobRerun(4, "why"),
+    JobDropped: JobDropped("why"),
+    JobSuspended: JobSuspended(WaitReason.PAUSED, "rule"),
+    JobResumed: JobResumed(WaitReason.PAUSED, "rule"),
+    JobSnoozed: JobSnoozed(1, 7, 9),
+    ProgressReported: ProgressReported(1, 7, seal(b"0.5")),
+    SignalReceived: SignalReceived("paid", seal(b"1")),
+    JobEdited: JobEdited("why", priority=1),
 }
+START_US = 1_767_225_600_000_000
+SOON = START_US + 500_000
+"""After every job of `job_in` was submitted, and before the delay or backoff of any is over."""
+
+FAR = START_US + 900_000_000
 
 
-def record(*events: Fact, seq: int = 50, at: int = 1_000_000_000) -> Record:
+def record(*events: Fact, seq: int = 50, at: int = SOON) -> Record:
     return Record(1, seq, "default", "job", "mail~a", at, "worker-1", events)
 
 
@@ -82,6 +107,8 @@ def job_in(history: Histories, state: State | None) -> Job | None:
             job.submitted(delay_s=60)
         case State.PENDING:
             job.submitted()
+        case State.SUSPENDED:
+            job.submitted().add(SUSPENDED)
         case State.RUNNING:
             job.submitted().granted()
         case State.RETRYING:
@@ -96,6 +123,52 @@ def job_in(history: Histories, state: State | None) -> Job | None:
     return job.now
 
 
+SUSPENDED = JobSuspended(WaitReason.APPROVAL, "the submit asks for approval")
+TWO_WAYS: dict[tuple[State | None, type[Fact], State], tuple[State | None, Fact]] = {
+    (None, JobSubmitted, State.PENDING): (None, JobSubmitted("t", seal(b"1"))),
+    (None, JobSubmitted, State.SCHEDULED): (None, JobSubmitted("t", seal(b"1"), due_at=FAR)),
+    (State.SCHEDULED, JobEdited, State.SCHEDULED): (State.SCHEDULED, JobEdited("why", priority=1)),
+    (State.SCHEDULED, JobEdited, State.PENDING): (State.SCHEDULED, JobEdited("why", due_at=SOON)),
+    (State.PENDING, JobEdited, State.PENDING): (State.PENDING, JobEdited("why", priority=1)),
+    (State.PENDING, JobEdited, State.SCHEDULED): (State.PENDING, JobEdited("why", due_at=FAR)),
+    (State.SUSPENDED, JobResumed, State.PENDING): (State.PENDING, JobResumed(WaitReason.APPROVAL, "rule")),
+    (State.SUSPENDED, JobResumed, State.SCHEDULED): (
+        State.SCHEDULED,
+        JobResumed(WaitReason.APPROVAL, "rule"),
+    ),
+    (State.SUSPENDED, JobResumed, State.RETRYING): (
+        State.RETRYING,
+        JobResumed(WaitReason.APPROVAL, "rule"),
+    ),
+}
+"""Where the data decide between places: an example of each way, from a job that stood in the state named."""
+
+EDGES = [(place, event, target) for (place, event), targets in TRANSITIONS.items() for target in targets]
+
+
+@pytest.mark.parametrize(
+    ("place", "event", "target"), EDGES, ids=[f"{p}-{e.__name__}-{t}" for p, e, t in EDGES]
+)
+def test_every_edge_of_the_table_is_taken(
+    history: Histories, place: State | None, event: type[Fact], target: State
+) -> None:
+    stood, fact = TWO_WAYS.get((place, event, target), (place, SAMPLES[event]))
+    job = job_in(history, stood)
+    if stood is not place:
+        assert place is State.SUSPENDED
+        job = evolve(job, SUSPENDED, record(SUSPENDED, seq=40))
+    after = evolve(job, fact, record(fact))
+    assert after.state is target
+    assert (after.lease is not None) == (target is State.RUNNING)
+    assert (after.wait is not None) == (target is State.SUSPENDED)
+    assert (after.finished_at is not None) == (target in TERMINAL)
+
+
+def test_where_the_data_decide_each_way_has_its_example() -> None:
+    many = {edge for edge in EDGES if len(TRANSITIONS[edge[:2]]) > 1}
+    assert many == set(TWO_WAYS)
+
+
 def test_every_job_event_has_a_sample_here() -> None:
     assert set(SAMPLES) == set(JOB_EVENTS)
 
@@ -107,9 +180,30 @@ def test_the_table_is_total_and_disjoint() -> None:
     assert all(REFUSALS.values())
 
 
-def test_no_event_leaves_a_terminal_state_but_a_redrive() -> None:
-    leaving = {(place, event) for place, event in TRANSITIONS if place in TERMINAL}
-    assert leaving == {(State.DEAD, JobRedriven)}
+def test_no_event_leaves_a_terminal_state_but_a_redrive_or_a_rerun() -> None:
+    after = {edge: targets for edge, targets in TRANSITIONS.items() if edge[0] in TERMINAL}
+    leaving = {edge for edge, targets in after.items() if targets != (edge[0],)}
+    assert leaving == {(State.DEAD, JobRedriven), *((state, JobRerun) for state in TERMINAL)}
+    assert set(after) - leaving == {(State.DEAD, JobDropped)}
+
+
+def test_every_refusal_is_for_a_reason_of_its_own_kind() -> None:
+    """From nothing there is no job; a job that has ended says so, but to those who would open it again."""
+    for (place, event), why in REFUSALS.items():
+        if place is None:
+            assert why == "unknown_job"
+        elif event is JobSubmitted:
+            assert why == "already_submitted"
+        elif place in TERMINAL:
+            assert why == ("not_dead" if event in (JobRedriven, JobDropped) else "already_finished")
+        else:
+            assert why not in ("unknown_job", "already_submitted")
+    assert REFUSALS[State.RUNNING, JobRerun] == "not_finished"
+    assert (
+        REFUSALS[State.RUNNING, JobCancelled] == REFUSALS[State.RUNNING, JobDeadLettered] == "lease_is_live"
+    )
+    assert REFUSALS[State.PENDING, JobResumed] == "not_suspended"
+    assert REFUSALS[State.RUNNING, JobEdited] == REFUSALS[State.RETRYING, JobEdited] == "already_started"
 
 
 @pytest.mark.parametrize("event", JOB_EVENTS, ids=lambda e: e.__name__)
@@ -138,6 +232,7 @@ def test_a_live_lease_stands_in_running_alone(history: Histories) -> None:
         job = job_in(history, state)
         assert job is not None
         assert (job.lease is not None) == (state is State.RUNNING)
+        assert (job.wait is not None) == (state is State.SUSPENDED)
         assert (job.finished_at is not None) == (state in TERMINAL)
         assert (job.ended_by > 0) == (state in TERMINAL)
 
@@ -207,3 +302,136 @@ def test_the_next_deadline_is_the_earliest(history: Histories) -> None:
         ended = job_in(history, state)
         assert ended is not None
         assert next_deadline(ended) is None
+
+
+# --- holding, waiting, opening again --------------------------------------------------------------------
+
+
+def test_a_wait_stops_the_jobs_clocks_and_they_go_on_after_it(history: Histories) -> None:
+    limits = Limits(job_timeout_s=100, expires_in_s=50)
+    words = history().job().submitted(limits=limits)
+    job = words.now
+    assert next_deadline(job) == job.round_at + 50_000_000
+    words.after(20).add(JobSuspended(WaitReason.PAUSED, "rule"))
+    assert next_deadline(words.now) is None
+    words.after(500).add(JobResumed(WaitReason.PAUSED, "rule"))
+    assert words.now.stood_us == 500_000_000
+    assert job_deadline(words.now) == job.round_due + 600_000_000
+    assert next_deadline(words.now) == job.round_at + 550_000_000
+    words.after(10).add(JobSuspended(WaitReason.PAUSED, "rule"))
+    words.after(1).add(JobSuspended(WaitReason.DEPENDENCY, "rule", ("mail~x",)))
+    wait = words.now.wait
+    assert wait is not None
+    assert (wait.reason, wait.on, wait.since_at) == (WaitReason.DEPENDENCY, ("mail~x",), words.history.at)
+    words.after(2).add(JobResumed(WaitReason.DEPENDENCY, "rule"))
+    assert words.now.stood_us == 503_000_000
+
+
+def test_a_wait_with_an_end_is_the_only_deadline(history: Histories) -> None:
+    words = history().job().submitted(limits=Limits(job_timeout_s=10))
+    until = words.now.submitted_at + 3_600_000_000
+    words.add(JobSuspended(WaitReason.SIGNAL, "rule", ("paid",), until, OnTimeout.RESUME))
+    assert next_deadline(words.now) == until
+
+
+def test_a_running_job_that_waits_gives_its_lease_back_and_keeps_its_token(history: Histories) -> None:
+    job = history().job().submitted().granted().add(JobSuspended(WaitReason.SIGNAL, "rule", ("paid",))).now
+    assert (job.state, job.lease, job.attempt) == (State.SUSPENDED, None, 1)
+    assert job.last_token == fencing_token(1, 2)
+
+
+def test_what_ends_a_wait_reaches_the_task_as_a_signal(history: Histories) -> None:
+    words = history().job().submitted().add(SUSPENDED)
+    words.add(SignalReceived("other", seal(b"1")))
+    words.add(JobResumed(WaitReason.APPROVAL, "rule", seal(b'"yes"')))
+    words.add(SignalReceived("late", seal(b"2")))
+    assert words.now.signals == (
+        Signal("other", seal(b"1"), 3),
+        Signal("approval", seal(b'"yes"'), 4),
+        Signal("late", seal(b"2"), 5),
+    )
+    bare = history().job().submitted().add(SUSPENDED).add(JobResumed(WaitReason.APPROVAL, "rule")).now
+    assert bare.signals == ()
+
+
+def test_a_snooze_ends_the_lease_and_waits_for_its_time(history: Histories) -> None:
+    words = history().job().submitted().granted()
+    token, due_at = words.now.last_token, words.now.submitted_at + 60_000_000
+    words.add(JobSnoozed(1, token, due_at))
+    job = words.now
+    assert (job.state, job.lease, job.due_at, job.failures) == (State.SCHEDULED, None, due_at, 0)
+    assert next_deadline(job) == due_at
+    assert words.at_due().now.state is State.PENDING
+
+
+def test_an_edit_changes_what_it_names_and_nothing_else(history: Histories) -> None:
+    words = history().job().submitted(delay_s=60)
+    before = words.now
+    words.add(JobEdited("why", priority=1))
+    assert words.now == replace(before, priority=1, since=2, records=2)
+    due_at = before.due_at + 60_000_000
+    words.add(JobEdited("why", due_at=due_at, input=seal(b"[]")))
+    job = words.now
+    assert (job.due_at, job.round_due, job.input, job.priority) == (due_at, due_at, seal(b"[]"), 1)
+    assert job_deadline(job) == due_at + 86_400_000_000
+    held = words.add(JobSuspended(WaitReason.PAUSED, "rule")).add(JobEdited("why", due_at=0)).now
+    assert (held.state, held.due_at) == (State.SUSPENDED, 0)
+    assert words.add(JobResumed(WaitReason.PAUSED, "rule")).now.state is State.PENDING
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_a_rerun_forgets_the_round_before_it(history: Histories, state: State) -> None:
+    before = job_in(history, state)
+    assert before is not None
+    before = replace(
+        before,
+        signals=(Signal("paid", seal(b"1"), 3),),
+        progress=seal(b"1"),
+        stood_us=9,
+        dropped="settled",
+        cancel="enough",
+        lease_losses=2,
+    )
+    job = evolve(before, JobRerun(before.ended_by, "why", "mail~op9"), record())
+    fresh = replace(
+        before,
+        state=State.PENDING,
+        since=50,
+        round=2,
+        round_at=SOON,
+        round_due=SOON,
+        due_at=SOON,
+        attempt=0,
+        failures=0,
+        lease_losses=0,
+        stood_us=0,
+        cancel=None,
+        output=None,
+        error=None,
+        progress=None,
+        signals=(),
+        dead=None,
+        cause=None,
+        operation="mail~op9",
+        dropped=None,
+        reason=None,
+        finished_at=None,
+    )
+    assert job == fresh
+    assert job.last_token == before.last_token
+
+
+def test_a_dropped_dead_letter_is_dead_and_may_be_opened_again(history: Histories) -> None:
+    dead = job_in(history, State.DEAD)
+    assert dead is not None
+    dropped = evolve(dead, JobDropped("settled"), record())
+    assert dropped == replace(dead, dropped="settled")
+    assert evolve(dropped, JobRedriven(4, "why"), record()).dropped is None
+
+
+def test_progress_is_the_newest_alone(history: Histories) -> None:
+    words = history().job().submitted().granted()
+    for percent in (b"10", b"20"):
+        words.add(ProgressReported(1, words.now.last_token, seal(percent)))
+    assert words.now.progress == seal(b"20")
+    assert words.now.state is State.RUNNING

@@ -1,4 +1,4 @@
-"""`writ dlq`: dead letters by cause, and trying them again."""
+"""`writ dlq`: dead letters by cause, trying them again, and settling them."""
 
 from __future__ import annotations
 
@@ -7,33 +7,55 @@ from argparse import Namespace
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from .bulk import carry_out
 from .fetch import all_jobs
 from .output import Table, count, next_steps, on_terminal, one_line, print_json, when
 from .reach import connected
-from .usage import tell
+from .usage import UsageError, tell
 
 if TYPE_CHECKING:
+    from writ.broker.client import Client
     from writ.schemas.queries import JobView
 
-Cause = tuple[str, str, str]
-"""Error class and type, and the task. Where no attempt failed, the reason of its death is the type."""
+
+def error_of(job: JobView) -> tuple[str, str]:
+    """Error class and type. Where no attempt failed, the reason of its death is the type."""
+    if job.error is None or job.dead_reason in ("expired", "dependency", "rejected", "wait_timeout"):
+        return ("none", job.dead_reason.value if job.dead_reason else "unknown")
+    return (job.error.class_, job.error.type)
 
 
-def cause_of(job: JobView) -> Cause:
-    """What dead letters are grouped by."""
-    if job.error is None:
-        return ("none", job.dead_reason.value if job.dead_reason else "unknown", job.task)
-    return (job.error.class_, job.error.type, job.task)
+def run(args: Namespace) -> int:
+    """The listing: by cause, or with --list one by one; or one of its commands."""
+    if args.verb is None:
+        return asyncio.run(_dlq(args))
+    for name in ("queue", "task", "cause"):
+        if not hasattr(args, name):
+            setattr(args, name, None)
+    if args.ids:
+        wide = [n for n in ("task", "cause", "all", "dry_run", "limit", "rate") if getattr(args, n)]
+        if wide:
+            option = wide[0].replace("_", "-")
+            raise UsageError(f"ID and --{option} exclude each other", [f"writ dlq {args.verb} ID --reason R"])
+        return asyncio.run(_each(args))
+    if not (args.all or args.queue or args.task or args.cause):
+        raise UsageError(
+            "which dead letters? give an ID, --cause, --task or --queue, or --all",
+            [f"writ dlq {args.verb} --cause C --reason R --dry-run"],
+        )
+    return asyncio.run(_plan(args))
 
 
-def dlq(args: Namespace) -> int:
-    """The listing: by cause, or with --list one by one."""
-    return asyncio.run(_dlq(args))
+async def dead_letters(client: Client, args: Namespace) -> list[JobView]:
+    """Those that match and are not settled, newest submit first."""
+    found = await all_jobs(client, states=["dead"], queue=args.queue, task=args.task)
+    return [job for job in found if job.dropped is None and args.cause in (None, job.cause)]
 
 
 async def _dlq(args: Namespace) -> int:
     async with connected(args) as client:
-        found = await all_jobs(client, states=["dead"], queue=args.queue, task=args.task, limit=args.limit)
+        found = await dead_letters(client, args)
+    found = found[: args.limit]
     if args.json:
         print_json(found)
         return 0
@@ -43,55 +65,71 @@ async def _dlq(args: Namespace) -> int:
     (_by_job(found) if args.list else _by_cause(found)).print()
     if on_terminal():
         print(f"\n{count(len(found), 'dead letter')}")
-    newest = found[0].id
+    newest = found[0]
     next_steps(
         *([] if args.list else ["writ dlq --list"]),
-        f"writ explain {newest}",
-        f"writ dlq redrive {newest} --reason 'mended'",
+        f"writ explain {newest.id}",
+        f"writ dlq redrive --cause {newest.cause} --reason 'mended' --dry-run"
+        if newest.cause
+        else f"writ dlq redrive {newest.id} --reason 'mended'",
     )
     return 0
 
 
 def _by_cause(found: Iterable[JobView]) -> Table:
-    groups: dict[Cause, list[JobView]] = {}
+    groups: dict[str, list[JobView]] = {}
     for job in found:
-        groups.setdefault(cause_of(job), []).append(job)
-    columns = ["count", "class", "type", "task", "newest", "for example"]
+        groups.setdefault(job.cause or " ".join((*error_of(job), job.task)), []).append(job)
+    columns = ["cause", "count", "class", "type", "task", "newest", "for example"]
     table = Table(columns, elastic=["type", "task"], right=["count"])
-    for (class_, type_, task), jobs in sorted(groups.items(), key=lambda item: -len(item[1])):
+    for jobs in sorted(groups.values(), key=lambda jobs: -len(jobs)):
         newest = max(jobs, key=lambda job: job.finished_at or "")
+        class_, type_ = error_of(newest)
         finished = (when(newest.finished_at), "dim")
         table.add(
-            str(len(jobs)), (class_, "yellow"), (one_line(type_, 200), "red"), task, finished, newest.id
+            *(newest.cause or "", str(len(jobs)), (class_, "yellow"), (one_line(type_, 200), "red")),
+            *(newest.task, finished, newest.id),
         )
     return table
 
 
 def _by_job(found: Iterable[JobView]) -> Table:
-    table = Table(["id", "queue", "task", "cause", "finished"], elastic=["queue", "task", "cause"])
+    columns = ["id", "queue", "task", "cause", "error", "finished"]
+    table = Table(columns, elastic=["queue", "task", "error"])
     for job in found:
-        class_, type_, _ = cause_of(job)
         finished = (when(job.finished_at), "dim")
-        cause = (one_line(f"{class_} {type_}", 200), "red")
-        table.add(job.id, job.queue, job.task, cause, finished)
+        error = (one_line(" ".join(error_of(job)), 200), "red")
+        table.add(job.id, job.queue, job.task, job.cause or "", error, finished)
     return table
 
 
-def redrive(args: Namespace) -> int:
-    """Puts each dead letter back to pending; exits 1 where one was refused."""
-    return asyncio.run(_redrive(args))
+async def _plan(args: Namespace) -> int:
+    """A plan for each queue that has such dead letters."""
+    from writ.schemas.events import Filter
+    from writ.schemas.lifecycle import State
+
+    async with connected(args) as client:
+        found = await dead_letters(client, args)
+        queues = sorted({job.queue for job in found})
+        if not queues and not args.json:
+            print("no dead letter matches")
+            return 0
+        filter_ = Filter(states=(State.DEAD,), task=args.task, cause=args.cause)
+        return await carry_out(args, client, args.verb, queues, filter_)
 
 
-async def _redrive(args: Namespace) -> int:
+async def _each(args: Namespace) -> int:
+    """Each dead letter that is named; exits 1 where one was refused."""
     from writ.broker.errors import JobNotFound, Refused
 
     done: list[JobView] = []
     refused = 0
     async with connected(args) as client:
+        ask = client.redrive if args.verb == "redrive" else client.drop
         for job_id in args.ids:
             try:
                 queue = args.queue or (await client.job(job_id)).queue
-                await client.redrive(job_id, queue, args.reason)
+                await ask(job_id, queue, args.reason)
                 done.append(await client.job(job_id, queue))
             except (JobNotFound, Refused) as error:
                 refused += 1
@@ -100,5 +138,6 @@ async def _redrive(args: Namespace) -> int:
         print_json(done)
     else:
         for job in done:
-            print(f"job {job.id} is {job.state.value} again, in round {job.round}")
+            again = f"is {job.state.value} again, in round {job.round}"
+            print(f"job {job.id} {again if args.verb == 'redrive' else 'is settled'}")
     return 1 if refused else 0

@@ -17,7 +17,7 @@ PAGE_RECORDS: Final = 500
 
 def states_of(words: Sequence[str]) -> tuple[str, ...]:
     """States as given with --state, several by commas. Raises UsageError for one that does not exist."""
-    from .parser import STATES
+    from .options import STATES
 
     states = tuple(word.strip() for each in words for word in each.split(",") if word.strip())
     for name in states:

@@ -12,14 +12,28 @@ FRONT = """\
 {b}Run jobs{n}
   writ worker MODULE            run the tasks of a Python module
   writ submit QUEUE TASK INPUT  submit a job; --wait for its result, --file for many
-  writ cancel ID                end a job
+  writ cancel ID                end a job; --all --queue Q for many
+  writ terminate ID             end a job without waiting for its worker
+  writ pause ID                 hold a job that waits; `writ resume ID` lets it go on
+  writ approve ID               say yes to a job that asks; `writ reject ID` says no
+  writ signal ID NAME           send data to a job
+  writ edit ID                  change a job that has not started
+  writ rerun ID                 run a finished job again
+
+{b}Govern{n}
+  writ apply FILE               declare queues and schedules from a TOML file; --dry-run shows them
+  writ queue list               the queues; show, pause, resume or drain one
+  writ schedule list            the schedules; show, pause, resume, trigger, backfill or delete one
+  writ dlq                      dead letters by cause; `writ dlq redrive` tries them again, by plan
+  writ drop ID                  settle a dead letter for good
+  writ operations               what was planned for many jobs, and how far it is
+  writ batches                  groups of jobs, and how far they are
 
 {b}Look{n}
   writ jobs                     list jobs; --state, --queue, --task, --watch
   writ job ID                   one job with its whole timeline
   writ explain ID               why it is where it is, answered from the log
   writ replay ID                its state after each record; --at a time, --verify the log
-  writ dlq                      dead letters by cause; `writ dlq redrive ID` tries one again
 
 {b}The node{n}
   writ status                   is it up, who leads, how far behind is each view

@@ -1,4 +1,4 @@
-"""`writ jobs`, `job` and `cancel`."""
+"""`writ jobs` and `job`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from .fetch import all_jobs, all_records, states_of
 from .output import (
     STATE_STYLES,
     Table,
-    ago,
     console,
     count,
     fields,
@@ -154,14 +153,44 @@ def show_job(view: JobView) -> None:
             ("attempt", _attempts(view)),
             ("submitted", f"{view.submitted_at} by {view.actor}"),
             ("due", view.due_at if view.state.value in ("scheduled", "retrying") else ""),
+            ("priority", f"{view.priority}" if view.priority != 3 else ""),
+            ("waits for", _wait(view)),
+            ("after", ", ".join(view.after)),
+            ("parent", view.parent or ""),
+            ("batch", view.batch or ""),
+            ("schedule", view.schedule or ""),
+            ("keys", _keys(view)),
             ("worker", f"{view.worker}, lease until {view.lease_expires_at}" if view.worker else ""),
             ("finished", view.finished_at or ""),
             ("input", _content(view.input)),
             ("output", _content(view.output)),
             ("last error", f"{error.class_} {error.type}: {one_line(error.text or '')}" if error else ""),
+            ("progress", _content(view.progress)),
+            ("to be cancelled", view.cancel or ""),
+            ("cause", view.cause or ""),
+            ("dropped", view.dropped or ""),
+            ("operation", view.operation or ""),
             ("reason", ": ".join(each for each in (view.dead_reason, view.reason) if each)),
         ]
     )
+
+
+def _wait(view: JobView) -> str:
+    wait = view.wait
+    if wait is None:
+        return ""
+    on = f" {', '.join(wait.on)}" if wait.on else ""
+    until = f", until {wait.until} and then {wait.on_timeout}" if wait.until else ""
+    return f"{wait.reason}{on} since {wait.since}{until}"
+
+
+def _keys(view: JobView) -> str:
+    named = [
+        ("unique", view.unique_key),
+        ("concurrency", view.concurrency_key),
+        ("fairness", view.fairness_key),
+    ]
+    return ", ".join(f"{name} {key}" for name, key in named if key)
 
 
 def _attempts(view: JobView) -> str:
@@ -180,27 +209,3 @@ def _content(raw: Any) -> str:
     if text == "null":
         return ""
     return one_line(text, 60) if on_terminal() else text
-
-
-# --- cancel ---------------------------------------------------------------------------------------------
-
-
-def cancel(args: Namespace) -> int:
-    """Asks for the end of a job, and says what came of it."""
-    return asyncio.run(_cancel(args))
-
-
-async def _cancel(args: Namespace) -> int:
-    async with connected(args) as client:
-        queue = args.queue or (await client.job(args.id)).queue
-        await client.cancel(args.id, queue, args.reason)
-        view = await client.job(args.id, queue)
-    if args.json:
-        print_json(view)
-    elif view.state.value == "cancelled":
-        print(f"job {view.id} is {state('cancelled')}")
-    else:
-        since = f" (its lease ends {ago(view.lease_expires_at)})" if view.lease_expires_at else ""
-        print(f"job {view.id} is still {state(view.state.value)}: its worker has been asked to stop{since}")
-        next_steps(f"writ job {view.id}")
-    return 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 STATE_STYLES: Final = {
     "scheduled": "blue",
     "pending": "default",
+    "suspended": "yellow",
     "running": "cyan",
     "retrying": "yellow",
     "completed": "green",

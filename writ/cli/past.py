@@ -16,10 +16,10 @@ from .timeline import steps_of, timeline_lines, wrapped
 from .usage import CommandError, UsageError
 
 if TYPE_CHECKING:
-    from writ.orchestrator.replay.explain import Explanation
+    from writ.orchestrator.replay.explain import Explanation, QueueStanding
     from writ.orchestrator.replay.history import Step
     from writ.schemas.lifecycle import Job
-    from writ.schemas.queries import JobView, RecordView
+    from writ.schemas.queries import JobView, QueueView, RecordView
 
 _CITED_MAX: Final = 12
 
@@ -41,29 +41,45 @@ async def _fetch(args: Namespace) -> tuple[JobView, list[RecordView]]:
 
 def explain(args: Namespace) -> int:
     """The six questions, answered from the log; also why it is not running."""
-    view, records = asyncio.run(_fetch(args))
+    view, records, queue = asyncio.run(_fetch_with_queue(args))
     steps = _steps(view, records)
+    found = _explanation(steps, queue)
     if args.json:
-        print_json(_explanation(steps))
+        print_json(found)
         return 0
-    for line in explanation_lines(steps):
+    for line in explanation_lines(steps, found):
         print(line)
     print()
     next_steps(f"writ replay {view.id}", f"writ job {view.id}")
     return 0
 
 
-def _explanation(steps: Sequence[Step]) -> Explanation:
+async def _fetch_with_queue(args: Namespace) -> tuple[JobView, list[RecordView], QueueView | None]:
+    view, records = await _fetch(args)
+    async with connected(args) as client:
+        queues = (await client.queues(view.queue)).queues
+    return view, records, queues[0] if queues else None
+
+
+def _standing(view: QueueView) -> QueueStanding:
+    from writ.orchestrator.replay.explain import QueueStanding
+    from writ.schemas.queues import Queue
+
+    queue = Queue(view.policy, view.version, view.mode, view.reason)
+    return QueueStanding(queue, view.jobs.get("running", 0), view.jobs.get("pending", 0), view.running_by_key)
+
+
+def _explanation(steps: Sequence[Step], queue: QueueView | None = None) -> Explanation:
     from writ.orchestrator.replay.explain import explain as explained
 
     # A log that is ahead of this machine's clock must not put the past into the future.
     now = max(time.time_ns() // 1_000, steps[-1].record.at)
-    return explained(steps, now)
+    return explained(steps, now, None if queue is None else _standing(queue))
 
 
-def explanation_lines(steps: Sequence[Step]) -> Iterator[str]:
+def explanation_lines(steps: Sequence[Step], found: Explanation | None = None) -> Iterator[str]:
     """The explanation, wrapped to the terminal; in a pipe a sentence is a line."""
-    found = _explanation(steps)
+    found = found or _explanation(steps)
     yield f"job {paint(found.id, 'bold')} in queue {found.queue} is {state(found.state.value)}"
     for number, answer in enumerate(found.answers, 1):
         yield ""
@@ -169,7 +185,7 @@ def mismatches(view: JobView, steps: Sequence[Step]) -> list[str]:
     for step in steps:
         if step.is_context or step.before is None or step.record.logic != LOGIC:
             continue
-        expected = expected_events(step.before, step.record)
+        expected = expected_events(step.before, None, step.record)
         if expected is not None and step.record.events[: len(expected)] != expected:
             found.append(f"record {step.record.seq}: decided again it is {expected}")
     last = max((step.record.seq for step in steps if not step.is_context), default=0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .parser import DEFAULT_DIRECTORY
+from .options import DEFAULT_DIRECTORY
 from .usage import UNREACHABLE, CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _check_names(args: Namespace) -> None:
     """Raises UsageError for names that nothing can have."""
     from writ.schemas.ids import token_fault
 
-    names = [(getattr(args, what, None), what) for what in ("queue", "id")]
+    names = [(getattr(args, what, None), what) for what in ("queue", "id", "name", "batch")]
     names += [(each, "id") for each in getattr(args, "ids", ())]
     for value, what in names:
         fault = token_fault(value, what) if isinstance(value, str) else None

@@ -70,8 +70,39 @@ def _options(args: Namespace) -> dict[str, Any]:
         "attempt_timeout_s": args.attempt_timeout,
         "job_timeout_s": args.job_timeout,
         "expires_in_s": args.expires_in,
+        "fairness_key": args.fairness_key,
+        "concurrency_key": args.concurrency_key,
+        "unique_key": args.unique_key,
+        "approval": _approval(args),
+        "after": [_key(args, each) for each in args.after or ()] or None,
+        "on_dead": args.on_dead,
+        "input_from": _input_from(args),
+        "parent": None if args.parent is None else _key(args, args.parent),
+        "on_parent_end": args.on_parent_end,
+        "batch": args.batch,
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _key(args: Namespace, job: str) -> str:
+    """The key of a job; a bare id is one of the same queue."""
+    return job if "~" in job else f"{args.words[0]}~{job}"
+
+
+def _input_from(args: Namespace) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for each in args.input_from or ():
+        name, separator, job = each.partition("=")
+        if not (name and separator and job):
+            raise UsageError(f"--input-from {each!r} is not FIELD=JOB", ["--input-from total=billing~sum-7"])
+        found[name] = _key(args, job)
+    return found or None
+
+
+def _approval(args: Namespace) -> dict[str, Any] | None:
+    given = {"timeout_s": args.approval_timeout, "on_timeout": args.on_timeout}
+    approval = {name: value for name, value in given.items() if value is not None}
+    return approval if approval or args.approval else None
 
 
 def _retry(args: Namespace) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ class WatchedLog(JetStreamLog):
         self.gates.append(gate)
         return gate
 
-    async def append(self, messages: Sequence[Message], after: int) -> None:
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         for gate in self.waiting:
             if gate.wanted(messages):
                 self.waiting.remove(gate)
@@ -86,7 +86,7 @@ class WatchedLog(JetStreamLog):
                 await gate.opened.wait()
                 break
         try:
-            await super().append(messages, after)
+            await super().append(messages, after, whole=whole)
         except WrongLastSequence as refusal:
             self.refusals.append(refusal)
             raise

@@ -16,7 +16,7 @@ from writ.broker.ports import Message, NotStored, OutcomeUnknown, Stored
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
-from writ.schemas.commands import Answer
+from writ.schemas.commands import CONTROL_VERBS, Answer
 from writ.schemas.events import Fact, type_names
 from writ.schemas.lifecycle import Job
 from writ.schemas.records import Record
@@ -56,7 +56,7 @@ class LoopClock:
         return START_US + self.mono_us() - 1_000_000_000
 
 
-Step = Callable[[MemoryLog, Sequence[Message], int], Awaitable[None]]
+Step = Callable[[MemoryLog, Sequence[Message], int, bool], Awaitable[None]]
 
 
 class ScriptedLog:
@@ -85,29 +85,31 @@ class ScriptedLog:
     ) -> AsyncIterator[list[Stored]]:
         return self.inner.read(start, subjects, follow=follow)
 
-    async def append(self, messages: Sequence[Message], after: int) -> None:
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         await self.hold.wait()
         if self.script:
-            await self.script.popleft()(self.inner, messages, after)
+            await self.script.popleft()(self.inner, messages, after, whole)
         else:
-            await self.inner.append(messages, after)
+            await self.inner.append(messages, after, whole=whole)
         self.appends.append(len(messages))
 
 
 def full(times: int = 1) -> list[Step]:
     """The broker takes nothing."""
 
-    async def step(log: MemoryLog, messages: Sequence[Message], after: int) -> None:
+    async def step(log: MemoryLog, messages: Sequence[Message], after: int, whole: bool) -> None:
         raise NotStored("the stream is full")
 
     return [step] * times
 
 
 def unknown(stored: int | None, after_s: float = 0.0) -> Step:
-    """No answer comes, and so many of the records are stored; None for all."""
+    """No answer comes, and so many of the records are stored; None for all. A whole append is never cut."""
 
-    async def step(log: MemoryLog, messages: Sequence[Message], after: int) -> None:
+    async def step(log: MemoryLog, messages: Sequence[Message], after: int, whole: bool) -> None:
         part = messages if stored is None else messages[:stored]
+        if whole and len(part) < len(messages):
+            part = ()
         if part:
             await log.append(part, after)
         await asyncio.sleep(after_s)
@@ -119,7 +121,8 @@ def unknown(stored: int | None, after_s: float = 0.0) -> Step:
 class Twin:
     """One broker's worth of memory, with engines that come and go."""
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot: Callable[[Partition], dict[str, Any]]) -> None:
+        self._snapshot = snapshot
         self.log = ScriptedLog(MemoryLog(clock=LoopClock()))
         self.intake = MemoryIntake(clock=LoopClock())
         self.hub = RequestHub()
@@ -166,9 +169,11 @@ class Twin:
         body = job if isinstance(job, bytes) else msgspec.json.encode(job or {"task": "send"})
         return await self.intake.submit("default", who, queue, body)
 
-    async def ask(self, verb: str, queue: str = "mail", who: str = "robot", **fields: Any) -> dict[str, Any]:
+    async def ask(
+        self, verb: str, /, queue: str = "mail", who: str = "robot", **fields: Any
+    ) -> dict[str, Any]:
         """The answer to a request as JSON."""
-        kind = "control" if verb in ("cancel", "redrive") else "lease"
+        kind = "control" if verb in CONTROL_VERBS else "lease"
         body = msgspec.json.encode(fields)
         answer = await self.hub.request("default", who, verb, queue, body, kind)
         decoded: dict[str, Any] = msgspec.json.decode(answer)
@@ -232,29 +237,12 @@ class Twin:
     async def check(self) -> None:
         """What the engine remembers is what the log tells."""
         assert self.engine is not None
-        assert snapshot(self.engine.state) == snapshot(await self.folded())
-
-
-def snapshot(state: Partition) -> dict[str, Any]:
-    """Everything of a partition's state that decisions rest on, the order of its queues included."""
-    queues = {place.partition("~")[0] for place in state.jobs}
-    lines = {q: list(ready) for q in queues if (ready := state.ready(*q.split(".", 1))) is not None}
-    return {
-        "seq": state.seq,
-        "prev": state.prev,
-        "at": state.at,
-        "source": state.source,
-        "leader": state.leader,
-        "jobs": dict(state.jobs),
-        "running": set(state.running),
-        "ready": lines,
-    }
+        assert self._snapshot(self.engine.state) == self._snapshot(await self.folded())
 
 
 class Tools:
     """What the tests of this folder share, without importing each other."""
 
-    snapshot = staticmethod(snapshot)
     full = staticmethod(full)
     unknown = staticmethod(unknown)
 
@@ -265,9 +253,9 @@ def tools() -> Tools:
 
 
 @pytest.fixture
-async def twin() -> AsyncIterator[Twin]:
+async def twin(snapshot: Callable[[Partition], dict[str, Any]]) -> AsyncIterator[Twin]:
     """A twin with one engine that leads."""
-    twin = Twin()
+    twin = Twin(snapshot)
     await twin.start()
     try:
         yield twin

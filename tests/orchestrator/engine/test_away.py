@@ -66,9 +66,9 @@ async def test_a_log_that_takes_its_time_takes_no_lease(twin: Twin) -> None:
     """No renewal is decided while an append is on its way."""
     lease = await granted(twin, lease_s=10)
 
-    async def slow(log: MemoryLog, messages: Sequence[Message], after: int) -> None:
+    async def slow(log: MemoryLog, messages: Sequence[Message], after: int, whole: bool) -> None:
         await asyncio.sleep(60)
-        await log.append(messages, after)
+        await log.append(messages, after, whole=whole)
 
     twin.log.script.append(slow)
     await twin.submit({"task": "t", "id": "b"})

@@ -406,6 +406,11 @@ async def test_a_stale_token_changes_nothing_and_is_told_so(twin: Twin, verb: st
     assert [(r["kind"], r["field"], r["index"]) for r in refused] == [("stale", "token", 0)]
     assert twin.job("a") == before
     rejected = await twin.events(ReportRejected)
+    if verb == "renew" and how not in ("taken over", "foreign"):
+        # A beat often crosses the report that ended its lease: the log tells that end already.
+        assert len(rejected) == count
+        await twin.check()
+        return
     assert len(rejected) == count + 1
     last = rejected[-1]
     assert isinstance(last, ReportRejected)

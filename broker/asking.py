@@ -1,0 +1,147 @@
+"""Requests of one principal: sent, asked again where that is safe, and answered with types."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from writ.schemas.commands import Answer, Command
+from writ.schemas.rejections import RejectionKind
+from writ.schemas.subjects import control_subject, query_subject
+
+from .clock import Clock, SystemClock
+from .connect import Target
+from .errors import NoAnswer, NoResponders, Refused, WireError
+from .wire import NatsWire, Wire
+
+TRY_S: Final = 6.0
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 1.0
+
+A = TypeVar("A", bound=Answer)
+encode = msgspec.json.Encoder().encode
+
+
+class Asking:
+    """The connection of a client, and the one way in which it asks."""
+
+    def __init__(
+        self,
+        target: Target | str | None = None,
+        *,
+        wire: Wire | None = None,
+        name: str = "writ-client",
+        clock: Clock | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,  # noqa: TID251 - this is the shell; ids are drawn here
+    ) -> None:
+        self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
+        self._wire = wire
+        self._name = name
+        self._clock = clock or SystemClock()
+        self._entropy = entropy
+        self._connecting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._connected()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection; waiting calls fail."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+    async def _control(
+        self,
+        verb: str,
+        queue: str,
+        command: Command,
+        answer: type[A],
+        timeout_s: float,
+        *,
+        once: bool = False,
+    ) -> A:
+        subject = control_subject(self.target.tenant, self.target.principal, verb, queue)
+        return await self._ask(subject, command, answer, timeout_s, once=once)
+
+    async def _query(self, verb: str, query: Command, answer: type[A], timeout_s: float) -> A:
+        subject = query_subject(self.target.tenant, self.target.principal, verb)
+        return await self._ask(subject, query, answer, timeout_s)
+
+    async def _ask(
+        self, subject: str, command: Command, answer_type: type[A], timeout_s: float, *, once: bool = False
+    ) -> A:
+        """The answer, asked for again while nobody serves, nobody answers or the verdict is `try_later`.
+
+        `once` is for what would be done twice if it were asked twice: silence ends it.
+        """
+        wire = await self._connected()
+        body = encode(command)
+        trying = Trying(timeout_s, self._entropy)
+        unanswered = False
+        while True:
+            try:
+                data = await wire.request(subject, body, max(trying.left_s if once else trying.try_s, 0.001))
+            except (NoAnswer, NoResponders) as error:
+                if once and isinstance(error, NoAnswer):
+                    error.add_note("it may have been done all the same")
+                    raise
+                unanswered = unanswered or isinstance(error, NoAnswer)
+                await trying.again(error)
+                continue
+            try:
+                answer = msgspec.json.decode(data, type=answer_type)
+            except msgspec.MsgspecError as error:
+                raise WireError(f"the answer from {subject} cannot be read: {error}") from error
+            if answer.error is None:
+                return answer
+            refused = Refused(answer.error)
+            if refused.kind is not RejectionKind.TRY_LATER:
+                if unanswered and refused.kind is RejectionKind.CONFLICT:
+                    refused.add_note("an earlier try went unanswered and may have done it")
+                raise refused
+            await trying.again(refused)
+
+    async def _connected(self) -> Wire:
+        if self._wire is None:
+            async with self._connecting:
+                if self._wire is None:
+                    self._connects()
+                    self._wire = await NatsWire.connect(self.target, self._name)
+        return self._wire
+
+    def _connects(self) -> None:
+        """A new connection is about to be made: what belonged to the last one is void."""
+
+
+class Trying:
+    """Pauses between tries, growing, until the time is up: then it raises the last reason."""
+
+    def __init__(self, timeout_s: float, entropy: Callable[[int], bytes]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + timeout_s
+        self._pause_s = _FIRST_PAUSE_S
+        self._entropy = entropy
+
+    @property
+    def left_s(self) -> float:
+        return self._until - self._loop.time()
+
+    @property
+    def try_s(self) -> float:
+        """How long one try may take."""
+        return min(TRY_S, self.left_s)
+
+    async def again(self, reason: Exception) -> None:
+        pause_s = self._pause_s * (0.5 + self._entropy(1)[0] / 256)
+        if self.left_s <= pause_s:
+            raise reason
+        await asyncio.sleep(pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)

@@ -1,0 +1,148 @@
+"""What a client can look at: jobs, their records, queues, schedules, operations, batches, the node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from writ.schemas.lifecycle import State
+from writ.schemas.queries import (
+    BatchesPage,
+    BatchesQuery,
+    JobQuery,
+    JobsPage,
+    JobsQuery,
+    JobView,
+    NodeStatus,
+    OperationsPage,
+    OperationsQuery,
+    QueuesPage,
+    QueuesQuery,
+    RecordsPage,
+    RecordsQuery,
+    SchedulesPage,
+    SchedulesQuery,
+    StatusQuery,
+)
+from writ.schemas.rejections import RejectionKind
+
+from .asking import Asking
+from .errors import JobNotFound, Refused
+
+
+class Looking(Asking):
+    """Reads of the views."""
+
+    async def job(self, id: str, queue: str | None = None, *, timeout_s: float = 10.0) -> JobView:
+        """One job as it stands. Raises JobNotFound, also where several queues have the id: give one."""
+        try:
+            page = await self._query("job", JobQuery(id=id, queue=queue), JobsPage, timeout_s)
+        except Refused as error:
+            if error.kind is RejectionKind.NOT_FOUND:
+                raise JobNotFound(f"no job {id}" + (f" in queue {queue}" if queue else "")) from error
+            raise
+        found = list(page.jobs)
+        if not found:
+            raise JobNotFound(f"no job {id}" + (f" in queue {queue}" if queue else ""))
+        if len(found) > 1:
+            queues = ", ".join(sorted(job.queue for job in found))
+            raise JobNotFound(f"several queues have a job {id}: {queues}; say which")
+        return found[0]
+
+    async def jobs(
+        self,
+        *,
+        states: Sequence[State | str] = (),
+        queue: str | None = None,
+        task: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> JobsPage:
+        """A page of jobs, newest submit first; pass its `next` as `cursor` for the following one."""
+        query = JobsQuery(
+            states=tuple(State(state) for state in states), queue=queue, task=task, limit=limit, cursor=cursor
+        )
+        return await self._query("jobs", query, JobsPage, timeout_s)
+
+    async def records(
+        self,
+        id: str,
+        queue: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        context: bool = False,
+        timeout_s: float = 10.0,
+    ) -> RecordsPage:
+        """Records of a job as stored, oldest first, after sequence `after`; ask again while there is `more`.
+
+        `context` adds the records of other aggregates that move its lease: beats and changes of leader.
+        """
+        query = RecordsQuery(id=id, queue=queue, after=after, limit=limit, context=context)
+        return await self._query("records", query, RecordsPage, timeout_s)
+
+    async def status(self, *, timeout_s: float = 10.0) -> NodeStatus:
+        """Whether the node is up, who leads, how far behind its views are."""
+        return await self._query("status", StatusQuery(), NodeStatus, timeout_s)
+
+    # --- what governs them ------------------------------------------------------------------------------
+
+    async def queues(
+        self,
+        queue: str | None = None,
+        *,
+        history: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> QueuesPage:
+        """A page of queues, or the one named: policy, mode, jobs by state; `history` adds what was done.
+
+        Pass a page's `next` as `cursor` for the following one, here and below.
+        """
+        query = QueuesQuery(queue=queue, history=history, limit=limit, cursor=cursor)
+        return await self._query("queues", query, QueuesPage, timeout_s)
+
+    async def schedules(
+        self,
+        name: str | None = None,
+        queue: str | None = None,
+        *,
+        times: int = 5,
+        deleted: bool = False,
+        history: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> SchedulesPage:
+        """A page of schedules, with the next `times` at which each is due."""
+        query = SchedulesQuery(
+            name=name, queue=queue, times=times, deleted=deleted, history=history, limit=limit, cursor=cursor
+        )
+        return await self._query("schedules", query, SchedulesPage, timeout_s)
+
+    async def operations(
+        self,
+        id: str | None = None,
+        queue: str | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> OperationsPage:
+        """A page of operations on many jobs: the plan, what is done, and why it ended."""
+        query = OperationsQuery(id=id, queue=queue, limit=limit, cursor=cursor)
+        return await self._query("operations", query, OperationsPage, timeout_s)
+
+    async def batches(
+        self,
+        batch: str | None = None,
+        queue: str | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> BatchesPage:
+        """A page of batches, with their jobs by state."""
+        query = BatchesQuery(batch=batch, queue=queue, limit=limit, cursor=cursor)
+        return await self._query("batches", query, BatchesPage, timeout_s)

@@ -1,0 +1,224 @@
+"""What operators ask: of jobs, of queues, of schedules, of many jobs at once."""
+
+from __future__ import annotations
+
+import datetime
+
+import msgspec
+
+from writ.schemas import commands
+from writ.schemas.commands import Answer, Plan, Planned, Started
+from writ.schemas.policy import QueuePolicy
+from writ.schemas.schedules import Overlap, ScheduleSpec
+
+from .asking import Asking, encode
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(encode(value))
+
+
+class Operating(Asking):
+    """Each call is one recorded decision, with `reason` in the log. Refused raises what is not allowed."""
+
+    # --- jobs -------------------------------------------------------------------------------------------
+
+    async def cancel(
+        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Ends a waiting job at once; asks the worker of a running one to stop. Refused if it has ended."""
+        await self._control("cancel", queue, commands.Cancel(id=id, reason=reason), Answer, timeout_s)
+
+    async def terminate(
+        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Ends a job at once, also a running one: its lease is void from here."""
+        await self._control("terminate", queue, commands.Terminate(id=id, reason=reason), Answer, timeout_s)
+
+    async def redrive(
+        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Puts a dead letter back to pending, in a new round. Refused for any other job."""
+        await self._control("redrive", queue, commands.Redrive(id=id, reason=reason), Answer, timeout_s)
+
+    async def rerun(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+        """Runs a finished job again, in a new round. Refused for one that has not ended."""
+        await self._control("rerun", queue, commands.Rerun(id=id, reason=reason), Answer, timeout_s)
+
+    async def drop(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+        """Settles a dead letter: it stays dead and is listed as one no more."""
+        await self._control("drop", queue, commands.Drop(id=id, reason=reason), Answer, timeout_s)
+
+    async def pause(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+        """Suspends a job that does not run, until it is resumed."""
+        await self._control("pause", queue, commands.Pause(id=id, reason=reason), Answer, timeout_s)
+
+    async def resume(
+        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Ends a job's pause, or lets one go on whose attempts were used up."""
+        await self._control("resume", queue, commands.Resume(id=id, reason=reason), Answer, timeout_s)
+
+    async def approve(
+        self,
+        id: str,
+        queue: str,
+        reason: str = "requested",
+        *,
+        data: object = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Says yes to a job that waits for approval. `data` reaches its task."""
+        command = commands.Approve(id=id, reason=reason, data=_raw(data))
+        await self._control("approve", queue, command, Answer, timeout_s)
+
+    async def reject(
+        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Says no to a job that waits for approval: it is dead-lettered."""
+        await self._control("reject", queue, commands.Reject(id=id, reason=reason), Answer, timeout_s)
+
+    async def signal(
+        self,
+        id: str,
+        queue: str,
+        name: str,
+        data: object = None,
+        reason: str = "requested",
+        *,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Data for a job under a name; one that waits for that name goes on. Never sent twice by itself."""
+        command = commands.Signal(id=id, name=name, data=_raw(data), reason=reason)
+        await self._control("signal", queue, command, Answer, timeout_s, once=True)
+
+    async def edit(
+        self,
+        id: str,
+        queue: str,
+        reason: str = "requested",
+        *,
+        priority: int | None = None,
+        not_before: datetime.datetime | None = None,
+        input: object = msgspec.UNSET,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Changes a job that has not started; what is left out stays as it was."""
+        command = commands.Edit(
+            id=id,
+            reason=reason,
+            priority=priority,
+            not_before=not_before,
+            input=msgspec.UNSET if input is msgspec.UNSET else _raw(input),
+        )
+        await self._control("edit", queue, command, Answer, timeout_s)
+
+    # --- many jobs --------------------------------------------------------------------------------------
+
+    async def plan(self, queue: str, plan: Plan, *, timeout_s: float = 10.0) -> Planned:
+        """Does one thing to the jobs of a queue that the plan's filter matches, as a recorded operation.
+
+        A plan with `dry_run` only says which are meant. Never sent twice by itself.
+        """
+        return await self._control("plan", queue, plan, Planned, timeout_s, once=not plan.dry_run)
+
+    async def seal_batch(
+        self, queue: str, batch: str, size: int, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Says how many jobs a batch has, so that its end can be told."""
+        command = commands.SealBatch(batch=batch, size=size, reason=reason)
+        await self._control("seal_batch", queue, command, Answer, timeout_s)
+
+    # --- queues -----------------------------------------------------------------------------------------
+
+    async def declare_queue(
+        self, queue: str, policy: QueuePolicy, reason: str = "declared", *, timeout_s: float = 10.0
+    ) -> None:
+        """Gives a queue its policy, as the next version; one that says the same changes nothing."""
+        await self._control("declare", queue, commands.Declare(policy, reason), Answer, timeout_s)
+
+    async def pause_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+        """No more grants in the queue; submits are taken."""
+        await self._control("pause_queue", queue, commands.PauseQueue(reason), Answer, timeout_s)
+
+    async def drain_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+        """No more submits to the queue; what is there is worked off."""
+        await self._control("drain_queue", queue, commands.DrainQueue(reason), Answer, timeout_s)
+
+    async def resume_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+        """Opens a queue that was paused or is draining."""
+        await self._control("resume_queue", queue, commands.ResumeQueue(reason), Answer, timeout_s)
+
+    # --- schedules --------------------------------------------------------------------------------------
+
+    async def declare_schedule(
+        self,
+        queue: str,
+        name: str,
+        spec: ScheduleSpec,
+        input: object = None,
+        reason: str = "declared",
+        *,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Gives a schedule its spec, as the next version; its jobs get `input`."""
+        command = commands.DeclareSchedule(name, spec, _raw(input), reason)
+        await self._control("declare_schedule", queue, command, Answer, timeout_s)
+
+    async def pause_schedule(
+        self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """No time is due until it is resumed; those in between are not made up for."""
+        await self._control("pause_schedule", queue, commands.PauseSchedule(name, reason), Answer, timeout_s)
+
+    async def resume_schedule(
+        self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Due again from now on."""
+        await self._control(
+            "resume_schedule", queue, commands.ResumeSchedule(name, reason), Answer, timeout_s
+        )
+
+    async def delete_schedule(
+        self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> None:
+        """Ends a schedule; the jobs that it started go on."""
+        await self._control(
+            "delete_schedule", queue, commands.DeleteSchedule(name, reason), Answer, timeout_s
+        )
+
+    async def trigger_schedule(
+        self,
+        queue: str,
+        name: str,
+        reason: str = "requested",
+        *,
+        overlap: Overlap | None = None,
+        timeout_s: float = 10.0,
+    ) -> tuple[str, ...]:
+        """Starts a schedule's job now, beside its due times; the ids started. Never sent twice by itself."""
+        command = commands.TriggerSchedule(name, reason, overlap)
+        answer = await self._control("trigger_schedule", queue, command, Started, timeout_s, once=True)
+        return answer.jobs
+
+    async def backfill_schedule(
+        self,
+        queue: str,
+        name: str,
+        from_: datetime.datetime,
+        to: datetime.datetime,
+        reason: str = "requested",
+        *,
+        limit: int = 400,
+        overlap: Overlap = Overlap.QUEUE,
+        timeout_s: float = 10.0,
+    ) -> tuple[str, ...]:
+        """Runs the due times between two moments, both included; the ids of the jobs started.
+
+        A time whose job is there already is not run again.
+        """
+        command = commands.Backfill(
+            name=name, from_=from_, to=to, limit=limit, overlap=overlap, reason=reason
+        )
+        answer = await self._control("backfill_schedule", queue, command, Started, timeout_s)
+        return answer.jobs

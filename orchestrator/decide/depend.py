@@ -1,0 +1,98 @@
+"""Deciding what the end of one job means for others: those that come after it, and its children."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from writ.schemas.events import (
+    CancelRequested,
+    DeadReason,
+    Fact,
+    JobCancelled,
+    JobResumed,
+    JobSuspended,
+    OnDead,
+    OnParentEnd,
+    WaitReason,
+)
+from writ.schemas.lifecycle import TERMINAL, Job, State
+
+from .death import dead
+
+Find = Callable[[str], Job | None]
+"""A job of the same tenant by its key."""
+
+
+def awaited(job: Job, find: Find) -> tuple[str, ...]:
+    """The keys that a job still waits for."""
+    return tuple([key for key in job.after if (found := find(key)) is None or found.state not in TERMINAL])
+
+
+def on_submit(job: Job, find: Find) -> tuple[Fact, ...]:
+    """What a new job's `after` makes of it: nothing where all have completed."""
+    failed = _first_failed(job, find)
+    if failed is not None:
+        return _otherwise(job, failed)
+    open_ = awaited(job, find)
+    if not open_:
+        return ()
+    return (JobSuspended(WaitReason.DEPENDENCY, f"waits for {len(open_)} of {len(job.after)} jobs", open_),)
+
+
+def on_ended(job: Job, find: Find) -> tuple[Fact, ...]:
+    """What the end of one that it waits for makes of a suspended job."""
+    if job.wait is None or job.wait.reason is not WaitReason.DEPENDENCY:
+        return ()
+    failed = _first_failed(job, find)
+    if failed is not None:
+        return _otherwise(job, failed)
+    if awaited(job, find):
+        return ()
+    return (JobResumed(WaitReason.DEPENDENCY, f"all {len(job.after)} jobs it comes after have completed"),)
+
+
+def _first_failed(job: Job, find: Find) -> Job | None:
+    if job.on_dead is OnDead.RUN:
+        return None
+    for key in job.after:
+        found = find(key)
+        if found is not None and found.state in (State.DEAD, State.CANCELLED):
+            return found
+    return None
+
+
+def _otherwise(job: Job, failed: Job) -> tuple[Fact, ...]:
+    rule = f"{failed.key}, which it comes after, is {failed.state}; on_dead is {job.on_dead}"
+    match job.on_dead:
+        case OnDead.DEAD_LETTER:
+            return (dead(job, DeadReason.DEPENDENCY, rule),)
+        case OnDead.CANCEL:
+            return (JobCancelled(rule),)
+        case OnDead.SUSPEND:
+            # Told once; a person resumes, cancels, or redrives what failed.
+            told = job.wait is not None and job.wait.on == (failed.key,)
+            return () if told else (JobSuspended(WaitReason.DEPENDENCY, rule, (failed.key,)),)
+        case OnDead.RUN:
+            return ()
+
+
+def on_parent_ended(child: Job, parent: Job) -> tuple[Fact, ...]:
+    """What the end of its parent makes of a child."""
+    if parent.state is State.COMPLETED or child.on_parent_end is OnParentEnd.ABANDON:
+        return ()
+    if child.state in TERMINAL or child.cancel is not None:
+        return ()
+    reason = f"its parent {parent.key} is {parent.state}"
+    if child.state is State.RUNNING:
+        return (CancelRequested(reason),)
+    return (CancelRequested(reason), JobCancelled(reason))
+
+
+def on_child_ended(parent: Job, find: Find) -> tuple[Fact, ...]:
+    """A parent that waits for its children goes on when the last of those it waits for has ended."""
+    wait = parent.wait
+    if wait is None or wait.reason is not WaitReason.CHILD:
+        return ()
+    if any((found := find(key)) is None or found.state not in TERMINAL for key in wait.on):
+        return ()
+    return (JobResumed(WaitReason.CHILD, f"all {len(wait.on)} children it waits for have ended"),)

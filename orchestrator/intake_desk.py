@@ -1,0 +1,166 @@
+"""Submits: each element becomes a job, stands for one that is there, or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from writ.schemas import bounds
+from writ.schemas.commands import SubmitJob
+from writ.schemas.events import (
+    Barrier,
+    CancelRequested,
+    CommandRejected,
+    Fact,
+    JobCancelled,
+    RejectionsFolded,
+)
+from writ.schemas.ids import job_key
+from writ.schemas.lifecycle import Job
+from writ.schemas.policy import OnClash
+from writ.schemas.records import Source
+from writ.schemas.rejections import Rejection
+from writ.schemas.subjects import Addressed
+
+from .decide import depend, intake
+from .messages import Element, Submitted
+from .office import Office, size_of
+from .round import Round, system_record
+
+
+class IntakeDesk:
+    """Deals with submits in their order, and knows how far it has come."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._state = office.state
+        self.handled = office.state.source
+        """The last submit dealt with; the log's own position may be behind while nothing was to record."""
+        self.dealt = False
+        """Whether a submit was dealt with: until then, the one at the log's position may be there in part."""
+        self._folded: dict[tuple[str, str], RejectionsFolded] = {}
+        self._before = self.handled, self._folded
+
+    def begin(self) -> None:
+        """Notes, as a round begins, what `take_back` goes back to."""
+        self._before = self.handled, dict(self._folded)
+
+    def take_back(self) -> None:
+        """Forgets what a round that was not stored had dealt with; its submits will come again."""
+        self.handled, self._folded = self._before
+
+    def submit(self, round_: Round, message: Submitted) -> None:
+        """Accepts or refuses each element. What the log holds of this message already is passed over."""
+        self.dealt = True
+        known = self._state.source
+        resumed = (known.epoch, known.seq) == (message.epoch, message.seq)
+        done = known.index if resumed else None
+        if message.refused and done is None:
+            # Ahead of what is accepted, so that no crash leaves the position past an unrecorded refusal.
+            self._refuse(round_, message, message.refused, -1 if message.sound else message.last)
+        late: list[Rejection] = []
+        for element in message.sound:
+            if done is None or element.source.index > done:
+                refused = self._accept(round_, message.address, element, message.last > 0)
+                if refused is not None:
+                    late.append(refused)
+        if late:
+            # What the state refuses is known only in its turn: the message is stored whole or not at all.
+            round_.whole = True
+            self._refuse(round_, message, late, message.last)
+        self.handled = Source(message.epoch, message.seq, message.last)
+
+    def _accept(self, round_: Round, address: Addressed, element: Element, many: bool) -> Rejection | None:
+        tenant, principal, _, queue = address
+        command, place = element.command, f"{tenant}.{queue}"
+        index = element.source.index if many else None
+        existing = self._state.job(tenant, queue, element.job_id)
+        if existing is not None:
+            return None
+        policy = self._state.queue(place)
+        find = self._finder(tenant)
+        refused = intake.refusal(command, policy, self._state.pending_in(place), find, index)
+        if refused is not None:
+            return refused
+        clash = None if command.unique_key is None else self._state.unique(place, command.unique_key)
+        if clash is not None and policy.policy.on_clash is not OnClash.REPLACE:
+            return intake.clashes(command, clash, policy.policy.on_clash, index)
+        self.flush_folded(round_)
+        if clash is not None:
+            self._replace(round_, clash, element.job_id)
+        key = job_key(queue, element.job_id)
+        self._office.store(
+            round_,
+            tenant,
+            key,
+            intake.submit(command, policy, round_.now),
+            actor=principal,
+            cause="submit",
+            source=element.source,
+            size_bytes=size_of(command.input),
+        )
+        self._hold_back(round_, tenant, key, command, find)
+        return None
+
+    def _hold_back(
+        self, round_: Round, tenant: str, key: str, command: SubmitJob, find: Callable[[str], Job | None]
+    ) -> None:
+        """Suspends a job that must wait for others or for a person, in the record that accepts it."""
+        job = self._state.jobs[f"{tenant}.{key}"]
+        events: tuple[Fact, ...] = ()
+        if command.after:
+            events = depend.on_submit(job, find)
+        if not events and command.approval is not None:
+            events = (intake.ask_approval(command.approval, round_.now),)
+        if events:
+            round_.extend(tenant, key, events)
+            self._office.after_change(tenant, key)
+
+    def _replace(self, round_: Round, clash: Job, by: str) -> None:
+        """Ends the live job that has the unique key, a running one by request."""
+        reason = f"replaced by {by}, which has its unique_key"
+        asked: tuple[Fact, ...] = () if clash.cancel is not None else (CancelRequested(reason),)
+        ended: tuple[Fact, ...] = () if clash.lease is not None else (JobCancelled(reason),)
+        if asked or ended:
+            self._office.store(round_, clash.tenant, clash.key, asked + ended, cause="submit")
+
+    def _finder(self, tenant: str) -> Callable[[str], Job | None]:
+        jobs = self._state.jobs
+        return lambda key: jobs.get(f"{tenant}.{key}")
+
+    # --- what is refused, and the position ----------------------------------------------------------------
+
+    def _refuse(self, round_: Round, message: Submitted, refused: list[Rejection], index: int) -> None:
+        tenant, principal, _, queue = message.address
+        source = Source(message.epoch, message.seq, index)
+        if self._office.may_refuse(message.address, round_.now):
+            self.flush_folded(round_)
+            named = tuple(refused[: bounds.REFUSALS_NAMED_MAX])
+            event = CommandRejected("submit", named, queue, len(refused))
+            self._office.note(round_, message.address, event, "submit", source)
+            return
+        before = self._folded.get((tenant, principal))
+        count = len(refused) + (before.count if before else 0)
+        self._folded[tenant, principal] = RejectionsFolded(count, refused[-1])
+        self.handled = source
+
+    def flush_folded(self, round_: Round) -> None:
+        """Records what was refused beyond the budget, before the log's position moves past it."""
+        left = len(self._folded)
+        for (tenant, principal), event in self._folded.items():
+            left -= 1
+            who = Addressed(tenant, principal, "submit", "")
+            # The position moves with the last of them, so that no crash between leaves one unrecorded.
+            self._office.note(round_, who, event, "submit", None if left else self.handled)
+        self._folded.clear()
+
+    @property
+    def behind(self) -> bool:
+        """Whether submits were dealt with that the log's position does not cover yet."""
+        return self.handled != self._state.source
+
+    def settle(self, round_: Round) -> None:
+        """Moves the log's position to the last submit dealt with, where nothing else has."""
+        if self._folded:
+            self.flush_folded(round_)
+        elif not round_.records:
+            system_record(round_, Barrier(), "settle", self.handled)

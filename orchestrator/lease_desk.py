@@ -1,0 +1,385 @@
+"""What workers ask and report: leases granted, renewed and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from writ.schemas import bounds, commands
+from writ.schemas.events import (
+    DeadReason,
+    Fact,
+    LeasesRenewed,
+    RefusedReport,
+    Renewal,
+    ReportRejected,
+)
+from writ.schemas.ids import job_key
+from writ.schemas.lifecycle import Job
+from writ.schemas.queues import Mode
+from writ.schemas.rejections import Rejection
+from writ.schemas.sealed import unseal
+
+from .decide import lease
+from .decide.death import dead
+from .decide.lease import Repeated
+from .messages import Asked
+from .office import TRY_LATER, Office, encode, size_of
+from .round import Round
+from .waiting import Waiter, Waiting
+
+_ACQUIRED_MAX_BYTES = 700 * 1024
+_LEASE_BYTES = 200
+"""More than a lease weighs in an answer, but for its names and its input."""
+
+Outcome = tuple[Fact, ...] | Repeated | Rejection
+Verb = Callable[[Round, Asked, Any], None]
+
+
+class LeaseDesk:
+    """Grants in the queues' order and under their limits, and hears what becomes of them."""
+
+    def __init__(self, office: Office) -> None:
+        self.waiting = Waiting()
+        self._office = office
+        self._state = office.state
+        self.verbs: dict[type[commands.Command], Verb] = {
+            commands.Acquire: self._acquire,
+            commands.Withdraw: self._withdraw,
+            commands.Renew: self._renew,
+            commands.Start: self._start,
+            commands.Complete: self._complete,
+            commands.Fail: self._fail,
+            commands.Release: self._release,
+            commands.Snooze: self._snooze,
+            commands.Suspend: self._suspend,
+            commands.Progress: self._progress,
+        }
+
+    # --- grants -----------------------------------------------------------------------------------------
+
+    def _acquire(self, round_: Round, asked: Asked, command: commands.Acquire) -> None:
+        tenant, principal, _, queue = asked.address
+        until = self._office.clock.mono_us() + round(command.wait_s * bounds.SECOND_US)
+        waiter = Waiter(tenant, principal, queue, command, asked.send, until)
+        # Those who wait already have had their chance at what is ready: what is left is not for them.
+        if not self._grant(round_, waiter):
+            if command.wait_s > 0:
+                self.waiting.park(waiter)
+            else:
+                round_.answer(asked.send, encode(commands.Acquired()))
+
+    def _withdraw(self, round_: Round, asked: Asked, command: commands.Withdraw) -> None:
+        """A worker that stops takes its waiting acquires back, so that nothing is granted to nobody."""
+        tenant, principal, _, queue = asked.address
+        self.send_away(round_, f"{tenant}.{queue}", principal, command.worker)
+        round_.answer(asked.send, encode(commands.Answer()))
+
+    def send_away(self, round_: Round, place: str, principal: str, worker: str) -> None:
+        """Answers all that a worker waits for in a queue with no lease."""
+        for number, waiter in self.waiting.line(place):
+            if waiter.principal == principal and waiter.command.worker == worker:
+                self.waiting.leave(place, number)
+                round_.answer(waiter.send, encode(commands.Acquired()))
+
+    def _allowance(self, place: str, count: int, now: int) -> int:
+        """How many leases the queue's mode, slots and rate allow, up to `count`."""
+        queue = self._state.queue(place)
+        if queue.mode is Mode.PAUSED:
+            return 0
+        policy = queue.policy
+        if policy.concurrency is not None:
+            count = min(count, policy.concurrency - self._state.running_in(place))
+        tokens = queue.grant_tokens(now)
+        if tokens is not None and tokens < count:
+            count = tokens
+            if not tokens:
+                self._office.rate_wakes[place] = queue.next_grant_at(now)
+        return max(0, count)
+
+    def _grant(self, round_: Round, waiter: Waiter) -> bool:
+        """Leases for one acquire, answered; False where there was no job for it."""
+        tenant, queue, command = waiter.tenant, waiter.queue, waiter.command
+        place = f"{tenant}.{queue}"
+        ready = self._state.ready(place)
+        if ready is None or not ready.size:
+            return False
+        allowed = self._allowance(place, command.count, round_.now)
+        if not allowed:
+            return False
+        chosen = ready.pick(self._state.jobs, allowed, self._wanted(command), self._full(place), self._fits())
+        leases = [given for job in chosen if (given := self._grant_one(round_, waiter, job)) is not None]
+        if not leases:
+            return False
+        round_.answer(waiter.send, encode(commands.Acquired(None, round_.position, tuple(leases))))
+        return True
+
+    @staticmethod
+    def _wanted(command: commands.Acquire) -> Callable[[Job], bool]:
+        return lambda job: lease.wanted(job, command)
+
+    def _full(self, place: str) -> Callable[[Job], bool]:
+        """Whether a job's concurrency key has no slot left; counts those it lets through."""
+        most = self._state.queue(place).policy.key_concurrency
+        taken: dict[str, int] = {}
+
+        def full(job: Job) -> bool:
+            key = job.concurrency_key
+            if key is None or most is None:
+                return False
+            running = self._state.running_by_key(place, key) + taken.get(key, 0)
+            if running < most:
+                taken[key] = taken.get(key, 0) + 1
+                return False
+            return True
+
+        return full
+
+    @staticmethod
+    def _fits() -> Callable[[Job], bool]:
+        """Whether another lease fits into the answer; the first one always does."""
+        size_bytes = 0
+
+        def fits(job: Job) -> bool:
+            nonlocal size_bytes
+            first = size_bytes == 0
+            more = len(bytes(job.input.plain)) + len(job.task.encode()) + len(job.key) + _LEASE_BYTES
+            more += sum(len(bytes(s.data.plain)) + _LEASE_BYTES for s in job.signals)
+            if not first and size_bytes + more > _ACQUIRED_MAX_BYTES:
+                return False
+            size_bytes += more
+            return True
+
+        return fits
+
+    def _grant_one(self, round_: Round, waiter: Waiter, job: Job) -> commands.Lease | None:
+        tenant, principal = waiter.tenant, waiter.principal
+        if job.records >= bounds.HISTORY_MAX_RECORDS:
+            most = bounds.HISTORY_MAX_RECORDS
+            rule = f"the history holds {job.records} records; at most {most} are allowed"
+            event = dead(job, DeadReason.HISTORY_LIMIT, rule)
+            self._office.store(round_, tenant, job.key, (event,), cause="acquire")
+            return None
+        actor = round_.actor_of(tenant, job.key)
+        if (
+            actor is None
+            or round_.extend(tenant, job.key, lease.grant(job, waiter.command, principal, actor)) is None
+        ):
+            events = lease.grant(job, waiter.command, principal, principal)
+            round_.record(tenant, "job", job.key, events, actor=principal, vouched=False, cause="acquire")
+        return self._lease(self._state.jobs[f"{tenant}.{job.key}"])
+
+    def _lease(self, job: Job) -> commands.Lease:
+        content = unseal(job.input)
+        if job.input_from:
+            content = self._filled(job, content)
+        return commands.Lease(
+            job.id,
+            job.task,
+            job.last_token,
+            job.attempt,
+            msgspec.Raw(content),
+            job.limits.lease_s,
+            job.limits.attempt_timeout_s,
+            _signals(job, 0),
+        )
+
+    def _filled(self, job: Job, content: bytes) -> bytes:
+        """The input with the outputs of the jobs before it in the fields that name them."""
+        fields: dict[str, msgspec.Raw] = (
+            msgspec.json.decode(content, type=dict[str, msgspec.Raw] | None) or {}
+        )
+        for field, key in job.input_from.items():
+            before = self._state.jobs.get(f"{job.tenant}.{key}")
+            output = None if before is None else before.output
+            fields[field] = msgspec.Raw(b"null" if output is None else unseal(output))
+        return encode(fields)
+
+    def match(self, round_: Round) -> None:
+        """Gives jobs that became ready to those who wait for them."""
+        stirred = self._office.stirred
+        while stirred:
+            place = next(iter(stirred))
+            for number, waiter in self.waiting.line(place):
+                ready = self._state.ready(place)
+                if ready is None or not ready.size:
+                    break
+                if not round_.has_room(waiter.command.count, _ACQUIRED_MAX_BYTES // 2):
+                    return
+                if self._grant(round_, waiter):
+                    self.waiting.leave(place, number)
+            del stirred[place]
+
+    def dismiss(self, round_: Round) -> None:
+        """Answers those whose wait is over with no lease."""
+        for waiter in self.waiting.over(self._office.clock.mono_us()):
+            round_.answer(waiter.send, encode(commands.Acquired()))
+
+    # --- beats ------------------------------------------------------------------------------------------
+
+    def _renew(self, round_: Round, asked: Asked, command: commands.Renew) -> None:
+        tenant, principal, verb, queue = asked.address
+        lost: list[RefusedReport] = []
+        ended: list[RefusedReport] = []
+        live: list[Renewal] = []
+        cancel: list[str] = []
+        signals: dict[str, tuple[commands.SignalCame, ...]] = {}
+        for index, held in enumerate(command.leases):
+            key = job_key(queue, held.id)
+            job = self._office.job(asked, held.id)
+            void = lease.fence(job, held.token, principal, index)
+            if void is not None:
+                # A beat often crosses the report that ended its lease: the log tells that end already.
+                crossed = job is not None and job.lease is None and job.last_token == held.token
+                (ended if crossed else lost).append(RefusedReport(key, held.token, void))
+                continue
+            assert job is not None
+            live.append(Renewal(key, held.token))
+            if job.cancel is not None:
+                cancel.append(held.id)
+            if job.signals and (came := _signals(job, held.seen)):
+                signals[held.id] = came
+        if live:
+            round_.record(
+                tenant,
+                "worker",
+                command.worker,
+                (LeasesRenewed(tuple(live)),),
+                actor=principal,
+                vouched=False,
+                cause=verb,
+                size_bytes=len(live) * 300,
+            )
+        verdicts = self._refuse_reports(round_, asked, command.worker, lost)
+        verdicts += tuple([report.rejection for report in ended])
+        answer = commands.Renewed(None, round_.position, verdicts, tuple(cancel), signals or None)
+        round_.answer(asked.send, encode(answer), verdict_only=not live)
+
+    # --- reports ----------------------------------------------------------------------------------------
+
+    def _refuse_reports(
+        self, round_: Round, asked: Asked, worker: str, refused: list[RefusedReport]
+    ) -> tuple[Rejection, ...]:
+        """Records refused reports of one message; the verdicts to answer, or none but `try_later`."""
+        if not refused:
+            return ()
+        if self._office.may_refuse(asked.address, round_.now):
+            named = tuple(refused[: bounds.REFUSALS_NAMED_MAX])
+            verb = asked.address.verb
+            self._office.note(round_, asked.address, ReportRejected(verb, worker, named), verb)
+            return tuple([r.rejection for r in refused])
+        kind, reason = TRY_LATER.kind, TRY_LATER.reason
+        return tuple([Rejection(kind, reason, None, r.rejection.index) for r in refused])
+
+    def _reports(
+        self,
+        round_: Round,
+        asked: Asked,
+        worker: str,
+        decided: Iterable[tuple[str, int, Job | None, Outcome, int]],
+    ) -> None:
+        """Stores what was decided of each report, and answers the message. Decides lazily, one at a time."""
+        tenant, principal, verb, queue = asked.address
+        refused: list[RefusedReport] = []
+        stored = 0
+        for job_id, token, job, outcome, size_bytes in decided:
+            if isinstance(outcome, Rejection):
+                refused.append(RefusedReport(job_key(queue, job_id), token, outcome))
+            elif not isinstance(outcome, Repeated):
+                assert job is not None
+                self._office.store(
+                    round_, tenant, job.key, outcome, actor=principal, cause=verb, size_bytes=size_bytes
+                )
+                stored += 1
+        verdicts = self._refuse_reports(round_, asked, worker, refused)
+        answer = commands.Reported(None, round_.position, verdicts)
+        round_.answer(asked.send, encode(answer), verdict_only=not stored)
+
+    def _complete(self, round_: Round, asked: Asked, command: commands.Complete) -> None:
+        who, find = asked.address.principal, self._office.job
+        self._reports(
+            round_,
+            asked,
+            command.worker,
+            (
+                (r.id, r.token, job := find(asked, r.id), lease.complete(job, r, who, i), size_of(r.output))
+                for i, r in enumerate(command.reports)
+            ),
+        )
+
+    def _fail(self, round_: Round, asked: Asked, command: commands.Fail) -> None:
+        tenant, who, _, queue = asked.address
+        find, draw, now = self._office.job, self._office.entropy, round_.now
+        policy = self._state.queue
+        place = f"{tenant}.{queue}"
+        self._reports(
+            round_,
+            asked,
+            command.worker,
+            (
+                (
+                    r.id,
+                    r.token,
+                    job := find(asked, r.id),
+                    lease.fail(job, policy(place), r, who, i, now, draw()),
+                    len(r.text) * 6,
+                )
+                for i, r in enumerate(command.reports)
+            ),
+        )
+
+    def _start(self, round_: Round, asked: Asked, command: commands.Start) -> None:
+        who, find = asked.address.principal, self._office.job
+        self._reports(
+            round_,
+            asked,
+            command.worker,
+            (
+                (h.id, h.token, job := find(asked, h.id), lease.start(job, h.token, who, i), 0)
+                for i, h in enumerate(command.leases)
+            ),
+        )
+
+    def _release(self, round_: Round, asked: Asked, command: commands.Release) -> None:
+        who, why, find = asked.address.principal, command.reason, self._office.job
+        self._reports(
+            round_,
+            asked,
+            command.worker,
+            (
+                (h.id, h.token, job := find(asked, h.id), lease.release(job, h.token, who, why, i), len(why))
+                for i, h in enumerate(command.leases)
+            ),
+        )
+
+    def _one(
+        self,
+        round_: Round,
+        asked: Asked,
+        command: commands.Snooze | commands.Suspend | commands.Progress,
+        outcome: Outcome,
+        size_bytes: int = 0,
+    ) -> None:
+        job = self._office.job(asked, command.id)
+        decided = [(command.id, command.token, job, outcome, size_bytes)]
+        self._reports(round_, asked, command.worker, decided)
+
+    def _snooze(self, round_: Round, asked: Asked, command: commands.Snooze) -> None:
+        job, who = self._office.job(asked, command.id), asked.address.principal
+        self._one(round_, asked, command, lease.snooze(job, command, who, round_.now))
+
+    def _suspend(self, round_: Round, asked: Asked, command: commands.Suspend) -> None:
+        job, who = self._office.job(asked, command.id), asked.address.principal
+        self._one(round_, asked, command, lease.suspend(job, command, who, round_.now))
+
+    def _progress(self, round_: Round, asked: Asked, command: commands.Progress) -> None:
+        job, who = self._office.job(asked, command.id), asked.address.principal
+        self._one(round_, asked, command, lease.progress(job, command, who), size_of(command.progress))
+
+
+def _signals(job: Job, seen: int) -> tuple[commands.SignalCame, ...]:
+    return tuple(
+        [commands.SignalCame(s.name, s.seq, msgspec.Raw(unseal(s.data))) for s in job.signals if s.seq > seen]
+    )

@@ -1,0 +1,128 @@
+"""What arrives at the desk, taken apart as far as that needs no state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from writ.broker.ports import Answer as Send
+from writ.schemas import bounds, commands, submits
+from writ.schemas.codec import explain_fault
+from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
+from writ.schemas.ids import derived_job_id, token_fault
+from writ.schemas.records import Source
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.subjects import Addressed, parse_served
+
+_decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in (LEASE_VERBS | CONTROL_VERBS).items()}
+_ROUND_ROOM = bounds.BATCH_MAX_RECORDS - 10
+"""Records that one message may need at most, so that an empty round always has room for it."""
+
+
+class Element(NamedTuple):
+    """One job of a submit that is well formed, and where it stood."""
+
+    source: Source
+    command: SubmitJob
+    job_id: str
+
+
+class Submitted(NamedTuple):
+    """A message of the intake: its sound elements, and what is wrong with the others."""
+
+    epoch: int
+    seq: int
+    last: int
+    """Index of its last element; -1 where it has none."""
+
+    address: Addressed
+    sound: list[Element]
+    refused: list[Rejection]
+    size_bytes: int
+
+    @property
+    def records_max(self) -> int:
+        """Records that it may need: one or two for each job, and some for what is refused."""
+        return 3 + len(self.sound) + sum(1 for e in self.sound if e.command.unique_key is not None)
+
+
+class Asked(NamedTuple):
+    """A request of a worker or operator."""
+
+    address: Addressed
+    command: commands.Command | Rejection
+    send: Send
+    size_bytes: int
+
+    @property
+    def records_max(self) -> int:
+        """Records that it may need."""
+        command = self.command
+        if isinstance(command, commands.Acquire):
+            return command.count
+        if isinstance(command, commands.Complete | commands.Fail):
+            return len(command.reports) + 1
+        if isinstance(command, commands.Start | commands.Release):
+            return len(command.leases) + 1
+        if isinstance(command, commands.Backfill | commands.TriggerSchedule):
+            return _ROUND_ROOM
+        return 2
+
+
+def open_request(subject: str, body: bytes, send: Send) -> Asked:
+    """Takes a request apart; what is wrong with it becomes the command's rejection.
+
+    Raises ValueError where the subject is not one that is served.
+    """
+    address = parse_served(subject)
+    verb = address.verb
+    decode = _decoders.get(verb)
+    command: commands.Command | Rejection
+    if decode is None:
+        known = ", ".join(sorted(_decoders))
+        command = submits.malformed(f"verb {verb!r} is not known; there are {known}", "verb")
+    else:
+        try:
+            command = decode(body)
+        except msgspec.ValidationError as error:
+            field, reason = explain_fault(error)
+            command = submits.malformed(reason, field)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            command = submits.malformed(f"the message is not JSON: {error}")
+    fault = token_fault(address.queue, "queue")
+    if fault is not None:
+        command = submits.malformed(fault, "queue")
+    return Asked(address, command, send, len(body))
+
+
+def open_submit(epoch: int, seq: int, subject: str, body: bytes) -> Submitted:
+    """Takes a submit apart into its elements, each sound or refused by its index.
+
+    Raises ValueError where the subject is not that of a submit.
+    """
+    address = parse_served(subject)
+    elements = submits.split(body)
+    if isinstance(elements, Rejection):
+        return Submitted(epoch, seq, -1, address, [], [elements], len(body))
+    single = len(elements) == 1 and not isinstance(elements[0], msgspec.Raw)
+    sound: list[Element] = []
+    refused: list[Rejection] = []
+    for index, element in enumerate(elements):
+        place = None if single else index
+        command = submits.parse(element, place)
+        if isinstance(command, SubmitJob):
+            job_id = command.id or derived_job_id(epoch, seq, index)
+            fault = submits.address_fault(address.queue, job_id, place)
+            if fault is None:
+                sound.append(Element(Source(epoch, seq, index), command, job_id))
+                continue
+            command = fault
+        refused.append(command)
+    message = Submitted(epoch, seq, len(elements) - 1, address, sound, refused, len(body))
+    if message.records_max > _ROUND_ROOM:
+        reason = (
+            f"the array would make {message.records_max} records; at most {_ROUND_ROOM} fit: send it in parts"
+        )
+        return message._replace(sound=[], refused=[Rejection(RejectionKind.TOO_LARGE, reason)])
+    return message

@@ -1,0 +1,138 @@
+"""What the desks share: the state, the budget for refusals, and how a decision becomes a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from writ.broker.clock import Clock
+from writ.schemas import commands
+from writ.schemas.events import CommandRejected, Fact
+from writ.schemas.lifecycle import TERMINAL, Job
+from writ.schemas.records import Record, Source
+from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.subjects import Addressed
+
+from .consequences import ORCHESTRATOR, Consequences
+from .logtime import Budget
+from .messages import Asked
+from .round import Round
+from .state import Partition
+
+encode = msgspec.json.Encoder().encode
+TRY_LATER = Rejection(RejectionKind.TRY_LATER, "too many refusals; nothing was decided, ask again later")
+
+
+class Office:
+    """One leadership's memory beside the state: nothing in it is owed to anybody after a change of leader."""
+
+    def __init__(self, state: Partition, clock: Clock, entropy: Callable[[], float]) -> None:
+        self.state = state
+        self.clock = clock
+        self.entropy = entropy
+        self.budget = Budget()
+        self.consequences = Consequences(state)
+        self.stirred: dict[str, None] = {}
+        """Queues, as `<tenant>.<queue>`, in which a job may have become ready or a slot free."""
+
+        self.rate_wakes: dict[str, int] = {}
+        """Log time at which a queue's rate allows the next lease, where somebody waits for it."""
+
+    def stir(self, place: str) -> None:
+        """Something changed for those who wait for leases of a queue."""
+        self.stirred[place] = None
+
+    def store(
+        self,
+        round_: Round,
+        tenant: str,
+        key: str,
+        events: tuple[Fact, ...],
+        *,
+        cause: str,
+        actor: str = ORCHESTRATOR,
+        source: Source | None = None,
+        size_bytes: int = 0,
+    ) -> Record:
+        """A record of a job, with what follows from it noted."""
+        vouched = None if actor == ORCHESTRATOR else False
+        record = round_.record(
+            tenant,
+            "job",
+            key,
+            events,
+            actor=actor,
+            vouched=vouched,
+            cause=cause,
+            source=source,
+            size_bytes=size_bytes,
+        )
+        self.after_change(tenant, key)
+        return record
+
+    def after_change(self, tenant: str, key: str) -> None:
+        """Notes what may follow from a job's change."""
+        place = f"{tenant}.{key}"
+        job = self.state.jobs[place]
+        self.stirred[place.partition("~")[0]] = None
+        if job.state in TERMINAL:
+            self.consequences.ended(place, job)
+
+    def note(
+        self, round_: Round, address: Addressed, event: Fact, cause: str, source: Source | None = None
+    ) -> None:
+        """A record about what a principal was refused."""
+        round_.record(
+            address.tenant,
+            "principal",
+            address.principal,
+            (event,),
+            actor=address.principal,
+            vouched=False,
+            cause=cause,
+            source=source,
+            size_bytes=len(encode(event)),
+        )
+
+    def may_refuse(self, address: Addressed, now: int) -> bool:
+        """Whether another refusal of this principal is recorded singly."""
+        return self.budget.take(f"{address.tenant}.{address.principal}", now)
+
+    def refuse(self, round_: Round, asked: Asked, rejection: Rejection) -> None:
+        """Records and answers a refused request; beyond the budget nothing is decided."""
+        if self.may_refuse(asked.address, round_.now):
+            event = CommandRejected(asked.address.verb, (rejection,), asked.address.queue)
+            self.note(round_, asked.address, event, asked.address.verb)
+        else:
+            rejection = TRY_LATER
+        round_.answer(asked.send, encode(commands.Answer(rejection, round_.position)))
+
+    def job(self, asked: Asked, job_id: str) -> Job | None:
+        """A job of the request's queue."""
+        return self.state.job(asked.address.tenant, asked.address.queue, job_id)
+
+    def reopening_clash(self, job: Job | None) -> Rejection | None:
+        """Why a finished job cannot be opened again: another live one has its unique key."""
+        if job is None or job.unique_key is None or job.state not in TERMINAL:
+            return None
+        live = self.state.unique(f"{job.tenant}.{job.queue}", job.unique_key)
+        if live is None:
+            return None
+        reason = f"unique_key {job.unique_key} belongs to the live job {live.key}"
+        return Rejection(RejectionKind.CONFLICT, reason, "unique_key")
+
+    def next_rate_wake(self) -> int | None:
+        """Log time at which a rate lets the next lease through to somebody who waits."""
+        return min(self.rate_wakes.values()) if self.rate_wakes else None
+
+    def wake_rated(self, now: int) -> None:
+        """Stirs the queues whose rate allows another lease."""
+        for place in [p for p, at in self.rate_wakes.items() if at <= now]:
+            del self.rate_wakes[place]
+            self.stir(place)
+
+
+def size_of(content: msgspec.Raw | msgspec.UnsetType) -> int:
+    """Bytes of raw JSON."""
+    return 0 if isinstance(content, msgspec.UnsetType) else len(bytes(content))

@@ -1,0 +1,152 @@
+"""The pending jobs of a queue, in the order in which they are to be granted."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+
+from writ.schemas.lifecycle import Job, State
+
+_Entry = tuple[int, str]
+"""When the job became pending (a log sequence), and its address."""
+
+
+class Ready:
+    """Priority first; within one, the fairness keys by turns; within a key, first in first out.
+
+    Everything here is derived from the jobs, but for `served`, the sequence at which each fairness key
+    had its last turn. Entries are dropped when met and found stale. Jobs whose concurrency key is
+    full are held apart, so that a long line of them costs nothing, until a slot of their key is free.
+    """
+
+    def __init__(self) -> None:
+        self.served: dict[str, int] = {}
+        self.size = 0
+        self._lines: dict[int, dict[str, list[_Entry]]] = {}
+        self._held: dict[str, dict[tuple[str, str], list[tuple[int, int, str, str]]]] = {}
+
+    def add(self, place: str, job: Job) -> None:
+        self.size += 1
+        self._push(job.priority, job.fairness_key or "", job.since, place)
+
+    def remove(self) -> None:
+        """One that was added is pending no more; its entry is dropped when it is met."""
+        self.size -= 1
+
+    def _push(self, priority: int, fair: str, since: int, place: str) -> None:
+        heapq.heappush(self._lines.setdefault(priority, {}).setdefault(fair, []), (since, place))
+
+    def hold(self, place: str, job: Job) -> None:
+        """Keeps a job apart until `free` is called for its concurrency key."""
+        fair = job.fairness_key or ""
+        held = self._held.setdefault(job.concurrency_key or "", {}).setdefault((job.task, fair), [])
+        heapq.heappush(held, (job.priority, job.since, fair, place))
+
+    def free(self, key: str, jobs: Mapping[str, Job]) -> None:
+        """A slot of a concurrency key is free, or a job that might have taken one is gone.
+
+        The next held job of each task and fairness key may be met again: whoever asks, asks for tasks, and
+        whose turn it is shows only then.
+        """
+        lines = self._held.get(key)
+        if lines is None:
+            return
+        for line, held in list(lines.items()):
+            while held:
+                priority, since, fair, place = heapq.heappop(held)
+                if _is_at(jobs.get(place), priority, since, fair):
+                    self._push(priority, fair, since, place)
+                    break
+            if not held:
+                del lines[line]
+        if not lines:
+            del self._held[key]
+
+    def free_all(self) -> None:
+        """The limits changed: everything held may be met again."""
+        for lines in self._held.values():
+            for held in lines.values():
+                for priority, since, fair, place in held:
+                    self._push(priority, fair, since, place)
+        self._held.clear()
+
+    def pick(
+        self,
+        jobs: Mapping[str, Job],
+        count: int,
+        wanted: Callable[[Job], bool],
+        full: Callable[[Job], bool],
+        fits: Callable[[Job], bool],
+    ) -> list[Job]:
+        """Takes out up to `count` jobs that are `wanted`, each of which must then leave the state pending.
+
+        A job that is `full` (its concurrency key has no slot left, counting those picked so far) is held.
+        The first that does not fit any more ends it.
+        """
+        picked: list[Job] = []
+        skipped: list[tuple[int, str, int, str]] = []
+        for priority in sorted(self._lines):
+            if not self._pick_line(priority, jobs, count, wanted, full, fits, picked, skipped):
+                break
+        for entry in skipped:
+            self._push(*entry)
+        return picked
+
+    def _pick_line(
+        self,
+        priority: int,
+        jobs: Mapping[str, Job],
+        count: int,
+        wanted: Callable[[Job], bool],
+        full: Callable[[Job], bool],
+        fits: Callable[[Job], bool],
+        picked: list[Job],
+        skipped: list[tuple[int, str, int, str]],
+    ) -> bool:
+        """Whether there is need and room for jobs of the next priority."""
+        line = self._lines[priority]
+        turns = [(self.served.get(fair, 0), fair) for fair in line]
+        heapq.heapify(turns)
+        turn = 1 << 62
+        seen: set[str] = set()
+        while turns and len(picked) < count:
+            _, fair = turns[0]
+            entries = line[fair]
+            took = False
+            while entries and not took:
+                since, place = heapq.heappop(entries)
+                job = jobs.get(place)
+                if job is None or place in seen or not _is_at(job, priority, since, fair):
+                    continue
+                seen.add(place)
+                if not wanted(job):
+                    skipped.append((priority, fair, since, place))
+                elif full(job):
+                    self.hold(place, job)
+                elif not fits(job):
+                    skipped.append((priority, fair, since, place))
+                    return False
+                else:
+                    picked.append(job)
+                    took = True
+            if took and len(turns) > 1:
+                # Its next turn comes after everybody else's.
+                turn += 1
+                heapq.heapreplace(turns, (turn, fair))
+            elif not took:
+                heapq.heappop(turns)
+                del line[fair]
+        if not line:
+            del self._lines[priority]
+        return len(picked) < count
+
+
+def _is_at(job: Job | None, priority: int, since: int, fair: str) -> bool:
+    """Whether an entry still tells where a job waits."""
+    return (
+        job is not None
+        and job.state is State.PENDING
+        and job.since == since
+        and job.priority == priority
+        and (job.fairness_key or "") == fair
+    )

@@ -1,0 +1,249 @@
+"""Schedules: what is due starts jobs, and what operators ask of them.
+
+A firing is stored in the order cancels, jobs, schedule: after a crash in between, deciding again finds the
+jobs by their ids, which follow from the due times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from writ.schemas import commands
+from writ.schemas.commands import SubmitJob
+from writ.schemas.events import CancelRequested, Fact, JobCancelled, OnDead
+from writ.schemas.ids import job_key
+from writ.schemas.lifecycle import Job
+from writ.schemas.rejections import Rejection
+from writ.schemas.schedules import Schedule, log_time
+from writ.schemas.sealed import unseal
+
+from .consequences import ORCHESTRATOR
+from .decide import depend, intake
+from .decide import schedule as deciding
+from .decide.schedule import Firing, Start
+from .messages import Asked
+from .office import Office, encode
+from .round import Round
+
+_PER_ROUND = 50
+"""Schedules that one round looks at: after a long downtime each may cost a millisecond."""
+
+
+class ScheduleDesk:
+    """Fires what is due, and keeps schedules declared, paused and resumed."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._state = office.state
+        self.verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
+            commands.DeclareSchedule: self._declare,
+            commands.PauseSchedule: self._named,
+            commands.ResumeSchedule: self._named,
+            commands.DeleteSchedule: self._named,
+            commands.TriggerSchedule: self._trigger,
+            commands.Backfill: self._backfill,
+        }
+
+    def fire(self, round_: Round) -> None:
+        """Starts the jobs of schedules that are due, as far as the round has room."""
+        for _ in range(_PER_ROUND):
+            if not round_.has_room(2 * deciding.QUEUED_MAX + 3, 0):
+                return
+            place = self._state.schedule_deadlines.pop(round_.now)
+            if place is None:
+                return
+            schedule = self._state.schedules[place]
+            tenant = place.partition(".")[0]
+            firing = deciding.due(
+                schedule, self._live(place), round_.now, self._exists(tenant, schedule.queue)
+            )
+            firing = self._without_refused(tenant, schedule, firing)
+            if firing.events or firing.starts:
+                self._store(round_, tenant, schedule, firing, ORCHESTRATOR, "schedule")
+            self._state.rearm_schedule(place)
+
+    def _live(self, place: str) -> list[str]:
+        """Ids of the jobs of a schedule that have not ended, oldest first."""
+        jobs = self._state.jobs
+        live = sorted((jobs[where].submitted_at, where) for where in self._state.relations.scheduled(place))
+        return [jobs[where].id for _, where in live]
+
+    def _exists(self, tenant: str, queue: str) -> Callable[[str], bool]:
+        return lambda job_id: self._state.job(tenant, queue, job_id) is not None
+
+    def _submit(self, schedule: Schedule, start: Start) -> SubmitJob:
+        """The submit that a start stands for."""
+        spec, queue = schedule.spec, schedule.queue
+        return SubmitJob(
+            task=spec.task,
+            input=msgspec.Raw(unseal(schedule.input)),
+            id=start.id,
+            priority=spec.priority,
+            retry=spec.retry,
+            lease_s=spec.lease_s,
+            attempt_timeout_s=spec.attempt_timeout_s,
+            job_timeout_s=spec.job_timeout_s,
+            expires_in_s=spec.expires_in_s,
+            fairness_key=spec.fairness_key,
+            concurrency_key=spec.concurrency_key,
+            after=tuple([job_key(queue, before) for before in start.after]),
+            on_dead=OnDead.RUN,
+        )
+
+    def _without_refused(self, tenant: str, schedule: Schedule, firing: Firing) -> Firing:
+        """The firing without jobs that the queue would refuse now, which are then told as skipped."""
+        place = f"{tenant}.{schedule.queue}"
+        queue, pending = self._state.queue(place), self._state.pending_in(place)
+        refused: dict[str, str] = {}
+        for start in firing.starts:
+            if start.known:
+                continue
+            command = msgspec.structs.replace(self._submit(schedule, start), after=())
+            against = intake.refusal(command, queue, pending, self._find(tenant), None)
+            if against is not None:
+                refused[start.id] = against.reason
+            else:
+                pending += 1
+        return deciding.not_started(firing, refused)
+
+    def _find(self, tenant: str) -> Callable[[str], Job | None]:
+        return lambda key: self._state.jobs.get(f"{tenant}.{key}")
+
+    def _store(
+        self, round_: Round, tenant: str, schedule: Schedule, firing: Firing, actor: str, cause: str
+    ) -> None:
+        """Cancels, jobs, schedule: in that order, and all in one batch."""
+        round_.whole = True
+        queue = schedule.queue
+        for start in firing.starts:
+            if start.known:
+                continue
+            for before in start.cancel:
+                self._cancel(round_, tenant, queue, before, start.id)
+            key = job_key(queue, start.id)
+            command = self._submit(schedule, start)
+            policy = self._state.queue(f"{tenant}.{queue}")
+            events = intake.submit(command, policy, round_.now, schedule=schedule.name)
+            self._office.store(round_, tenant, key, events, actor=actor, cause=cause)
+            if command.after:
+                job = self._state.jobs[f"{tenant}.{key}"]
+                waits = depend.on_submit(job, self._find(tenant))
+                if waits:
+                    round_.extend(tenant, key, waits)
+                    self._office.after_change(tenant, key)
+        if firing.events:
+            self._record(round_, tenant, schedule.key, firing.events, actor, cause)
+
+    def _cancel(self, round_: Round, tenant: str, queue: str, job_id: str, by: str) -> None:
+        job = self._state.job(tenant, queue, job_id)
+        if job is None or job.cancel is not None or job.finished_at is not None:
+            return
+        reason = f"its schedule started {by}; overlap is cancel_running"
+        events: tuple[Fact, ...] = (CancelRequested(reason),)
+        if job.lease is None:
+            events = (*events, JobCancelled(reason))
+        self._office.store(round_, tenant, job.key, events, cause="schedule")
+
+    def _record(
+        self, round_: Round, tenant: str, key: str, events: tuple[Fact, ...], actor: str, cause: str
+    ) -> None:
+        vouched = None if actor == ORCHESTRATOR else False
+        round_.record(tenant, "schedule", key, events, actor=actor, vouched=vouched, cause=cause)
+
+    # --- what operators ask -------------------------------------------------------------------------------
+
+    def _schedule(self, asked: Asked, name: str) -> Schedule | None:
+        return self._state.schedules.get(f"{asked.address.tenant}.{asked.address.queue}~{name}")
+
+    def _declare(self, round_: Round, asked: Asked, command: commands.DeclareSchedule) -> None:
+        schedule, queue = self._schedule(asked, command.name), asked.address.queue
+        content = bytes(command.input)
+        outcome = deciding.declare(schedule, queue, command.name, command.spec, content, command.reason)
+        self._decided(round_, asked, command.name, outcome)
+
+    def _named(
+        self,
+        round_: Round,
+        asked: Asked,
+        command: commands.PauseSchedule | commands.ResumeSchedule | commands.DeleteSchedule,
+    ) -> None:
+        schedule = self._schedule(asked, command.name)
+        match command:
+            case commands.PauseSchedule():
+                outcome = deciding.pause(schedule, command.reason)
+            case commands.ResumeSchedule():
+                outcome = deciding.resume(schedule, command.reason)
+            case _:
+                outcome = deciding.delete(schedule, command.reason)
+        self._decided(round_, asked, command.name, outcome)
+
+    def _decided(self, round_: Round, asked: Asked, name: str, outcome: tuple[Fact, ...] | Rejection) -> None:
+        if isinstance(outcome, Rejection):
+            self._office.refuse(round_, asked, outcome)
+            return
+        tenant, principal, verb, queue = asked.address
+        if outcome:
+            self._record(round_, tenant, job_key(queue, name), outcome, principal, verb)
+        answer = commands.Answer(None, round_.position)
+        round_.answer(asked.send, encode(answer), verdict_only=not outcome)
+
+    def _trigger(self, round_: Round, asked: Asked, command: commands.TriggerSchedule) -> None:
+        tenant, _, _, queue = asked.address
+        live = self._live(f"{tenant}.{job_key(queue, command.name)}")
+        firing = deciding.trigger(
+            self._schedule(asked, command.name),
+            live,
+            round_.now,
+            command.reason,
+            self._exists(tenant, queue),
+            command.overlap,
+        )
+        self._fired(round_, asked, command.name, firing)
+
+    def _backfill(self, round_: Round, asked: Asked, command: commands.Backfill) -> None:
+        tenant, _, _, queue = asked.address
+        live = self._live(f"{tenant}.{job_key(queue, command.name)}")
+        firing = deciding.backfill(
+            self._schedule(asked, command.name),
+            live,
+            round_.now,
+            log_time(command.from_),
+            log_time(command.to),
+            command.reason,
+            self._exists(tenant, queue),
+            command.limit,
+            command.overlap,
+        )
+        self._fired(round_, asked, command.name, firing)
+
+    def _fired(self, round_: Round, asked: Asked, name: str, firing: Firing | Rejection) -> None:
+        """Stores a firing that an operator asked for, unless the queue refuses its jobs."""
+        tenant, principal, verb, _ = asked.address
+        schedule = self._schedule(asked, name)
+        if isinstance(firing, Rejection) or schedule is None:
+            assert isinstance(firing, Rejection), "an unknown schedule is refused"
+            self._office.refuse(round_, asked, firing)
+            return
+        against = self._refused(tenant, schedule, firing)
+        if against is not None:
+            self._office.refuse(round_, asked, against)
+            return
+        self._store(round_, tenant, schedule, firing, principal, verb)
+        started = tuple([start.id for start in firing.starts if not start.known])
+        answer = commands.Started(None, round_.position, started)
+        round_.answer(asked.send, encode(answer), verdict_only=not firing.events)
+
+    def _refused(self, tenant: str, schedule: Schedule, firing: Firing) -> Rejection | None:
+        place = f"{tenant}.{schedule.queue}"
+        queue, pending = self._state.queue(place), self._state.pending_in(place)
+        for start in firing.starts:
+            if not start.known:
+                command = msgspec.structs.replace(self._submit(schedule, start), after=())
+                against = intake.refusal(command, queue, pending, self._find(tenant), None)
+                if against is not None:
+                    return against
+                pending += 1
+        return None

@@ -1,0 +1,199 @@
+"""Answers about what governs jobs: queues, schedules, operations and batches."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from writ.schemas.ids import job_key, split_job_key
+from writ.schemas.operations import Operation
+from writ.schemas.queries import (
+    BatchesPage,
+    BatchesQuery,
+    BatchView,
+    ChangeView,
+    GovernedQuery,
+    OperationsPage,
+    OperationsQuery,
+    OperationView,
+    QueuesPage,
+    QueuesQuery,
+    QueueView,
+    SchedulesPage,
+    SchedulesQuery,
+    ScheduleView,
+)
+from writ.schemas.queues import BUILT_IN, Queue
+from writ.schemas.schedules import Schedule, next_times
+
+from .governing import SealedBatch, decoders
+from .reading import GovernedRow, JobsReader
+from .shown import PAGE_MAX_BYTES, content, timestamp
+
+HISTORY_MAX: Final = 100
+_encode = msgspec.json.Encoder().encode
+
+
+class Governed:
+    """One method for each query verb. All raise sqlite3.Error where the view's file cannot be read."""
+
+    def __init__(self, reader: JobsReader) -> None:
+        self._reader = reader
+
+    async def queues(self, tenant: str, query: QueuesQuery) -> QueuesPage:
+        counts = await self._reader.queue_counts(tenant)
+        by_key = await self._reader.running_keys(tenant)
+        position, rows = await self._reader.governed("queue", tenant, key=query.queue, limit=1_000_000)
+        known = {row.key: row for row in rows}
+        names = sorted({*known, *counts} if query.queue is None else {query.queue} & {*known, *counts})
+        names = [name for name in names if name > (query.cursor or "")]
+        views: list[tuple[str, QueueView]] = []
+        for name in names[: query.limit + 1]:
+            row = known.get(name)
+            queue: Queue = BUILT_IN if row is None else decoders["queue"].decode(row.body)
+            views.append(
+                (
+                    name,
+                    QueueView(
+                        queue=name,
+                        tenant=tenant,
+                        version=queue.version,
+                        policy=queue.policy,
+                        mode=queue.mode,
+                        reason=queue.reason,
+                        changed_at=None if row is None else timestamp(row.at),
+                        changed_by=None if row is None else row.actor,
+                        jobs={state.value: n for state, n in counts.get(name, {}).items()},
+                        running_by_key=by_key.get(name, {}),
+                        history=await self._history("queue", tenant, name) if query.history else (),
+                    ),
+                )
+            )
+        shown, more = _fit(views, query.limit)
+        return QueuesPage(None, position, shown, more)
+
+    async def schedules(self, tenant: str, query: SchedulesQuery) -> SchedulesPage:
+        views: list[tuple[str, ScheduleView]] = []
+        position, rows = await self._rows("schedule", tenant, query, query.name)
+        for row in rows:
+            schedule: Schedule = decoders["schedule"].decode(row.body)
+            if schedule.deleted is not None and not query.deleted:
+                continue
+            views.append((row.key, await self._schedule(tenant, row, schedule, query)))
+            if len(views) > query.limit:
+                break
+        shown, more = _fit(views, query.limit)
+        return SchedulesPage(None, position, shown, more)
+
+    async def _schedule(
+        self, tenant: str, row: GovernedRow, schedule: Schedule, query: SchedulesQuery
+    ) -> ScheduleView:
+        due: tuple[int, ...] = ()
+        if schedule.paused is None and schedule.deleted is None:
+            due = next_times(schedule.spec, schedule.anchor, schedule.since, query.times)
+        return ScheduleView(
+            name=schedule.name,
+            queue=schedule.queue,
+            tenant=tenant,
+            version=schedule.version,
+            spec=schedule.spec,
+            input=content(schedule.input),
+            paused=schedule.paused,
+            deleted=schedule.deleted,
+            declared_at=timestamp(schedule.declared_at),
+            changed_by=row.actor,
+            last_due=None if schedule.last_due is None else timestamp(schedule.last_due),
+            last_job=schedule.last_job,
+            fired=schedule.fired,
+            skipped=schedule.skipped,
+            next=tuple([timestamp(at) for at in due]),
+            history=await self._history("schedule", tenant, row.key) if query.history else (),
+        )
+
+    async def operations(self, tenant: str, query: OperationsQuery) -> OperationsPage:
+        position, rows = await self._rows("operation", tenant, query, query.id)
+        views = [(row.key, _operation(tenant, row)) for row in rows[: query.limit + 1]]
+        shown, more = _fit(views, query.limit)
+        return OperationsPage(None, position, shown, more)
+
+    async def batches(self, tenant: str, query: BatchesQuery) -> BatchesPage:
+        position, keys = await self._reader.batch_keys(
+            tenant, query.queue, query.batch, query.cursor or "", query.limit + 1
+        )
+        counts = await self._reader.batch_counts(tenant, keys)
+        views: list[tuple[str, BatchView]] = []
+        for key in keys:
+            _, rows = await self._reader.governed("batch", tenant, key=key)
+            batch: SealedBatch | None = decoders["batch"].decode(rows[0].body) if rows else None
+            queue, name = split_job_key(key)
+            jobs = {state.value: n for state, n in counts.get(key, {}).items()}
+            ended = None if batch is None or batch.ended_at is None else timestamp(batch.ended_at)
+            size = None if batch is None else batch.size
+            views.append((key, BatchView(name, queue, tenant, size, jobs, ended)))
+        shown, more = _fit(views, query.limit)
+        return BatchesPage(None, position, shown, more)
+
+    async def _rows(
+        self, kind: str, tenant: str, query: GovernedQuery, name: str | None
+    ) -> tuple[int, list[GovernedRow]]:
+        """Rows of a kind with keys `<queue>~<name>`, by queue, by name, by both or by none."""
+        after = query.cursor or ""
+        if query.queue is not None and name is not None:
+            return await self._reader.governed(kind, tenant, key=job_key(query.queue, name), after=after)
+        if query.queue is not None:
+            start, until = f"{query.queue}~", f"{query.queue}\x7f"
+            found = await self._reader.governed(
+                kind, tenant, after=max(after, start), until=until, limit=1_000_000
+            )
+        else:
+            found = await self._reader.governed(kind, tenant, after=after, limit=1_000_000)
+        if name is None:
+            return found
+        return found[0], [row for row in found[1] if split_job_key(row.key)[1] == name]
+
+    async def _history(self, kind: str, tenant: str, key: str) -> tuple[ChangeView, ...]:
+        rows = await self._reader.changes(kind, tenant, key, HISTORY_MAX)
+        return tuple(
+            [ChangeView(r.seq, timestamp(r.at), r.actor, r.event, msgspec.Raw(r.data)) for r in rows]
+        )
+
+
+def _operation(tenant: str, row: GovernedRow) -> OperationView:
+    operation: Operation = decoders["operation"].decode(row.body)
+    queue, name = split_job_key(row.key)
+    plan = operation.plan
+    return OperationView(
+        id=name,
+        queue=queue,
+        tenant=tenant,
+        actor=row.made_by,
+        verb=plan.verb,
+        filter=plan.filter,
+        reason=plan.reason,
+        matched=plan.matched,
+        limit=plan.limit,
+        rate_per_s=plan.rate_per_s,
+        canary=plan.canary,
+        stop_after=plan.stop_after,
+        planned_at=timestamp(operation.planned_at),
+        done=operation.done,
+        ended=operation.ended,
+        ended_at=None if operation.ended is None else timestamp(row.at),
+    )
+
+
+def _fit(views: list[tuple[str, Any]], limit: int) -> tuple[Any, str | None]:
+    """What one answer carries, and the cursor behind it where there is more."""
+    fitting: list[Any] = []
+    room = PAGE_MAX_BYTES
+    last = ""
+    for key, view in views[:limit]:
+        encoded = _encode(view)
+        room -= len(encoded) + 1
+        if room < 0 and fitting:
+            break
+        # Encoded one by one to know their sizes; as bytes they go into the same field.
+        fitting.append(msgspec.Raw(encoded))
+        last = key
+    return tuple(fitting), last if len(fitting) < len(views) else None

@@ -1,0 +1,179 @@
+"""The part of the jobs view that tells what governs jobs: queues, schedules, operations and batches.
+
+One row for each, as the fold of its own events left it, and a history of what people did to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import aiosqlite
+import msgspec
+from msgspec.structs import replace
+
+from writ.schemas.chain import Violation
+from writ.schemas.events import BatchEnded, BatchSealed, Fact, type_names
+from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
+from writ.schemas.queues import Queue, evolve_queue
+from writ.schemas.records import Record
+from writ.schemas.schedules import Schedule, ScheduleFired, ScheduleSkipped, evolve_schedule
+
+from .runner import Write
+
+GOVERNING_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS governed (
+    kind TEXT NOT NULL, -- queue, schedule, operation or batch
+    tenant TEXT NOT NULL,
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL, -- of its newest record
+    at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    made_by TEXT NOT NULL, -- actor of its first record
+    body BLOB NOT NULL, -- the Queue, Schedule, Operation or SealedBatch as JSON
+    PRIMARY KEY (kind, tenant, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS changes (
+    kind TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    nth INTEGER NOT NULL, -- within the record
+    at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    event TEXT NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (kind, tenant, key, seq, nth)
+) WITHOUT ROWID;
+"""
+_PUT: Final = "INSERT OR REPLACE INTO governed VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_CHANGED: Final = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_LOOKUP: Final = (
+    "SELECT g.kind, g.tenant, g.key, g.seq, g.at, g.actor, g.made_by, g.body"
+    " FROM json_each(?) AS wanted CROSS JOIN governed AS g"
+    " ON g.kind = json_extract(wanted.value, '$[0]')"
+    " AND g.tenant = json_extract(wanted.value, '$[1]')"
+    " AND g.key = json_extract(wanted.value, '$[2]')"
+)
+_NO_CHANGE: Final = (ScheduleFired, ScheduleSkipped)
+"""Not in the history: nobody did it, and there is no end to them."""
+
+Place = tuple[str, str, str]
+"""Kind, tenant and key."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SealedBatch(msgspec.Struct, frozen=True):
+    """A batch that was given its size; `ended_at` is log time."""
+
+    size: int
+    ended_at: int | None = None
+
+
+def _evolve_batch(batch: SealedBatch | None, event: Fact, record: Record) -> SealedBatch:
+    match event:
+        case BatchSealed(size=size):
+            return SealedBatch(size)
+        case BatchEnded() if batch is not None:
+            return replace(batch, ended_at=record.at)
+        case _:
+            raise ValueError(f"{type(event).__name__} is no event of a batch in this state")
+
+
+_FOLDS: Final[dict[str, Callable[[Any, Fact, Record], msgspec.Struct]]] = {
+    "queue": lambda body, event, record: evolve_queue(body, event),
+    "schedule": evolve_schedule,
+    "operation": lambda body, event, record: evolve_operation(body, event, record.seq, record.at),
+    "batch": _evolve_batch,
+}
+decoders: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    "queue": msgspec.json.Decoder(Queue),
+    "schedule": msgspec.json.Decoder(Schedule),
+    "operation": msgspec.json.Decoder(Operation),
+    "batch": msgspec.json.Decoder(SealedBatch),
+}
+
+
+class _Row:
+    __slots__ = ("actor", "at", "body", "made_by", "seq")
+
+    def __init__(self, seq: int, at: int, actor: str, made_by: str, body: msgspec.Struct) -> None:
+        self.seq = seq
+        self.at = at
+        self.actor = actor
+        self.made_by = made_by
+        self.body = body
+
+
+def _place(record: Record) -> Place | None:
+    """What that governs jobs a record changes."""
+    if record.kind in _FOLDS:
+        return (record.kind, record.tenant, record.key)
+    if record.kind == "job" and record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
+        return ("operation", record.tenant, record.cause.removeprefix(OPERATION_CAUSE))
+    return None
+
+
+class Governing:
+    """The fold, a batch of records at a time; the jobs view carries it."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Place, _Row] = {}
+        self._dirty: dict[Place, _Row] = {}
+        self._changes: list[tuple[Any, ...]] = []
+
+    async def load(self, db: aiosqlite.Connection, records: Sequence[Record]) -> None:
+        places = dict.fromkeys([place for record in records if (place := _place(record)) is not None])
+        if not places:
+            return
+        found = await db.execute_fetchall(_LOOKUP, (_encode(list(places)).decode(),))
+        for kind, tenant, key, seq, at, actor, made_by, body in found:
+            row = _Row(seq, at, actor, made_by, decoders[kind].decode(body))
+            self._rows[kind, tenant, key] = row
+
+    def fold(self, record: Record) -> None:
+        """Raises Violation where the record cannot follow what was before."""
+        place = _place(record)
+        if place is None:
+            return
+        row = self._rows.get(place)
+        if record.kind == "job":
+            if row is None or not isinstance(row.body, Operation):
+                raise Violation(record.seq, f"was caused by the operation {place[2]}, which there is not")
+            row.body = acted(row.body, record.at)
+            self._dirty[place] = row
+            return
+        body: msgspec.Struct | None = None if row is None else row.body
+        try:
+            for event in record.events:
+                body = _FOLDS[record.kind](body, event, record)
+        except ValueError as error:
+            raise Violation(record.seq, str(error)) from error
+        if body is None:
+            return
+        if row is None:
+            row = self._rows[place] = _Row(record.seq, record.at, record.actor, record.actor, body)
+        changes = [(n, e) for n, e in enumerate(record.events) if not isinstance(e, _NO_CHANGE)]
+        if changes:
+            row.seq, row.at, row.actor = record.seq, record.at, record.actor
+        row.body = body
+        self._dirty[place] = row
+        head = (*place, record.seq)
+        self._changes += [
+            (*head, nth, record.at, record.actor, type_names[type(event)], _encode(event))
+            for nth, event in changes
+        ]
+
+    def writes(self) -> list[Write]:
+        rows = [
+            (*place, row.seq, row.at, row.actor, row.made_by, _encode(row.body))
+            for place, row in self._dirty.items()
+        ]
+        return [Write(_PUT, rows), Write(_CHANGED, self._changes)]
+
+    def forget(self) -> None:
+        """The batch is written, or void."""
+        self._rows = {}
+        self._dirty = {}
+        self._changes = []

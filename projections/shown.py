@@ -1,0 +1,29 @@
+"""How stored values are shown in answers."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Final
+
+import msgspec
+
+from writ.schemas.queries import Timestamp
+from writ.schemas.sealed import UNSEALED, Sealed
+
+PAGE_MAX_BYTES: Final = 900 * 1024
+"""Of a whole answer; the broker carries 1 MiB."""
+
+_EPOCH = datetime.datetime(1970, 1, 1)
+_NULL = msgspec.Raw(b"null")
+
+
+def timestamp(at: int) -> Timestamp:
+    """Microseconds since 1970 as RFC 3339 with microseconds."""
+    return f"{(_EPOCH + datetime.timedelta(microseconds=at)).isoformat(timespec='microseconds')}Z"
+
+
+def content(sealed: Sealed | None) -> msgspec.Raw:
+    """What is in the envelope, null where there is none or this reader has no key."""
+    if sealed is None or sealed.key != UNSEALED or not bytes(sealed.plain):
+        return _NULL
+    return sealed.plain

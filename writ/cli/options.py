@@ -1,0 +1,111 @@
+"""What the commands' grammars are made of. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final, NoReturn
+
+from .usage import explain_usage
+
+DEFAULT_DIRECTORY: Final = ".writ"
+STATES: Final = (
+    "scheduled",
+    "pending",
+    "suspended",
+    "running",
+    "retrying",
+    "completed",
+    "cancelled",
+    "dead",
+)
+
+Subparsers = Any
+"""argparse keeps this type to itself."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes end in a next step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.commands: dict[str, Parser] = {}
+        self.rest: str | None = None
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        options = [name for action in self._actions for name in action.option_strings]
+        raise explain_usage(message, self.prog, options, self.commands)
+
+
+def common() -> Parser:
+    """Options that every command takes, before or after its name."""
+    options = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    where = options.add_argument_group(
+        "where to connect (else NATS_URL, NATS_NKEY, WRIT_TENANT, WRIT_PRINCIPAL, else the node of --dir)"
+    )
+    where.add_argument("--url", help="the broker, such as nats://127.0.0.1:4222")
+    where.add_argument("--creds", metavar="FILE", help="file with the NKey seed of the principal")
+    where.add_argument("--tenant", help="tenant [default]")
+    where.add_argument("--principal", help="principal [owner]")
+    where.add_argument("--dir", help=f"directory of a node on this machine [{DEFAULT_DIRECTORY}]")
+    general = options.add_argument_group("general")
+    general.add_argument(
+        "--json", action="store_true", help="one JSON document on stdout, nothing else there"
+    )
+    general.add_argument("--debug", action="store_true", help="show where an unexpected error came from")
+    return options
+
+
+def command(to: Subparsers, name: str, about: str, examples: str = "", prog: str = "writ") -> Parser:
+    """A command whose help ends with examples."""
+    parser: Parser = to.add_parser(
+        name,
+        prog=f"{prog} {name}",
+        description=about,
+        epilog=f"examples:\n{examples}" if examples else None,
+        parents=[common()],
+        usage=None,
+    )
+    return parser
+
+
+def one_job(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="the job's id")
+    parser.add_argument("--queue", metavar="Q", help="needed where several queues have the id")
+
+
+def with_parent(parser: Parser) -> None:
+    # For programs that start this one and must not leave it behind: it stops when its standard input ends.
+    parser.add_argument("--until-stdin-ends", action="store_true", help=argparse.SUPPRESS)
+
+
+def whole(least: int, most: int | None = None) -> Any:
+    """Whole numbers within bounds."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < least or (most is not None and value > most):
+            bounds = f"{least} or more" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{value} is out of bounds; give {bounds}")
+        return value
+
+    return convert
+
+
+def number(least: float) -> Any:
+    """Numbers of seconds."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+        if not least <= value < 1e9:
+            raise argparse.ArgumentTypeError(f"{text} is out of bounds; give {least:g} or more")
+        return value
+
+    return convert
