@@ -60,7 +60,9 @@ class ScheduleDesk:
             firing = deciding.due(
                 schedule, self._live(place), round_.now, self._exists(tenant, schedule.queue)
             )
-            firing = self._without_refused(tenant, schedule, firing)
+            # What the queue refuses now is told as skipped.
+            refused = self._refusals(tenant, schedule, firing)
+            firing = deciding.not_started(firing, {job: why.reason for job, why in refused.items()})
             if firing.events or firing.starts:
                 self._store(round_, tenant, schedule, firing, ORCHESTRATOR, "schedule")
             self._state.rearm_schedule(place)
@@ -93,21 +95,21 @@ class ScheduleDesk:
             on_dead=OnDead.RUN,
         )
 
-    def _without_refused(self, tenant: str, schedule: Schedule, firing: Firing) -> Firing:
-        """The firing without jobs that the queue would refuse now, which are then told as skipped."""
+    def _refusals(self, tenant: str, schedule: Schedule, firing: Firing) -> dict[str, Rejection]:
+        """Why the queue would refuse jobs of a firing now, by their ids."""
         place = f"{tenant}.{schedule.queue}"
         queue, pending = self._state.queue(place), self._state.pending_in(place)
-        refused: dict[str, str] = {}
+        refused: dict[str, Rejection] = {}
         for start in firing.starts:
             if start.known:
                 continue
             command = msgspec.structs.replace(self._submit(schedule, start), after=())
             against = intake.refusal(command, queue, pending, self._find(tenant), None)
             if against is not None:
-                refused[start.id] = against.reason
+                refused[start.id] = against
             else:
                 pending += 1
-        return deciding.not_started(firing, refused)
+        return refused
 
     def _find(self, tenant: str) -> Callable[[str], Job | None]:
         return lambda key: self._state.jobs.get(f"{tenant}.{key}")
@@ -227,7 +229,7 @@ class ScheduleDesk:
             assert isinstance(firing, Rejection), "an unknown schedule is refused"
             self._office.refuse(round_, asked, firing)
             return
-        against = self._refused(tenant, schedule, firing)
+        against = next(iter(self._refusals(tenant, schedule, firing).values()), None)
         if against is not None:
             self._office.refuse(round_, asked, against)
             return
@@ -235,15 +237,3 @@ class ScheduleDesk:
         started = tuple([start.id for start in firing.starts if not start.known])
         answer = commands.Started(None, round_.position, started)
         round_.answer(asked.send, encode(answer), verdict_only=not firing.events)
-
-    def _refused(self, tenant: str, schedule: Schedule, firing: Firing) -> Rejection | None:
-        place = f"{tenant}.{schedule.queue}"
-        queue, pending = self._state.queue(place), self._state.pending_in(place)
-        for start in firing.starts:
-            if not start.known:
-                command = msgspec.structs.replace(self._submit(schedule, start), after=())
-                against = intake.refusal(command, queue, pending, self._find(tenant), None)
-                if against is not None:
-                    return against
-                pending += 1
-        return None
