@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
@@ -13,9 +14,9 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from writ.schemas import bounds
-from writ.schemas.subjects import SUBMIT_STREAM, log_stream
+from writ.schemas.subjects import SUBMIT_STREAM, log_stream, shard_in, submits_of
 
-from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Stored, WrongLastSequence
+from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Shards, Stored, WrongLastSequence
 from .reader import read_stream
 from .streams import REQUEST_TIMEOUT_S, ApiError, api, check_version, ensure_log, ensure_submit, newest_seq
 
@@ -149,6 +150,7 @@ class JetStreamIntake:
     def __init__(self, nats: Nats, epoch: int) -> None:
         self._nats = nats
         self.epoch = epoch
+        self._met: set[int] = set()
 
     @classmethod
     async def open(cls, nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) -> JetStreamIntake:
@@ -158,11 +160,20 @@ class JetStreamIntake:
     async def last_seq(self) -> int:
         return await newest_seq(self._nats, SUBMIT_STREAM)
 
-    def read(self, start: int) -> AsyncIterator[list[Stored]]:
-        return read_stream(self._nats, SUBMIT_STREAM, start, (), follow=True)
+    async def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
+        subjects = [] if shards is None else [submits_of(shard) for shard in sorted(shards)]
+        async with aclosing(read_stream(self._nats, SUBMIT_STREAM, start, subjects, follow=True)) as reading:
+            async for messages in reading:
+                if shards is not None:
+                    self._met.update(shard_in(message.subject) for message in messages)
+                yield messages
 
-    async def purge(self, up_to: int) -> None:
+    async def purge(self, up_to: int, shards: Shards = None) -> None:
+        # One request for each shard that anything came for: those of others are not ours to forget.
+        subjects = [">"] if shards is None else [submits_of(shard) for shard in sorted(self._met)]
         try:
-            await api(self._nats, f"STREAM.PURGE.{SUBMIT_STREAM}", {"seq": up_to + 1})
+            for subject in subjects:
+                asked = {"seq": up_to + 1, "filter": subject}
+                await api(self._nats, f"STREAM.PURGE.{SUBMIT_STREAM}", asked)
         except ApiError as refused:
             raise OutcomeUnknown(str(refused)) from refused

@@ -6,14 +6,15 @@ Held to the same conformance suite as the real ones. What crosses a network ther
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from writ.schemas import bounds
 from writ.schemas.ids import shard_of
-from writ.schemas.subjects import parse_log
+from writ.schemas.subjects import parse_log, submits_of
 
 from .clock import Clock, SystemClock
-from .ports import Message, NotStored, Serve, Stored, WrongLastSequence
+from .ports import Message, NotStored, Serve, Shards, Stored, WrongLastSequence
 
 
 def matches(pattern: str, subject: str) -> bool:
@@ -32,42 +33,49 @@ class _Stream:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._first = 1
+        self.last = 0
         self._kept: list[Stored] = []
         self._more = asyncio.Condition()
-
-    @property
-    def last(self) -> int:
-        return self._first + len(self._kept) - 1
 
     async def add(self, messages: Sequence[Message]) -> None:
         now = self._clock.wall_us()
         for message in messages:
-            self._kept.append(Stored(self.last + 1, message.subject, message.body, now))
+            self.last += 1
+            self._kept.append(Stored(self.last, message.subject, message.body, now))
         async with self._more:
             self._more.notify_all()
 
-    def drop(self, up_to: int) -> None:
-        gone = min(max(up_to - self._first + 1, 0), len(self._kept))
-        del self._kept[:gone]
-        self._first = max(self._first, up_to + 1)
+    def drop(self, up_to: int, subjects: Sequence[str]) -> None:
+        end = self._place(up_to + 1)
+        self._kept[:end] = [m for m in self._kept[:end] if not _wanted(m, subjects)]
+        if not subjects:
+            self.last = max(self.last, up_to)
+
+    def _place(self, seq: int) -> int:
+        """Where the first message stands that has at least that sequence."""
+        return bisect_left(self._kept, seq, key=lambda message: message.seq)
 
     async def read(self, start: int, subjects: Sequence[str], *, follow: bool) -> AsyncIterator[list[Stored]]:
         end = self.last
-        position = max(start, self._first)
-        while follow or position <= end:
-            part = self._kept[position - self._first : None if follow else end - self._first + 1]
+        while True:
+            part = self._kept[self._place(start) : None if follow else self._place(end + 1)]
             if part:
-                position = part[-1].seq + 1
-                wanted = [m for m in part if not subjects or any(matches(s, m.subject) for s in subjects)]
+                start = part[-1].seq + 1
+                wanted = [message for message in part if _wanted(message, subjects)]
                 if wanted:
                     yield wanted
-                position = max(position, self._first)
                 continue
+            if not follow:
+                return
+            start = max(start, self.last + 1)
             async with self._more:
-                while self.last < position:
+                while self.last < start:
                     await self._more.wait()
-            position = max(position, self._first)
+
+
+def _wanted(message: Stored, subjects: Sequence[str]) -> bool:
+    """Whether a message falls under any of the subjects; all do where there are none."""
+    return not subjects or any(matches(subject, message.subject) for subject in subjects)
 
 
 class MemoryLog:
@@ -116,11 +124,15 @@ class MemoryIntake:
     async def last_seq(self) -> int:
         return self._stream.last
 
-    def read(self, start: int) -> AsyncIterator[list[Stored]]:
-        return self._stream.read(start, (), follow=True)
+    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
+        return self._stream.read(start, _subjects(shards), follow=True)
 
-    async def purge(self, up_to: int) -> None:
-        self._stream.drop(up_to)
+    async def purge(self, up_to: int, shards: Shards = None) -> None:
+        self._stream.drop(up_to, _subjects(shards))
+
+
+def _subjects(shards: Shards) -> list[str]:
+    return [] if shards is None else [submits_of(shard) for shard in sorted(shards)]
 
 
 class MemoryRequests:
@@ -129,9 +141,15 @@ class MemoryRequests:
     def __init__(self, hub: RequestHub) -> None:
         self._hub = hub
         self._leading: dict[int, str] = {}
+        self._shards: Shards = None
 
-    async def serve(self, handler: Serve) -> None:
+    async def serve(self, handler: Serve, shards: Shards = None) -> None:
         self._hub.servers[self] = handler
+        self._shards = shards
+
+    def serves(self, shard: int) -> bool:
+        """Whether requests of a shard reach this host."""
+        return self._shards is None or shard in self._shards
 
     async def stop(self) -> None:
         self._hub.servers.pop(self, None)
@@ -173,15 +191,17 @@ class RequestHub:
 
         Raises ConnectionError where nobody serves.
         """
-        if not self.servers:
+        shard = shard_of(tenant, queue)
+        handlers = [handler for host, handler in self.servers.items() if host.serves(shard)]
+        if not handlers:
             raise ConnectionError("nobody serves requests")
-        subject = f"writ.shard.{shard_of(tenant, queue)}.{kind}.{tenant}.{principal}.{verb}.{queue}"
+        subject = f"writ.shard.{shard}.{kind}.{tenant}.{principal}.{verb}.{queue}"
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def answer(body: bytes) -> None:
             if not answered.done():
                 answered.set_result(body)
 
-        for handler in list(self.servers.values()):
+        for handler in handlers:
             handler(subject, body, answer)
         return await answered

@@ -6,7 +6,7 @@ JetStream fulfils them in `log.py` and `intake.py`; the in-memory twin in `memor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -81,6 +81,10 @@ class Log(Protocol):
         ...
 
 
+Shards = Collection[int] | None
+"""Which of the 256 shards; None for all of them."""
+
+
 class Intake(Protocol):
     """The stream of submits, read in order from a position and purged behind it."""
 
@@ -91,12 +95,15 @@ class Intake(Protocol):
         """The sequence of the newest submit, also of one purged; 0 where there was none."""
         ...
 
-    def read(self, start: int) -> AsyncIterator[list[Stored]]:
-        """Submits from sequence `start` on, waiting for more until closed. Sequences may have gaps."""
+    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
+        """Submits of the shards from sequence `start` on, waiting for more until closed.
+
+        Sequences may have gaps.
+        """
         ...
 
-    async def purge(self, up_to: int) -> None:
-        """Forgets all submits up to and including sequence `up_to`."""
+    async def purge(self, up_to: int, shards: Shards = None) -> None:
+        """Forgets the submits of the shards up to and including sequence `up_to`."""
         ...
 
 
@@ -110,8 +117,11 @@ Serve = Callable[[str, bytes, Answer], None]
 class Requests(Protocol):
     """Requests of workers and operators, and the beat by which leaders know each other."""
 
-    async def serve(self, handler: Serve) -> None:
-        """Hands every lease and control request to `handler` until `stop`."""
+    async def serve(self, handler: Serve, shards: Shards = None) -> None:
+        """Hands every lease and control request of the shards to `handler` until `stop`.
+
+        Returns when they reach this host. Raises ConnectionError.
+        """
         ...
 
     async def stop(self) -> None: ...

@@ -9,7 +9,7 @@ reconnect makes a new consumer from the message after the last one taken.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -122,7 +122,7 @@ class _Consumer:
 
 async def read_stream(
     nats: Nats, stream: str, start: int, subjects: Sequence[str], *, follow: bool
-) -> AsyncIterator[list[Stored]]:
+) -> AsyncGenerator[list[Stored]]:
     """Messages of a stream in order from sequence `start`, as lists.
 
     Without `follow` it ends with the last message there was at the beginning, and raises OutcomeUnknown

@@ -17,9 +17,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from writ.schemas.subjects import CONTROL_SERVED, LEASE_SERVED, leader_subject
+from writ.schemas.subjects import leader_subject, served
 
-from .ports import Serve
+from .ports import Serve, Shards
 
 log = logging.getLogger("writ.broker")
 
@@ -38,17 +38,21 @@ class NatsRequests:
         self._outbox: list[tuple[str, bytes]] = []
         self._sending: asyncio.Task[None] | None = None
 
-    async def serve(self, handler: Serve) -> None:
+    async def serve(self, handler: Serve, shards: Shards = None) -> None:
         async def take(msg: Msg) -> None:
             reply = msg.reply
             handler(msg.subject, msg.data, lambda body: self._send(reply, body))
 
-        for subject in (LEASE_SERVED, CONTROL_SERVED):
-            self._subs.append(
-                await self._answering.subscribe(
-                    subject, cb=take, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 28
+        try:
+            for subject in served(shards):
+                self._subs.append(
+                    await self._answering.subscribe(
+                        subject, cb=take, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 28
+                    )
                 )
-            )
+            await self._answering.flush()  # whoever hears that there is a leader must reach it
+        except (NatsError, OSError) as lost:
+            raise ConnectionError(f"requests cannot be served: {lost}") from lost
 
     def _send(self, reply: str, body: bytes) -> None:
         """Queues an answer; one task sends what has gathered."""

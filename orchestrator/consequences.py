@@ -38,6 +38,10 @@ class Consequences:
         ):
             self._ends[place] = None
 
+    def told(self, place: str) -> None:
+        """Another partition said how a job of its own stands, that ours rest on."""
+        self._ends[place] = None
+
     def sealed(self, batch: str) -> None:
         """A batch was given its size, which its jobs may have reached already."""
         self._sealed[batch] = None
@@ -55,6 +59,7 @@ class Consequences:
                         self._ends[end] = None
             if job.state in TERMINAL and self._state.relations.children(place):
                 self._ends[place] = None
+        self._ends |= dict.fromkeys(self._state.links.afar)
 
     def follow(self, round_: Round) -> None:
         """Decides consequences, and those of what they end, as far as the round has room."""
@@ -62,18 +67,20 @@ class Consequences:
             self._tell_batch(round_, self._sealed.popitem()[0])
         while self._ends:
             place = next(iter(self._ends))
-            if not self._follow(round_, place, self._state.jobs[place]):
+            if not self._follow(round_, place):
                 return
             del self._ends[place]
 
-    def _follow(self, round_: Round, place: str, job: Job) -> bool:
+    def _follow(self, round_: Round, place: str) -> bool:
         """Whether all consequences of one end found room."""
+        relations, jobs = self._state.relations, self._state.jobs
+        tenant = place.partition(".")[0]
+        job = jobs.get(place) or self._state.links.afar[place]
         if job.state not in TERMINAL:
             return True
-        relations, jobs = self._state.relations, self._state.jobs
 
-        def find(key: str) -> Job | None:
-            return jobs.get(f"{job.tenant}.{key}")
+        def find(key: str) -> depend.Known | None:
+            return self._state.find(tenant, key)
 
         cause = f"record:{job.ended_by}"
         for other in relations.after(place):
@@ -82,12 +89,12 @@ class Consequences:
         for other in relations.children(place):
             if not self._record(round_, jobs[other], depend.on_parent_ended(jobs[other], job), cause):
                 return False
-        parent = None if job.parent is None else find(job.parent)
+        parent = jobs.get(f"{tenant}.{job.parent}")
         if parent is not None and not self._record(
             round_, parent, depend.on_child_ended(parent, find), cause
         ):
             return False
-        if job.batch is not None:
+        if isinstance(job, Job) and job.batch is not None:
             if not round_.has_room(1, 0):
                 return False
             self._tell_batch(round_, f"{place.partition('~')[0]}~{job.batch}")

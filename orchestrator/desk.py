@@ -14,6 +14,7 @@ from .control_desk import ControlDesk
 from .decide import timers
 from .intake_desk import IntakeDesk
 from .lease_desk import LeaseDesk
+from .link_desk import LinkDesk
 from .messages import Asked
 from .office import Office
 from .operating import Operating
@@ -32,12 +33,14 @@ class Desk:
         self.leases = LeaseDesk(self.office)
         self.operating = Operating(self.office)
         self.schedules = ScheduleDesk(self.office)
+        self.links = LinkDesk(self.office)
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             **self.leases.verbs,
             **self.schedules.verbs,
             **ControlDesk(self.office, self.operating).verbs,
         }
         self.office.consequences.recover()
+        self.links.recover()
 
     def begin(self) -> None:
         """A round begins."""
@@ -48,6 +51,7 @@ class Desk:
         self.intake.take_back()
         self.operating.recover()
         self.office.consequences.recover()
+        self.links.recover()
 
     def request(self, round_: Round, asked: Asked) -> None:
         """Decides one request of a worker or an operator."""
@@ -81,13 +85,19 @@ class Desk:
         """What follows from the round's own decisions: consequences, grants, and ended waits."""
         self.operating.advance(round_)
         self.office.consequences.follow(round_)
+        self.links.flush(round_)
         self.leases.match(round_)
         self.leases.dismiss(round_)
 
     @property
     def unfinished(self) -> bool:
         """Whether something that follows found no room in the last round."""
-        return bool(self.office.consequences) or bool(self.office.stirred) or self.operating.hurries
+        return (
+            bool(self.office.consequences)
+            or bool(self.links)
+            or bool(self.office.stirred)
+            or self.operating.hurries
+        )
 
     def next_wake(self) -> int | None:
         """Log time at which a rate lets something through that waits for it."""

@@ -28,11 +28,13 @@ from writ.broker.ports import (
 from writ.schemas import bounds, commands
 from writ.schemas.chain import Position, link
 from writ.schemas.events import Barrier, LeaderElected, TimeResumed
+from writ.schemas.links import PartitionOpened, shards_of
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.subjects import link_filter
 
 from .desk import Desk
 from .logtime import LogTime
-from .messages import Asked, Submitted, open_request, open_submit
+from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
 from .round import Round, system_record
 from .state import Partition
 
@@ -86,7 +88,11 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 class Engine:
-    """One orchestrator's part in one partition. `name` must be its own alone, for each start."""
+    """One orchestrator's part in one partition. `name` must be its own alone, for each start.
+
+    `others` are the logs of all other partitions, which it only reads. Raises ValueError from `run` where
+    the log says that it is one of more or fewer.
+    """
 
     def __init__(
         self,
@@ -98,6 +104,7 @@ class Engine:
         name: str,
         version: str,
         entropy: Callable[[], float],
+        others: Sequence[Log] = (),
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
@@ -109,9 +116,11 @@ class Engine:
         self._clock = clock
         self._version = version
         self._entropy = entropy
+        self._others = others
+        self._shards = shards_of(log_.partition, len(others) + 1)
         self._time = LogTime(clock, 0)
         self._desk = Desk(self.state, clock, entropy)
-        self._inbox: deque[Submitted | Asked] = deque()
+        self._inbox: deque[Submitted | Asked | Linked] = deque()
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._stopping = False
@@ -122,7 +131,7 @@ class Engine:
         self._awake_us = 0
         self._away_us = 0
         self._rival = False
-        self._reading: asyncio.Task[None] | None = None
+        self._reading: list[asyncio.Task[None]] = []
 
     # --- leadership -------------------------------------------------------------------------------------
 
@@ -189,20 +198,23 @@ class Engine:
         await self._elect()
         self._wake.clear()
         self._drained.set()
-        self._reading = asyncio.create_task(self._read_intake())
-        self._reading.add_done_callback(lambda _: self._wake.set())
+        self._reading = [asyncio.create_task(self._read_intake())]
+        self._reading += [asyncio.create_task(self._read_link(other)) for other in self._others]
+        for reading in self._reading:
+            reading.add_done_callback(lambda _: self._wake.set())
         with suppress(ConnectionError, TimeoutError):
             # Whoever starts in this moment must hear that there is a leader.
             await self._requests.beat(self.state.number, self.name)
-        await self._requests.serve(self._ask)
+        await self._requests.serve(self._ask, self._shards)
         beating = asyncio.create_task(self._beat())
         self.leading.set()
         log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
         try:
             while not self._stopping:
                 await self._next()
-                if self._reading.done():
-                    self._reading.result()
+                for reading in self._reading:
+                    if reading.done():
+                        reading.result()
                 await self._round()
         finally:
             await _end(beating)
@@ -211,9 +223,9 @@ class Engine:
         """Leaves no request unanswered that this engine will not decide."""
         self.leading.clear()
         await self._requests.stop()
-        if self._reading is not None:
-            await _end(self._reading)
-            self._reading = None
+        while self._reading:
+            await _end(self._reading[-1])
+            self._reading.pop()
         for item in self._inbox:
             if isinstance(item, Asked):
                 item.send(_NOT_LEADING)
@@ -240,7 +252,16 @@ class Engine:
         self._behind_since = None
 
     async def _elect(self) -> None:
+        links = self.state.links
         round_ = Round(self.state, self._time.now())
+        partitions = len(self._others) + 1
+        if not self.state.seq and partitions > 1:
+            system_record(round_, PartitionOpened(partitions), "election")
+        elif links.partitions != partitions:
+            raise ValueError(
+                f"the log of partition {self.state.number} is one of {links.partitions}, and this node is "
+                f"set up for {partitions}; start it with partitions = {links.partitions}"
+            )
         event = LeaderElected(self.name, self._version, self.state.leader)
         system_record(round_, event, "election")
         encoded = round_.encode()
@@ -281,7 +302,7 @@ class Engine:
         """Brings submits to the inbox, from the message that the log's position names."""
         source = self.state.source
         start = source.seq if source.epoch == self._intake.epoch else 1
-        async for messages in self._intake.read(max(start, 1)):
+        async for messages in self._intake.read(max(start, 1), self._shards):
             for message in messages:
                 try:
                     item = open_submit(self._intake.epoch, message.seq, message.subject, message.body)
@@ -293,6 +314,17 @@ class Engine:
             if len(self._inbox) > _INBOX_MAX:
                 self._drained.clear()
                 await self._drained.wait()
+
+    async def _read_link(self, other: Log) -> None:
+        """Brings what another partition says to the inbox, from where the log's position names."""
+        start = self.state.links.read_from(other.partition, other.epoch)
+        subjects = [link_filter(other.partition, self._log.partition)]
+        async for messages in other.read(start, subjects, follow=True):
+            for message in messages:
+                linked = open_link(other.partition, message)
+                if linked is not None:
+                    self._inbox.append(linked)
+            self._wake.set()
 
     def _ask(self, subject: str, body: bytes, send: Answer) -> None:
         try:
@@ -326,7 +358,7 @@ class Engine:
     def _delay_s(self) -> float | None:
         """Seconds to the next time at which something happens by itself; None where nothing will."""
         delays: list[int] = []
-        for deadlines in (self.state.deadlines, self.state.schedule_deadlines):
+        for deadlines in (self.state.deadlines, self.state.schedule_deadlines, self.state.links.unheard_of):
             due = deadlines.first()
             if due is not None:
                 delays.append(due - self._time.now())
@@ -350,14 +382,17 @@ class Engine:
         if self._away_us:
             system_record(round_, TimeResumed(self._away_us // 1_000), "outage")
         desk.fire(round_)
-        taken: list[Submitted] = []
+        taken: list[Submitted | Linked] = []
         while self._inbox and round_.has_room(self._inbox[0].records_max, self._inbox[0].size_bytes):
             item = self._inbox.popleft()
+            if isinstance(item, Asked):
+                desk.request(round_, item)
+                continue
+            taken.append(item)
             if isinstance(item, Submitted):
-                taken.append(item)
                 desk.intake.submit(round_, item)
             else:
-                desk.request(round_, item)
+                desk.links.hear(round_, item)
         if len(self._inbox) <= _INBOX_MAX:
             self._drained.set()
         desk.finish(round_)
@@ -387,7 +422,7 @@ class Engine:
             self._desk.intake.settle(round_)
             self._behind_since = None
 
-    async def _store(self, round_: Round, taken: list[Submitted]) -> None:
+    async def _store(self, round_: Round, taken: list[Submitted | Linked]) -> None:
         encoded = round_.encode()
         begun_us = self._clock.mono_us()
         try:
@@ -419,8 +454,8 @@ class Engine:
         for send, body in round_.answers:
             send(body)
 
-    def _take_back(self, round_: Round, taken: list[Submitted]) -> None:
-        """Nothing of the round was stored: undo it, and keep the submits for another try."""
+    def _take_back(self, round_: Round, taken: list[Submitted | Linked]) -> None:
+        """Nothing of the round was stored: undo it, and keep what was read for another try."""
         round_.drop()
         self._desk.take_back()
         self._inbox.extendleft(reversed(taken))
@@ -482,5 +517,5 @@ class Engine:
         whole = self._desk.intake.dealt and not self._inbox and not self._desk.intake.behind
         done = source.seq if whole else source.seq - 1
         if source.epoch == self._intake.epoch and done > self._purged:
-            await self._intake.purge(done)
+            await self._intake.purge(done, self._shards)
             self._purged = done

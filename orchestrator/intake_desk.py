@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from writ.schemas import bounds
 from writ.schemas.commands import SubmitJob
@@ -77,7 +77,7 @@ class IntakeDesk:
         if existing is not None:
             return None
         policy = self._state.queue(place)
-        find = self._finder(tenant)
+        find = partial(self._state.find, tenant)
         refused = intake.refusal(command, policy, self._state.pending_in(place), find, index)
         if refused is not None:
             return refused
@@ -101,9 +101,7 @@ class IntakeDesk:
         self._hold_back(round_, tenant, key, command, find)
         return None
 
-    def _hold_back(
-        self, round_: Round, tenant: str, key: str, command: SubmitJob, find: Callable[[str], Job | None]
-    ) -> None:
+    def _hold_back(self, round_: Round, tenant: str, key: str, command: SubmitJob, find: depend.Find) -> None:
         """Suspends a job that must wait for others or for a person, in the record that accepts it."""
         job = self._state.jobs[f"{tenant}.{key}"]
         events: tuple[Fact, ...] = ()
@@ -122,10 +120,6 @@ class IntakeDesk:
         ended: tuple[Fact, ...] = () if clash.lease is not None else (JobCancelled(reason),)
         if asked or ended:
             self._office.store(round_, clash.tenant, clash.key, asked + ended, cause="submit")
-
-    def _finder(self, tenant: str) -> Callable[[str], Job | None]:
-        jobs = self._state.jobs
-        return lambda key: jobs.get(f"{tenant}.{key}")
 
     # --- what is refused, and the position ----------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -192,7 +193,7 @@ class LeaseDesk:
             msgspec.json.decode(content, type=dict[str, msgspec.Raw] | None) or {}
         )
         for field, key in job.input_from.items():
-            before = self._state.jobs.get(f"{job.tenant}.{key}")
+            before = self._state.find(job.tenant, key)
             output = None if before is None else before.output
             fields[field] = msgspec.Raw(b"null" if output is None else unseal(output))
         return encode(fields)
@@ -372,7 +373,8 @@ class LeaseDesk:
 
     def _suspend(self, round_: Round, asked: Asked, command: commands.Suspend) -> None:
         job, who = self._office.job(asked, command.id), asked.address.principal
-        self._one(round_, asked, command, lease.suspend(job, command, who, round_.now))
+        find = partial(self._state.find, asked.address.tenant)
+        self._one(round_, asked, command, lease.suspend(job, command, who, round_.now, find))
 
     def _progress(self, round_: Round, asked: Asked, command: commands.Progress) -> None:
         job, who = self._office.job(asked, command.id), asked.address.principal

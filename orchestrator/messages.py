@@ -7,10 +7,13 @@ from typing import NamedTuple
 import msgspec
 
 from writ.broker.ports import Answer as Send
+from writ.broker.ports import Stored
 from writ.schemas import bounds, commands, submits
-from writ.schemas.codec import explain_fault
+from writ.schemas.codec import decode, explain_fault
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
+from writ.schemas.facts import Fact
 from writ.schemas.ids import derived_job_id, token_fault
+from writ.schemas.links import MessageAccepted, MessageSent
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed, parse_served
@@ -70,6 +73,36 @@ class Asked(NamedTuple):
         return 2
 
 
+class Linked(NamedTuple):
+    """A record by which another partition speaks to this one."""
+
+    partition: int
+    epoch: int
+    seq: int
+    events: tuple[Fact, ...]
+    size_bytes: int
+
+    @property
+    def records_max(self) -> int:
+        """Records that it may need."""
+        return 1
+
+
+def open_link(partition: int, stored: Stored) -> Linked | None:
+    """Takes a record of another partition's log apart; None where it says nothing that matters here.
+
+    Raises ValueError where it is no such record.
+    """
+    record = decode(stored.body)
+    if (record.seq, record.kind) != (stored.seq, "link"):
+        raise ValueError(
+            f"message {stored.seq} of partition {partition} holds record {record.seq} of kind {record.kind}"
+        )
+    if not any(isinstance(event, MessageSent | MessageAccepted) for event in record.events):
+        return None
+    return Linked(partition, record.epoch, record.seq, record.events, len(stored.body))
+
+
 def open_request(subject: str, body: bytes, send: Send) -> Asked:
     """Takes a request apart; what is wrong with it becomes the command's rejection.
 
@@ -77,14 +110,14 @@ def open_request(subject: str, body: bytes, send: Send) -> Asked:
     """
     address = parse_served(subject)
     verb = address.verb
-    decode = _decoders.get(verb)
+    open_ = _decoders.get(verb)
     command: commands.Command | Rejection
-    if decode is None:
+    if open_ is None:
         known = ", ".join(sorted(_decoders))
         command = submits.malformed(f"verb {verb!r} is not known; there are {known}", "verb")
     else:
         try:
-            command = decode(body)
+            command = open_(body)
         except msgspec.ValidationError as error:
             field, reason = explain_fault(error)
             command = submits.malformed(reason, field)

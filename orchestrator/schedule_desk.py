@@ -7,6 +7,7 @@ jobs by their ids, which follow from the due times.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,7 +16,6 @@ from writ.schemas import commands
 from writ.schemas.commands import SubmitJob
 from writ.schemas.events import CancelRequested, Fact, JobCancelled, OnDead
 from writ.schemas.ids import job_key
-from writ.schemas.lifecycle import Job
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Schedule, log_time
 from writ.schemas.sealed import unseal
@@ -104,15 +104,12 @@ class ScheduleDesk:
             if start.known:
                 continue
             command = msgspec.structs.replace(self._submit(schedule, start), after=())
-            against = intake.refusal(command, queue, pending, self._find(tenant), None)
+            against = intake.refusal(command, queue, pending, partial(self._state.find, tenant), None)
             if against is not None:
                 refused[start.id] = against
             else:
                 pending += 1
         return refused
-
-    def _find(self, tenant: str) -> Callable[[str], Job | None]:
-        return lambda key: self._state.jobs.get(f"{tenant}.{key}")
 
     def _store(
         self, round_: Round, tenant: str, schedule: Schedule, firing: Firing, actor: str, cause: str
@@ -132,7 +129,7 @@ class ScheduleDesk:
             self._office.store(round_, tenant, key, events, actor=actor, cause=cause)
             if command.after:
                 job = self._state.jobs[f"{tenant}.{key}"]
-                waits = depend.on_submit(job, self._find(tenant))
+                waits = depend.on_submit(job, partial(self._state.find, tenant))
                 if waits:
                     round_.extend(tenant, key, waits)
                     self._office.after_change(tenant, key)

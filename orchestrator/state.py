@@ -6,8 +6,6 @@ so that undoing a change is putting the old job back.
 
 from __future__ import annotations
 
-import heapq
-
 from writ.schemas.codec import digest
 from writ.schemas.events import Fact, LeaderElected, LeaseGranted, LeasesRenewed, RetryScheduled, TimeResumed
 from writ.schemas.lifecycle import (
@@ -21,11 +19,14 @@ from writ.schemas.lifecycle import (
     regranted,
     renewed,
 )
+from writ.schemas.links import Afar, PartitionOpened
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.schedules import Schedule, evolve_schedule, next_due
 
+from .deadlines import Deadlines
+from .links import Change, Links
 from .ready import Ready
 from .relations import Batch, Relations, evolve_batch
 
@@ -40,6 +41,7 @@ class Undo:
         self.operations: list[tuple[str, Operation | None]] = []
         self.schedules: list[tuple[str, Schedule | None]] = []
         self.turns: list[tuple[str, str, int]] = []
+        self.links: list[Change] = []
 
 
 _PENDING, _RUNNING, _ELSE = "pending", "running", "else"
@@ -57,42 +59,6 @@ def _standing(job: Job | None) -> str:
 def address(tenant: str, key: str) -> str:
     """A job's place in memory; neither part holds a dot."""
     return f"{tenant}.{key}"
-
-
-class Deadlines:
-    """When something happens to a job by itself: one live entry each, stale ones skipped when met."""
-
-    _SLACK = 1_024
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, str]] = []
-        self._armed: dict[str, int] = {}
-
-    def set(self, place: str, at: int | None) -> None:
-        """Arms or disarms. A later deadline than the armed one is found when that one is met."""
-        armed = self._armed.get(place)
-        if at is None:
-            if armed is not None:
-                del self._armed[place]
-        elif armed is None or at < armed:
-            self._armed[place] = at
-            heapq.heappush(self._heap, (at, place))
-            if len(self._heap) > 2 * len(self._armed) + self._SLACK:
-                self._heap = [(due, where) for where, due in self._armed.items()]
-                heapq.heapify(self._heap)
-
-    def first(self) -> int | None:
-        """The earliest entry, which may turn out to be stale; None where nothing is armed."""
-        return self._heap[0][0] if self._heap else None
-
-    def pop(self, now: int) -> str | None:
-        """An address whose armed time has come, disarmed; None where there is none at `now`."""
-        while self._heap and self._heap[0][0] <= now:
-            at, place = heapq.heappop(self._heap)
-            if self._armed.get(place) == at:
-                del self._armed[place]
-                return place
-        return None
 
 
 class Partition:
@@ -118,9 +84,18 @@ class Partition:
         self._running_by_key: dict[tuple[str, str], int] = {}
         self._unique: dict[tuple[str, str], dict[str, None]] = {}
         self.relations = Relations()
+        self.links = Links(number)
 
     def job(self, tenant: str, queue: str, job_id: str) -> Job | None:
         return self.jobs.get(f"{tenant}.{queue}~{job_id}")
+
+    def find(self, tenant: str, key: str) -> Job | Afar | None:
+        """A job by its key, wherever it lives; None where it should live here and does not."""
+        place = f"{tenant}.{key}"
+        job = self.jobs.get(place)
+        if job is not None or self.links.home(tenant, key) == self.number:
+            return job
+        return self.links.afar.get(place) or Afar(key)
 
     def queue(self, place: str) -> Queue:
         """A queue by `<tenant>.<queue>`, with the built-in policy where nobody declared one."""
@@ -240,6 +215,8 @@ class Partition:
             for event in record.events:
                 batch = evolve_batch(batch, event)
             self._put_batch(place, batch, undo)
+        elif record.kind == "link":
+            self.links.evolve(record, None if undo is None else undo.links)
         else:
             for event in record.events:
                 self._evolve_other(event, record, undo)
@@ -330,6 +307,8 @@ class Partition:
                 self._give_time_back(record.at, undo)
             case TimeResumed():
                 self._give_time_back(record.at, undo)
+            case PartitionOpened():
+                self.links.open(event)
             case _:
                 pass  # refusals and barriers change no state: they are the audit's
 
@@ -362,6 +341,7 @@ class Partition:
             self._put_schedule(place, schedule)
         for place, operation in reversed(undo.operations):
             self._put_operation(place, operation)
+        self.links.revert(undo.links)
         for place, fair, seq in reversed(undo.turns):
             served = self._ready[place].served
             if seq:

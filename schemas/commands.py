@@ -174,20 +174,21 @@ class Snooze(Command, frozen=True):
 
 
 class Suspend(Command, frozen=True):
-    """The task waits for an approval or a signal, and gives its lease and slot back until then.
+    """The task waits for an approval, a signal or children, and gives its lease and slot back until then.
 
-    `on` names the signal, and `seen` the newest one of it that the task has had. After `timeout_s`,
-    `on_timeout` decides.
+    `on` names the signal, and `seen` the newest one of it that the task has had. `children` are the keys of
+    the jobs that must have ended. After `timeout_s`, `on_timeout` decides.
     """
 
     worker: Token
     id: Token
     token: Fence
-    reason: Literal["approval", "signal"]
+    reason: Literal["approval", "signal", "child"]
     on: Token | None = None
     timeout_s: PositiveSeconds | None = None
     on_timeout: OnTimeout = OnTimeout.DEAD_LETTER
     seen: Fence = 0
+    children: Annotated[tuple[JobKey, ...], Meta(max_length=AFTER_MAX)] = ()
 
 
 class Progress(Command, frozen=True):

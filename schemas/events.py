@@ -34,7 +34,8 @@ and on the way, without a place in that order:
 Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partition); queue_declared,
 queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); command_rejected, report_rejected,
-rejections_folded (principal).
+rejections_folded (principal); partition_opened (partition), message_sent, message_accepted,
+message_settled (link).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ import msgspec
 
 from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
+from .links import LINK_EVENTS, PartitionOpened
 from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, QueuePolicy, Retry
 from .rejections import Rejection
 from .schedules import SCHEDULE_EVENTS
@@ -485,6 +487,8 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     LeaderElected,
     TimeResumed,
     Barrier,
+    PartitionOpened,
+    *LINK_EVENTS,
     QueueDeclared,
     QueuePaused,
     QueueDraining,

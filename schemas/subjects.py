@@ -12,12 +12,11 @@ writ.leader.<p>                                      a leader's beat
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 SUBMIT_STREAM: Final = "WRIT_SUBMIT"
 SUBMIT_STORED: Final = "writ.shard.*.submit.>"
-LEASE_SERVED: Final = "writ.shard.*.lease.>"
-CONTROL_SERVED: Final = "writ.shard.*.control.>"
 QUERY_SERVED: Final = "writ.query.>"
 NO_QUEUE: Final = "-"
 
@@ -44,6 +43,27 @@ def lease_subject(tenant: str, principal: str, verb: str, queue: str) -> str:
 
 def control_subject(tenant: str, principal: str, verb: str, queue: str) -> str:
     return f"writ.control.{tenant}.{principal}.{verb}.{queue}"
+
+
+def served(shards: Collection[int] | None) -> list[str]:
+    """The subjects of lease and control requests to some shards; None stands for all."""
+    which = ["*"] if shards is None else [str(shard) for shard in sorted(shards)]
+    return [f"writ.shard.{shard}.{kind}.>" for shard in which for kind in ("lease", "control")]
+
+
+def submits_of(shard: int) -> str:
+    """The subjects of a shard's submits, as they are stored."""
+    return f"writ.shard.{shard}.submit.>"
+
+
+def shard_in(subject: str) -> int:
+    """The shard in a mapped subject."""
+    return int(subject.split(".", 3)[2])
+
+
+def link_filter(partition: int, other: int) -> str:
+    """The subjects of the records by which a partition speaks to another one."""
+    return f"writ.log.{partition}.*.link.{other}"
 
 
 def query_subject(tenant: str, principal: str, verb: str) -> str:

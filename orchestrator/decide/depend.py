@@ -16,16 +16,30 @@ from writ.schemas.events import (
     WaitReason,
 )
 from writ.schemas.lifecycle import TERMINAL, Job, State
+from writ.schemas.links import Afar
 
 from .death import dead
 
-Find = Callable[[str], Job | None]
+Known = Job | Afar
+"""A job of this partition, or what is known of one of another."""
+
+Find = Callable[[str], Known | None]
 """A job of the same tenant by its key."""
 
 
 def awaited(job: Job, find: Find) -> tuple[str, ...]:
     """The keys that a job still waits for."""
-    return tuple([key for key in job.after if (found := find(key)) is None or found.state not in TERMINAL])
+    return tuple([key for key in job.after if not ended(find(key))])
+
+
+def ended(found: Known | None) -> bool:
+    """Whether a job is known to have ended."""
+    return found is not None and found.state in TERMINAL
+
+
+def _how(found: Known) -> str:
+    """How a job stands, in words."""
+    return "nowhere to be found" if isinstance(found, Afar) and found.gone else str(found.state)
 
 
 def on_submit(job: Job, find: Find) -> tuple[Fact, ...]:
@@ -51,7 +65,7 @@ def on_ended(job: Job, find: Find) -> tuple[Fact, ...]:
     return (JobResumed(WaitReason.DEPENDENCY, f"all {len(job.after)} jobs it comes after have completed"),)
 
 
-def _first_failed(job: Job, find: Find) -> Job | None:
+def _first_failed(job: Job, find: Find) -> Known | None:
     if job.on_dead is OnDead.RUN:
         return None
     for key in job.after:
@@ -61,8 +75,8 @@ def _first_failed(job: Job, find: Find) -> Job | None:
     return None
 
 
-def _otherwise(job: Job, failed: Job) -> tuple[Fact, ...]:
-    rule = f"{failed.key}, which it comes after, is {failed.state}; on_dead is {job.on_dead}"
+def _otherwise(job: Job, failed: Known) -> tuple[Fact, ...]:
+    rule = f"{failed.key}, which it comes after, is {_how(failed)}; on_dead is {job.on_dead}"
     match job.on_dead:
         case OnDead.DEAD_LETTER:
             return (dead(job, DeadReason.DEPENDENCY, rule),)
@@ -76,13 +90,15 @@ def _otherwise(job: Job, failed: Job) -> tuple[Fact, ...]:
             return ()
 
 
-def on_parent_ended(child: Job, parent: Job) -> tuple[Fact, ...]:
+def on_parent_ended(child: Job, parent: Known) -> tuple[Fact, ...]:
     """What the end of its parent makes of a child."""
     if parent.state is State.COMPLETED or child.on_parent_end is OnParentEnd.ABANDON:
         return ()
     if child.state in TERMINAL or child.cancel is not None:
         return ()
-    reason = f"its parent {parent.key} is {parent.state}"
+    if parent.finished_at is not None and child.round_at > parent.finished_at:
+        return ()  # an operator opened it since
+    reason = f"its parent {parent.key} is {_how(parent)}"
     if child.state is State.RUNNING:
         return (CancelRequested(reason),)
     return (CancelRequested(reason), JobCancelled(reason))
@@ -93,6 +109,11 @@ def on_child_ended(parent: Job, find: Find) -> tuple[Fact, ...]:
     wait = parent.wait
     if wait is None or wait.reason is not WaitReason.CHILD:
         return ()
-    if any((found := find(key)) is None or found.state not in TERMINAL for key in wait.on):
+    if not all(ended(find(key)) for key in wait.on):
         return ()
-    return (JobResumed(WaitReason.CHILD, f"all {len(wait.on)} children it waits for have ended"),)
+    return (children_ended(len(wait.on)),)
+
+
+def children_ended(count: int) -> JobResumed:
+    """What a parent that waited for so many goes on with."""
+    return JobResumed(WaitReason.CHILD, f"all {count} children it waits for have ended")

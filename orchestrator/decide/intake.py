@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 from writ.schemas.commands import Approval, SubmitJob
@@ -13,11 +12,13 @@ from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
 
+from .depend import Find
+
 _T = TypeVar("_T", Retry, Limits)
 
 
 def refusal(
-    command: SubmitJob, queue: Queue, pending: int, find: Callable[[str], Job | None], index: int | None
+    command: SubmitJob, queue: Queue, pending: int, find: Find, index: int | None
 ) -> Rejection | None:
     """Why the queue, or the jobs that the submit names, do not allow it now."""
     if queue.mode is Mode.DRAINING:

@@ -28,6 +28,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
 from writ.schemas.submits import malformed, nesting
 
+from .depend import Find, children_ended, ended
 from .retry import after_failure
 
 _validate = msgspec.json.Decoder().decode
@@ -176,9 +177,9 @@ def snooze(
 
 
 def suspend(
-    job: Job | None, command: Suspend, principal: str, now: int
+    job: Job | None, command: Suspend, principal: str, now: int, find: Find
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    """The task waits: its lease and slot end here. A signal that has come already resumes it at once."""
+    """The task waits: its lease and slot end here. What has come already resumes it at once."""
     void = fence(job, command.token, principal)
     if void is not None:
         return void
@@ -188,17 +189,22 @@ def suspend(
     reason = WaitReason(command.reason)
     if reason is WaitReason.SIGNAL and command.on is None:
         return Rejection(RejectionKind.MALFORMED, "a wait for a signal names it in `on`", "on")
-    on = () if command.on is None else (command.on,)
     until = None if command.timeout_s is None else now + micros(command.timeout_s)
-    waits = JobSuspended(
-        reason,
-        f"the task waits for {reason}{' ' + command.on if command.on else ''}",
-        on,
-        until,
-        command.on_timeout,
-        job.attempt,
-        command.token,
-    )
+    children = command.children
+    if reason is WaitReason.CHILD and not children:
+        return Rejection(RejectionKind.MALFORMED, "a wait for children names them in `children`", "children")
+    for key in children:
+        if find(key) is None:
+            return Rejection(RejectionKind.NOT_FOUND, f"there is no job {key} to wait for", "children")
+    if reason is WaitReason.CHILD:
+        on = tuple([key for key in children if not ended(find(key))])
+        rule = f"the task waits for {len(on)} of {len(children)} children"
+    else:
+        on = () if command.on is None else (command.on,)
+        rule = f"the task waits for {reason}{' ' + command.on if command.on else ''}"
+    waits = JobSuspended(reason, rule, on, until, command.on_timeout, job.attempt, command.token)
+    if reason is WaitReason.CHILD and not on:
+        return (waits, children_ended(len(children)))
     if reason is WaitReason.SIGNAL and any(
         s.name == command.on and s.seq > command.seen for s in job.signals
     ):

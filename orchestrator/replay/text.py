@@ -52,6 +52,15 @@ from writ.schemas.events import (
 )
 from writ.schemas.ids import token_position
 from writ.schemas.lifecycle import Job
+from writ.schemas.links import (
+    GONE,
+    Content,
+    JobAsked,
+    MessageAccepted,
+    MessageSent,
+    MessageSettled,
+    PartitionOpened,
+)
 from writ.schemas.records import Record
 from writ.schemas.schedules import (
     ScheduleBackfilled,
@@ -228,6 +237,14 @@ def _governing_words(event: Fact, record: Record) -> str:
             return f"{done} jobs changed: {one_line(reason)}"
         case Barrier():
             return "nothing changed: proof that its leader led"
+        case PartitionOpened(partitions=partitions):
+            return f"the log begins as one of {partitions}"
+        case MessageSent(content=content):
+            return f"to partition {record.key}: {_said(content)}"
+        case MessageAccepted(message=message, content=content):
+            return f"from partition {record.key}, its record {message.seq}: {_said(content)}"
+        case MessageSettled(message=message):
+            return f"partition {record.key} has accepted all up to record {message.seq}"
         case CommandRejected(verb=verb, refused=refused, count=count):
             first = one_line(refused[0].reason) if refused else "no reason"
             return f"{verb} of {record.actor}, {count} refused: {first}"
@@ -305,6 +322,15 @@ def _filtered(filter_: Filter) -> Iterator[tuple[str, str]]:
 
 def _ran(run_ms: int | None) -> str:
     return "" if run_ms is None else f" after {duration(run_ms * 1_000)}"
+
+
+def _said(content: Content) -> str:
+    """What one partition says to another."""
+    if isinstance(content, JobAsked):
+        return f"what becomes of {content.key}?"
+    if content.ended_by == GONE:
+        return f"there is no {content.key}"
+    return f"{content.key} is {content.state}"
 
 
 def _lives_until(job: Job, at: int) -> str:

@@ -37,6 +37,7 @@ from writ.schemas.events import (
     type_names,
 )
 from writ.schemas.lifecycle import IllegalTransition, Job, evolve, regranted, renewed
+from writ.schemas.links import NOTHING, Mark, MessageAccepted
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, LOGIC, Record
 
@@ -95,6 +96,7 @@ class Verifier:
         self._at = 0
         self._jobs: dict[tuple[str, str], Job] = {}
         self._queues: dict[tuple[str, str], Queue] = {}
+        self._accepted: dict[str, Mark] = {}
         self._records = self._decisions = self._skipped = 0
         self._faults: list[Fault] = []
 
@@ -224,6 +226,11 @@ class Verifier:
                     for place, job in self._jobs.items():
                         if job.lease is not None:
                             self._jobs[place] = regranted(job, record.at)
+                case MessageAccepted(message=message):
+                    if message <= self._accepted.get(record.key, NOTHING):
+                        reason = f"accepts message {message} of partition {record.key} again, or out of turn"
+                        self._fault(record.seq, "message", reason)
+                    self._accepted[record.key] = message
                 case _ if isinstance(event, JOB_EVENTS):
                     name = type_names[type(event)]
                     self._fault(record.seq, "lifecycle", f"{name} in a record of a {record.kind}")

@@ -21,7 +21,7 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import PLAIN_MAX, JetStreamIntake, JetStreamLog
-from writ.broker.ports import Answer, Message, Serve, Stored
+from writ.broker.ports import Answer, Message, Serve, Shards, Stored
 from writ.broker.requests import NatsRequests
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.state import Partition
@@ -90,12 +90,12 @@ class FusedIntake(JetStreamIntake):
 
     fuse: Fuse
 
-    async def purge(self, up_to: int) -> None:
+    async def purge(self, up_to: int, shards: Shards = None) -> None:
         self.fuse.at(PURGE)
-        await super().purge(up_to)
+        await super().purge(up_to, shards)
 
-    async def read(self, start: int) -> AsyncIterator[list[Stored]]:
-        async for messages in super().read(start):
+    async def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
+        async for messages in super().read(start, shards):
             self.fuse.at("read")
             yield messages
 
@@ -105,7 +105,7 @@ class FusedRequests(NatsRequests):
 
     fuse: Fuse
 
-    async def serve(self, handler: Serve) -> None:
+    async def serve(self, handler: Serve, shards: Shards = None) -> None:
         def dying(subject: str, body: bytes, send: Answer) -> None:
             def answer(reply: bytes) -> None:
                 if not self.fuse.burnt.is_set():
@@ -115,7 +115,7 @@ class FusedRequests(NatsRequests):
             if not self.fuse.burnt.is_set():
                 handler(subject, body, answer)
 
-        await super().serve(dying)
+        await super().serve(dying, shards)
 
 
 async def end(task: asyncio.Task[None]) -> BaseException | None:

@@ -33,6 +33,8 @@ _GIVEN: dict[str, Any] = {
     "jobs": ["j"],
     "last": {"kind": "conflict", "reason": "no"},
     "verb": "redrive",
+    "message": [1, 7, 0],
+    "content": {"type": "job_asked", "tenant": "default", "key": "mail~a"},
 }
 
 

@@ -16,20 +16,18 @@ import msgspec
 from writ.broker.ports import Stored
 from writ.schemas import events as e
 from writ.schemas.codec import CodecError, decode
+from writ.schemas.links import PartitionOpened
 from writ.schemas.policy import Limits, Retry
 from writ.schemas.records import Record, Source
 
 from .loop import SECOND_US
+from .mail import Mail, Wrong
 
 TERMINAL: Final = frozenset({"completed", "cancelled", "dead"})
 SYSTEM: Final = "writ:orchestrator"
 _NEVER: Final = frozenset({"policy", "poison", "cancelled"})
 _TOKEN_BITS: Final = 40
 _LATE_US: Final = 3 * SECOND_US
-
-
-class Wrong(Exception):
-    """A record that must not stand in the log."""
 
 
 class Tally:
@@ -105,6 +103,7 @@ class Fold:
         self.refused: dict[tuple[int, int], int] = {}
         """Intake sequence and index (-1 for all of it) to the record that refuses it."""
         self.folded = 0
+        self.mail = Mail(partition)
         self.touched: dict[str, None] = {}
         self.edges: Counter[tuple[str | None, str]] = Counter()
         self.lost_leases: list[tuple[Tally, int]] = []
@@ -136,6 +135,8 @@ class Fold:
             self._follows(stored, record)
             if record.kind == "job":
                 self._job(record)
+            elif record.kind == "link":
+                self.mail.take(record)
             else:
                 for event in record.events:
                     self._other(event, record)
@@ -371,7 +372,7 @@ class Fold:
                 self._refused(record, refused, count)
             case e.RejectionsFolded(count=count):
                 self.folded += count
-            case e.CommandRejected() | e.ReportRejected() | e.Barrier():
+            case e.CommandRejected() | e.ReportRejected() | e.Barrier() | PartitionOpened():
                 pass
             case _:
                 _wrong(f"{type(event).__name__} is not known to the checker")

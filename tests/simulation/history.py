@@ -103,8 +103,11 @@ class History:
     def start_orchestrator(self, number: int, old: Host | None = None) -> OrchestratorHost:
         host = OrchestratorHost(self.world, self._name("o", number))
         self._skew(host, old)
-        for partition in range(PARTITIONS):
-            log = SimLog(host, self.broker, partition, self.plan, self.appends, self.watch)
+        logs = [
+            SimLog(host, self.broker, partition, self.plan, self.appends, self.watch)
+            for partition in range(PARTITIONS)
+        ]
+        for partition, log in enumerate(logs):
             engine = log.engine = Engine(
                 log,
                 SimIntake(host, self.broker, partition),
@@ -113,6 +116,7 @@ class History:
                 name=f"{host.name}-p{partition}",
                 version="sim",
                 entropy=self.entropy.random,
+                others=[other for other in logs if other is not log],
             )
             host.engines.append((engine, log))
             self._run(host, engine.run(), f"engine {engine.name}")
@@ -363,6 +367,7 @@ class History:
         watch.check_submits()
         watch.check_redrives()
         watch.check_answers()
+        watch.check_mail()
         if self.plan.seed % 16 == 0:
             watch.check_again(self.broker.logs)
 

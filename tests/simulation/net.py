@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from writ.broker.ports import Message, Stored
-from writ.schemas.subjects import feed_subject, parse_log
+from writ.schemas.subjects import feed_subject, link_filter, parse_log
 
 from .loop import WALL_START_US, Host, World
 from .plan import MESSAGE_FAULTS, PARTITIONS, Plan
@@ -94,6 +94,8 @@ class Broker:
         self._draw = entropy.random
         self._seen: dict[str, int] = {}
         self._parked: list[dict[object, tuple[int, Reply]]] = [{} for _ in range(PARTITIONS)]
+        self._links: dict[str, list[Stored]] = {}
+        self._following: dict[str, dict[object, tuple[int, Reply]]] = {}
 
     # --- logs ----------------------------------------------------------------------------------------------
 
@@ -119,6 +121,8 @@ class Broker:
             log.append(stored)
             self.on_stored(partition, stored)
             self._feed(stored)
+            if ".link." in stored.subject:
+                self._link(stored)
         if delay_us:
             self.world.post(delay_us, None, reply, "stored", len(log))
         else:
@@ -136,6 +140,24 @@ class Broker:
         subject = feed_subject(address.tenant, address.kind, address.key)
         for host, callback in self.feeds.get(subject, ()):
             self.net.send(None, host, callback, subject, stored.body)
+
+    def _link(self, stored: Stored) -> None:
+        """A record by which one partition speaks to another."""
+        address = parse_log(stored.subject)
+        subject = link_filter(address.partition, int(address.key))
+        self._links.setdefault(subject, []).append(stored)
+        for position, reply in self._following.pop(subject, {}).values():
+            self.follow(subject, position, None, reply)
+
+    def follow(self, subject: str, position: int, reader: object, reply: Reply) -> None:
+        """Records of a subject from a sequence on, now or as soon as there are some."""
+        if not self.net.up:
+            return
+        found = [stored for stored in self._links.get(subject, ()) if stored.seq >= position]
+        if found:
+            reply(found)
+        elif reader is not None:
+            self._following.setdefault(subject, {})[reader] = position, reply
 
     # --- intake --------------------------------------------------------------------------------------------
 
@@ -190,6 +212,7 @@ class Broker:
         """The broker is killed: its disk stays, every connection drops."""
         self.net.up = False
         self._parked = [{} for _ in range(PARTITIONS)]
+        self._following.clear()
 
     def back(self) -> None:
         self.net.up = True

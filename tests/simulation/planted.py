@@ -17,6 +17,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from writ.orchestrator import control_desk, state
+from writ.orchestrator.deadlines import Deadlines
 from writ.orchestrator.decide import control, lease, retry, timers
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.intake_desk import IntakeDesk
@@ -24,7 +25,7 @@ from writ.orchestrator.lease_desk import LeaseDesk
 from writ.orchestrator.logtime import LogTime
 from writ.orchestrator.ready import Ready
 from writ.orchestrator.round import Round
-from writ.orchestrator.state import Deadlines, Partition
+from writ.orchestrator.state import Partition
 from writ.orchestrator.waiting import Waiting
 from writ.schemas import commands, lifecycle
 from writ.schemas.events import JobCompleted, JobRedriven, RetryScheduled
@@ -517,9 +518,9 @@ def asked_forgotten_when_deposed(patch: Patch) -> None:
     async def step_down(self: Engine) -> None:
         self.leading.clear()
         await self._requests.stop()
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+        for reading in self._reading:
+            reading.cancel()
+        self._reading.clear()
         self._inbox.clear()
 
     patch(Engine, "_step_down", step_down)

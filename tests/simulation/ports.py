@@ -13,6 +13,7 @@ from writ.broker.ports import (
     NotStored,
     OutcomeUnknown,
     Serve,
+    Shards,
     Stored,
     WrongLastSequence,
 )
@@ -90,8 +91,10 @@ class SimLog(End):
     def read(
         self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
     ) -> AsyncIterator[list[Stored]]:
+        if follow:
+            (subject,) = subjects
+            return _Following(self, start, self.broker.follow, subject)
         assert not subjects
-        assert not follow
         return self._read(start)
 
     async def _read(self, start: int) -> AsyncIterator[list[Stored]]:
@@ -186,28 +189,29 @@ class SimIntake(End):
             raise OutcomeUnknown("no answer")
         return int(answer[1])
 
-    def read(self, start: int) -> AsyncIterator[list[Stored]]:
-        return _Following(self, start)
+    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
+        return _Following(self, start, self.broker.pull, self.partition)
 
-    async def purge(self, up_to: int) -> None:
+    async def purge(self, up_to: int, shards: Shards = None) -> None:
         if await self.ask(TIMEOUT_S, self.broker.purge, self.partition, up_to) is None:
             raise OutcomeUnknown("no answer")
 
 
 class _Following:
-    """Submits in order from a position on; asks again where the broker is silent."""
+    """Messages in order from a position on; asks again where the broker is silent."""
 
-    def __init__(self, intake: SimIntake, start: int) -> None:
-        self._intake = intake
+    def __init__(self, end: End, start: int, call: Callable[..., None], what: int | str) -> None:
+        self._end = end
         self._position = start
+        self._call = call
+        self._what = what
 
     def __aiter__(self) -> _Following:
         return self
 
     async def __anext__(self) -> list[Stored]:
-        intake = self._intake
         while True:
-            answer = await intake.ask(_SILENT_S, intake.broker.pull, intake.partition, self._position, self)
+            answer = await self._end.ask(_SILENT_S, self._call, self._what, self._position, self)
             if answer is None:
                 continue
             found: list[Stored] = [stored for stored in answer[0] if stored.seq >= self._position]
@@ -227,7 +231,7 @@ class SimRequests(End):
         self._heard: Callable[[str], None] | None = None
         self._leader: str | None = None
 
-    async def serve(self, handler: Serve) -> None:
+    async def serve(self, handler: Serve, shards: Shards = None) -> None:
         self._handler = handler
         self.broker.servers[self._partition].append(self)
 

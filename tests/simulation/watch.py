@@ -18,8 +18,9 @@ from writ.schemas.ids import derived_job_id
 from writ.schemas.lifecycle import Job
 from writ.schemas.rejections import Rejection, RejectionKind
 
-from .fold import TERMINAL, Fold, Tally, Wrong, elements
+from .fold import TERMINAL, Fold, Tally, elements
 from .loop import SECOND_US, Host, World
+from .mail import Wrong
 from .net import INTAKE_EPOCH, LOG_EPOCH
 from .plan import HOME, PARTITIONS, TENANT
 
@@ -80,6 +81,8 @@ class Watch:
     def __init__(self, world: World) -> None:
         self.world = world
         self.folds = [Fold(partition, LOG_EPOCH) for partition in range(PARTITIONS)]
+        for fold in self.folds:
+            fold.mail.others = [other.mail for other in self.folds]
         self.intakes: list[list[Stored]] = []
         self.checks: Counter[str] = Counter()
         self.calm_from_us: int | None = None
@@ -422,6 +425,13 @@ class Watch:
             for job in fold.jobs.values():
                 if job.round - 1 > self.redrives_asked[job.key]:
                     self.broken(f"{job.key} is in round {job.round}, and was redriven by nobody")
+
+    def check_mail(self) -> None:
+        """Nothing that one partition said to another is still on its way."""
+        for fold in self.folds:
+            for left in fold.mail.left():
+                self.broken(f"log {fold.partition}: {left}")
+                return
 
     def find(self, queue: str, job_id: str) -> Tally | None:
         """A job as its log tells it."""

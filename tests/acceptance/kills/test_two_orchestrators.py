@@ -25,7 +25,7 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
-from writ.broker.ports import Message, Stored, WrongLastSequence
+from writ.broker.ports import Message, Shards, Stored, WrongLastSequence
 from writ.broker.requests import NatsRequests
 from writ.orchestrator import engine as engine_module
 from writ.orchestrator.engine import Engine
@@ -104,7 +104,7 @@ class StubbornIntake(JetStreamIntake):
         except asyncio.CancelledError:
             await asyncio.Event().wait()
 
-    def read(self, start: int) -> AsyncIterator[list[Stored]]:
+    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
         return self._read(start)
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from writ.broker.memory import MemoryIntake, MemoryLog, RequestHub
-from writ.broker.ports import Message, NotStored, OutcomeUnknown, Stored
+from writ.broker.ports import Log, Message, NotStored, OutcomeUnknown, Stored
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
@@ -119,13 +119,16 @@ def unknown(stored: int | None, after_s: float = 0.0) -> Step:
 
 
 class Twin:
-    """One broker's worth of memory, with engines that come and go."""
+    """One partition's worth of memory, with engines that come and go. Another one's shares the broker."""
 
-    def __init__(self, snapshot: Callable[[Partition], dict[str, Any]]) -> None:
+    def __init__(
+        self, snapshot: Callable[[Partition], dict[str, Any]], partition: int = 0, beside: Twin | None = None
+    ) -> None:
         self._snapshot = snapshot
-        self.log = ScriptedLog(MemoryLog(clock=LoopClock()))
-        self.intake = MemoryIntake(clock=LoopClock())
-        self.hub = RequestHub()
+        self.log = ScriptedLog(MemoryLog(partition, clock=LoopClock()))
+        self.intake: MemoryIntake = MemoryIntake(clock=LoopClock()) if beside is None else beside.intake
+        self.hub: RequestHub = RequestHub() if beside is None else beside.hub
+        self.others: list[Log] = []
         self.engine: Engine | None = None
         self.running: list[tuple[Engine, asyncio.Task[None]]] = []
         self._random = random.Random(7)
@@ -146,6 +149,7 @@ class Twin:
             name=name or f"engine-{len(self.running)}",
             version="test",
             entropy=self._random.random,
+            others=self.others,
         )
         self.running.append((self.engine, asyncio.create_task(self.engine.run())))
         return self.engine

@@ -1,0 +1,186 @@
+"""What partitions say to each other: asks after jobs that ours rest on, and word of ours that others rest on.
+
+Nothing is owed to memory: what must be said follows from the state, and is found from it again after a change
+of leader and after a round that was not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from writ.schemas.events import Fact, WaitReason
+from writ.schemas.ids import SYSTEM_TENANT
+from writ.schemas.lifecycle import TERMINAL, Job
+from writ.schemas.links import (
+    GONE,
+    Content,
+    JobAsked,
+    JobTold,
+    Mark,
+    MessageAccepted,
+    MessageSent,
+    MessageSettled,
+)
+from writ.schemas.records import Record
+
+from .consequences import ORCHESTRATOR
+from .links import ONE
+from .messages import Linked
+from .office import Office
+from .round import Round
+
+_RECORD_BYTES = 200 * 1024
+"""A record of messages is full above it; one more output fits behind."""
+_MESSAGE_BYTES = 600
+
+
+class LinkDesk:
+    """Accepts messages of other partitions, once each, and sends ours."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._state = office.state
+        self._links = office.state.links
+        self._asks: dict[str, None] = {}
+        self._tells: dict[str, None] = {}
+        self._settles: dict[int, MessageSettled] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._asks or self._tells)
+
+    def recover(self) -> None:
+        """Finds everything that is to be said and is not in the log."""
+        self._asks.clear()
+        if self._links.partitions == ONE:
+            return
+        self._tells = dict.fromkeys(self._links.watched)
+        for place, job in self._state.jobs.items():
+            self._look_at(place, job)
+
+    # --- hearing ------------------------------------------------------------------------------------------
+
+    def hear(self, round_: Round, linked: Linked) -> None:
+        """Takes the messages of one record of another partition; those taken before are passed over."""
+        events: list[Fact] = []
+        places: list[str] = []
+        newest = self._links.accepted_from(linked.partition)
+        for index, event in enumerate(linked.events):
+            mark = Mark(linked.epoch, linked.seq, index)
+            match event:
+                case MessageSent(content=content) if mark > newest:
+                    events.append(MessageAccepted(mark, content))
+                    places.append(f"{content.tenant}.{content.key}")
+                case MessageAccepted(message=message):
+                    self._settles[linked.partition] = MessageSettled(message, linked.seq)
+                case _:
+                    pass
+        if not events:
+            return
+        self._record(round_, linked.partition, events, linked.size_bytes)
+        for place in places:
+            if place in self._links.watched:
+                self._tells[place] = None
+            if place in self._links.afar:
+                self._office.consequences.told(place)
+
+    # --- speaking -----------------------------------------------------------------------------------------
+
+    def flush(self, round_: Round) -> None:
+        """Says what the round's own records call for, and what found no room before."""
+        links = self._links
+        if links.partitions == ONE:
+            return
+        while (place := links.unheard_of.pop(round_.now)) is not None:
+            self._tells[place] = None
+        for record in round_.records:
+            if record.kind == "job":
+                self._notice(record)
+        contents: dict[int, list[tuple[Content, int]]] = {}
+        for place in self._asks:
+            tenant, _, key = place.partition(".")
+            if place not in links.afar:
+                ask = JobAsked(tenant, key)
+                contents.setdefault(links.home(tenant, key), []).append((ask, _MESSAGE_BYTES))
+        for place in self._tells:
+            for partition, told in self._due(place, round_.now):
+                size_bytes = 0 if told.output is None else len(bytes(told.output.plain))
+                contents.setdefault(partition, []).append((told, size_bytes + _MESSAGE_BYTES))
+        if all(self._send(round_, partition, contents[partition]) for partition in sorted(contents)):
+            self._asks.clear()
+            self._tells.clear()
+        self._settle(round_)
+
+    def _notice(self, record: Record) -> None:
+        place = f"{record.tenant}.{record.key}"
+        if place in self._links.watched:
+            self._tells[place] = None
+        self._look_at(place, self._state.jobs[place])
+
+    def _look_at(self, place: str, job: Job) -> None:
+        """Notes the jobs of other partitions that a job rests on, and that nobody asked for yet."""
+        if job.state in TERMINAL:
+            return
+        keys: Iterable[str] = job.after
+        if job.parent is not None:
+            keys = (*keys, job.parent)
+        if job.wait is not None and job.wait.reason is WaitReason.CHILD:
+            keys = (*keys, *job.wait.on)
+        for key in keys:
+            other = f"{job.tenant}.{key}"
+            if other not in self._links.afar and self._links.home(job.tenant, key) != self._links.number:
+                self._asks[other] = None
+
+    def _due(self, place: str, now: int) -> list[tuple[int, JobTold]]:
+        """Who is to be told what of a job of ours: its end, or that it was opened again."""
+        tenant, _, key = place.partition(".")
+        job = self._state.jobs.get(place)
+        if job is None:
+            if self._links.unheard_of.armed(place):
+                return []
+            told = JobTold(tenant, key, GONE)
+        elif job.state in TERMINAL:
+            told = JobTold(tenant, key, job.ended_by, job.state, job.output, job.parent)
+        else:
+            told = JobTold(tenant, key, 0, job.state, None, job.parent)
+        watchers = self._links.watched.get(place, {})
+        return [(partition, told) for partition, last in watchers.items() if last != told.ended_by]
+
+    def _send(self, round_: Round, partition: int, contents: list[tuple[Content, int]]) -> bool:
+        """Whether all of it found room."""
+        events: list[Fact] = []
+        size_bytes = 0
+        for content, weight in contents:
+            if size_bytes > _RECORD_BYTES:
+                if not round_.has_room(2, size_bytes):
+                    return False
+                self._record(round_, partition, events, size_bytes)
+                events, size_bytes = [], 0
+            events.append(MessageSent(content))
+            size_bytes += weight
+        if events:
+            if not round_.has_room(1, size_bytes):
+                return False
+            self._record(round_, partition, events, size_bytes)
+        return True
+
+    def _settle(self, round_: Round) -> None:
+        """Notes what others have accepted, as far as it is news."""
+        for partition, settled in list(self._settles.items()):
+            if not round_.has_room(1, 0):
+                return
+            before = self._links.settled.get(partition)
+            if before is None or settled.message > before.message:
+                self._record(round_, partition, [settled], 0)
+            del self._settles[partition]
+
+    @staticmethod
+    def _record(round_: Round, partition: int, events: list[Fact], size_bytes: int) -> None:
+        round_.record(
+            SYSTEM_TENANT,
+            "link",
+            str(partition),
+            tuple(events),
+            actor=ORCHESTRATOR,
+            cause="message",
+            size_bytes=size_bytes,
+        )

@@ -1,0 +1,127 @@
+"""What a partition knows of others: jobs of theirs that ours rest on, and whom it must tell of its own."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from writ.schemas.bounds import SECOND_US
+from writ.schemas.ids import shard_of, split_job_key
+from writ.schemas.links import (
+    NOTHING,
+    UNHEARD_OF_S,
+    Afar,
+    Content,
+    JobAsked,
+    Mark,
+    MessageAccepted,
+    MessageSent,
+    MessageSettled,
+    PartitionOpened,
+    heard,
+    partition_of,
+)
+from writ.schemas.records import Record
+
+from .deadlines import Deadlines
+
+Change = tuple[dict[Any, Any], Any, Any]
+"""A dictionary, one of its keys, and what stood there before; None for nothing."""
+
+ONE: Final = 1
+"""The number of partitions where a log says nothing of it."""
+
+
+class Links:
+    """A fold of the records of kind `link`. Jobs are known by `<tenant>.<queue>~<id>`."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.partitions = ONE
+        self.afar: dict[str, Afar] = {}
+        """Jobs of other partitions that ours rest on: asked for, once each."""
+
+        self.watched: dict[str, dict[int, int]] = {}
+        """Our jobs that others asked for: by partition, the `ended_by` that it was last told."""
+
+        self.sent: dict[int, Mark] = {}
+        self.settled: dict[int, MessageSettled] = {}
+        self.accepted: dict[int, Mark] = {}
+        self.unheard_of = Deadlines()
+        """When to tell of asked jobs that we have not got."""
+
+    def home(self, tenant: str, key: str) -> int:
+        """The partition in which a job lives."""
+        if self.partitions == ONE:
+            return self.number
+        return partition_of(shard_of(tenant, split_job_key(key)[0]), self.partitions)
+
+    def accepted_from(self, partition: int) -> Mark:
+        """The newest message that was accepted from a partition."""
+        return self.accepted.get(partition, NOTHING)
+
+    def unsettled(self, partition: int) -> bool:
+        """Whether messages were sent that the other partition is not known to have accepted."""
+        settled = self.settled.get(partition)
+        return self.sent.get(partition, NOTHING) > (NOTHING if settled is None else settled.message)
+
+    def read_from(self, partition: int, epoch: int) -> int:
+        """The sequence in another partition's log from which on it may say something new."""
+        accepted = self.accepted_from(partition)
+        start = accepted.seq + 1 if accepted.epoch == epoch else 1
+        if self.unsettled(partition):
+            settled = self.settled.get(partition)
+            start = min(start, 1 if settled is None else settled.accepted + 1)
+        return start
+
+    def evolve(self, record: Record, undo: list[Change] | None) -> None:
+        """What a record of kind `link` changes."""
+        other = int(record.key)
+        for index, event in enumerate(record.events):
+            match event:
+                case MessageSent(content=content):
+                    self._set(self.sent, other, Mark(record.epoch, record.seq, index), undo)
+                    self._said(other, content, undo)
+                case MessageAccepted(message=message, content=content):
+                    if message <= self.accepted_from(other):
+                        raise ValueError(f"message {message} of partition {other} is accepted twice")
+                    self._set(self.accepted, other, message, undo)
+                    self._heard(other, content, record, undo)
+                case MessageSettled():
+                    self._set(self.settled, other, event, undo)
+                case _:
+                    raise ValueError(f"{type(event).__name__} is no event of a link")
+
+    def open(self, event: PartitionOpened) -> None:
+        """The log is one of several."""
+        self.partitions = event.partitions
+
+    def _said(self, other: int, content: Content, undo: list[Change] | None) -> None:
+        place = f"{content.tenant}.{content.key}"
+        if isinstance(content, JobAsked):
+            self._set(self.afar, place, self.afar.get(place) or Afar(content.key), undo)
+        else:
+            told = self.watched.get(place, {}) | {other: content.ended_by}
+            self._set(self.watched, place, told, undo)
+
+    def _heard(self, other: int, content: Content, record: Record, undo: list[Change] | None) -> None:
+        place = f"{content.tenant}.{content.key}"
+        if isinstance(content, JobAsked):
+            self._set(self.watched, place, {other: 0} | self.watched.get(place, {}), undo)
+            self.unheard_of.set(place, record.at + UNHEARD_OF_S * SECOND_US)
+        else:
+            self._set(self.afar, place, heard(content, record.seq, record.at), undo)
+
+    @staticmethod
+    def _set(where: dict[Any, Any], key: Any, value: Any, undo: list[Change] | None) -> None:
+        if undo is not None:
+            undo.append((where, key, where.get(key)))
+        where[key] = value
+
+    @staticmethod
+    def revert(undo: list[Change]) -> None:
+        """Takes changes back, newest first."""
+        for where, key, old in reversed(undo):
+            if old is None:
+                del where[key]
+            else:
+                where[key] = old

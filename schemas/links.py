@@ -1,0 +1,130 @@
+"""How logs speak to each other: by recorded messages alone.
+
+A partition decides only from its own log. Where a job rests on one that lives in another partition, its own
+partition asks, and is told of each end and each opening of that job, for as long as there are the two.
+
+    message_sent         in the sender's log; known by that record's epoch and sequence, and the event's index
+    message_accepted     in the receiver's log, once, with what was said: a log is whole by itself
+    message_settled      in the sender's log: everything up to that message has been accepted
+
+All three stand in records of kind `link`, whose key is the number of the other partition. `partition_opened`
+says as one of how many partitions a log began: shard n belongs to partition n modulo that number.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from .bounds import SHARDS
+from .facts import Fact
+from .sealed import Sealed
+from .states import State
+
+UNHEARD_OF_S: Final = 30
+"""How long a partition waits, once asked of a job that it does not have, before it says so.
+
+A submit acknowledged earlier may still be on its way to it: two partitions read the intake each in its pace.
+"""
+
+GONE: Final = -1
+"""Stands for the record that ended a job where there is no such job."""
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """Which message: epoch and sequence of the record that sent it, and the index of its event there."""
+
+    epoch: int
+    seq: int
+    index: int
+
+
+NOTHING: Final = Mark(0, 0, 0)
+"""Before the first message."""
+
+
+class JobAsked(msgspec.Struct, frozen=True, tag="job_asked"):
+    """The sender wants to be told of this job's end."""
+
+    tenant: str
+    key: str
+
+
+class JobTold(msgspec.Struct, frozen=True, omit_defaults=True, tag="job_told"):
+    """How a job stands that the receiver asked for.
+
+    `ended_by` is the sequence of the record that ended it, 0 while it is open, GONE where there is none.
+    """
+
+    tenant: str
+    key: str
+    ended_by: int
+    state: State | None = None
+    output: Sealed | None = None
+    parent: str | None = None
+
+
+Content = JobAsked | JobTold
+
+
+class MessageSent(Fact, frozen=True):
+    content: Content
+
+
+class MessageAccepted(Fact, frozen=True):
+    """`message` is which of the other partition's."""
+
+    message: Mark
+    content: Content
+
+
+class MessageSettled(Fact, frozen=True):
+    """All messages up to `message` have been accepted, as record `accepted` of the other log says."""
+
+    message: Mark
+    accepted: int
+
+
+class PartitionOpened(Fact, frozen=True):
+    """The first record of a log that is one of several."""
+
+    partitions: int
+
+
+LINK_EVENTS: Final[tuple[type[Fact], ...]] = (MessageSent, MessageAccepted, MessageSettled)
+
+
+class Afar(msgspec.Struct, frozen=True):
+    """What a partition knows of a job of another. `state` is None until something was heard of it.
+
+    `gone` says that there is no such job, which counts as dead. `finished_at` and `ended_by` are log time and
+    sequence in the log of the partition that heard of its end, which orders it with that one's own jobs.
+    """
+
+    key: str
+    state: State | None = None
+    output: Sealed | None = None
+    parent: str | None = None
+    gone: bool = False
+    finished_at: int | None = None
+    ended_by: int = 0
+
+
+def heard(told: JobTold, seq: int, at: int) -> Afar:
+    """What is known of a job after this was told by the record with that sequence and time."""
+    if not told.ended_by:
+        return Afar(told.key, told.state, parent=told.parent)
+    gone = told.ended_by == GONE
+    state = State.DEAD if gone else told.state
+    return Afar(told.key, state, told.output, told.parent, gone, at, seq)
+
+
+def partition_of(shard: int, partitions: int) -> int:
+    """The partition that a shard belongs to from the start."""
+    return shard % partitions
+
+
+def shards_of(partition: int, partitions: int) -> frozenset[int] | None:
+    """The shards that a partition holds from the start; None for all of them."""
+    return None if partitions == 1 else frozenset(range(partition, SHARDS, partitions))

@@ -1,0 +1,332 @@
+"""Two partitions in virtual time: jobs that rest on jobs of the other one, by recorded messages alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from writ.orchestrator.state import Partition
+from writ.schemas.events import type_names
+from writ.schemas.ids import shard_of
+from writ.schemas.lifecycle import Job, State
+from writ.schemas.links import (
+    LINK_EVENTS,
+    UNHEARD_OF_S,
+    JobAsked,
+    JobTold,
+    MessageAccepted,
+    MessageSent,
+    MessageSettled,
+    PartitionOpened,
+    partition_of,
+)
+
+if TYPE_CHECKING:
+    from .conftest import Tools, Twin
+else:
+    Tools = Twin = Any
+
+QUEUES = "bills", "mail"
+"""A queue of partition 0 and one of partition 1."""
+
+
+class Pair:
+    """Two partitions of one broker."""
+
+    def __init__(self, first: Twin, second: Twin) -> None:
+        self.twins = first, second
+        first.others.append(second.log)
+        second.others.append(first.log)
+
+    def of(self, queue: str) -> Twin:
+        return self.twins[partition_of(shard_of("default", queue), 2)]
+
+    async def start(self) -> None:
+        for twin in self.twins:
+            await twin.start()
+
+    async def submit(self, queue: str, **job: Any) -> None:
+        await self.twins[0].submit({"task": "send"} | job, queue)
+        await self.settled()
+
+    async def settled(self) -> None:
+        for twin in self.twins:
+            await twin.settled()
+
+    async def ask(self, verb: str, queue: str, **fields: Any) -> dict[str, Any]:
+        answer = await self.twins[0].ask(verb, queue, **fields)
+        await self.settled()
+        return answer
+
+    async def acquire(self, queue: str) -> dict[str, Any]:
+        """The one lease that a queue has to give."""
+        answer = await self.ask("acquire", queue, worker="w1", count=5)
+        (lease,) = answer.get("leases", [])
+        held: dict[str, Any] = lease
+        return held
+
+    async def complete(self, queue: str, **report: Any) -> None:
+        lease = await self.acquire(queue)
+        held = {"id": lease["id"], "token": lease["token"], **report}
+        assert "refused" not in await self.ask("complete", queue, worker="w1", reports=[held])
+
+    async def fail(self, queue: str) -> None:
+        lease = await self.acquire(queue)
+        held = {"id": lease["id"], "token": lease["token"], "class": "policy", "type": "No", "text": ""}
+        assert "refused" not in await self.ask("fail", queue, worker="w1", reports=[held])
+
+    def job(self, queue: str, job_id: str) -> Job:
+        return self.of(queue).job(job_id, queue)
+
+    def state(self, queue: str, job_id: str) -> State:
+        return self.job(queue, job_id).state
+
+    async def said(self) -> list[list[str]]:
+        """The link events of both logs."""
+        return [[type_names[type(e)] for e in await twin.events(*LINK_EVENTS)] for twin in self.twins]
+
+    async def check(self) -> None:
+        """Both remember what their logs tell, and every message was accepted once, in order, and settled."""
+        for twin, other in (self.twins, self.twins[::-1]):
+            await twin.check()
+            sent = [
+                (record.epoch, record.seq, index, event.content)
+                for record in await twin.records()
+                for index, event in enumerate(record.events)
+                if isinstance(event, MessageSent)
+            ]
+            accepted = [
+                (e.message.epoch, e.message.seq, e.message.index, e.content)
+                for e in await other.events(MessageAccepted)
+                if isinstance(e, MessageAccepted)
+            ]
+            assert accepted == sent
+            settled = [e.message for e in await twin.events(MessageSettled) if isinstance(e, MessageSettled)]
+            assert [(m.epoch, m.seq, m.index) for m in settled[-1:]] == [s[:3] for s in sent[-1:]]
+
+    async def crash(self) -> None:
+        for twin in self.twins:
+            await twin.crash()
+
+
+@pytest.fixture
+async def pair(snapshot: Callable[[Partition], dict[str, Any]], twin: Twin) -> AsyncIterator[Pair]:
+    await twin.stop()
+    fresh = type(twin)
+    first = fresh(snapshot)
+    pair = Pair(first, fresh(snapshot, 1, first))
+    await pair.start()
+    yield pair
+    for each in pair.twins:
+        await each.stop()
+
+
+HERE, THERE = QUEUES
+
+
+async def test_each_partition_decides_on_its_own_queues(pair: Pair) -> None:
+    await pair.submit(HERE, id="a")
+    await pair.submit(THERE, id="b")
+    for queue, twin in zip(QUEUES, pair.twins, strict=True):
+        assert [type(e) for e in (await twin.records())[0].events] == [PartitionOpened]
+        assert twin.engine is not None
+        assert {job.queue for job in twin.engine.state.jobs.values()} == {queue}
+        await pair.complete(queue)
+    assert await pair.said() == [[], []]
+    await pair.check()
+
+
+async def test_a_job_comes_after_one_of_another_partition_and_gets_its_output(pair: Pair) -> None:
+    await pair.submit(HERE, id="first")
+    await pair.submit(
+        THERE, id="then", after=["bills~first"], input={"x": 1}, input_from={"sum": "bills~first"}
+    )
+    assert pair.state(THERE, "then") is State.SUSPENDED
+    await pair.complete(HERE, output=[1, 2])
+    assert pair.state(THERE, "then") is State.PENDING
+    assert (await pair.acquire(THERE))["input"] == {"x": 1, "sum": [1, 2]}
+    assert await pair.said() == [
+        ["message_accepted", "message_sent", "message_settled"],
+        ["message_sent", "message_settled", "message_accepted"],
+    ]
+    await pair.check()
+
+
+async def test_what_ended_before_it_was_asked_for_is_told(pair: Pair) -> None:
+    await pair.submit(HERE, id="first")
+    await pair.complete(HERE)
+    await pair.submit(THERE, id="then", after=["bills~first"])
+    assert pair.state(THERE, "then") is State.PENDING
+    await pair.submit(THERE, id="also", after=["bills~first"])
+    assert pair.state(THERE, "also") is State.PENDING, "known already: nobody is asked again"
+    assert len([e for e in (await pair.said())[1] if e == "message_sent"]) == 1
+    await pair.check()
+
+
+@pytest.mark.parametrize(
+    ("on_dead", "state"),
+    [
+        ("dead_letter", State.DEAD),
+        ("cancel", State.CANCELLED),
+        ("suspend", State.SUSPENDED),
+        ("run", State.PENDING),
+    ],
+)
+async def test_the_death_of_one_elsewhere_is_met_as_on_dead_says(
+    pair: Pair, on_dead: str, state: State
+) -> None:
+    await pair.submit(HERE, id="first")
+    await pair.submit(THERE, id="then", after=["bills~first"], on_dead=on_dead)
+    await pair.fail(HERE)
+    assert pair.state(THERE, "then") is state
+    await pair.check()
+
+
+async def test_one_elsewhere_that_is_redriven_and_completes_releases_who_waits(pair: Pair) -> None:
+    await pair.submit(HERE, id="first")
+    await pair.submit(THERE, id="then", after=["bills~first"], on_dead="suspend")
+    await pair.fail(HERE)
+    await pair.ask("redrive", HERE, id="first", reason="fixed")
+    await pair.submit(THERE, id="later", after=["bills~first"])
+    assert pair.state(THERE, "later") is State.SUSPENDED, "it is open again, and that was told"
+    await pair.complete(HERE)
+    assert (pair.state(THERE, "then"), pair.state(THERE, "later")) == (State.PENDING, State.PENDING)
+    await pair.check()
+
+
+async def test_a_job_that_nobody_ever_submitted_counts_as_dead_after_a_while(pair: Pair) -> None:
+    await pair.submit(THERE, id="then", after=["bills~typo"])
+    await asyncio.sleep(UNHEARD_OF_S - 1)
+    assert pair.state(THERE, "then") is State.SUSPENDED
+    await asyncio.sleep(2)
+    job = pair.job(THERE, "then")
+    assert (job.state, job.reason) == (
+        State.DEAD,
+        "bills~typo, which it comes after, is nowhere to be found; on_dead is dead_letter",
+    )
+    await pair.check()
+
+
+async def test_a_submit_that_is_late_in_the_other_partition_is_waited_for(pair: Pair) -> None:
+    await pair.submit(THERE, id="then", after=["bills~first"])
+    await asyncio.sleep(UNHEARD_OF_S / 2)
+    await pair.submit(HERE, id="first")
+    await asyncio.sleep(UNHEARD_OF_S)
+    assert pair.state(THERE, "then") is State.SUSPENDED
+    await pair.complete(HERE)
+    assert pair.state(THERE, "then") is State.PENDING
+    await pair.check()
+
+
+async def test_cancel_goes_down_the_tree_into_the_other_partition(pair: Pair) -> None:
+    await pair.submit(HERE, id="parent")
+    await pair.submit(THERE, id="child", parent="bills~parent")
+    await pair.submit(THERE, id="free", parent="bills~parent", on_parent_end="abandon")
+    await pair.submit(HERE, id="grandchild", parent="mail~child")
+    await pair.ask("cancel", HERE, id="parent", reason="no more")
+    assert pair.state(THERE, "child") is State.CANCELLED
+    assert pair.state(HERE, "grandchild") is State.CANCELLED
+    assert pair.state(THERE, "free") is State.PENDING
+    assert pair.job(THERE, "child").reason == "its parent bills~parent is cancelled"
+    await pair.check()
+
+
+async def test_the_child_of_a_parent_that_is_nowhere_is_cancelled(pair: Pair) -> None:
+    await pair.submit(THERE, id="child", parent="bills~typo")
+    await asyncio.sleep(UNHEARD_OF_S + 1)
+    assert pair.job(THERE, "child").reason == "its parent bills~typo is nowhere to be found"
+    await pair.check()
+
+
+async def test_a_child_opened_again_outlives_the_end_of_its_parent(pair: Pair) -> None:
+    await pair.submit(HERE, id="parent")
+    await pair.submit(THERE, id="child", parent="bills~parent")
+    await pair.ask("cancel", HERE, id="parent", reason="no more")
+    await asyncio.sleep(1)
+    await pair.ask("rerun", THERE, id="child", reason="wanted")
+    await pair.crash()
+    await pair.start()
+    await pair.settled()
+    assert pair.state(THERE, "child") is State.PENDING
+    await pair.check()
+
+
+async def test_a_parent_waits_for_children_in_both_partitions(pair: Pair) -> None:
+    await pair.submit(HERE, id="parent")
+    lease = await pair.acquire(HERE)
+    await pair.submit(THERE, id="one", parent="bills~parent")
+    await pair.submit(HERE, id="two", parent="bills~parent")
+    held = {"worker": "w1", "id": "parent", "token": lease["token"], "reason": "child"}
+    await pair.ask("suspend", HERE, **held, children=["mail~one", "bills~two"])
+    assert pair.state(HERE, "parent") is State.SUSPENDED
+    await pair.complete(HERE)
+    assert pair.state(HERE, "parent") is State.SUSPENDED
+    await pair.complete(THERE)
+    assert pair.state(HERE, "parent") is State.PENDING
+    await pair.check()
+
+
+async def test_waiting_for_children_that_have_ended_goes_on_at_once(twin: Twin) -> None:
+    await twin.submit({"task": "send", "id": "parent"})
+    await twin.settled()
+    (lease,) = await twin.acquire()
+    await twin.submit({"task": "send", "id": "child", "parent": "mail~parent"})
+    await twin.settled()
+    (child,) = await twin.acquire()
+    await twin.report("complete", child)
+    held = {"worker": "w1", "id": "parent", "token": lease["token"], "reason": "child"}
+    unknown = await twin.ask("suspend", **held, children=["mail~none"])
+    assert "there is no job mail~none to wait for" in str(unknown)
+    assert "names them" in str(await twin.ask("suspend", **held))
+    await twin.ask("suspend", **held, children=["mail~child"])
+    assert twin.job("parent").state is State.PENDING
+    assert (await twin.story("parent"))[-1] == "job_suspended+job_resumed"
+    await twin.check()
+
+
+@pytest.mark.parametrize("crashed", [0, 1, None])
+@pytest.mark.parametrize("appends", range(12))
+async def test_every_message_is_accepted_once_whatever_crashes_when(
+    pair: Pair, tools: Tools, appends: int, crashed: int | None
+) -> None:
+    """One or both engines vanish at their nth append, which the broker stores or not."""
+    for number, twin in enumerate(pair.twins):
+        if crashed in (number, None):
+            twin.log.script.append(tools.unknown(None if (appends + number) % 2 else 0))
+    await pair.submit(HERE, id="first")
+    await pair.submit(THERE, id="then", after=["bills~first"], on_dead="suspend")
+    for _ in range(appends):
+        await asyncio.sleep(0)
+    for number, twin in enumerate(pair.twins):
+        if crashed in (number, None):
+            await twin.crash()
+    for number, twin in enumerate(pair.twins):
+        if crashed in (number, None):
+            await twin.start()
+    await asyncio.sleep(5)
+    await pair.complete(HERE)
+    await asyncio.sleep(5)
+    assert pair.state(THERE, "then") is State.PENDING
+    contents = [
+        type(e.content)
+        for twin in pair.twins
+        for e in await twin.events(MessageAccepted)
+        if isinstance(e, MessageAccepted)
+    ]
+    assert sorted(c.__name__ for c in contents) == [JobAsked.__name__, JobTold.__name__]
+    await pair.check()
+
+
+async def test_a_log_that_is_one_of_two_is_not_led_as_the_only_one(pair: Pair) -> None:
+    first = pair.twins[0]
+    await first.stop()
+    first.others.clear()
+    engine = first.stand()
+    with pytest.raises(ValueError, match="is one of 2, and this node is set up for 1"):
+        await first.running.pop()[1]
+    assert not engine.leading.is_set()
+    first.others.append(pair.twins[1].log)
+    await first.start()
