@@ -320,6 +320,52 @@ async def test_every_message_is_accepted_once_whatever_crashes_when(
     await pair.check()
 
 
+async def test_a_question_cut_off_from_its_job_is_asked_by_the_next_leader(pair: Pair, tools: Tools) -> None:
+    """The broker has the job's record and not the message behind it when the leader goes away."""
+    await pair.submit(HERE, id="first")
+    there = pair.of(THERE)
+    there.log.script.append(tools.unknown(1, after_s=60))
+    await pair.submit(THERE, id="then", after=["bills~first"])
+    assert await pair.said() == [[], []]
+    await there.crash()
+    await there.start()
+    await pair.settled()
+    await pair.complete(HERE)
+    assert pair.state(THERE, "then") is State.PENDING
+    await pair.check()
+
+
+async def test_an_answer_cut_off_from_its_job_is_told_by_the_next_leader(pair: Pair, tools: Tools) -> None:
+    await pair.submit(HERE, id="first")
+    await pair.submit(THERE, id="then", after=["bills~first"])
+    here = pair.of(HERE)
+    lease = await pair.acquire(HERE)
+    here.log.script.append(tools.unknown(1, after_s=60))
+    held = {"id": "first", "token": lease["token"]}
+    asking = asyncio.create_task(pair.ask("complete", HERE, worker="w1", reports=[held]))
+    await pair.settled()
+    await here.crash()
+    asking.cancel()
+    await here.start()
+    await pair.settled()
+    assert pair.state(HERE, "first") is State.COMPLETED
+    assert pair.state(THERE, "then") is State.PENDING
+    await pair.check()
+
+
+async def test_what_was_accepted_is_not_accepted_again_when_it_is_read_again(pair: Pair) -> None:
+    """A leader that waits to hear what became of its own message reads the other log from further back."""
+    await pair.submit(HERE, id="first")
+    await pair.submit(THERE, id="then", after=["bills~first"])
+    await pair.of(THERE).crash()
+    await pair.complete(HERE)
+    await pair.of(HERE).crash()
+    await pair.start()
+    await pair.settled()
+    assert pair.state(THERE, "then") is State.PENDING
+    await pair.check()
+
+
 async def test_a_log_that_is_one_of_two_is_not_led_as_the_only_one(pair: Pair) -> None:
     first = pair.twins[0]
     await first.stop()
