@@ -19,7 +19,7 @@ from writ.schemas.ids import token_fault
 from .errors import PermissionDenied, Unreachable
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client as Nats
+    from .hardened import HardenedClient
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 PENDING_MAX_BYTES: Final = 64 * 1024 * 1024
@@ -123,7 +123,7 @@ async def connect(
     watch: Watch | None = None,
     wait_s: float = 0.0,
     try_s: float = 5.0,
-) -> Nats:
+) -> HardenedClient:
     """A connection that reconnects for ever; `name` is shown by the broker's own tools.
 
     The inbox prefix is `_INBOX_<principal>` unless given. Tries for `wait_s` seconds, and at least once, each

@@ -50,7 +50,12 @@ SETTLE_S = 1.0
 AWAY_S = 1.0
 """A leader that stood still, or waited for an append, for longer gives leases their time back."""
 _RETRY_S = 0.2
-_INBOX_MAX = 4_000
+_READ_MAX = 2_000
+"""Jobs that were read of the intake and wait to be decided on: there, more cost no memory and no time."""
+_ASKED_MAX = 8_000
+"""Requests that wait; beyond it, whoever asks is told to ask again."""
+_SUBMITS_A_ROUND = 500
+"""Records that a round holds before the last message of the intake in it. Short rounds answer soon."""
 
 _NOT_LEADING = msgspec.json.encode(
     commands.Answer(
@@ -120,7 +125,12 @@ class Engine:
         self._shards = shards_of(log_.partition, len(others) + 1)
         self._time = LogTime(clock, 0)
         self._desk = Desk(self.state, clock, entropy)
-        self._inbox: deque[Submitted | Asked | Linked] = deque()
+        self._asked: deque[Asked] = deque()
+        self._read: deque[Submitted | Linked] = deque()
+        self._jobs_read = 0
+        self._passed_over = False
+        """Whether the last round was full of requests, and none of what was read had a turn."""
+
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._stopping = False
@@ -197,7 +207,6 @@ class Engine:
         self._awake_us, self._away_us, self._rival = self._clock.mono_us(), 0, False
         await self._elect()
         self._wake.clear()
-        self._drained.set()
         self._reading = [asyncio.create_task(self._read_intake())]
         self._reading += [asyncio.create_task(self._read_link(other)) for other in self._others]
         for reading in self._reading:
@@ -226,10 +235,11 @@ class Engine:
         while self._reading:
             await _end(self._reading[-1])
             self._reading.pop()
-        for item in self._inbox:
-            if isinstance(item, Asked):
-                item.send(_NOT_LEADING)
-        self._inbox.clear()
+        for asked in self._asked:
+            asked.send(_NOT_LEADING)
+        self._asked.clear()
+        self._read.clear()
+        self._jobs_read = 0
         for place in self._desk.leases.waiting.queues():
             for _, waiter in self._desk.leases.waiting.line(place):
                 waiter.send(_NOT_LEADING)
@@ -309,11 +319,13 @@ class Engine:
                 except ValueError as error:
                     log.error("submit %d is passed over: %s", message.seq, error)
                     continue
-                self._inbox.append(item)
-            self._wake.set()
-            if len(self._inbox) > _INBOX_MAX:
-                self._drained.clear()
-                await self._drained.wait()
+                self._read.append(item)
+                self._jobs_read += 1 + len(item.sound)
+                self._wake.set()
+                while self._jobs_read > _READ_MAX:
+                    # What is read is parsed: while that goes on, no request is answered and no lease renewed.
+                    self._drained.clear()
+                    await self._drained.wait()
 
     async def _read_link(self, other: Log) -> None:
         """Brings what another partition says to the inbox, from where the log's position names."""
@@ -323,7 +335,7 @@ class Engine:
             for message in messages:
                 linked = open_link(other.partition, message)
                 if linked is not None:
-                    self._inbox.append(linked)
+                    self._read.append(linked)
             self._wake.set()
 
     def _ask(self, subject: str, body: bytes, send: Answer) -> None:
@@ -332,16 +344,16 @@ class Engine:
         except ValueError as error:
             log.error("request passed over: %s", error)
             return
-        if len(self._inbox) > 2 * _INBOX_MAX:
+        if len(self._asked) > _ASKED_MAX:
             reason = "the orchestrator is behind; nothing was decided, ask again"
             send(msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason))))
             return
-        self._inbox.append(asked)
+        self._asked.append(asked)
         self._wake.set()
 
     async def _next(self) -> None:
         """Returns when there is something to do: a message, or a time that has come."""
-        if self._inbox or self._desk.unfinished or self._away_us or self._rival:
+        if self._asked or self._read or self._desk.unfinished or self._away_us or self._rival:
             return
         self._wake.clear()
         delay_s = self._delay_s()
@@ -383,18 +395,14 @@ class Engine:
             system_record(round_, TimeResumed(self._away_us // 1_000), "outage")
         desk.fire(round_)
         taken: list[Submitted | Linked] = []
-        while self._inbox and round_.has_room(self._inbox[0].records_max, self._inbox[0].size_bytes):
-            item = self._inbox.popleft()
-            if isinstance(item, Asked):
-                desk.request(round_, item)
-                continue
-            taken.append(item)
-            if isinstance(item, Submitted):
-                desk.intake.submit(round_, item)
-            else:
-                desk.links.hear(round_, item)
-        if len(self._inbox) <= _INBOX_MAX:
-            self._drained.set()
+        if self._passed_over:
+            self._take(round_, taken)
+        # Requests first otherwise: who asks waits, and a beat must not stand behind a flood of submits.
+        asked = self._asked
+        while asked and round_.has_room(asked[0].records_max, asked[0].size_bytes):
+            desk.request(round_, asked.popleft())
+        self._take(round_, taken)
+        self._passed_over = bool(self._read) and not taken
         desk.finish(round_)
         self._settle(round_)
         if (round_.needs_fence or self._rival) and not round_.records:
@@ -409,6 +417,22 @@ class Engine:
             for send, _ in round_.answers:
                 send(_UNTOLD)
             raise
+
+    def _take(self, round_: Round, taken: list[Submitted | Linked]) -> None:
+        """Decides on what was read, in its order."""
+        read = self._read
+        while read and (not taken or len(round_.records) < _SUBMITS_A_ROUND):
+            item = read[0]
+            if not round_.has_room(item.records_max, item.size_bytes):
+                break
+            taken.append(read.popleft())
+            if isinstance(item, Submitted):
+                self._jobs_read -= 1 + len(item.sound)
+                self._desk.intake.submit(round_, item)
+            else:
+                self._desk.links.hear(round_, item)
+        if self._jobs_read <= _READ_MAX:
+            self._drained.set()
 
     def _settle(self, round_: Round) -> None:
         """Lets the log's intake position catch up, where refusals or repeats left it behind for long."""
@@ -458,7 +482,8 @@ class Engine:
         """Nothing of the round was stored: undo it, and keep what was read for another try."""
         round_.drop()
         self._desk.take_back()
-        self._inbox.extendleft(reversed(taken))
+        self._read.extendleft(reversed(taken))
+        self._jobs_read += sum([1 + len(item.sound) for item in taken if isinstance(item, Submitted)])
 
     def _put_off(self, round_: Round, reason: str) -> None:
         """Nothing was decided: whoever asked may ask again."""
@@ -514,7 +539,7 @@ class Engine:
     async def _purge(self) -> None:
         """Forgets submits that the log's position is past: they are kept there as records."""
         source = self.state.source
-        whole = self._desk.intake.dealt and not self._inbox and not self._desk.intake.behind
+        whole = self._desk.intake.dealt and not self._read and not self._desk.intake.behind
         done = source.seq if whole else source.seq - 1
         if source.epoch == self._intake.epoch and done > self._purged:
             await self._intake.purge(done, self._shards)

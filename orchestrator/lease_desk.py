@@ -80,7 +80,7 @@ class LeaseDesk:
 
     def send_away(self, round_: Round, place: str, principal: str, worker: str) -> None:
         """Answers all that a worker waits for in a queue with no lease."""
-        for number, waiter in self.waiting.line(place):
+        for number, waiter in list(self.waiting.line(place)):
             if waiter.principal == principal and waiter.command.worker == worker:
                 self.waiting.leave(place, number)
                 round_.answer(waiter.send, encode(commands.Acquired()))
@@ -203,15 +203,26 @@ class LeaseDesk:
         stirred = self._office.stirred
         while stirred:
             place = next(iter(stirred))
-            for number, waiter in self.waiting.line(place):
-                ready = self._state.ready(place)
-                if ready is None or not ready.size:
-                    break
-                if not round_.has_room(waiter.command.count, _ACQUIRED_MAX_BYTES // 2):
-                    return
-                if self._grant(round_, waiter):
-                    self.waiting.leave(place, number)
+            if not self._match_queue(round_, place):
+                return
             del stirred[place]
+
+    def _match_queue(self, round_: Round, place: str) -> bool:
+        """Whether everybody who waits for a queue had a chance, as far as it has jobs."""
+        served: list[int] = []
+        room = True
+        for number, waiter in self.waiting.line(place):
+            ready = self._state.ready(place)
+            if ready is None or not ready.size:
+                break
+            room = round_.has_room(waiter.command.count, _ACQUIRED_MAX_BYTES // 2)
+            if not room:
+                break
+            if self._grant(round_, waiter):
+                served.append(number)
+        for number in served:
+            self.waiting.leave(place, number)
+        return room
 
     def dismiss(self, round_: Round) -> None:
         """Answers those whose wait is over with no lease."""

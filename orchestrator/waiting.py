@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -41,9 +41,9 @@ class Waiting:
         """`<tenant>.<queue>` of every queue with somebody waiting."""
         return iter(tuple(self._lines))
 
-    def line(self, place: str) -> list[tuple[int, Waiter]]:
-        """Who waits for a queue, in order, each with the number to `leave` by."""
-        return list(self._lines.get(place, OrderedDict[int, Waiter]()).items())
+    def line(self, place: str) -> Iterable[tuple[int, Waiter]]:
+        """Who waits for a queue, in order, each with the number to `leave` by afterwards."""
+        return self._lines.get(place, OrderedDict[int, Waiter]()).items()
 
     def leave(self, place: str, number: int) -> None:
         line = self._lines[place]

@@ -25,19 +25,19 @@ class CodecError(ValueError):
     """A record's bytes cannot be read."""
 
 
-class _EventOut(msgspec.Struct, frozen=True):
+class _EventOut(msgspec.Struct, frozen=True, gc=False):
     type: str
     v: int
     data: Fact
 
 
-class _EventIn(msgspec.Struct, frozen=True):
+class _EventIn(msgspec.Struct, frozen=True, gc=False):
     type: str
     v: int
     data: msgspec.Raw
 
 
-class _Header(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Header(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     epoch: int
     seq: int
     tenant: str

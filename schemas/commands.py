@@ -39,7 +39,7 @@ Attempt = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 RunMs = Annotated[int, Meta(ge=0, le=2**53)]
 
 
-class Command(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Command(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Base of what is asked."""
 
 
@@ -354,14 +354,14 @@ class ResumeQueue(Command, frozen=True):
     reason: Reason = "requested"
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What any request may be answered."""
 
     error: Rejection | None = None
     position: int = 0
 
 
-class SignalCame(msgspec.Struct, frozen=True):
+class SignalCame(msgspec.Struct, frozen=True, gc=False):
     """A signal for a job; `seq` orders them."""
 
     name: str
@@ -369,7 +369,7 @@ class SignalCame(msgspec.Struct, frozen=True):
     data: msgspec.Raw
 
 
-class Lease(msgspec.Struct, frozen=True, omit_defaults=True):
+class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The right to run one attempt for `lease_s` seconds from its grant, and from each renewal."""
 
     id: str

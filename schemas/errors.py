@@ -23,7 +23,7 @@ class ErrorClass(StrEnum):
     POISON = "poison"
 
 
-class AttemptError(msgspec.Struct, frozen=True, omit_defaults=True):
+class AttemptError(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The error of one attempt as the log keeps it: class and type in clear, text sealed.
 
     `type` is the exception's name, `text` a JSON string: the message, with a bounded traceback.

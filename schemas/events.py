@@ -340,7 +340,7 @@ class BatchEnded(Fact, frozen=True):
     cancelled: int
 
 
-class Filter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Filter(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Which jobs of a queue are meant: those that match all that is given. None given means all."""
 
     states: tuple[State, ...] = ()
@@ -388,7 +388,7 @@ class OperationEnded(Fact, frozen=True):
     done: int
 
 
-class Renewal(msgspec.Struct, frozen=True, array_like=True):
+class Renewal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One lease in a beat: the job's key and the token."""
 
     key: str
@@ -431,7 +431,7 @@ class CommandRejected(Fact, frozen=True):
     count: int = 1
 
 
-class RefusedReport(msgspec.Struct, frozen=True, omit_defaults=True):
+class RefusedReport(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One report, or renewal, that was not from the live lease. `job` is the job's key."""
 
     job: str

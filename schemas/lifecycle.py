@@ -7,6 +7,7 @@ data decide); `REFUSALS` names why every other pair is refused. Together they ar
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -152,7 +153,7 @@ class IllegalTransition(Exception):
         super().__init__(f"job {key}: {event.__name__} from {place or 'nothing'} is refused: {self.refusal}")
 
 
-class HeldLease(msgspec.Struct, frozen=True):
+class HeldLease(msgspec.Struct, frozen=True, gc=False):
     """The live lease of a running job; times are log time in microseconds."""
 
     worker: str
@@ -163,7 +164,7 @@ class HeldLease(msgspec.Struct, frozen=True):
     started_at: int | None = None
 
 
-class Signal(msgspec.Struct, frozen=True):
+class Signal(msgspec.Struct, frozen=True, gc=False):
     """Data that came for a job from outside."""
 
     name: str
@@ -171,7 +172,7 @@ class Signal(msgspec.Struct, frozen=True):
     seq: int
 
 
-class Wait(msgspec.Struct, frozen=True):
+class Wait(msgspec.Struct, frozen=True, gc=False):
     """What a suspended job waits for, see `JobSuspended`; `since_at` is when the wait began."""
 
     reason: WaitReason
@@ -181,7 +182,7 @@ class Wait(msgspec.Struct, frozen=True):
     since_at: int
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True, gc=False):
     """One job as its records tell it. Times are log time in microseconds.
 
     `attempt` counts grants in this round, `failures` and `lease_losses` what the policy counts. `since` is
@@ -247,6 +248,7 @@ class Job(msgspec.Struct, frozen=True):
         return split_job_key(self.key)[1]
 
 
+@lru_cache(1_024)  # the same few limits, several times with each record
 def micros(seconds: float) -> int:
     """Seconds as log time."""
     return round(seconds * SECOND_US)
@@ -471,12 +473,12 @@ def next_deadline(job: Job) -> int | None:
         return None
     if job.wait is not None:
         return job.wait.until
-    times = [job_deadline(job)]
+    limits, lease = job.limits, job.lease
+    first = job.round_due + job.stood_us + micros(limits.job_timeout_s)
+    if lease is not None:
+        return min(first, lease.expires_at, lease.granted_at + micros(limits.attempt_timeout_s))
     if job.state in (S.SCHEDULED, S.RETRYING):
-        times.append(job.due_at)
-    if job.attempt == 0 and job.limits.expires_in_s is not None:
-        times.append(job.round_at + job.stood_us + micros(job.limits.expires_in_s))
-    if job.lease is not None:
-        times.append(job.lease.expires_at)
-        times.append(job.lease.granted_at + micros(job.limits.attempt_timeout_s))
-    return min(times)
+        first = min(first, job.due_at)
+    if job.attempt == 0 and limits.expires_in_s is not None:
+        first = min(first, job.round_at + job.stood_us + micros(limits.expires_in_s))
+    return first

@@ -32,7 +32,7 @@ GONE: Final = -1
 """Stands for the record that ended a job where there is no such job."""
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     """Which message: epoch and sequence of the record that sent it, and the index of its event there."""
 
     epoch: int
@@ -44,14 +44,14 @@ NOTHING: Final = Mark(0, 0, 0)
 """Before the first message."""
 
 
-class JobAsked(msgspec.Struct, frozen=True, tag="job_asked"):
+class JobAsked(msgspec.Struct, frozen=True, gc=False, tag="job_asked"):
     """The sender wants to be told of this job's end."""
 
     tenant: str
     key: str
 
 
-class JobTold(msgspec.Struct, frozen=True, omit_defaults=True, tag="job_told"):
+class JobTold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="job_told"):
     """How a job stands that the receiver asked for.
 
     `ended_by` is the sequence of the record that ended it, 0 while it is open, GONE where there is none.
@@ -95,7 +95,7 @@ class PartitionOpened(Fact, frozen=True):
 LINK_EVENTS: Final[tuple[type[Fact], ...]] = (MessageSent, MessageAccepted, MessageSettled)
 
 
-class Afar(msgspec.Struct, frozen=True):
+class Afar(msgspec.Struct, frozen=True, gc=False):
     """What a partition knows of a job of another. `state` is None until something was heard of it.
 
     `gone` says that there is no such job, which counts as dead. `finished_at` and `ended_by` are log time and

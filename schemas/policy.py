@@ -25,7 +25,7 @@ class OnExhausted(StrEnum):
     CANCEL = "cancel"
 
 
-class ClassRetry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ClassRetry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Overrides of a retry policy for one error class; what is left out is the policy's own."""
 
     max_attempts: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
@@ -34,7 +34,7 @@ class ClassRetry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     max_interval_s: Seconds | None = None
 
 
-class Retry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Retry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """When a failed attempt is tried again.
 
     The delay before attempt n+1 is `initial_interval_s * backoff**(failures - 1)`, at most
@@ -55,7 +55,7 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     on_exhausted: OnExhausted = OnExhausted.DEAD_LETTER
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """The time limits of a job, in seconds. A default here never changes: old records leave defaults out.
 
     `lease_s`: how long a lease lives unless renewed. `attempt_timeout_s`: grant to close of one attempt.
@@ -84,7 +84,7 @@ class OnClash(StrEnum):
     """The live job is cancelled, a running one by request, and the new one accepted."""
 
 
-class QueuePolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What governs a queue. A default here never changes: old records leave defaults out.
 
     `retry`, `limits` and `priority` are for submits that name none of their own, and a job keeps those it was

@@ -24,7 +24,7 @@ class Mode(StrEnum):
     """Grants, takes no submits."""
 
 
-class Bucket(msgspec.Struct, frozen=True):
+class Bucket(msgspec.Struct, frozen=True, gc=False):
     """A token bucket as of log time `at`. May go below zero: then tokens are promised ahead of time."""
 
     tokens: float
@@ -44,7 +44,7 @@ class Bucket(msgspec.Struct, frozen=True):
         return now if missing <= 0 else now + 1 + int(missing * SECOND_US / per_s)
 
 
-class Queue(msgspec.Struct, frozen=True):
+class Queue(msgspec.Struct, frozen=True, gc=False):
     """A queue that somebody declared or paused; one that nobody did has the built-in policy, version 0."""
 
     policy: QueuePolicy = QueuePolicy()

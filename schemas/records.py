@@ -13,7 +13,7 @@ GENESIS = "0" * 64
 """`prev` of a log's first record."""
 
 
-class Source(msgspec.Struct, frozen=True, array_like=True):
+class Source(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Where in the intake a submit stood: intake epoch, stream sequence, index in the array."""
 
     epoch: int
@@ -21,7 +21,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     index: int
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A record in code. `at` is log time, UTC microseconds since 1970, and never goes backwards.
 
     `prev` is SHA-256 in hex over the body bytes of the log's previous record. `actor` is the principal

@@ -28,7 +28,7 @@ class RejectionKind(StrEnum):
     """Not a verdict: nothing was decided, ask again."""
 
 
-class Rejection(msgspec.Struct, frozen=True, omit_defaults=True):
+class Rejection(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Why a command, or one element of it, was refused."""
 
     kind: RejectionKind

@@ -10,7 +10,7 @@ import msgspec
 UNSEALED: Final = "none"
 
 
-class Sealed(msgspec.Struct, frozen=True, omit_defaults=True):
+class Sealed(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Content under a key. With key `none` the content is JSON in `plain`, exactly as it was sent;
     otherwise it is encrypted in `cipher`.
 

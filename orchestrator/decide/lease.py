@@ -26,12 +26,11 @@ from writ.schemas.lifecycle import Job, State, micros
 from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
-from writ.schemas.submits import malformed, nesting
+from writ.schemas.submits import malformed, too_deep
 
 from .depend import Find, children_ended, ended
 from .retry import after_failure
 
-_validate = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _CUT = "\n[cut: {} characters in all]"
 
@@ -94,10 +93,10 @@ def _output_fault(output: msgspec.Raw, index: int | None) -> Rejection | None:
         reason = f"output has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
         return Rejection(RejectionKind.TOO_LARGE, reason, "output", index)
     try:
-        depth = nesting(_validate(output))
+        deep = too_deep(bytes(output))
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         return malformed(f"output is not JSON: {error}", "output", index)
-    if depth > bounds.NESTING_MAX:
+    if deep:
         return malformed(f"output is nested more than {bounds.NESTING_MAX} deep", "output", index)
     return None
 

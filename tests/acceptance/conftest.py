@@ -28,10 +28,10 @@ from writ.schemas.lifecycle import Job
 from writ.schemas.records import Record
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client as Nats
     from nats.js import JetStreamContext
 
     from writ.broker.accounts import Principal, Role
+    from writ.broker.hardened import HardenedClient as Nats
 
 FOREIGN = Path(__file__).parent / "foreign"
 WAIT_S = 30.0

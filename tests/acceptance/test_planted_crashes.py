@@ -30,7 +30,7 @@ from writ.schemas.events import CommandRejected, JobCompleted, JobSubmitted, Rej
 from writ.schemas.records import Record
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client as Nats
+    from writ.broker.hardened import HardenedClient as Nats
 
 WAIT_S = 30.0
 TIMES = 200

@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.js import JetStreamContext
 
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
+from writ.broker.hardened import HardenedClient as Nats
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.memory import MemoryIntake, MemoryLog
 from writ.broker.ports import Intake, Log

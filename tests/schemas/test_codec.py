@@ -67,6 +67,15 @@ from writ.schemas.events import (
     WaitReason,
     type_names,
 )
+from writ.schemas.links import (
+    JobAsked,
+    JobTold,
+    Mark,
+    MessageAccepted,
+    MessageSent,
+    MessageSettled,
+    PartitionOpened,
+)
 from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -178,6 +187,16 @@ FILTER = st.builds(
     st.none() | TEXTS,
 )
 WAIT = st.sampled_from(WaitReason)
+MARK = st.builds(Mark, NUMBER, NUMBER, NUMBER)
+CONTENT = st.builds(JobAsked, NAME, TEXT) | st.builds(
+    JobTold,
+    NAME,
+    TEXT,
+    st.integers(-1, 2**40),
+    st.none() | st.sampled_from(State),
+    st.none() | SEALED,
+    st.none() | TEXT,
+)
 EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     JobSubmitted: st.builds(
         JobSubmitted,
@@ -225,6 +244,10 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     QueuePaused: st.builds(QueuePaused, TEXT),
     QueueDraining: st.builds(QueueDraining, TEXT),
     QueueResumed: st.builds(QueueResumed, TEXT),
+    PartitionOpened: st.builds(PartitionOpened, NUMBER),
+    MessageSent: st.builds(MessageSent, CONTENT),
+    MessageAccepted: st.builds(MessageAccepted, MARK, CONTENT),
+    MessageSettled: st.builds(MessageSettled, MARK, NUMBER),
     BatchSealed: st.builds(BatchSealed, NUMBER, TEXT),
     BatchEnded: st.builds(BatchEnded, NUMBER, NUMBER, NUMBER),
     OperationPlanned: st.builds(

@@ -521,6 +521,7 @@ def asked_forgotten_when_deposed(patch: Patch) -> None:
         for reading in self._reading:
             reading.cancel()
         self._reading.clear()
-        self._inbox.clear()
+        self._asked.clear()
+        self._read.clear()
 
     patch(Engine, "_step_down", step_down)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import nats.errors
 import pytest
-from nats.aio.client import Client
 
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
+from writ.broker.hardened import HardenedClient as Client
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.ports import Message, Shards, Stored, WrongLastSequence
 from writ.broker.requests import NatsRequests
