@@ -215,7 +215,7 @@ class Engine:
             # Whoever starts in this moment must hear that there is a leader.
             await self._requests.beat(self.state.number, self.name)
         await self._requests.serve(self._ask, self._shards)
-        beating = asyncio.create_task(self._beat())
+        beside = [asyncio.create_task(self._beat()), asyncio.create_task(self._forget())]
         self.leading.set()
         log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
         try:
@@ -226,7 +226,8 @@ class Engine:
                         reading.result()
                 await self._round()
         finally:
-            await _end(beating)
+            for task in beside:
+                await _end(task)
 
     async def _step_down(self) -> None:
         """Leaves no request unanswered that this engine will not decide."""
@@ -279,15 +280,23 @@ class Engine:
         round_.keep(encoded.digests)
 
     async def _beat(self) -> None:
-        """Says that this engine leads, and forgets what need not be kept."""
+        """Says that this engine leads."""
         while True:
             self._notice_gap()
             try:
                 await self._requests.beat(self.state.number, self.name)
-                await self._purge()
-            except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
+            except (ConnectionError, TimeoutError) as silent:
                 log.warning("%s was not heard: %s", self.name, silent)
             await asyncio.sleep(BEAT_S)
+
+    async def _forget(self) -> None:
+        """Has the intake forget what need not be kept. Apart from the beat: it may take long to answer."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            try:
+                await self._purge()
+            except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
+                log.warning("%s cannot purge the intake: %s", self.name, silent)
 
     def _notice_gap(self) -> None:
         """Called twice a second at least: whoever was not, was stopped meanwhile, and heard no renewal."""
