@@ -58,9 +58,13 @@ class ControlDesk:
 
     def _job(self, round_: Round, asked: Asked, command: commands.Control) -> None:
         job = self._office.job(asked, command.id)
-        outcome = _OF_A_JOB[type(command)](job, command)
-        if isinstance(command, commands.Redrive | commands.Rerun) and not isinstance(outcome, Rejection):
-            outcome = self._office.reopening_clash(job) or outcome
+        outcome = None
+        if isinstance(command, commands.Reopening):
+            outcome = control.answered(job, command, asked.address.principal)
+        if outcome is None:
+            outcome = _OF_A_JOB[type(command)](job, command)
+            if isinstance(command, commands.Reopening) and not isinstance(outcome, Rejection):
+                outcome = self._office.reopening_clash(job) or outcome
         self._decided(round_, asked, job, outcome)
 
     def _edit(self, round_: Round, asked: Asked, command: commands.Edit) -> None:

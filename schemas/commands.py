@@ -215,12 +215,24 @@ class Terminate(Control, frozen=True):
     """Ends a job at once; the lease of a running one is void from here."""
 
 
-class Redrive(Control, frozen=True):
+class Reopening(Control, frozen=True, kw_only=True):
+    """Base of what opens a new round of a finished job.
+
+    `answers` is the sequence of the terminal record that the operator saw: the same message come twice then
+    opens one round, and one about an end that has been answered otherwise is refused.
+    """
+
+    answers: Fence | None = None
+
+
+class Redrive(Reopening, frozen=True):
     """Puts a dead letter back to pending."""
 
 
-class Rerun(Control, frozen=True):
-    """Runs any finished job again."""
+class Rerun(Reopening, frozen=True):
+    """Runs any finished job again; with `from_step` from that one of its recorded steps on."""
+
+    from_step: Annotated[str, Meta(min_length=1, max_length=TOKEN_MAX_BYTES)] | None = None
 
 
 class Drop(Control, frozen=True):

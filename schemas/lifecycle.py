@@ -44,6 +44,7 @@ from .events import (
     RetryScheduled,
     SignalReceived,
     WaitReason,
+    type_names,
 )
 from .ids import fencing_token, split_job_key
 from .policy import Limits, Retry
@@ -182,6 +183,16 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     since_at: int
 
 
+class Reopened(msgspec.Struct, frozen=True, gc=False):
+    """What opened a job's round, after the first: the record, the terminal record that it answers, by whom."""
+
+    seq: int
+    answers: int
+    by: str
+    event: str
+    reason: str
+
+
 class Job(msgspec.Struct, frozen=True, gc=False):
     """One job as its records tell it. Times are log time in microseconds.
 
@@ -189,7 +200,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     the sequence at which it entered its state, which orders a queue. `last_token` is the newest lease's,
     kept after the lease ended so that a repeated report is known. `round_at` and `round_due` are when this
     round was opened and when it was first due; `stood_us` is how long the round was suspended in all, and
-    `signals` what came in it. `ended_by` is the terminal record.
+    `signals` what came in it. `ended_by` is the newest terminal record.
     """
 
     tenant: str
@@ -238,6 +249,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     reason: str | None = None
     finished_at: int | None = None
     ended_by: int = 0
+    reopened: Reopened | None = None
 
     @property
     def queue(self) -> str:
@@ -335,8 +347,8 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             return _ended(job, target, record, reason=rule, dead=dead, cause=cause)
         case JobDropped(reason=reason):
             return replace(job, dropped=reason)
-        case JobRedriven(operation=operation) | JobRerun(operation=operation):
-            return _reopened(job, target, record, operation)
+        case JobRedriven() | JobRerun():
+            return _reopened(job, target, record, event)
         case _:
             return _evolve_waiting(job, target, event, record)
 
@@ -386,7 +398,7 @@ def _stood(job: Job, at: int) -> int:
     return job.stood_us + (0 if job.wait is None else at - job.wait.since_at)
 
 
-def _reopened(job: Job, state: State, record: Record, operation: str | None) -> Job:
+def _reopened(job: Job, state: State, record: Record, event: JobRedriven | JobRerun) -> Job:
     """A new round of a finished job: the counts start anew, the id, the policy and the input stay."""
     return replace(
         job,
@@ -407,10 +419,11 @@ def _reopened(job: Job, state: State, record: Record, operation: str | None) -> 
         signals=(),
         dead=None,
         cause=None,
-        operation=operation,
+        operation=event.operation,
         dropped=None,
         reason=None,
         finished_at=None,
+        reopened=Reopened(record.seq, event.answers, record.actor, type_names[type(event)], event.reason),
     )
 
 

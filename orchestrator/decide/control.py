@@ -12,6 +12,7 @@ from writ.schemas.commands import (
     Pause,
     Redrive,
     Reject,
+    Reopening,
     Rerun,
     Resume,
     Signal,
@@ -78,6 +79,28 @@ def terminate(job: Job | None, command: Terminate) -> Outcome:
     return (*asked, JobCancelled(command.reason))
 
 
+def answered(job: Job | None, command: Reopening, actor: str) -> Outcome | None:
+    """What becomes of a command about another end than the job's last; None where there is none such.
+
+    The decision that opened the job's round, come again, is done already: there is nothing to store.
+    """
+    answers = command.answers
+    if job is None or answers is None or (job.state in TERMINAL and job.ended_by == answers):
+        return None
+    opened = job.reopened
+    if opened is not None and opened.answers == answers:
+        verb = JobRedriven if isinstance(command, Redrive) else JobRerun
+        if (opened.by, opened.event, opened.reason) == (actor, type_names[verb], command.reason):
+            return ()
+        more = f"which record {opened.seq} has answered: {opened.event} by {opened.by}, {opened.reason}"
+    elif job.state in TERMINAL:
+        more = f"but the newest end of the job is record {job.ended_by}"
+    else:
+        last = f"record {job.ended_by}" if job.ended_by else "none yet"
+        more = f"but the job is {job.state} in round {job.round}; its newest end is {last}"
+    return Rejection(RejectionKind.CONFLICT, f"the command answers record {answers}, {more}", "answers")
+
+
 def redrive(job: Job | None, command: Redrive, operation: str | None = None) -> Outcome:
     """Opens a new round of a dead letter."""
     if job is None:
@@ -99,11 +122,15 @@ def drop(job: Job | None, command: Drop) -> Outcome:
 
 
 def rerun(job: Job | None, command: Rerun, operation: str | None = None) -> Outcome:
-    """Opens a new round of any finished job."""
+    """Opens a new round of any finished job: the whole of it, as jobs record no steps to go on from."""
     if job is None:
         return _UNKNOWN
     if not _allowed(job, JobRerun):
         return refused(job, JobRerun)
+    if command.from_step is not None:
+        steps = "none"  # no event of the log records a step yet
+        reason = f"the job has no step {command.from_step!r} to run from; its recorded steps: {steps}"
+        return Rejection(RejectionKind.NOT_FOUND, reason, "from_step")
     return (JobRerun(job.ended_by, command.reason, operation),)
 
 
