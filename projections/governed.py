@@ -12,6 +12,7 @@ from writ.schemas.queries import (
     BatchesPage,
     BatchesQuery,
     BatchView,
+    BucketView,
     ChangeView,
     GovernedQuery,
     OperationsPage,
@@ -24,14 +25,16 @@ from writ.schemas.queries import (
     SchedulesQuery,
     ScheduleView,
 )
-from writ.schemas.queues import BUILT_IN, Queue
+from writ.schemas.queues import BUILT_IN, Bucket, Queue
 from writ.schemas.schedules import Schedule, next_times
 
-from .governing import SealedBatch, decoders
+from .governing import DUE_KEPT, SealedBatch, decoders
 from .reading import GovernedRow, JobsReader
 from .shown import PAGE_MAX_BYTES, content, timestamp
 
-HISTORY_MAX: Final = 100
+HISTORY_MAX: Final = 100 + DUE_KEPT
+"""What was done, and due times: those that are kept crowd out nothing else."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -66,6 +69,8 @@ class Governed:
                         changed_by=None if row is None else row.actor,
                         jobs={state.value: n for state, n in counts.get(name, {}).items()},
                         running_by_key=by_key.get(name, {}),
+                        grants=_bucket(queue.grants),
+                        retries=_bucket(queue.retries),
                         history=await self._history("queue", tenant, name) if query.history else (),
                     ),
                 )
@@ -130,7 +135,8 @@ class Governed:
             jobs = {state.value: n for state, n in counts.get(key, {}).items()}
             ended = None if batch is None or batch.ended_at is None else timestamp(batch.ended_at)
             size = None if batch is None else batch.size
-            views.append((key, BatchView(name, queue, tenant, size, jobs, ended)))
+            history = await self._history("batch", tenant, key) if query.history else ()
+            views.append((key, BatchView(name, queue, tenant, size, jobs, ended, history)))
         shown, more = _fit(views, query.limit)
         return BatchesPage(None, position, shown, more)
 
@@ -157,6 +163,10 @@ class Governed:
         return tuple(
             [ChangeView(r.seq, timestamp(r.at), r.actor, r.event, msgspec.Raw(r.data)) for r in rows]
         )
+
+
+def _bucket(bucket: Bucket | None) -> BucketView | None:
+    return None if bucket is None else BucketView(bucket.tokens, timestamp(bucket.at))
 
 
 def _operation(tenant: str, row: GovernedRow) -> OperationView:

@@ -13,9 +13,10 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.schemas.chain import Violation
-from writ.schemas.events import BatchEnded, BatchSealed, Fact, type_names
+from writ.schemas.events import BatchEnded, BatchSealed, Fact, LeaseGranted, RetryScheduled, type_names
+from writ.schemas.ids import split_job_key
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
-from writ.schemas.queues import Queue, evolve_queue
+from writ.schemas.queues import Queue, evolve_queue, granted, retried
 from writ.schemas.records import Record
 from writ.schemas.schedules import Schedule, ScheduleFired, ScheduleSkipped, evolve_schedule
 
@@ -55,8 +56,15 @@ _LOOKUP: Final = (
     " AND g.tenant = json_extract(wanted.value, '$[1]')"
     " AND g.key = json_extract(wanted.value, '$[2]')"
 )
-_NO_CHANGE: Final = (ScheduleFired, ScheduleSkipped)
-"""Not in the history: nobody did it, and there is no end to them."""
+_DUE: Final = (ScheduleFired, ScheduleSkipped)
+"""Due times: nobody did them, and there is no end to them. The newest are kept."""
+
+DUE_KEPT: Final = 100
+_FORGET: Final = (
+    "DELETE FROM changes WHERE kind = ?1 AND tenant = ?2 AND key = ?3 AND event IN (?4, ?5)"
+    " AND seq < (SELECT seq FROM changes WHERE kind = ?1 AND tenant = ?2 AND key = ?3 AND event IN (?4, ?5)"
+    f" ORDER BY seq DESC, nth DESC LIMIT 1 OFFSET {DUE_KEPT - 1})"
+)
 
 Place = tuple[str, str, str]
 """Kind, tenant and key."""
@@ -107,11 +115,20 @@ class _Row:
 
 
 def _place(record: Record) -> Place | None:
-    """What that governs jobs a record changes."""
+    """What that governs jobs a record tells of."""
     if record.kind in _FOLDS:
         return (record.kind, record.tenant, record.key)
     if record.kind == "job" and record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
         return ("operation", record.tenant, record.cause.removeprefix(OPERATION_CAUSE))
+    return None
+
+
+def _drawn_on(record: Record) -> Place | None:
+    """The queue whose tokens a job's record takes."""
+    if record.kind == "job" and any(
+        isinstance(event, LeaseGranted | RetryScheduled) for event in record.events
+    ):
+        return ("queue", record.tenant, split_job_key(record.key)[0])
     return None
 
 
@@ -122,9 +139,11 @@ class Governing:
         self._rows: dict[Place, _Row] = {}
         self._dirty: dict[Place, _Row] = {}
         self._changes: list[tuple[Any, ...]] = []
+        self._due: dict[Place, None] = {}
 
     async def load(self, db: aiosqlite.Connection, records: Sequence[Record]) -> None:
-        places = dict.fromkeys([place for record in records if (place := _place(record)) is not None])
+        named = [place for record in records for place in (_place(record), _drawn_on(record))]
+        places = dict.fromkeys([place for place in named if place is not None])
         if not places:
             return
         found = await db.execute_fetchall(_LOOKUP, (_encode(list(places)).decode(),))
@@ -134,6 +153,7 @@ class Governing:
 
     def fold(self, record: Record) -> None:
         """Raises Violation where the record cannot follow what was before."""
+        self._draw(record)
         place = _place(record)
         if place is None:
             return
@@ -154,26 +174,47 @@ class Governing:
             return
         if row is None:
             row = self._rows[place] = _Row(record.seq, record.at, record.actor, record.actor, body)
-        changes = [(n, e) for n, e in enumerate(record.events) if not isinstance(e, _NO_CHANGE)]
-        if changes:
+        due = [isinstance(event, _DUE) for event in record.events]
+        if any(due):
+            self._due[place] = None
+        if not all(due):
             row.seq, row.at, row.actor = record.seq, record.at, record.actor
         row.body = body
         self._dirty[place] = row
         head = (*place, record.seq)
         self._changes += [
             (*head, nth, record.at, record.actor, type_names[type(event)], _encode(event))
-            for nth, event in changes
+            for nth, event in enumerate(record.events)
         ]
+
+    def _draw(self, record: Record) -> None:
+        """Leases and retries take tokens of the queue's rate and retry budget."""
+        place = _drawn_on(record)
+        row = None if place is None else self._rows.get(place)
+        if place is None or row is None or not isinstance(row.body, Queue):
+            return
+        queue = row.body
+        for event in record.events:
+            if isinstance(event, LeaseGranted):
+                queue = granted(queue, record.at)
+            elif isinstance(event, RetryScheduled):
+                queue = retried(queue, record.at)
+        if queue is not row.body:
+            row.body = queue
+            self._dirty[place] = row
 
     def writes(self) -> list[Write]:
         rows = [
             (*place, row.seq, row.at, row.actor, row.made_by, _encode(row.body))
             for place, row in self._dirty.items()
         ]
-        return [Write(_PUT, rows), Write(_CHANGED, self._changes)]
+        names = [type_names[kind] for kind in _DUE]
+        forget = [(*place, *names) for place in self._due]
+        return [Write(_PUT, rows), Write(_CHANGED, self._changes), Write(_FORGET, forget)]
 
     def forget(self) -> None:
         """The batch is written, or void."""
         self._rows = {}
         self._dirty = {}
         self._changes = []
+        self._due = {}

@@ -29,6 +29,7 @@ from writ.schemas.lifecycle import (
     regranted,
     renewed,
 )
+from writ.schemas.operations import OPERATION_CAUSE
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import Sealed
@@ -56,6 +57,13 @@ CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_id ON jobs (tenant, id, queue);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, tenant);
 CREATE INDEX IF NOT EXISTS jobs_by_queue ON jobs (tenant, queue, state);
 CREATE INDEX IF NOT EXISTS jobs_by_task ON jobs (tenant, task, state);
+CREATE TABLE IF NOT EXISTS links ( -- what a job belongs to
+    tenant TEXT NOT NULL,
+    kind TEXT NOT NULL, -- batch, parent, schedule or operation
+    name TEXT NOT NULL,
+    opened INTEGER NOT NULL,
+    PRIMARY KEY (tenant, kind, name, opened)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS inputs (opened INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS outputs (opened INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (
@@ -96,6 +104,7 @@ CREATE INDEX IF NOT EXISTS rejections_by_tenant ON rejections (tenant, seq);
 """
 _INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE_JOB: Final = "UPDATE jobs SET state = ?, seq = ?, job = ? WHERE opened = ?"
+_PUT_LINK: Final = "INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)"
 _PUT_INPUT: Final = "INSERT OR REPLACE INTO inputs VALUES (?, ?)"
 _PUT_OUTPUT: Final = "INSERT OR REPLACE INTO outputs VALUES (?, ?)"
 _ADD_COUNT: Final = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
@@ -148,7 +157,7 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 4
+    version = 5
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
@@ -158,6 +167,7 @@ class JobsView:
         self._dirty: dict[Address, Row] = {}
         self._leader: tuple[str, str, int] | None = None
         self._rejections: list[tuple[Any, ...]] = []
+        self._links: list[tuple[str, str, str, int]] = []
         self._running_loaded = False
         self._governing = Governing()
 
@@ -238,15 +248,24 @@ class JobsView:
             row = Row(record.seq, record.seq, job, None)
             row.input = job.input
             job = replace(job, input=_hollow(job.input))
+            self._link(row, "batch", job.batch)
+            self._link(row, "parent", job.parent)
+            self._link(row, "schedule", job.schedule)
         elif job.input is not row.job.input:  # an edit
             row.input = job.input
             job = replace(job, input=_hollow(job.input))
         if job.output is not None and job.output is not row.job.output:
             row.output = job.output
             job = replace(job, output=_hollow(job.output))
+        if record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
+            self._link(row, "operation", split_job_key(record.cause)[1])
         row.job = job
         row.seq = record.seq
         self._dirty[place] = row
+
+    def _link(self, row: Row, kind: str, name: str | None) -> None:
+        if name is not None:
+            self._links.append((row.job.tenant, kind, name, row.opened))
 
     def _give_time_back(self, at: int) -> None:
         """Each live lease gets at least a whole one; all running jobs are in memory."""
@@ -283,6 +302,7 @@ class JobsView:
         writes = [
             Write(_INSERT_JOB, new),
             Write(_UPDATE_JOB, changed),
+            Write(_PUT_LINK, self._links),
             Write(_PUT_INPUT, inputs),
             Write(_PUT_OUTPUT, outputs),
             Write(_ADD_COUNT, counts),
@@ -355,6 +375,7 @@ class JobsView:
         self._dirty = {}
         self._leader = None
         self._rejections = []
+        self._links = []
         self._running_loaded = False
         self._governing.forget()
 

@@ -202,6 +202,11 @@ class Queries:
             states=query.states,
             queue=query.queue,
             task=query.task,
+            links={
+                kind: name
+                for kind in ("batch", "parent", "schedule", "operation")
+                if (name := getattr(query, kind)) is not None
+            },
             before=before,
             limit=query.limit,
         )
@@ -387,6 +392,7 @@ def _job_view(row: JobRow) -> JobView:
         batch=job.batch,
         schedule=job.schedule,
         operation=job.operation,
+        ended_by=job.ended_by if job.state in TERMINAL else None,
     )
 
 

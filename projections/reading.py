@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,28 +141,20 @@ class JobsReader:
         states: Sequence[State] = (),
         queue: str | None = None,
         task: str | None = None,
+        links: Mapping[str, str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> JobRows:
-        """Jobs by filters, newest submit first; `before` is the `opened` of the page before's last."""
-        where = ["state = ?", "tenant = ?"]
-        values: list[Any] = [tenant]
-        for column, value in (("queue = ?", queue), ("task = ?", task), ("opened < ?", before)):
-            if value is not None:
-                where.append(column)
-                values.append(value)
-        # One keyset walk for each state, merged: each is answered by an index in the order of the page.
-        walk = (
-            "SELECT * FROM (SELECT opened FROM jobs WHERE "  # noqa: S608 - `where` holds words of ours alone
-            f"{' AND '.join(where)} ORDER BY opened DESC LIMIT ?)"
-        )
-        wanted = dict.fromkeys(states or tuple(State))
-        sql = f"{' UNION ALL '.join([walk] * len(wanted))} ORDER BY 1 DESC LIMIT ?"
-        parts: list[Any] = []
-        for state in wanted:
-            parts += (state.value, *values, limit + 1)
+        """Jobs by filters, newest submit first; `before` is the `opened` of the page before's last.
+
+        `links` names what they belong to, by kind: a batch, parent, schedule or operation.
+        """
+        if links:
+            sql, parts = _linked(tenant, states, queue, task, links, before)
+        else:
+            sql, parts = _walked(tenant, states, queue, task, before, limit)
         async with self._at_one_position() as (db, position):
-            found = await db.execute_fetchall(sql, (*parts, limit + 1))
+            found = await db.execute_fetchall(f"{sql} ORDER BY 1 DESC LIMIT ?", (*parts, limit + 1))
             places = [int(opened) for (opened,) in found]
             rows, more = await self._rows(db, places[:limit])
         return JobRows(position, rows, more or len(places) > limit)
@@ -286,6 +278,55 @@ class JobsReader:
         sql = "SELECT * FROM rejections WHERE tenant = ? ORDER BY seq DESC, nth LIMIT ?"
         async with self._at_one_position() as (db, _):
             return [Refusal(*row) for row in await db.execute_fetchall(sql, (tenant, limit))]
+
+
+def _walked(
+    tenant: str, states: Sequence[State], queue: str | None, task: str | None, before: int | None, limit: int
+) -> tuple[str, list[Any]]:
+    """The page as one keyset walk for each state, merged: an index answers each in the page's order."""
+    where = ["state = ?", "tenant = ?"]
+    values: list[Any] = [tenant]
+    for column, value in (("queue = ?", queue), ("task = ?", task), ("opened < ?", before)):
+        if value is not None:
+            where.append(column)
+            values.append(value)
+    walk = (
+        "SELECT * FROM (SELECT opened FROM jobs WHERE "  # noqa: S608 - `where` holds words of ours alone
+        f"{' AND '.join(where)} ORDER BY opened DESC LIMIT ?)"
+    )
+    wanted = dict.fromkeys(states or tuple(State))
+    parts: list[Any] = []
+    for state in wanted:
+        parts += (state.value, *values, limit + 1)
+    return " UNION ALL ".join([walk] * len(wanted)), parts
+
+
+def _linked(
+    tenant: str,
+    states: Sequence[State],
+    queue: str | None,
+    task: str | None,
+    links: Mapping[str, str],
+    before: int | None,
+) -> tuple[str, list[Any]]:
+    """The page as a walk over what belongs to the first link; few jobs belong to one, and they are together."""
+    (kind, name), *others = links.items()
+    sql = (
+        "SELECT first.opened FROM links AS first CROSS JOIN jobs USING (opened)"
+        " WHERE first.tenant = ? AND first.kind = ? AND first.name = ?"
+    )
+    parts: list[Any] = [tenant, kind, name]
+    for kind, name in others:
+        sql += " AND EXISTS (SELECT 1 FROM links WHERE tenant = ? AND kind = ? AND name = ? AND opened = first.opened)"
+        parts += (tenant, kind, name)
+    if states:
+        sql += " AND state IN (SELECT value FROM json_each(?))"
+        parts.append(msgspec.json.encode(states).decode())
+    for term, value in (("queue = ?", queue), ("task = ?", task), ("first.opened < ?", before)):
+        if value is not None:
+            sql += f" AND {term}"
+            parts.append(value)
+    return sql, parts
 
 
 def _literal(text: str) -> str:

@@ -36,11 +36,19 @@ class Query(Command, frozen=True, kw_only=True):
 
 
 class JobsQuery(Query, frozen=True, kw_only=True):
-    """Jobs by filters, newest submit first; `cursor` is the `next` of the page before."""
+    """Jobs by filters, newest submit first; `cursor` is the `next` of the page before.
+
+    `batch`, `schedule` and `operation` are names, and `parent` a key, `<queue>~<id>`. The jobs of an
+    operation are all that it changed.
+    """
 
     states: tuple[State, ...] = ()
     queue: Token | None = None
     task: str | None = None
+    batch: Token | None = None
+    parent: JobKey | None = None
+    schedule: Token | None = None
+    operation: Token | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
     cursor: str | None = None
 
@@ -83,7 +91,10 @@ class QueuesQuery(GovernedQuery, frozen=True, kw_only=True):
 
 
 class SchedulesQuery(GovernedQuery, frozen=True, kw_only=True):
-    """Schedules, with the next `times` at which each is due; `deleted` lists those too."""
+    """Schedules, with the next `times` at which each is due; `deleted` lists those too.
+
+    `history` adds what was done to each and its due times, newest first, about 100 of each at most.
+    """
 
     name: Token | None = None
     times: Annotated[int, Meta(ge=0, le=100)] = 5
@@ -98,9 +109,10 @@ class OperationsQuery(GovernedQuery, frozen=True, kw_only=True):
 
 
 class BatchesQuery(GovernedQuery, frozen=True, kw_only=True):
-    """Batches, with their jobs by state."""
+    """Batches, with their jobs by state; `history` adds who sealed it, and its end."""
 
     batch: Token | None = None
+    history: bool = False
 
 
 class StatusQuery(Query, frozen=True, kw_only=True):
@@ -171,6 +183,8 @@ class JobView(msgspec.Struct, frozen=True):
     batch: str | None = None
     schedule: str | None = None
     operation: str | None = None
+    ended_by: int | None = None
+    """Log sequence of its terminal record, while it has ended: what a redrive or rerun answers."""
 
 
 class JobsPage(Answer, frozen=True):
@@ -195,7 +209,7 @@ class RecordsPage(Answer, frozen=True):
 
 
 class ChangeView(msgspec.Struct, frozen=True):
-    """Something that was done to a queue or schedule: the event's type and its data."""
+    """Something that happened to a queue, schedule or batch: the event's type and its data."""
 
     seq: int
     at: Timestamp
@@ -204,8 +218,18 @@ class ChangeView(msgspec.Struct, frozen=True):
     data: msgspec.Raw
 
 
+class BucketView(msgspec.Struct, frozen=True):
+    """A token bucket as of a log time; `tokens` fill up by the policy's rate from there."""
+
+    tokens: float
+    at: Timestamp
+
+
 class QueueView(msgspec.Struct, frozen=True):
-    """A queue; `version` 0 is the built-in policy. `jobs` is how many are in which state."""
+    """A queue; `version` 0 is the built-in policy. `jobs` is how many are in which state.
+
+    `grants` is the bucket of its rate, and `retries` that of its retry budget; None while untouched.
+    """
 
     queue: str
     tenant: str
@@ -217,6 +241,8 @@ class QueueView(msgspec.Struct, frozen=True):
     changed_by: str | None
     jobs: dict[str, int]
     running_by_key: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    grants: BucketView | None = None
+    retries: BucketView | None = None
     history: tuple[ChangeView, ...] = ()
 
 
@@ -286,6 +312,7 @@ class BatchView(msgspec.Struct, frozen=True):
     size: int | None
     jobs: dict[str, int]
     ended_at: Timestamp | None
+    history: tuple[ChangeView, ...] = ()
 
 
 class BatchesPage(Answer, frozen=True):

@@ -9,7 +9,10 @@ import msgspec
 import pytest
 
 from writ.broker.memory import MemoryIntake
+from writ.orchestrator.state import Partition
 from writ.projections.queries import Queries
+from writ.projections.shown import timestamp
+from writ.schemas.codec import decode
 from writ.schemas.events import (
     BatchEnded,
     BatchSealed,
@@ -101,7 +104,8 @@ async def test_a_schedule_has_its_next_times(history: Histories, running: Runnin
     assert (held.name, held.paused, held.next) == ("held", "audit", ())
     assert (hourly.fired, hourly.skipped, hourly.last_job, bytes(hourly.input)) == (1, 1, "j1", b'{"a":1}')
     assert [at[:13] for at in hourly.next] == ["2026-01-01T03", "2026-01-01T04"]
-    assert [c.event for c in hourly.history] == ["schedule_declared"], "what nobody did is no history"
+    assert [c.event for c in hourly.history] == ["schedule_skipped", "schedule_fired", "schedule_declared"]
+    assert hourly.declared_at == hourly.history[-1].at
     everything = await asked(running, told, "schedules", SchedulesPage, deleted=True)
     assert [each.name for each in everything.schedules] == ["gone", "held", "hourly"]
     for query, names in (({"queue": "mail"}, ["hourly"]), ({"name": "held"}, ["held"])):
@@ -173,3 +177,104 @@ async def test_batches_of_any_size_give_the_same_file(
             assert await runner.wait_for(len(told.records), 10)
         files.append(dump(runner.path))
     assert files[0] == files[1]
+
+
+async def test_the_newest_due_times_are_kept_beside_all_that_was_done(
+    history: Histories, running: Running, dump: Callable[[Path], str]
+) -> None:
+    told = history()
+    tell(told, "schedule", "mail~s", ScheduleDeclared(1, SPEC, seal(b"1")), SchedulePaused("audit"))
+    tell(told, "schedule", "mail~other", ScheduleDeclared(1, SPEC, seal(b"1")), ScheduleFired(1, "j", "due"))
+    hour = 3_600_000_000
+    for n in range(130):
+        tell(told, "schedule", "mail~s", ScheduleFired(told.at + n * hour, f"j{n}", "due"))
+    tell(told, "schedule", "mail~s", *(ScheduleSkipped(told.at + n, "late") for n in range(3)))
+    (s,) = (await asked(running, told, "schedules", SchedulesPage, name="s", history=True)).schedules
+    names = [change.event for change in s.history]
+    assert names == ["schedule_skipped"] * 3 + ["schedule_fired"] * 97 + [
+        "schedule_declared",
+        "schedule_paused",
+    ]
+    assert b'"j33"' in bytes(s.history[99].data), "the oldest that is kept"
+    assert (s.fired, s.skipped) == (130, 3), "what is forgotten was counted"
+    told.add("schedule", "mail~other", (ScheduleFired(2, "k", "due"),), actor="writ:orchestrator")
+    (other,) = (await asked(running, told, "schedules", SchedulesPage, name="other", history=True)).schedules
+    assert (len(other.history), other.changed_by) == (3, "owner"), "a due time changes no schedule"
+    log = told.log()
+    files: list[str] = []
+    for name, size in (("one.db", 1_024), ("other.db", 7)):
+        async with running(log, name, size) as runner:
+            assert await runner.wait_for(len(told.records), 10)
+        files.append(dump(runner.path))
+    assert files[0] == files[1]
+
+
+async def test_jobs_are_found_by_what_they_belong_to(history: Histories, running: Running) -> None:
+    told = history()
+
+    def submit(key: str, **more: Any) -> None:
+        tell(told, "job", key, JobSubmitted("t", seal(b"1"), **more))
+
+    submit("mail~p")
+    submit("mail~a", batch="x", parent="mail~p")
+    submit("bills~b", batch="x", parent="mail~p", schedule="s")
+    submit("mail~c", batch="xx", schedule="s")
+    submit("mail~d", batch="x", schedule="s")
+    told.job("a").granted("w1").completed()
+    ends = (CancelRequested("sold"), JobCancelled("sold"))
+    plan = OperationPlanned(OperationVerb.CANCEL, Filter(), "sold", 2)
+    tell(told, "operation", "mail~op9", plan)
+    tell(told, "job", "mail~c", *ends, cause="operation:mail~op9")
+    tell(told, "job", "mail~d", *ends, cause="operation:mail~op9")
+
+    async def found(**query: Any) -> list[str]:
+        page = await asked(running, told, "jobs", JobsPage, **query)
+        assert page.error is None
+        return [job.id for job in page.jobs]
+
+    assert await found(batch="x") == ["d", "b", "a"]
+    assert await found(batch="x", queue="mail") == ["d", "a"]
+    assert await found(batch="x", states=["completed", "pending"]) == ["b", "a"]
+    assert await found(batch="x", task="other") == []
+    assert await found(parent="mail~p") == ["b", "a"]
+    assert await found(parent="bills~p") == []
+    assert await found(schedule="s") == ["d", "c", "b"]
+    assert await found(schedule="s", batch="x") == ["d", "b"]
+    assert await found(operation="op9") == ["d", "c"]
+    first = await asked(running, told, "jobs", JobsPage, batch="x", limit=2)
+    assert [job.id for job in first.jobs] == ["d", "b"]
+    assert await found(batch="x", limit=2, cursor=first.next) == ["a"]
+    other = await asked(running, told, "jobs", JobsPage, batch="x", limit=3)
+    assert other.next is None
+    (done,) = [job for job in other.jobs if job.id == "a"]
+    assert (done.ended_by, other.jobs[1].ended_by) == (done.seq, None)
+
+
+async def test_a_queue_has_its_buckets_as_the_orchestrator_has_them(
+    history: Histories, running: Running
+) -> None:
+    told = history()
+    told.job("before").submitted().granted("w1")
+    tell(told, "queue", "mail", QueueDeclared(1, QueuePolicy(rate_per_s=0.5, burst=2, retries_per_min=6)))
+    tell(told, "queue", "bills", QueueDeclared(1, QueuePolicy(concurrency=1)))
+    (bills, mail) = (await asked(running, told, "queues", QueuesPage)).queues
+    assert (mail.grants, mail.retries) == (None, None)
+    told.job("a").submitted().granted("w1").failed("boom")
+    told.job("b").submitted().granted("w1")
+    told.job("c", "bills").submitted().granted("w1").failed("boom")
+    (bills, mail) = (await asked(running, told, "queues", QueuesPage, history=True)).queues
+    state = Partition(0, 1)
+    for stored in told.records:
+        state.apply(decode(stored.body), stored.body)
+    queue = state.queue("default.mail")
+    assert queue.grants is not None
+    assert queue.retries is not None
+    assert (mail.grants.tokens, mail.retries.tokens) == (queue.grants.tokens, queue.retries.tokens)
+    assert mail.grants.tokens < 1.1
+    assert mail.grants.at == timestamp(queue.grants.at)
+    assert mail.retries.at == timestamp(queue.retries.at)
+    assert (bills.grants, bills.retries) == (None, None)
+    assert [change.event for change in mail.history] == ["queue_declared"], (
+        "a lease is no change of its queue"
+    )
+    assert mail.changed_at == mail.history[0].at
