@@ -18,12 +18,12 @@ from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import Job
 from writ.schemas.policy import OnClash
 from writ.schemas.records import Source
-from writ.schemas.rejections import Rejection
+from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed
 
 from .decide import depend, intake
 from .messages import Element, Submitted
-from .office import Office, size_of
+from .office import Office, encode, size_of
 from .round import Round, system_record
 
 
@@ -126,10 +126,10 @@ class IntakeDesk:
     def _refuse(self, round_: Round, message: Submitted, refused: list[Rejection], index: int) -> None:
         tenant, principal, _, queue = message.address
         source = Source(message.epoch, message.seq, index)
-        if self._office.may_refuse(message.address, round_.now):
+        answers = any(each.kind is RejectionKind.DUPLICATE for each in refused)
+        if answers or self._office.may_refuse(message.address, round_.now):
             self.flush_folded(round_)
-            named = tuple(refused[: bounds.REFUSALS_NAMED_MAX])
-            event = CommandRejected("submit", named, queue, len(refused))
+            event = CommandRejected("submit", _named(refused), queue, len(refused))
             self._office.note(round_, message.address, event, "submit", source)
             return
         before = self._folded.get((tenant, principal))
@@ -158,3 +158,22 @@ class IntakeDesk:
             self.flush_folded(round_)
         elif not round_.records:
             system_record(round_, Barrier(), "settle", self.handled)
+
+
+def _named(refused: list[Rejection]) -> tuple[Rejection, ...]:
+    """Those that the record names: all for which another job stands, as their senders wait to hear which it is.
+
+    Of the others so many, and none beyond what a record may hold.
+    """
+    named: list[Rejection] = []
+    room, others = bounds.INLINE_MAX_BYTES, bounds.REFUSALS_NAMED_MAX
+    for each in refused:
+        if each.kind is not RejectionKind.DUPLICATE:
+            others -= 1
+            if others < 0:
+                continue
+        room -= len(encode(each))
+        if room < 0:
+            break
+        named.append(each)
+    return tuple(named)

@@ -19,7 +19,7 @@ class RejectionKind(StrEnum):
     """The job's state does not allow it."""
 
     DUPLICATE = "duplicate"
-    """A live job has the same unique key, and stands for this submit; the reason names it."""
+    """A live job has the same unique key, and stands for this submit: `job` is its key."""
 
     STALE = "stale"
     """The fencing token is not the live lease's: the work is void."""
@@ -29,9 +29,10 @@ class RejectionKind(StrEnum):
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Why a command, or one element of it, was refused."""
+    """Why a command, or one element of it, was refused. `job` is the key of a job that stands in its way."""
 
     kind: RejectionKind
     reason: str
     field: str | None = None
     index: int | None = None
+    job: str | None = None

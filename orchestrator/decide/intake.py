@@ -44,7 +44,7 @@ def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None)
     """What is said of a second submit with a unique key, where it does not replace the first."""
     kind = RejectionKind.DUPLICATE if on_clash is OnClash.RETURN else RejectionKind.CONFLICT
     reason = f"unique_key {command.unique_key} belongs to the live job {live.key}; on_clash is {on_clash}"
-    return Rejection(kind, reason, "unique_key", index)
+    return Rejection(kind, reason, "unique_key", index, live.key)
 
 
 def ask_approval(approval: Approval, now: int) -> JobSuspended:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from writ.schemas.events import BatchEnded, OperationEnded
+from writ.schemas.events import BatchEnded, CommandRejected, OperationEnded, RejectionsFolded
 from writ.schemas.lifecycle import State
+from writ.schemas.rejections import RejectionKind
 from writ.schemas.schedules import ScheduleFired, ScheduleSkipped
 
 if TYPE_CHECKING:
@@ -164,6 +165,29 @@ async def test_a_unique_key_is_live_once(twin: Twin, on_clash: str, states: dict
         await finish(twin, lease)
     await submit(twin, {"id": "c", "unique_key": "u"})
     assert twin.job("c").state is State.PENDING
+    await twin.check()
+
+
+async def test_every_sender_hears_which_job_stands_for_its_own(twin: Twin) -> None:
+    await submit(twin, {"id": "a", "unique_key": "u"})
+    double = {"task": "send", "unique_key": "u"}
+    await twin.submit([double | {"id": f"d{n}"} for n in range(150)])
+    for n in range(100):  # more than refusals of one principal are recorded singly
+        await twin.submit(double | {"id": f"e{n}"})
+    await twin.settled()
+    told = [event for event in await twin.events(CommandRejected) if isinstance(event, CommandRejected)]
+    assert [event.count for event in told] == [150, *[1] * 100]
+    named = [each for event in told for each in event.refused]
+    assert {(each.kind, each.job) for each in named} == {(RejectionKind.DUPLICATE, "mail~a")}
+    assert [each.index for each in named[:150]] == list(range(150))
+    assert await twin.events(RejectionsFolded) == []
+    bad = [{"task": "send", "id": f"f{n}", "after": ["mail~none"]} for n in range(120)]
+    await twin.submit([*bad, double | {"id": "g"}])
+    await twin.settled()
+    *_, last = await twin.events(CommandRejected)
+    assert isinstance(last, CommandRejected)
+    assert (len(last.refused), last.count) == (101, 121), "others are named up to the bound"
+    assert last.refused[-1].job == "mail~a"
     await twin.check()
 
 

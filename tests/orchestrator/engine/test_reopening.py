@@ -39,7 +39,7 @@ async def refused(twin: Twin, verb: str, **fields: Any) -> tuple[str, str, str]:
 @pytest.mark.parametrize("verb", ["redrive", "rerun"])
 async def test_a_doubled_message_opens_one_round(twin: Twin, verb: str) -> None:
     end = await dead(twin)
-    command = {"id": "a", "reason": "mended", "answers": end}
+    command: dict[str, Any] = {"id": "a", "reason": "mended", "answers": end}
     assert "error" not in await twin.ask(verb, **command)
     stored = len(await twin.records())
     assert "error" not in await twin.ask(verb, **command), "while the round it opened is live"
