@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -42,7 +43,7 @@ from .errors import (
 )
 from .looking import Looking
 from .operating import Operating
-from .results import JobHandle, Waiter
+from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
 from .submits import check_submit, new_job_id, nonce
 from .wire import Wire
 
@@ -52,11 +53,22 @@ SUBMIT_MESSAGE_MAX_BYTES: Final = 900 * 1024
 """Of one array of jobs; the broker takes 1 MiB with headers."""
 
 SUBMITS_IN_FLIGHT: Final = 8
+VERDICTS_AT_ONCE: Final = 32
+"""How many submits with a unique key of one array are waited for together."""
+
 REQUERY_S: Final = 5.0
 """How often a waiting `result` asks the view, in case the live feed missed something."""
 
 _REFUSALS_KEPT: Final = 10_000
 _STREAM_FULL: Final = 10077
+
+
+class Element(NamedTuple):
+    """One job as it is sent; `unique` where it has a unique key, so that another may stand for it."""
+
+    id: str
+    body: bytes
+    unique: bool
 
 
 class Client(Looking, Operating):
@@ -130,8 +142,11 @@ class Client(Looking, Operating):
         input with their outputs. `parent` is the job that starts this one, which ends with it by
         `on_parent_end` [cancel], and `batch` a group that it counts in.
 
+        With a `unique_key` it waits for the orchestrator, for `timeout_s` in all: where the queue's
+        `on_clash` is `return`, the handle is that of the live job with that key, marked `existing`.
+
         Raises SubmitRefused for what can be told to be wrong before sending; what the orchestrator refuses
-        later is raised by `result`.
+        later is raised by `result`, or here where it is waited for.
         """
         options = {
             "id": id,
@@ -155,9 +170,16 @@ class Client(Looking, Operating):
             "batch": batch,
         }
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
-        job_id, body = self._element(queue, job, None)
-        seq = await self._publish(queue, f"{queue}.{job_id}", body, timeout_s)
-        return JobHandle(queue, job_id, seq)
+        until = asyncio.get_running_loop().time() + timeout_s
+        element = self._element(queue, job, None)
+        seq = await self._publish(queue, f"{queue}.{element.id}", element.body, timeout_s)
+        handle = JobHandle(queue, element.id, seq)
+        if not element.unique:
+            return handle
+        outcome = await self._decided(handle, until)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def submit_many(
         self, queue: str, jobs: Iterable[SubmitJob | Mapping[str, Any]], *, timeout_s: float = 60.0
@@ -166,31 +188,44 @@ class Client(Looking, Operating):
 
         A job is a mapping with `task`, `input` and the options of `submit`, or a SubmitJob. All are checked
         before the first is sent: SubmitRefused names the wrong one by its index. Where some messages could
-        not be stored, the first reason is raised with a note of how many jobs were.
+        not be stored, the first reason is raised with a note of how many jobs were. What the orchestrator
+        refuses is raised by `result`. For those with a `unique_key` see `submit`.
         """
+        until = asyncio.get_running_loop().time() + timeout_s
         made = (self._element(queue, job, index) for index, job in enumerate(jobs))
         messages = list(_pack(made))
         room = asyncio.Semaphore(SUBMITS_IN_FLIGHT)
+        waits = asyncio.Semaphore(VERDICTS_AT_ONCE)
 
-        async def send(ids: list[str], body: bytes) -> list[JobHandle]:
+        async def decided(handle: JobHandle) -> JobHandle:
+            async with waits:
+                outcome = await self._decided(handle, until)
+            return handle if isinstance(outcome, Exception) else outcome
+
+        async def send(elements: list[Element], body: bytes) -> list[JobHandle]:
             async with room:
-                seq = await self._publish(queue, f"{queue}.{ids[0]}", body, timeout_s)
-            return [JobHandle(queue, job_id, seq, index) for index, job_id in enumerate(ids)]
+                seq = await self._publish(queue, f"{queue}.{elements[0].id}", body, timeout_s)
+            handles = [JobHandle(queue, each.id, seq, index) for index, each in enumerate(elements)]
+            unique = [index for index, each in enumerate(elements) if each.unique]
+            for index, handle in zip(
+                unique, await asyncio.gather(*(decided(handles[index]) for index in unique)), strict=True
+            ):
+                handles[index] = handle
+            return handles
 
         done = await asyncio.gather(*(send(*message) for message in messages), return_exceptions=True)
         handles = [handle for part in done if isinstance(part, list) for handle in part]
         for part in done:
             if isinstance(part, BaseException):
-                count = sum(len(ids) for ids, _ in messages)
+                count = sum(len(elements) for elements, _ in messages)
                 part.add_note(f"{len(handles)} of {count} jobs were stored")
                 raise part
         return handles
 
-    def _element(
-        self, queue: str, job: SubmitJob | Mapping[str, Any], index: int | None
-    ) -> tuple[str, bytes]:
-        """The job's id, made if not given, and its bytes. Raises SubmitRefused."""
+    def _element(self, queue: str, job: SubmitJob | Mapping[str, Any], index: int | None) -> Element:
+        """The job with its id, made if not given. Raises SubmitRefused."""
         given = job.id if isinstance(job, SubmitJob) else job.get("id")
+        unique = job.unique_key if isinstance(job, SubmitJob) else job.get("unique_key")
         job_id = given if given is not None else new_job_id(self._clock.wall_us() // 1_000, self._entropy)
         if isinstance(job, SubmitJob):
             whole: object = job if given else msgspec.structs.replace(job, id=job_id)
@@ -204,7 +239,20 @@ class Client(Looking, Operating):
         fault = check_submit(queue, body, index)
         if fault is not None:
             raise SubmitRefused(fault)
-        return job_id, body
+        return Element(job_id, body, unique is not None)
+
+    async def _decided(self, handle: JobHandle, until: float) -> JobHandle | SubmitRefused:
+        """What a submit with a unique key has become: its own job, the one that stands for it, or nothing."""
+        unknown = dataclasses.replace(handle, existing=None)
+        if not self._hears_refusals:
+            return unknown
+        try:
+            outcome = await self._told(Verdict(handle, asyncio.get_running_loop()), until)
+        except (TimeoutError, WireError):
+            return unknown
+        if isinstance(outcome, SubmitRefused):
+            return stand_in(outcome) or outcome
+        return unknown if isinstance(outcome, Exception) else handle
 
     async def _publish(self, queue: str, name: str, body: bytes, timeout_s: float) -> int:
         """The stream sequence of a stored submit; repeated under one message id until the broker says so."""
@@ -233,8 +281,9 @@ class Client(Looking, Operating):
         """The output of a job, as soon as it has one; waits up to `timeout_s` seconds, or for ever.
 
         `job` is a handle or an id; with an id, `queue` is needed only where several queues have one of it.
-        Raises JobFailed for a dead letter, JobCancelled, SubmitRefused where the orchestrator refused the
-        submit of this handle, JobNotFound for an unknown id, and TimeoutError.
+        Of a submit whose `unique_key` another live job had, it is that job's. Raises JobFailed for a dead
+        letter, JobCancelled, SubmitRefused where the orchestrator refused the submit of this handle,
+        JobNotFound for an unknown id, and TimeoutError.
         """
         loop = asyncio.get_running_loop()
         until = None if timeout_s is None else loop.time() + timeout_s
@@ -244,8 +293,25 @@ class Client(Looking, Operating):
             handle = JobHandle(queue, job, 0)
         else:
             handle = job
+        while True:
+            waiter = Waiter(handle, loop)
+            try:
+                outcome = await self._told(waiter, until)
+            except TimeoutError:
+                state = waiter.view.state if waiter.view else "not known to the node yet"
+                where = f"job {handle.id} in queue {handle.queue}"
+                raise TimeoutError(f"{where} has not ended within {timeout_s:g} s: it is {state}") from None
+            if not isinstance(outcome, Exception):
+                return msgspec.json.decode(outcome)
+            standing = stand_in(outcome)
+            if standing is None:
+                raise outcome
+            handle = standing
+
+    async def _told(self, waiter: Waiter, until: float | None) -> Outcome:
+        """What the feed, the view or a refusal tells a waiter first. Raises TimeoutError."""
+        handle = waiter.handle
         wire = await self._connected()
-        waiter = Waiter(handle, loop)
         known = self._refusals.get(handle.seq)
         if known is not None:
             waiter.refused(known)
@@ -255,18 +321,11 @@ class Client(Looking, Operating):
         asking = asyncio.ensure_future(self._requery(waiter))
         try:
             async with asyncio.timeout_at(until):
-                outcome = await waiter.outcome
-        except TimeoutError:
-            state = waiter.view.state if waiter.view else "not known to the node yet"
-            where = f"job {handle.id} in queue {handle.queue}"
-            raise TimeoutError(f"{where} has not ended within {timeout_s:g} s: it is {state}") from None
+                return await waiter.outcome
         finally:
             asking.cancel()
             self._forget(waiter)
             await stop()
-        if isinstance(outcome, Exception):
-            raise outcome
-        return msgspec.json.decode(outcome)
 
     async def _requery(self, waiter: Waiter) -> None:
         """Asks the view now and then; the feed alone would miss what came before it."""
@@ -326,17 +385,20 @@ def _key(queue: str, job: JobHandle | str) -> str:
     return job if "~" in job else job_key(queue, job)
 
 
-def _pack(elements: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], bytes]]:
+def _pack(elements: Iterable[Element]) -> Iterator[tuple[list[Element], bytes]]:
     """Submits joined to messages: arrays within the bounds of count and size."""
-    ids: list[str] = []
-    parts: list[bytes] = []
+    parts: list[Element] = []
     size = 2
-    for job_id, body in elements:
-        if parts and (len(parts) == SUBMIT_ARRAY_MAX_JOBS or size + len(body) + 1 > SUBMIT_MESSAGE_MAX_BYTES):
-            yield ids, b"[" + b",".join(parts) + b"]"
-            ids, parts, size = [], [], 2
-        ids.append(job_id)
-        parts.append(body)
-        size += len(body) + 1
+    for element in elements:
+        more = len(element.body) + 1
+        if parts and (len(parts) == SUBMIT_ARRAY_MAX_JOBS or size + more > SUBMIT_MESSAGE_MAX_BYTES):
+            yield parts, _joined(parts)
+            parts, size = [], 2
+        parts.append(element)
+        size += more
     if parts:
-        yield ids, b"[" + b",".join(parts) + b"]"
+        yield parts, _joined(parts)
+
+
+def _joined(parts: Iterable[Element]) -> bytes:
+    return b"[" + b",".join([part.body for part in parts]) + b"]"

@@ -54,13 +54,28 @@ class Looking(Asking):
         states: Sequence[State | str] = (),
         queue: str | None = None,
         task: str | None = None,
+        batch: str | None = None,
+        parent: str | None = None,
+        schedule: str | None = None,
+        operation: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
         timeout_s: float = 10.0,
     ) -> JobsPage:
-        """A page of jobs, newest submit first; pass its `next` as `cursor` for the following one."""
+        """A page of jobs, newest submit first; pass its `next` as `cursor` for the following one.
+
+        `batch`, `schedule` and `operation` are names, `parent` the key `<queue>~<id>` of what started them.
+        """
         query = JobsQuery(
-            states=tuple(State(state) for state in states), queue=queue, task=task, limit=limit, cursor=cursor
+            states=tuple(State(state) for state in states),
+            queue=queue,
+            task=task,
+            batch=batch,
+            parent=parent,
+            schedule=schedule,
+            operation=operation,
+            limit=limit,
+            cursor=cursor,
         )
         return await self._query("jobs", query, JobsPage, timeout_s)
 
@@ -115,7 +130,7 @@ class Looking(Asking):
         cursor: str | None = None,
         timeout_s: float = 10.0,
     ) -> SchedulesPage:
-        """A page of schedules, with the next `times` at which each is due."""
+        """A page of schedules, with the next `times` at which each is due; `history` adds what happened."""
         query = SchedulesQuery(
             name=name, queue=queue, times=times, deleted=deleted, history=history, limit=limit, cursor=cursor
         )
@@ -139,10 +154,11 @@ class Looking(Asking):
         batch: str | None = None,
         queue: str | None = None,
         *,
+        history: bool = False,
         limit: int = 100,
         cursor: str | None = None,
         timeout_s: float = 10.0,
     ) -> BatchesPage:
-        """A page of batches, with their jobs by state."""
-        query = BatchesQuery(batch=batch, queue=queue, limit=limit, cursor=cursor)
+        """A page of batches, with their jobs by state; `history` adds who sealed each, and its end."""
+        query = BatchesQuery(batch=batch, queue=queue, history=history, limit=limit, cursor=cursor)
         return await self._query("batches", query, BatchesPage, timeout_s)

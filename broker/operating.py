@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+from typing import Final
 
 import msgspec
 
 from writ.schemas import commands
 from writ.schemas.commands import Answer, Plan, Planned, Started
 from writ.schemas.policy import QueuePolicy
+from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.schedules import Overlap, ScheduleSpec
 
 from .asking import Asking, encode
+from .errors import Refused, WireError
+
+READ_S: Final = 2.0
+"""How long a look at the job may take before it is reopened without."""
+
+
+def _left(until: float) -> float:
+    return until - asyncio.get_running_loop().time()
 
 
 def _raw(value: object) -> msgspec.Raw:
@@ -36,14 +47,54 @@ class Operating(Asking):
         await self._control("terminate", queue, commands.Terminate(id=id, reason=reason), Answer, timeout_s)
 
     async def redrive(
-        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
+        self,
+        id: str,
+        queue: str,
+        reason: str = "requested",
+        *,
+        answers: int | None = None,
+        timeout_s: float = 10.0,
     ) -> None:
-        """Puts a dead letter back to pending, in a new round. Refused for any other job."""
-        await self._control("redrive", queue, commands.Redrive(id=id, reason=reason), Answer, timeout_s)
+        """Puts a dead letter back to pending, in a new round. Refused for any other job.
 
-    async def rerun(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
-        """Runs a finished job again, in a new round. Refused for one that has not ended."""
-        await self._control("rerun", queue, commands.Rerun(id=id, reason=reason), Answer, timeout_s)
+        `answers` is the end that was seen, `JobView.ended_by`, and is looked up if not given. With it, the
+        same call come twice opens one round, and one about an earlier end is refused.
+        """
+        until = asyncio.get_running_loop().time() + timeout_s
+        if answers is None:
+            answers = await self._end_of(id, queue, timeout_s)
+        command = commands.Redrive(id=id, reason=reason, answers=answers)
+        await self._control("redrive", queue, command, Answer, _left(until))
+
+    async def rerun(
+        self,
+        id: str,
+        queue: str,
+        reason: str = "requested",
+        *,
+        from_step: str | None = None,
+        answers: int | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Runs a finished job again, in a new round. Refused for one that has not ended.
+
+        With `from_step` only from that recorded step on; jobs record none yet, so it is refused. `answers` is
+        as in `redrive`.
+        """
+        until = asyncio.get_running_loop().time() + timeout_s
+        if answers is None:
+            answers = await self._end_of(id, queue, timeout_s)
+        command = commands.Rerun(id=id, reason=reason, from_step=from_step, answers=answers)
+        await self._control("rerun", queue, command, Answer, _left(until))
+
+    async def _end_of(self, id: str, queue: str, timeout_s: float) -> int | None:
+        """The terminal record of a job; None where it has not ended, or cannot be read now."""
+        query = JobQuery(id=id, queue=queue)
+        try:
+            page = await self._query("job", query, JobsPage, min(READ_S, timeout_s / 2))
+        except (WireError, Refused):
+            return None  # asked without it, as a principal may that may not read
+        return page.jobs[0].ended_by if page.jobs else None
 
     async def drop(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
         """Settles a dead letter: it stays dead and is listed as one no more."""

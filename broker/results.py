@@ -13,7 +13,7 @@ from writ.schemas.events import JobCancelled as Cancelled
 from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import ErrorView, JobView
-from writ.schemas.rejections import Rejection
+from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Sealed, unseal
 
 from .errors import JobCancelled, JobFailed, SubmitRefused
@@ -21,12 +21,17 @@ from .errors import JobCancelled, JobFailed, SubmitRefused
 
 @dataclass(frozen=True, slots=True)
 class JobHandle:
-    """A submitted job: its name, and where its submit stands in the intake stream."""
+    """A submitted job: its name, and where its submit stands in the intake stream.
+
+    `existing` is true for a job that was there before, and stands for a submit with its `unique_key`. It is
+    None where that could not be learned, as nobody leads or the principal may not read; `result` finds out.
+    """
 
     queue: str
     id: str
     seq: int
     index: int | None = None
+    existing: bool | None = False
 
 
 Outcome = bytes | Exception
@@ -81,6 +86,25 @@ class Waiter:
         for rejection in refused:
             if rejection.index is None or rejection.index == self.handle.index:
                 self.end(SubmitRefused(rejection))
+
+
+class Verdict(Waiter):
+    """The same for whether a submit becomes a job: any record of it says so, and so does the view."""
+
+    def heard(self, subject: str, body: bytes) -> None:
+        self.end(b"")
+
+    def seen(self, view: JobView) -> None:
+        self.end(b"")
+
+
+def stand_in(outcome: Outcome) -> JobHandle | None:
+    """The job that stands for a refused submit, where one does."""
+    if not isinstance(outcome, SubmitRefused) or outcome.rejection.job is None:
+        return None
+    if outcome.kind is not RejectionKind.DUPLICATE:
+        return None
+    return JobHandle(*split_job_key(outcome.rejection.job), 0, existing=True)
 
 
 def _text(sealed: Sealed | None) -> str | None:

@@ -161,7 +161,7 @@ class IntakeDesk:
 
 
 def _named(refused: list[Rejection]) -> tuple[Rejection, ...]:
-    """Those that the record names: all for which another job stands, as their senders wait to hear which it is.
+    """Those that the record names: all for which another job stands, as their senders wait to hear which.
 
     Of the others so many, and none beyond what a record may hold.
     """

@@ -63,7 +63,7 @@ DUE_KEPT: Final = 100
 _FORGET: Final = (
     "DELETE FROM changes WHERE kind = ?1 AND tenant = ?2 AND key = ?3 AND event IN (?4, ?5)"
     " AND seq < (SELECT seq FROM changes WHERE kind = ?1 AND tenant = ?2 AND key = ?3 AND event IN (?4, ?5)"
-    f" ORDER BY seq DESC, nth DESC LIMIT 1 OFFSET {DUE_KEPT - 1})"
+    " ORDER BY seq DESC, nth DESC LIMIT 1 OFFSET ?6 - 1)"
 )
 
 Place = tuple[str, str, str]
@@ -209,7 +209,7 @@ class Governing:
             for place, row in self._dirty.items()
         ]
         names = [type_names[kind] for kind in _DUE]
-        forget = [(*place, *names) for place in self._due]
+        forget = [(*place, *names, DUE_KEPT) for place in self._due]
         return [Write(_PUT, rows), Write(_CHANGED, self._changes), Write(_FORGET, forget)]
 
     def forget(self) -> None:

@@ -309,7 +309,7 @@ def _linked(
     links: Mapping[str, str],
     before: int | None,
 ) -> tuple[str, list[Any]]:
-    """The page as a walk over what belongs to the first link; few jobs belong to one, and they are together."""
+    """The page as a walk over the jobs of the first link, which stand together."""
     (kind, name), *others = links.items()
     sql = (
         "SELECT first.opened FROM links AS first CROSS JOIN jobs USING (opened)"
@@ -317,7 +317,10 @@ def _linked(
     )
     parts: list[Any] = [tenant, kind, name]
     for kind, name in others:
-        sql += " AND EXISTS (SELECT 1 FROM links WHERE tenant = ? AND kind = ? AND name = ? AND opened = first.opened)"
+        sql += (
+            " AND EXISTS (SELECT 1 FROM links WHERE tenant = ? AND kind = ? AND name = ?"
+            " AND opened = first.opened)"
+        )
         parts += (tenant, kind, name)
     if states:
         sql += " AND state IN (SELECT value FROM json_each(?))"

@@ -184,7 +184,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reopened(msgspec.Struct, frozen=True, gc=False):
-    """What opened a job's round, after the first: the record, the terminal record that it answers, by whom."""
+    """What opened a job's round, after the first: the record, the end that it answers, and by whom."""
 
     seq: int
     answers: int

@@ -236,6 +236,13 @@ async def test_a_denied_publish_or_subscribe_is_an_error_and_no_timeout(
     await wire.close()
 
 
+async def test_a_principal_that_may_only_submit_learns_nothing_of_clashes(
+    server: Server, backstage: Backstage
+) -> None:
+    async with Client(Target(server.url.replace("//", "//few:p@"))) as client:
+        assert await client.submit("q", "t", id="7", unique_key="u") == JobHandle("q", "7", 1, existing=None)
+
+
 async def test_a_principal_that_may_only_submit_can_submit(server: Server, backstage: Backstage) -> None:
     async with Client(server.url.replace("//", "//few:p@")) as client:
         assert (await client.submit("q", "t")).seq == 1
@@ -468,6 +475,78 @@ async def test_a_submit_that_the_orchestrator_refused_is_raised_by_result(
             await client.result(handle, timeout_s=0.2)
 
 
+def stands(index: int | None = None) -> Rejection:
+    words = "unique_key u belongs to the live job q~old"
+    return Rejection(RejectionKind.DUPLICATE, words, "unique_key", index, "q~old")
+
+
+async def test_a_submit_with_a_unique_key_returns_the_job_that_stands_for_it(
+    backstage: Backstage, client: Client
+) -> None:
+    answers = {"old": page(view(State.COMPLETED, id="old", output=msgspec.Raw(b"7")))}
+    await backstage.serve(JOBS, lambda _: answers.get(backstage.asked[-1][1]["id"], page())(1))
+    async with doing(client.submit("q", "t", id="new", unique_key="u", timeout_s=WAIT_S)) as submitting:
+        await until(lambda: backstage.asked)
+        assert not submitting.done(), "that the view has no such job yet says nothing"
+        event = events.CommandRejected("submit", (stands(),), "q")
+        await backstage.feed("principal", "owner", event, source=Source(1, 1, 0))
+        handle = await submitting
+    assert handle == JobHandle("q", "old", 0, existing=True)
+    assert await client.result(handle, timeout_s=WAIT_S) == 7
+    answers["mine"] = page(view(id="mine"))
+    assert await client.submit("q", "t", id="mine", unique_key="u") == JobHandle("q", "mine", 2)
+    answers.clear()
+    async with doing(client.submit("q", "t", id="next", unique_key="u", timeout_s=WAIT_S)) as submitting:
+        await until(lambda: backstage.asked[-1][1]["id"] == "next")
+        await backstage.feed("job", "q~next", events.JobSubmitted("t", seal(b"1")))
+        assert await submitting == JobHandle("q", "next", 3)
+
+
+async def test_a_clash_that_rejects_is_raised_by_submit(backstage: Backstage, client: Client) -> None:
+    await backstage.serve(JOBS, page())
+    async with doing(client.submit("q", "t", unique_key="u", timeout_s=WAIT_S)) as submitting:
+        await until(lambda: backstage.asked)
+        refusal = Rejection(RejectionKind.CONFLICT, "on_clash is reject", "unique_key", None, "q~old")
+        event = events.CommandRejected("submit", (refusal,), "q")
+        await backstage.feed("principal", "owner", event, source=Source(1, 1, 0))
+        with pytest.raises(SubmitRefused, match="on_clash is reject"):
+            await submitting
+
+
+async def test_in_an_array_each_has_the_job_that_stands_for_it(backstage: Backstage, client: Client) -> None:
+    answers = {"b": page(view(id="b")), "old": page(view(State.COMPLETED, id="old"))}
+    await backstage.serve(JOBS, lambda _: answers.get(backstage.asked[-1][1]["id"], page())(1))
+    jobs = [
+        {"task": "t", "id": "a", "unique_key": "u"},
+        SubmitJob(task="t", id="b", unique_key="v"),
+        {"task": "t", "id": "c"},
+        {"task": "t", "id": "d", "unique_key": "w"},
+    ]
+    async with doing(client.submit_many("q", jobs, timeout_s=WAIT_S)) as submitting:
+        await until(lambda: len(backstage.asked) == 3)
+        other = Rejection(RejectionKind.CONFLICT, "on_clash is reject", "unique_key", 3)
+        event = events.CommandRejected("submit", (stands(0), other), "q", 2)
+        await backstage.feed("principal", "owner", event, source=Source(1, 1, 3))
+        handles = await submitting
+    a, b, c, d = handles
+    assert a == JobHandle("q", "old", 0, existing=True)
+    assert [b, c, d] == [JobHandle("q", "b", 1, 1), JobHandle("q", "c", 1, 2), JobHandle("q", "d", 1, 3)]
+    with pytest.raises(SubmitRefused, match="on_clash is reject"):
+        await client.result(d, timeout_s=WAIT_S)
+
+
+async def test_while_nobody_decides_the_submit_is_stored_and_result_finds_out(
+    backstage: Backstage, client: Client
+) -> None:
+    answers = {"old": page(view(State.COMPLETED, id="old", output=msgspec.Raw(b"7")))}
+    await backstage.serve(JOBS, lambda _: answers.get(backstage.asked[-1][1]["id"], page())(1))
+    handle = await client.submit("q", "t", id="new", unique_key="u", timeout_s=0.3)
+    assert handle == JobHandle("q", "new", 1, existing=None)
+    event = events.CommandRejected("submit", (stands(),), "q")
+    await backstage.feed("principal", "owner", event, source=Source(1, 1, 0))
+    assert await client.result(handle, timeout_s=WAIT_S) == 7
+
+
 # --- looking and operating ------------------------------------------------------------------------------
 
 
@@ -504,16 +583,44 @@ async def test_cancel_and_redrive_are_asked_and_refusals_raised(backstage: Backs
     conflict = Answer(Rejection(RejectionKind.CONFLICT, "already_finished: the job is completed", "id"))
     await backstage.serve("writ.control.default.owner.cancel.q", lambda n: Answer(position=5))
     await backstage.serve("writ.control.default.owner.redrive.q", lambda n: conflict)
+    await backstage.serve(JOBS, page(view()))
     await client.cancel("7", "q", "not needed")
     with pytest.raises(Refused, match="already_finished") as raised:
         await client.redrive("7", "q")
     assert raised.value.kind is RejectionKind.CONFLICT
-    assert [body for _, body in backstage.asked] == [{"id": "7", "reason": "not needed"}, {"id": "7"}]
+    asked = [body for subject, body in backstage.asked if ".control." in subject]
+    assert asked == [{"id": "7", "reason": "not needed"}, {"id": "7"}]
+
+
+@pytest.mark.parametrize("verb", ["redrive", "rerun"])
+async def test_a_reopening_says_which_end_was_seen(backstage: Backstage, client: Client, verb: str) -> None:
+    subject = f"writ.control.default.owner.{verb}.q"
+    await backstage.serve(JOBS, page(view(State.DEAD, ended_by=41)))
+    await backstage.serve(subject, lambda n: None if n == 1 else Answer())
+    ask = getattr(client, verb)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("writ.broker.asking.TRY_S", 0.2)
+        await ask("7", "q", "mended")
+    await ask("7", "q", answers=12)
+    asked = [body for each, body in backstage.asked if each == subject]
+    once = {"id": "7", "reason": "mended", "answers": 41}
+    assert asked == [once, once, {"id": "7", "answers": 12}], "asked again, it is the same decision"
+    assert len([each for each, _ in backstage.asked if each == JOBS]) == 1, "not looked up where it is given"
+
+
+async def test_a_job_that_cannot_be_read_is_reopened_without(
+    backstage: Backstage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.operating.READ_S", 0.2)
+    await backstage.serve("writ.control.default.owner.rerun.q", lambda _: Answer())
+    await client.rerun("7", "q", from_step="extract")
+    assert backstage.asked == [("writ.control.default.owner.rerun.q", {"id": "7", "from_step": "extract"})]
 
 
 async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backstage, client: Client) -> None:
     answer = msgspec.json.encode({"operation": "op1", "matched": 2, "jobs": ["a"]})
     await backstage.serve("writ.control.default.owner.*.q", lambda _: msgspec.Raw(answer))
+    await backstage.serve(JOBS, page())
     moment = datetime(2030, 1, 1, tzinfo=UTC)
     spec = ScheduleSpec(task="t", cron="0 3 * * *")
     calls: list[tuple[Awaitable[Any], str, dict[str, Any], Any]] = [
@@ -587,6 +694,7 @@ async def test_what_would_be_done_twice_is_asked_once(
 
 
 async def test_relations_are_submitted_as_keys(backstage: Backstage, client: Client) -> None:
+    await backstage.serve(JOBS, page(view()))
     first = await client.submit("p", "t", id="first")
     await client.submit(
         "q", "t", {}, id="7", after=[first, "second", "r~third"], input_from={"x": first}, parent="boss",
