@@ -294,18 +294,26 @@ def _not_running(steps: Sequence[Step], now: int, standing: QueueStanding | None
     job = steps[-1].job
     question = "Why is it not running now?"
     words, seq = _standing(steps, job, now)
-    sentences = [words]
-    if standing is not None and job.state in WAITING:
-        sentences += _held_back(job, standing, now)
+    sentences, records = [words], [seq]
+    last = _last_lease(steps, job, now) if job.state in WAITING else None
+    if last is not None:
+        sentences.append(last[0])
+        records.append(last[1])
+    held = [] if standing is None or job.state not in WAITING else _held_back(job, standing, now)
+    if job.state is State.PENDING and not held:
+        sentences.append(f"No worker that runs {job.task} has asked for it yet, or others are before it.")
+    sentences += held
+    if standing is not None and job.state is State.PENDING and standing.pending > 1:
+        sentences.append(f"{standing.pending - 1} other jobs of queue {job.queue} are pending.")
     if job.state in WAITING:
         sentences.append(_limit_words(job, now))
     if job.cancel is not None and job.lease is not None:
         sentences.append(f"It is asked to end ({one_line(job.cancel)}): its worker is told at the next beat.")
-    return Answer(question, tuple(sentences), (seq,))
+    return Answer(question, tuple(sentences), tuple(dict.fromkeys(records)))
 
 
 def _held_back(job: Job, standing: QueueStanding, now: int) -> list[str]:
-    """What the queue's policy and mode do to a job that waits."""
+    """What in the queue's policy and mode holds a job that waits."""
     queue, policy, found = standing.queue, standing.queue.policy, list[str]()
     if queue.mode is Mode.PAUSED:
         words = f"Queue {job.queue} is paused: {one_line(queue.reason)}; it grants nothing"
@@ -320,13 +328,42 @@ def _held_back(job: Job, standing: QueueStanding, now: int) -> list[str]:
     if key is not None and most is not None and running >= most:
         words = f"{running} jobs with concurrency_key {key} run; the queue's key_concurrency is {most}"
         found.append(f"The slots of its key are taken: {words}.")
-    if policy.rate_per_s is not None:
-        words = f"Queue {job.queue} grants {policy.rate_per_s:g} a second, with a burst of {policy.burst}"
-        next_at = queue.next_grant_at(now)
-        found.append(f"{words}; the next in {duration(next_at - now)}." if next_at > now else f"{words}.")
-    if standing.pending > 1:
-        found.append(f"{standing.pending - 1} other jobs of queue {job.queue} are pending.")
+    if policy.rate_per_s is not None and queue.next_grant_at(now) > now:
+        found.append(_rate_words(job.queue, queue, policy.rate_per_s, now))
     return found
+
+
+def _rate_words(name: str, queue: Queue, per_s: float, now: int) -> str:
+    """When the queue's rate lets the next lease through, with the tokens that it is computed from."""
+    burst = queue.policy.burst
+    level = 0.0 if queue.grants is None else queue.grants.level(now, per_s, burst)
+    words = f"Queue {name} grants {per_s:g} a second with a burst of {burst}, and has {level:.3g} tokens"
+    next_at = queue.next_grant_at(now)
+    when = f"in {duration(next_at - now)}, at {clock_time(next_at)}"
+    return f"{words}; a lease takes 1: the next may be granted {when}."
+
+
+def _last_lease(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int] | None:
+    """How the last lease of this round ended, and the record that says so; None where it had none."""
+    if not job.attempt:
+        return None
+    for step in reversed(steps):
+        for event in () if step.is_context else step.record.events:
+            words = _ending_words(event, step)
+            if words:
+                ago = duration(now - step.record.at)
+                return f"Its last lease ended {ago} ago: {words[0].lower()}{words[1:]}", step.record.seq
+    return None
+
+
+def _ending_words(event: Fact, step: Step) -> str:
+    match event:
+        case LeaseExpired() | LeaseReleased() | AttemptFailed() | JobSnoozed():
+            return _retry_words(event, step)
+        case JobSuspended(reason=reason, attempt=attempt) if attempt is not None:
+            return f"Attempt {attempt} gave it back to wait for {reason}."
+        case _:
+            return ""
 
 
 def _limit_words(job: Job, now: int) -> str:
@@ -377,12 +414,7 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
             )
             seq = _last_with(steps, *kinds)
             since = next(s.record.at for s in reversed(steps) if s.record.seq == seq)
-            words = (
-                f"It has been ready for {duration(now - since)} with priority {job.priority}: "
-                f"no worker that runs {job.task} has asked for it yet, "
-                f"or others of queue {job.queue} are before it."
-            )
-            return words, seq
+            return f"It has been ready for {duration(now - since)} with priority {job.priority}.", seq
         case State.SUSPENDED:
             return _waits_for(job, now), _last_with(steps, JobSuspended)
         case State.COMPLETED:

@@ -183,7 +183,7 @@ def event_words(event: Fact, step: Step) -> str:
                 f"the log could not be written for {duration(gap_ms * 1_000)}{_lives_until(job, record.at)}"
             )
         case _:
-            return _waiting_words(event, record) or _governing_words(event, record)
+            return _waiting_words(event, record) or governing_words(event, record.actor)
 
 
 def _waiting_words(event: Fact, record: Record) -> str:
@@ -216,23 +216,23 @@ def _waiting_words(event: Fact, record: Record) -> str:
             return ""
 
 
-def _governing_words(event: Fact, record: Record) -> str:
-    """Events of what is no job."""
+def governing_words(event: Fact, actor: str) -> str:
+    """Events of what is no job, as phrases; `actor` is their record's."""
     match event:
         case QueueDeclared(version=version, reason=reason):
-            return f"version {version} by {record.actor}: {one_line(reason)}"
+            return f"version {version} by {actor}: {one_line(reason)}"
         case QueuePaused(reason=reason):
-            return f"no more grants, by {record.actor}: {one_line(reason)}"
+            return f"no more grants, by {actor}: {one_line(reason)}"
         case QueueDraining(reason=reason):
-            return f"no more submits, by {record.actor}: {one_line(reason)}"
+            return f"no more submits, by {actor}: {one_line(reason)}"
         case QueueResumed(reason=reason):
-            return f"open again, by {record.actor}: {one_line(reason)}"
+            return f"open again, by {actor}: {one_line(reason)}"
         case BatchSealed(size=size, reason=reason):
-            return f"{size} jobs, by {record.actor}: {one_line(reason)}"
+            return f"{size} jobs, by {actor}: {one_line(reason)}"
         case BatchEnded(completed=completed, dead=dead, cancelled=cancelled):
             return f"{completed} completed, {dead} dead, {cancelled} cancelled"
         case OperationPlanned(verb=verb, matched=matched, reason=reason):
-            return f"{verb} {matched} jobs{_limits(event)}, by {record.actor}: {one_line(reason)}"
+            return f"{verb} {matched} jobs{_limits(event)}, by {actor}: {one_line(reason)}"
         case OperationEnded(reason=reason, done=done):
             return f"{done} jobs changed: {one_line(reason)}"
         case Barrier():
@@ -247,38 +247,38 @@ def _governing_words(event: Fact, record: Record) -> str:
             return f"partition {record.key} has accepted all up to record {message.seq}"
         case CommandRejected(verb=verb, refused=refused, count=count):
             first = one_line(refused[0].reason) if refused else "no reason"
-            return f"{verb} of {record.actor}, {count} refused: {first}"
+            return f"{verb} of {actor}, {count} refused: {first}"
         case ReportRejected(verb=verb, worker=worker, refused=reports):
             first = one_line(reports[0].rejection.reason) if reports else "no reason"
             return f"{verb} of worker {worker}, {len(reports)} refused: {first}"
         case RejectionsFolded(count=count, last=last):
             return f"{count} more refusals, the last: {one_line(last.reason)}"
         case _:
-            return _schedule_words(event, record)
+            return _schedule_words(event, actor)
 
 
-def _schedule_words(event: Fact, record: Record) -> str:
+def _schedule_words(event: Fact, actor: str) -> str:
     match event:
         case ScheduleDeclared(version=version, spec=spec, reason=reason):
             when = f"cron {spec.cron} in {spec.tz}" if spec.cron is not None else f"every {spec.every_s:g} s"
-            return f"version {version} by {record.actor}, task {spec.task}, {when}: {one_line(reason)}"
+            return f"version {version} by {actor}, task {spec.task}, {when}: {one_line(reason)}"
         case ScheduleFired(due_at=due_at, job=job, rule=rule):
             return f"{clock_time(due_at)} started job {job}{_before(event)}: {rule}"
         case ScheduleSkipped(due_at=due_at, rule=rule, count=count):
             most = "at least " if event.more else ""
             return f"{most}{count} due up to {clock_time(due_at)} not run: {rule}"
         case SchedulePaused(reason=reason):
-            return f"not due until resumed, by {record.actor}: {one_line(reason)}"
+            return f"not due until resumed, by {actor}: {one_line(reason)}"
         case ScheduleResumed(reason=reason):
-            return f"due again, by {record.actor}: {one_line(reason)}"
+            return f"due again, by {actor}: {one_line(reason)}"
         case ScheduleDeleted(reason=reason):
-            return f"ended by {record.actor}: {one_line(reason)}"
+            return f"ended by {actor}: {one_line(reason)}"
         case ScheduleTriggered(job=job, reason=reason):
-            return f"{record.actor} started job {job}{_before(event)}: {one_line(reason)}"
+            return f"{actor} started job {job}{_before(event)}: {one_line(reason)}"
         case ScheduleBackfilled(from_at=from_at, to_at=to_at, jobs=jobs, reason=reason):
             span = f"{clock_time(from_at)} to {clock_time(to_at)}"
             started = f"{len(jobs)} jobs for {span}, {event.known} were there"
-            return f"{record.actor} started {started}: {one_line(reason)}"
+            return f"{actor} started {started}: {one_line(reason)}"
         case _:
             return ""
 

@@ -516,7 +516,7 @@ async def test_a_clash_that_rejects_is_raised_by_submit(backstage: Backstage, cl
 async def test_in_an_array_each_has_the_job_that_stands_for_it(backstage: Backstage, client: Client) -> None:
     answers = {"b": page(view(id="b")), "old": page(view(State.COMPLETED, id="old"))}
     await backstage.serve(JOBS, lambda _: answers.get(backstage.asked[-1][1]["id"], page())(1))
-    jobs = [
+    jobs: list[SubmitJob | dict[str, Any]] = [
         {"task": "t", "id": "a", "unique_key": "u"},
         SubmitJob(task="t", id="b", unique_key="v"),
         {"task": "t", "id": "c"},

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from writ.orchestrator.replay.explain import Explanation, explain
+from writ.orchestrator.replay.explain import Explanation, QueueStanding, explain
 from writ.orchestrator.replay.history import (
     Entry,
     HistoryError,
@@ -18,13 +18,14 @@ from writ.orchestrator.replay.history import (
     steps_of_views,
     timeline,
 )
-from writ.orchestrator.replay.text import duration, lines
+from writ.orchestrator.replay.text import clock_time, duration, lines
 from writ.orchestrator.replay.verify import verify, verify_entries
 from writ.schemas.errors import ErrorClass
-from writ.schemas.events import LeaseExpired, LeaseGranted, RetryScheduled
+from writ.schemas.events import JobSuspended, LeaseExpired, LeaseGranted, RetryScheduled, WaitReason
 from writ.schemas.lifecycle import State, evolve_record
-from writ.schemas.policy import Limits, Retry
+from writ.schemas.policy import Limits, QueuePolicy, Retry
 from writ.schemas.queries import RecordView
+from writ.schemas.queues import Bucket, Queue
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories, History
@@ -192,6 +193,57 @@ def test_why_it_is_not_running(
     found = explained(told, 5_000_000)
     assert words in found.not_running.sentences[0]
     assert found.not_running.records == (record,)
+
+
+def standing(now: int, **policy: Any) -> QueueStanding:
+    """A queue with one token left of its burst a second ago, and two pending jobs."""
+    return QueueStanding(Queue(QueuePolicy(**policy), 1, grants=Bucket(0.1, now - 1_000_000)), 1, 3)
+
+
+def test_a_rate_says_when_the_next_lease_may_be_granted(history: Histories) -> None:
+    told = history()
+    told.submitted()
+    found = explain(steps(entries(told), *MAIL), told.at, standing(told.at, rate_per_s=0.1, burst=2))
+    words = found.not_running.sentences
+    next_at = told.at + 8_000_001
+    assert words[1:3] == (
+        "Queue mail grants 0.1 a second with a burst of 2, and has 0.2 tokens; a lease takes 1: "
+        f"the next may be granted in 8 s, at {clock_time(next_at)}.",
+        "2 other jobs of queue mail are pending.",
+    )
+    assert "No worker" not in " ".join(words), "what is known to hold it back is said, and nothing guessed"
+    free = explain(steps(entries(told), *MAIL), told.at, standing(told.at, rate_per_s=0.9, burst=2))
+    assert "No worker that runs mail.send has asked for it yet" in free.not_running.sentences[1]
+    assert "tokens" not in " ".join(free.not_running.sentences)
+
+
+LAST: list[tuple[Callable[[History], object], str | None]] = [
+    (lambda h: h.submitted(), None),
+    (lambda h: h.submitted().granted("w1").expired(), "attempt 1 lost its lease, as worker w1 did not renew"),
+    (lambda h: h.submitted().granted("w1").released(), "attempt 1 was given back unfinished"),
+    (lambda h: h.submitted().granted("w1").failed("boom"), "attempt 1 failed with application error"),
+    (
+        lambda h: h.submitted().granted("w1").released().add(JobSuspended(WaitReason.PAUSED, "paused")),
+        "attempt 1 was given back unfinished",
+    ),
+    (lambda h: h.submitted().granted("w1"), None),
+    (lambda h: h.submitted().granted("w1").failed(class_=ErrorClass.POLICY).redriven(), None),
+]
+
+
+@pytest.mark.parametrize(("tell", "words"), LAST)
+def test_how_the_last_lease_ended(
+    tell: Callable[[History], object], words: str | None, history: Histories
+) -> None:
+    told = history()
+    tell(told)
+    found = explained(told, 5_000_000).not_running
+    said = [sentence for sentence in found.sentences if "last lease" in sentence]
+    if words is None:
+        assert said == []
+    else:
+        assert said[0].startswith("Its last lease ended 5 s ago: " + words)
+        assert 3 in found.records
 
 
 def test_an_operator_is_named_too(history: Histories) -> None:

@@ -90,7 +90,7 @@ def test_every_event_has_words(kind: type[Fact], history: Histories) -> None:
         ),
         (
             QueueStanding(Queue(QueuePolicy(rate_per_s=0.1), grants=Bucket(0.0, 1_767_225_600_000_000))),
-            "Queue mail grants 0.1 a second, with a burst of 1; the next in 10 s",
+            "Queue mail grants 0.1 a second with a burst of 1, and has 0 tokens",
         ),
         (QueueStanding(Queue(), pending=3), "2 other jobs of queue mail are pending"),
     ],

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .output import paint, print_json
-from .queues import flat, shown
+from .queues import all_queues, flat, shown
 from .reach import connected
+from .schedules import all_schedules
 from .usage import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -23,7 +24,20 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="QueuePolicy | ScheduleSpec")
 _TABLES: Final = ("queues", "schedules")
 _HELP: Final = ["writ apply --help            (shows a file)"]
-_MARKS: Final = {"new": ("+", "green"), "changed": ("~", "yellow"), "unchanged": ("=", "dim")}
+_MARKS: Final = {
+    "new": ("+", "green"),
+    "changed": ("~", "yellow"),
+    "unchanged": ("=", "dim"),
+    "absent": ("?", "dim"),
+    "pruned": ("-", "red"),
+}
+_LEFT: Final = {
+    ("absent", "queue"): "declared, and not in the file: left alone; --prune gives it the built-in policy",
+    ("absent", "schedule"): "declared, and not in the file: left alone; --prune deletes it",
+    ("pruned", "queue"): "not in the file: the built-in policy again",
+    ("pruned", "schedule"): "not in the file: deleted; the jobs that it started go on",
+}
+"""What becomes of what the file does not name."""
 
 
 @dataclass
@@ -38,7 +52,10 @@ class Declared:
 
 @dataclass
 class Change:
-    """One table of the file against what is declared; `fields` are those that differ, old and new."""
+    """One table of the file against what is declared; `fields` are those that differ, old and new.
+
+    `change` is new, changed or unchanged; absent for what only the log declares, or pruned.
+    """
 
     kind: str
     name: str
@@ -172,44 +189,72 @@ async def _compared(client: Client, declared: Declared) -> list[Change]:
     return changes
 
 
-async def _apply(args: Namespace, declared: Declared) -> int:
-    import msgspec
+async def _unnamed(client: Client, declared: Declared, prune: bool) -> list[Change]:
+    """What is declared in the log and not in the file. The built-in policy is as good as none."""
+    from writ.schemas.policy import QueuePolicy
 
+    change = "pruned" if prune else "absent"
+    changes: list[Change] = []
+    for queue in await all_queues(client):
+        if queue.version and queue.queue not in declared.queues:
+            fields = _differing(flat(queue.policy), flat(QueuePolicy()))
+            if fields:
+                changes.append(Change("queue", queue.queue, queue.queue, change, fields if prune else {}))
+    for each in await all_schedules(client, times=0):
+        named = declared.schedules.get(each.name)
+        if named is None or named[0] != each.queue:
+            changes.append(Change("schedule", each.name, each.queue, change, {}))
+    return changes
+
+
+async def _apply(args: Namespace, declared: Declared) -> int:
     from writ.broker.errors import Refused
 
     async with connected(args) as client:
-        changes = await _compared(client, declared)
+        named = await _compared(client, declared)
+        changes = [*named, *await _unnamed(client, declared, args.prune)]
         if not args.json:
             for change in changes:
                 _show(change)
-        for change in changes:
-            if args.dry_run or change.change == "unchanged":
-                continue
+        differs = [change for change in changes if change.change in ("new", "changed", "pruned")]
+        for change in () if args.dry_run else differs:
             try:
-                if change.kind == "queue":
-                    await client.declare_queue(change.name, declared.queues[change.name], args.reason)
-                else:
-                    queue, spec, content = declared.schedules[change.name]
-                    await client.declare_schedule(queue, change.name, spec, msgspec.Raw(content), args.reason)
+                await _carry_out(client, declared, change, args.reason)
             except Refused as error:
                 raise UsageError(f"{args.file}: {change.kind}s.{change.name}: {error}", _HELP) from error
     if args.json:
         print_json([_document(change, args.dry_run) for change in changes])
         return 0
-    differs = [change for change in changes if change.change != "unchanged"]
+    pruned = sum(change.change == "pruned" for change in differs)
     if not differs:
         print("nothing to change")
-    elif args.dry_run:
-        print(f"\n{len(differs)} of {len(changes)} would be declared")
     else:
-        print(f"\n{len(differs)} of {len(changes)} declared")
+        would = "would be " if args.dry_run else ""
+        more = f", {pruned} {would}pruned" if pruned else ""
+        print(f"\n{len(differs) - pruned} of {len(named)} {would}declared{more}")
     return 0
+
+
+async def _carry_out(client: Client, declared: Declared, change: Change, reason: str) -> None:
+    import msgspec
+
+    from writ.schemas.policy import QueuePolicy
+
+    if change.kind == "queue":
+        policy = QueuePolicy() if change.change == "pruned" else declared.queues[change.name]
+        await client.declare_queue(change.name, policy, reason)
+    elif change.change == "pruned":
+        await client.delete_schedule(change.queue, change.name, reason)
+    else:
+        queue, spec, content = declared.schedules[change.name]
+        await client.declare_schedule(queue, change.name, spec, msgspec.Raw(content), reason)
 
 
 def _show(change: Change) -> None:
     mark, style = _MARKS[change.change]
     of = f" of queue {change.queue}" if change.kind == "schedule" else ""
-    print(f"{paint(mark, style)} {change.kind} {paint(change.name, 'bold')}{of}: {change.change}")
+    words = _LEFT.get((change.change, change.kind), change.change)
+    print(f"{paint(mark, style)} {change.kind} {paint(change.name, 'bold')}{of}: {words}")
     for name, (old, new) in change.fields.items():
         print(f"    {name}: {paint(shown(old) or 'none', 'dim')} -> {shown(new)}")
 
@@ -221,5 +266,6 @@ def _document(change: Change, dry_run: bool) -> dict[str, Any]:
         "queue": change.queue,
         "change": change.change,
         "fields": {name: {"old": old, "new": new} for name, (old, new) in change.fields.items()},
-        "declared": change.change != "unchanged" and not dry_run,
+        "declared": change.change in ("new", "changed") and not dry_run,
+        "pruned": change.change == "pruned" and not dry_run,
     }

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .fetch import states_of
-from .output import Table, ago, count, next_steps, on_terminal, paint, print_json, state, when
+from .output import Table, ago, count, fields, next_steps, on_terminal, paint, print_json, state, when
+from .queues import flat, shown
 from .reach import connected
 from .usage import CommandError, UsageError
+from .watching import Shown, rows, watch
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
@@ -89,7 +91,7 @@ async def carry_out(
     plan = Plan(
         OperationVerb(verb),
         filter_,
-        args.reason,
+        args.reason or "dry run",
         args.limit,
         args.rate,
         getattr(args, "canary", 0),
@@ -106,10 +108,14 @@ async def carry_out(
         print("no job matches")
     started = [planned.operation for _, planned in done if planned.operation is not None]
     next_steps(
-        *[f"writ operations {_name(key)}" for key in started[:1]],
-        *(["the same without --dry-run"] if args.dry_run and done else []),
+        *[f"writ operation show {_name(key)}" for key in started[:1]],
+        *([_in_earnest(args)] if args.dry_run and done else []),
     )
     return 0
+
+
+def _in_earnest(args: Namespace) -> str:
+    return "the same without --dry-run" + (" and with --reason R" if args.reason is None else "")
 
 
 def _name(operation: str) -> str:
@@ -140,30 +146,50 @@ def _said(args: Namespace, verb: str, queue: str, planned: Planned) -> str:
 # --- operations -----------------------------------------------------------------------------------------
 
 
-def operations(args: Namespace) -> int:
+def operation(args: Namespace) -> int:
     """What was planned, how far it is, and why it ended."""
-    return asyncio.run(_operations(args))
+    if args.verb == "show":
+        return asyncio.run(_show_operation(args))
+    if args.watch:
+        return watch(args, lambda client: _look(client, args))
+    return asyncio.run(_list_operations(args))
 
 
-async def _operations(args: Namespace) -> int:
+async def _all(client: Client, queue: str | None, id: str | None = None) -> list[OperationView]:
+    """Operations, newest first."""
     found: list[OperationView] = []
+    cursor: str | None = None
+    while True:
+        page = await client.operations(id, queue, limit=500, cursor=cursor)
+        found += page.operations
+        cursor = page.next
+        if cursor is None:
+            return sorted(found, key=lambda each: each.planned_at, reverse=True)
+
+
+async def _look(client: Client, args: Namespace) -> Shown:
+    found = await _all(client, args.queue)
+    live = sum(each.ended is None for each in found)
+    return rows(_table(found), f"{count(len(found), 'operation')}, {live:,} going on", names=(0,))
+
+
+async def _list_operations(args: Namespace) -> int:
     async with connected(args) as client:
-        cursor: str | None = None
-        while True:
-            page = await client.operations(args.id, args.queue, limit=500, cursor=cursor)
-            found += page.operations
-            cursor = page.next
-            if cursor is None:
-                break
-    found.sort(key=lambda each: each.planned_at, reverse=True)
-    if args.id is not None and not found:
-        raise CommandError(f"no operation {args.id}", ["writ operations"])
+        found = await _all(client, args.queue)
     if args.json:
         print_json(found)
         return 0
     if not found:
-        print("no operations")
+        print("no operations: one comes with `writ dlq redrive` or `writ cancel --all`")
         return 0
+    _table(found).print()
+    if on_terminal():
+        print(f"\n{count(len(found), 'operation')}")
+    next_steps(f"writ operation show {found[0].id}")
+    return 0
+
+
+def _table(found: Sequence[OperationView]) -> Table:
     columns = ["id", "queue", "verb", "matched", "done", "planned", "by", "end"]
     table = Table(columns, elastic=["queue", "by", "end"], right=["matched", "done"])
     for each in found:
@@ -173,7 +199,33 @@ async def _operations(args: Namespace) -> int:
             *(each.id, each.queue, each.verb.value, str(each.matched), str(each.done)),
             *(planned, each.actor, end),
         )
-    table.print()
-    if on_terminal():
-        print(f"\n{count(len(found), 'operation')}")
+    return table
+
+
+async def _show_operation(args: Namespace) -> int:
+    async with connected(args) as client:
+        found = await _all(client, args.queue, args.id)
+    if not found:
+        raise CommandError(f"no operation {args.id}", ["writ operation list"])
+    view = found[0]
+    if args.json:
+        print_json(view)
+        return 0
+    end = f"ended: {view.ended}" if view.ended else paint("goes on", "cyan")
+    print(f"operation {paint(view.id, 'bold')} on queue {view.queue} {end}\n")
+    filter_ = {name: value for name, value in flat(view.filter).items() if value not in (None, [])}
+    fields(
+        [
+            ("plan", f"{view.verb.value} {count(view.matched, 'job')}"),
+            ("filter", ", ".join(f"{name} {shown(value)}" for name, value in filter_.items()) or "all jobs"),
+            ("by", f"{view.actor} at {view.planned_at}: {view.reason}"),
+            ("limit", str(view.limit or "")),
+            ("rate", f"{view.rate_per_s:g} a second" if view.rate_per_s else ""),
+            ("canary", f"the first {view.canary} alone" if view.canary else ""),
+            ("stops after", f"{view.stop_after} that died again" if view.stop_after else ""),
+            ("done", f"{view.done:,} of {view.matched:,}"),
+            ("ended", view.ended_at or ""),
+        ]
+    )
+    next_steps(f"writ jobs --operation {view.id}")
     return 0

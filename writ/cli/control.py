@@ -8,6 +8,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from .bulk import given
+from .dead import need_reason
 from .output import next_steps, print_json, state
 from .reach import connected
 from .usage import UsageError, tell
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def control(args: Namespace) -> int:
     """Asks it of each job; exits 1 where one was refused."""
+    if args.command == "drop":
+        need_reason(args)
     extra = _extra(args)
     ids = [args.id] if args.command == "signal" else args.ids
     return asyncio.run(_control(args, ids, extra))
@@ -41,6 +44,8 @@ def _extra(args: Namespace) -> dict[str, Any]:
     """What goes with the verb apart from id and reason. Raises UsageError."""
     if args.command in ("approve", "signal"):
         return {"data": given(args.data, "--data")}
+    if args.command == "rerun":
+        return {"from_step": args.from_step}
     if args.command != "edit":
         return {}
     extra: dict[str, Any] = {}
@@ -70,13 +75,18 @@ async def _control(args: Namespace, ids: list[str], extra: dict[str, Any]) -> in
     async with connected(args) as client:
         for job_id in ids:
             try:
-                queue = args.queue or (await client.job(job_id)).queue
+                job = await client.job(job_id, args.queue)
+                queue = job.queue
+                if args.command == "rerun":
+                    extra["answers"] = job.ended_by
                 await _ask(client, args, job_id, queue, extra)
                 done.append(await client.job(job_id, queue))
             except (JobNotFound, Refused) as error:
                 refused += 1
-                missing = isinstance(error, JobNotFound) or error.kind.value == "not_found"
-                tell(f"job {job_id}: {error}", ["writ jobs" if missing else f"writ job {job_id}"])
+                unknown = isinstance(error, JobNotFound)
+                if isinstance(error, Refused):
+                    unknown = (error.kind.value, error.rejection.field) == ("not_found", "id")
+                tell(f"job {job_id}: {error}", ["writ jobs" if unknown else f"writ job {job_id}"])
     if args.json:
         print_json(done)
     else:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from .bulk import carry_out
 from .fetch import all_jobs
 from .output import Table, count, next_steps, on_terminal, one_line, print_json, when
 from .reach import connected
 from .usage import UsageError, tell
+from .watching import Shown, rows, watch
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
     from writ.schemas.queries import JobView
+
+_REASONS: Final = {"redrive": "mended in 1.2", "drop": "customer left"}
 
 
 def error_of(job: JobView) -> tuple[str, str]:
@@ -28,7 +31,7 @@ def error_of(job: JobView) -> tuple[str, str]:
 def run(args: Namespace) -> int:
     """The listing: by cause, or with --list one by one; or one of its commands."""
     if args.verb is None:
-        return asyncio.run(_dlq(args))
+        return watch(args, lambda client: _look(client, args)) if args.watch else asyncio.run(_dlq(args))
     for name in ("queue", "task", "cause"):
         if not hasattr(args, name):
             setattr(args, name, None)
@@ -36,14 +39,32 @@ def run(args: Namespace) -> int:
         wide = [n for n in ("task", "cause", "all", "dry_run", "limit", "rate") if getattr(args, n)]
         if wide:
             option = wide[0].replace("_", "-")
-            raise UsageError(f"ID and --{option} exclude each other", [f"writ dlq {args.verb} ID --reason R"])
+            raise UsageError(
+                f"ID and --{option} exclude each other",
+                [f"writ dlq {args.verb} ID --reason '{_REASONS[args.verb]}'"],
+            )
+        need_reason(args)
         return asyncio.run(_each(args))
     if not (args.all or args.queue or args.task or args.cause):
         raise UsageError(
             "which dead letters? give an ID, --cause, --task or --queue, or --all",
-            [f"writ dlq {args.verb} --cause C --reason R --dry-run"],
+            [f"writ dlq {args.verb} --cause C --dry-run"],
         )
+    if not args.dry_run:
+        need_reason(args)
     return asyncio.run(_plan(args))
+
+
+def need_reason(args: Namespace) -> None:
+    """Raises UsageError where no reason is given, with the command as it would be right."""
+    if args.reason is None:
+        verb = getattr(args, "verb", None)
+        command = f"writ {args.command}" + (f" {verb}" if verb else "")
+        given = {name: getattr(args, name, None) for name in ("cause", "task", "queue")}
+        options = [f"--{name} {value}" for name, value in given.items() if value]
+        options += ["--all"] if getattr(args, "all", False) else []
+        example = " ".join([command, *args.ids, *options, f"--reason '{_REASONS[verb or args.command]}'"])
+        raise UsageError(f"`{command}` needs --reason: why, in words that the log keeps", [example])
 
 
 async def dead_letters(client: Client, args: Namespace) -> list[JobView]:
@@ -62,7 +83,7 @@ async def _dlq(args: Namespace) -> int:
     if not found:
         print("no dead letters")
         return 0
-    (_by_job(found) if args.list else _by_cause(found)).print()
+    _table(args, found).print()
     if on_terminal():
         print(f"\n{count(len(found), 'dead letter')}")
     newest = found[0]
@@ -74,6 +95,16 @@ async def _dlq(args: Namespace) -> int:
         else f"writ dlq redrive {newest.id} --reason 'mended'",
     )
     return 0
+
+
+async def _look(client: Client, args: Namespace) -> Shown:
+    found = (await dead_letters(client, args))[: args.limit]
+    names = (0,) if args.list else (0, 2, 3, 4)  # its cause, or error and task where it has none
+    return rows(_table(args, found), count(len(found), "dead letter"), names)
+
+
+def _table(args: Namespace, found: Sequence[JobView]) -> Table:
+    return _by_job(found) if args.list else _by_cause(found)
 
 
 def _by_cause(found: Iterable[JobView]) -> Table:
@@ -125,12 +156,14 @@ async def _each(args: Namespace) -> int:
     done: list[JobView] = []
     refused = 0
     async with connected(args) as client:
-        ask = client.redrive if args.verb == "redrive" else client.drop
         for job_id in args.ids:
             try:
-                queue = args.queue or (await client.job(job_id)).queue
-                await ask(job_id, queue, args.reason)
-                done.append(await client.job(job_id, queue))
+                job = await client.job(job_id, args.queue)
+                if args.verb == "redrive":
+                    await client.redrive(job_id, job.queue, args.reason, answers=job.ended_by)
+                else:
+                    await client.drop(job_id, job.queue, args.reason)
+                done.append(await client.job(job_id, job.queue))
             except (JobNotFound, Refused) as error:
                 refused += 1
                 tell(f"job {job_id}: {error}", ["writ dlq --list"])

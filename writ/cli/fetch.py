@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .usage import UsageError, nearest
 
@@ -37,13 +37,14 @@ async def all_jobs(
     queue: str | None = None,
     task: str | None = None,
     limit: int | None = None,
+    **belongs: Any,
 ) -> list[JobView]:
-    """All jobs that match, newest submit first, or the `limit` newest."""
+    """All jobs that match, newest submit first, or the `limit` newest; `belongs` as in `Client.jobs`."""
     found: list[JobView] = []
     cursor: str | None = None
     while True:
         size = PAGE_JOBS if limit is None else min(PAGE_JOBS, limit - len(found))
-        page = await client.jobs(states=states, queue=queue, task=task, limit=size, cursor=cursor)
+        page = await client.jobs(states=states, queue=queue, task=task, **belongs, limit=size, cursor=cursor)
         found += page.jobs
         cursor = page.next
         if cursor is None or (limit is not None and len(found) >= limit):

@@ -24,14 +24,15 @@ FRONT = """\
   writ apply FILE               declare queues and schedules from a TOML file; --dry-run shows them
   writ queue list               the queues; show, pause, resume or drain one
   writ schedule list            the schedules; show, pause, resume, trigger, backfill or delete one
-  writ dlq                      dead letters by cause; `writ dlq redrive` tries them again, by plan
-  writ drop ID                  settle a dead letter for good
-  writ operations               what was planned for many jobs, and how far it is
-  writ batches                  groups of jobs, and how far they are
+  writ dlq                      dead letters by cause; `writ dlq redrive ID --reason R` tries one
+                                again, and `--cause C --reason R` all of a cause, by plan
+  writ drop ID --reason R       settle a dead letter for good
+  writ operation list           what was planned for many jobs, and how far it is; show one
+  writ batch list               groups of jobs, and how far they are; show one, or seal it
 
 {b}Look{n}
-  writ jobs                     list jobs; --state, --queue, --task, --watch
-  writ job ID                   one job with its whole timeline
+  writ jobs                     list jobs; --state, --queue, --batch, --parent, ..., --watch
+  writ job ID                   one job with its parents, its children and its whole timeline
   writ explain ID               why it is where it is, answered from the log
   writ replay ID                its state after each record; --at a time, --verify the log
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .fetch import all_jobs, all_records, states_of
 from .output import (
     STATE_STYLES,
     Table,
-    console,
     count,
     fields,
     next_steps,
@@ -27,12 +24,15 @@ from .output import (
 )
 from .reach import connected
 from .timeline import steps_of, timeline_lines
-from .usage import UsageError
+from .watching import Shown, watch
 
 if TYPE_CHECKING:
+    from writ.broker.client import Client
     from writ.schemas.queries import JobView
 
-_WATCH_S: Final = 0.5
+_BELONGS: Final = ("batch", "parent", "schedule", "operation")
+_ANCESTORS_MAX: Final = 20
+_TREE_MAX: Final = 100
 
 
 # --- jobs -----------------------------------------------------------------------------------------------
@@ -41,14 +41,22 @@ _WATCH_S: Final = 0.5
 def jobs(args: Namespace) -> int:
     """The listing. No job is an answer, too."""
     args.states = states_of(args.state)
-    if args.watch and args.json:
-        raise UsageError("--watch and --json exclude each other", ["writ jobs --json", "writ jobs --watch"])
-    return asyncio.run(_watch(args) if args.watch else _list(args))
+    return watch(args, _look(args)) if args.watch else asyncio.run(_list(args))
+
+
+async def filters(client: Client, args: Namespace) -> dict[str, Any]:
+    """What the options ask for. A parent given by its id alone is looked up. Raises JobNotFound."""
+    if args.parent is not None and "~" not in args.parent:
+        parent = await client.job(args.parent)
+        args.parent = f"{parent.queue}~{parent.id}"
+    belongs = {name: getattr(args, name) for name in _BELONGS}
+    return {"states": args.states, "queue": args.queue, "task": args.task, **belongs}
 
 
 async def _list(args: Namespace) -> int:
     async with connected(args) as client:
-        found = await all_jobs(client, states=args.states, queue=args.queue, task=args.task, limit=args.limit)
+        asked = await filters(client, args)
+        found = await all_jobs(client, **asked, limit=args.limit)
     if args.json:
         print_json(found)
         return 0
@@ -56,8 +64,8 @@ async def _list(args: Namespace) -> int:
     if on_terminal():
         print(f"\n{summary(found)}")
     if not found:
-        asked = args.states or args.queue or args.task
-        next_steps("writ jobs            (without filters)" if asked else "writ submit QUEUE TASK INPUT")
+        narrow = any(asked.values())
+        next_steps("writ jobs            (without filters)" if narrow else "writ submit QUEUE TASK INPUT")
     return 0
 
 
@@ -80,41 +88,24 @@ def summary(found: Iterable[JobView]) -> str:
     return f"{count(counts.total(), 'job')}{': ' if parts else ''}{parts}"
 
 
-async def _watch(args: Namespace) -> int:
-    """The listing over and over: the newest that fit a terminal; in a pipe, a line for each change."""
-    if not on_terminal():
-        return await _watch_plain(args)
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
+def _look(args: Namespace) -> Callable[[Client], Awaitable[Shown]]:
+    """What a watch sees: the newest for a terminal, and all in the order of their changes for a pipe."""
 
-    async with connected(args) as client:
-        with Live(console=console(), screen=False, auto_refresh=False, transient=False) as live:
-            while True:
-                room = max(3, shutil.get_terminal_size().lines - 5)
-                found = await all_jobs(
-                    client, states=args.states, queue=args.queue, task=args.task, limit=args.limit or 500
-                )
-                totals = (await client.status()).jobs
-                line = ", ".join(f"{number:,} {name}" for name, number in totals.items() if number)
-                foot = Text(f"\n{line or 'no jobs yet'} · Ctrl-C ends the watch", style="dim")
-                live.update(Group(table_of(found[:room]).rich(), foot), refresh=True)
-                await asyncio.sleep(_WATCH_S)
-
-
-async def _watch_plain(args: Namespace) -> int:
-    seen: dict[tuple[str, str], int] = {}
-    async with connected(args) as client:
-        while True:
-            found = await all_jobs(
-                client, states=args.states, queue=args.queue, task=args.task, limit=args.limit
+    async def look(client: Client) -> Shown:
+        most = args.limit or (500 if on_terminal() else None)
+        found = await all_jobs(client, **await filters(client, args), limit=most)
+        totals = (await client.status()).jobs if on_terminal() else {}
+        line = ", ".join(f"{number:,} {name}" for name, number in totals.items() if number)
+        lines = [
+            (
+                (each.queue, each.id),
+                " ".join(map(str, (each.seq, each.queue, each.id, each.task, each.state, each.attempt))),
             )
-            for job in sorted(found, key=lambda job: job.seq):
-                if seen.get((job.queue, job.id)) != job.seq:
-                    seen[job.queue, job.id] = job.seq
-                    print(job.seq, job.queue, job.id, job.task, job.state.value, job.attempt)
-            sys.stdout.flush()
-            await asyncio.sleep(_WATCH_S)
+            for each in sorted(found, key=lambda each: each.seq)
+        ]
+        return Shown(table_of(found), line or "no jobs yet", lines)
+
+    return look
 
 
 # --- job ------------------------------------------------------------------------------------------------
@@ -129,18 +120,65 @@ async def _job(args: Namespace) -> int:
     async with connected(args) as client:
         view = await client.job(args.id, args.queue)
         records = await all_records(client, view.queue, view.id)
+        children = await children_of(client, view)
+        tree = [] if args.json else await _tree(client, view, children)
     if args.json:
         import msgspec
 
-        print_json({**msgspec.structs.asdict(view), "records": records})
+        named = [{"queue": c.queue, "id": c.id, "task": c.task, "state": c.state} for c in children]
+        print_json({**msgspec.structs.asdict(view), "children": named, "records": records})
         return 0
     show_job(view)
+    if len(tree) > 1:
+        print(f"\n{paint('Tree', 'bold')}")
+        for line in tree:
+            print(line)
     print(f"\n{paint('Timeline', 'bold')}")
     for line in timeline_lines(steps_of(view.tenant, view.queue, view.id, records)):
         print(line)
     print()
     next_steps(f"writ explain {view.id}")
     return 0
+
+
+async def children_of(client: Client, view: JobView) -> list[JobView]:
+    """The jobs that one has started, oldest first; of very many the newest."""
+    page = await client.jobs(parent=f"{view.queue}~{view.id}", limit=_TREE_MAX)
+    return list(reversed(page.jobs))
+
+
+async def _tree(client: Client, view: JobView, children: Sequence[JobView]) -> list[str]:
+    """The job between those that started it and those that it started, a line each."""
+    from writ.broker.errors import JobNotFound
+    from writ.schemas.ids import split_job_key
+
+    above: list[JobView] = []
+    parent = view.parent
+    while parent is not None and len(above) < _ANCESTORS_MAX:
+        queue, id = split_job_key(parent)
+        try:
+            above.append(await client.job(id, queue))
+        except JobNotFound:
+            break
+        parent = above[-1].parent
+    lines = [_branch(depth, each) for depth, each in enumerate(reversed(above))]
+    lines.append(_branch(len(above), view, here=True))
+    left = [(len(above) + 1, each) for each in reversed(children)]
+    while left:
+        depth, child = left.pop()
+        if len(lines) >= _TREE_MAX:
+            lines.append(f"  and more: writ jobs --parent {view.queue}~{view.id}")
+            break
+        lines.append(_branch(depth, child))
+        left += [(depth + 1, each) for each in reversed(await children_of(client, child))]
+    return lines
+
+
+def _branch(depth: int, view: JobView, *, here: bool = False) -> str:
+    name = f"{view.queue}~{view.id}"
+    mark = "  (this job)" if here else ""
+    shown = paint(name, "bold") if here else name
+    return f"  {'  ' * depth}{shown}  {view.task}  {state(view.state.value)}{mark}"
 
 
 def show_job(view: JobView) -> None:

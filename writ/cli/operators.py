@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from .options import STATES, Parser, Subparsers, command, number, whole
+from .options import STATES, Parser, Subparsers, command, number, watched, whole
 
 _JOB_VERBS: Final = {
     "terminate": ("End jobs at once; a running one loses its lease.", "  writ terminate 01JABC"),
     "rerun": ("Run finished jobs again, in a new round.", "  writ rerun 01JABC --reason 'input mended'"),
-    "drop": ("Settle dead letters for good.", "  writ drop 01JABC --reason 'customer left'"),
+    "drop": (
+        "Settle dead letters for good: as `writ dlq drop ID`.",
+        "  writ drop 01JABC --reason 'customer left'",
+    ),
     "pause": ("Hold jobs that do not run.", "  writ pause 01JABC 01JDEF --reason 'until Monday'"),
     "resume": ("Let paused jobs, or those whose attempts are used up, go on.", "  writ resume 01JABC"),
     "approve": (
@@ -27,9 +30,13 @@ def add(to: Subparsers) -> None:
     for name, (about, examples) in _JOB_VERBS.items():
         parser = command(to, name, about, examples)
         _ids(parser)
-        _reason(parser)
+        _reason(parser, required=name == "drop")
         if name == "approve":
             parser.add_argument("--data", metavar="JSON", help="reaches the task")
+        if name == "rerun":
+            parser.add_argument(
+                "--from-step", metavar="S", help="from this recorded step on; jobs record none yet"
+            )
     signal = command(
         to, "signal", "Send data to a job under a name; one that waits for it goes on.",
         "  writ signal 01JABC paid --data '{\"amount\": 12}'",
@@ -60,14 +67,51 @@ def add(to: Subparsers) -> None:
     apply.add_argument("file", metavar="FILE", help="`-` reads standard input")
     apply.add_argument("--dry-run", action="store_true", help="only show what would change")
     apply.add_argument("--reason", help="kept in the log [applied FILE]")
-    operations = command(
-        to, "operations", "What was planned for many jobs: plan, progress, end.", "  writ operations op1207"
+    apply.add_argument(
+        "--prune", action="store_true",
+        help="what is declared but not in the file: queues get the built-in policy, schedules are deleted",
+    )  # fmt: skip
+    _add_operation(to)
+    _add_batch(to)
+
+
+def _add_operation(to: Subparsers) -> None:
+    operation = command(
+        to, "operation", "Operations on many jobs: plan, progress, end.",
+        "  writ operation list --watch\n  writ operation show op1207",
+    )  # fmt: skip
+    verbs = operation.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    operation.commands = verbs.choices
+    listing = command(verbs, "list", "All operations, newest first.", prog="writ operation")
+    listing.add_argument("--queue", metavar="Q")
+    watched(listing)
+    show = command(verbs, "show", "One operation: its plan, and how far it is.", prog="writ operation")
+    show.add_argument("id", metavar="ID")
+    show.add_argument("--queue", metavar="Q")
+
+
+def _add_batch(to: Subparsers) -> None:
+    batch = command(
+        to, "batch", "Batches: groups of jobs whose end is told.",
+        "  writ submit billing invoices.send --file june.ndjson --batch june\n  writ batch seal june",
+    )  # fmt: skip
+    verbs = batch.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    batch.commands = verbs.choices
+    listing = command(verbs, "list", "All batches, and how far they are.", prog="writ batch")
+    listing.add_argument("--queue", metavar="Q")
+    watched(listing)
+    show = command(verbs, "show", "One batch: its jobs by state, and its history.", prog="writ batch")
+    seal = command(
+        verbs, "seal", "Say how many jobs a batch has, so that its end can be told.",
+        "  writ batch seal june\n  writ batch seal june --size 500 --queue billing", prog="writ batch",
+    )  # fmt: skip
+    seal.add_argument(
+        "--size", type=whole(1), metavar="N", help="so many jobs in all [as many as it has now]"
     )
-    operations.add_argument("id", metavar="ID", nargs="?")
-    operations.add_argument("--queue", metavar="Q")
-    batches = command(to, "batches", "Batches and their jobs by state.", "  writ batches --queue billing")
-    batches.add_argument("batch", metavar="B", nargs="?")
-    batches.add_argument("--queue", metavar="Q")
+    _reason(seal)
+    for parser in (show, seal):
+        parser.add_argument("batch", metavar="B")
+        parser.add_argument("--queue", metavar="Q", help="needed where several queues have the name")
 
 
 def _ids(parser: Parser) -> None:
@@ -82,9 +126,13 @@ def _queue(parser: Parser) -> None:
 
 def _reason(parser: Parser, *, required: bool = False) -> None:
     if required:
-        parser.add_argument("--reason", required=True, help="why; kept in the log")
+        parser.add_argument("--reason", help="why; kept in the log, and needed except with --dry-run")
     else:
         parser.add_argument("--reason", default="requested", help="why; kept in the log [requested]")
+
+
+def _history(parser: Parser) -> None:
+    parser.add_argument("--history", type=whole(0), metavar="N", default=20, help="newest events [20]")
 
 
 def _pace(parser: Parser) -> None:
@@ -123,12 +171,14 @@ def _add_dlq(to: Subparsers) -> None:
     dlq.add_argument("--task", metavar="TASK")
     dlq.add_argument("--cause", metavar="C", help="those of one cause")
     dlq.add_argument("--limit", type=whole(1), metavar="N", help="at most so many jobs [all]")
+    watched(dlq)
     verbs = dlq.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser)
     dlq.commands = verbs.choices
     redrive = command(
         verbs, "redrive", "Put dead letters back to pending: those named, or by a plan those that match.",
         "  writ dlq redrive 01JABC --reason mended\n"
-        "  writ dlq redrive --cause 4f1d09aa21bc --dry-run --reason mended",
+        "  writ dlq redrive --cause 4f1d09aa21bc --dry-run\n"
+        "  writ dlq redrive --cause 4f1d09aa21bc --canary 1 --rate 10 --reason mended",
         prog="writ dlq",
     )  # fmt: skip
     drop = command(
@@ -155,9 +205,10 @@ def _add_queue(to: Subparsers) -> None:
     queue = command(to, "queue", "Queues: their policies, whether they are open, what is in them.")
     verbs = queue.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
     queue.commands = verbs.choices
-    command(verbs, "list", "All queues.", prog="writ queue")
+    watched(command(verbs, "list", "All queues.", prog="writ queue"))
     show = command(verbs, "show", "One queue: policy, mode, counts, history.", prog="writ queue")
     show.add_argument("queue", metavar="Q")
+    _history(show)
     for name, about in (
         ("pause", "Grant nothing; submits are taken."),
         ("drain", "Take no submits; what is there is worked off."),
@@ -178,8 +229,13 @@ def _add_schedule(to: Subparsers) -> None:
     schedule.commands = verbs.choices
     listing = command(verbs, "list", "All schedules, with the next time of each.", prog="writ schedule")
     listing.add_argument("--queue", metavar="Q")
-    show = command(verbs, "show", "One schedule: spec, next times, history.", prog="writ schedule")
+    watched(listing)
+    show = command(
+        verbs, "show", "One schedule: spec, next times, and what happened: fired, skipped and why, paused.",
+        prog="writ schedule",
+    )  # fmt: skip
     show.add_argument("--times", type=whole(0, 100), metavar="N", default=10, help="next times [10]")
+    _history(show)
     named = [show]
     for name, about in (
         ("pause", "No time is due until it is resumed."),

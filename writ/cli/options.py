@@ -75,6 +75,10 @@ def one_job(parser: Parser) -> None:
     parser.add_argument("--queue", metavar="Q", help="needed where several queues have the id")
 
 
+def watched(parser: Parser) -> None:
+    parser.add_argument("--watch", action="store_true", help="keep showing; Ctrl-C ends it")
+
+
 def with_parent(parser: Parser) -> None:
     # For programs that start this one and must not leave it behind: it stops when its standard input ends.
     parser.add_argument("--until-stdin-ends", action="store_true", help=argparse.SUPPRESS)

@@ -106,8 +106,7 @@ class Table:
 
     def plain(self) -> Iterable[str]:
         """Aligned lines, nothing cut off; a blank cell is `-` so that columns can be counted."""
-        texts = [[_text(cell) or "-" for cell in row] for row in self.rows]
-        table = [[name.upper() for name in self.columns], *texts]
+        table = [[name.upper() for name in self.columns], *[self.texts(row) for row in self.rows]]
         widths = [max(len(row[index]) for row in table) for index in range(len(self.columns))]
         for row in table:
             cells = [
@@ -115,6 +114,11 @@ class Table:
                 for cell, width, name in zip(row, widths, self.columns, strict=True)
             ]
             yield "  ".join(cells).rstrip()
+
+    @staticmethod
+    def texts(row: Sequence[Cell]) -> list[str]:
+        """A row's cells without their styles; a blank one is `-`."""
+        return [_text(cell) or "-" for cell in row]
 
     def rich(self) -> Any:
         """As rich shows it."""
@@ -194,6 +198,6 @@ def _unit(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 job`, `2,000 jobs`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count(number: int, noun: str, many: str = "") -> str:
+    """`1 job`, `2,000 jobs`; `many` where an `s` does not make it."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {many or f'{noun}s'}"

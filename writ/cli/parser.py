@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import operators
-from .options import STATES, Parser, Subparsers, command, common, number, one_job, whole, with_parent
+from .options import STATES, Parser, Subparsers, command, common, number, one_job, watched, whole, with_parent
 from .usage import UsageError
 
 
@@ -99,14 +99,14 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from .schedules import schedule
 
             return schedule(parsed)
-        case "operations":
-            from .bulk import operations
+        case "operation":
+            from .bulk import operation
 
-            return operations(parsed)
-        case "batches":
-            from .queues import batches
+            return operation(parsed)
+        case "batch":
+            from .batches import batch
 
-            return batches(parsed)
+            return batch(parsed)
         case "apply":
             from .apply import apply
 
@@ -197,9 +197,16 @@ def _add_job_commands(to: Subparsers) -> None:
     )
     jobs.add_argument("--queue", metavar="Q")
     jobs.add_argument("--task", metavar="TASK")
+    jobs.add_argument("--batch", metavar="B", help="those that count in it")
+    jobs.add_argument("--parent", metavar="JOB", help="those that this one has started")
+    jobs.add_argument("--schedule", metavar="NAME", help="those that it has started")
+    jobs.add_argument("--operation", metavar="ID", help="those that it has changed")
     jobs.add_argument("--limit", type=whole(1), metavar="N", help="at most so many [all]")
-    jobs.add_argument("--watch", action="store_true", help="keep showing; Ctrl-C ends it")
-    job = command(to, "job", "One job with its whole timeline.", "  writ job 01JABC --json")
+    watched(jobs)
+    job = command(
+        to, "job", "One job: what it is, its parents and children, its whole timeline.",
+        "  writ job 01JABC --json",
+    )  # fmt: skip
     one_job(job)
 
 

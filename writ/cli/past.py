@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .fetch import all_records
 from .output import next_steps, paint, print_json, state
+from .queues import bucket_of
 from .reach import connected
 from .timeline import steps_of, timeline_lines, wrapped
 from .usage import CommandError, UsageError
@@ -65,7 +66,8 @@ def _standing(view: QueueView) -> QueueStanding:
     from writ.orchestrator.replay.explain import QueueStanding
     from writ.schemas.queues import Queue
 
-    queue = Queue(view.policy, view.version, view.mode, view.reason)
+    grants, retries = (None if each is None else bucket_of(each) for each in (view.grants, view.retries))
+    queue = Queue(view.policy, view.version, view.mode, view.reason, grants, retries)
     return QueueStanding(queue, view.jobs.get("running", 0), view.jobs.get("pending", 0), view.running_by_key)
 
 

@@ -1,8 +1,9 @@
-"""`writ queue` and `writ batches`."""
+"""`writ queue`, and how what governs jobs is shown."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,17 @@ from .output import (
     when,
 )
 from .reach import connected
+from .timeline import wrapped
 from .usage import CommandError
+from .watching import Shown, rows, watch
 
 if TYPE_CHECKING:
     import msgspec
 
     from writ.broker.client import Client
-    from writ.schemas.queries import BatchView, ChangeView, QueueView
+    from writ.schemas.policy import QueuePolicy
+    from writ.schemas.queries import BucketView, ChangeView, QueueView
+    from writ.schemas.queues import Bucket
 
 _MODES = {"open": "green", "paused": "yellow", "draining": "magenta"}
 _DONE = {"pause": "pause_queue", "drain": "drain_queue", "resume": "resume_queue"}
@@ -35,7 +40,7 @@ _DONE = {"pause": "pause_queue", "drain": "drain_queue", "resume": "resume_queue
 def queue(args: Namespace) -> int:
     """Lists them, shows one, or opens and closes one."""
     if args.verb == "list":
-        return asyncio.run(_list(args))
+        return watch(args, _look) if args.watch else asyncio.run(_list(args))
     return asyncio.run(_show(args) if args.verb == "show" else _change(args))
 
 
@@ -60,6 +65,19 @@ async def _list(args: Namespace) -> int:
     if not found:
         print("no queues yet: one comes with its first job, or with `writ apply`")
         return 0
+    _table(found).print()
+    if on_terminal():
+        print(f"\n{count(len(found), 'queue')}")
+    next_steps(f"writ queue show {found[0].queue}")
+    return 0
+
+
+async def _look(client: Client) -> Shown:
+    found = await all_queues(client)
+    return rows(_table(found), count(len(found), "queue"), names=(0,))
+
+
+def _table(found: Sequence[QueueView]) -> Table:
     names = ["pending", "running", "retrying", "suspended", "dead"]
     table = Table(["queue", "mode", "version", *names, "slots", "rate"], ["queue"], [*names, "version"])
     for each in found:
@@ -72,11 +90,7 @@ async def _list(args: Namespace) -> int:
             str(policy.concurrency or ""),
             f"{policy.rate_per_s:g}/s" if policy.rate_per_s else "",
         )
-    table.print()
-    if on_terminal():
-        print(f"\n{count(len(found), 'queue')}")
-    next_steps(f"writ queue show {found[0].queue}")
-    return 0
+    return table
 
 
 async def _one(client: Client, name: str) -> QueueView:
@@ -101,27 +115,62 @@ async def _show(args: Namespace) -> int:
         [
             ("jobs", ", ".join(counts) or "none"),
             ("running by key", by_key),
+            ("rate", _level(view.grants, view.policy.rate_per_s, view.policy.burst)),
+            ("retry budget", _level(view.retries, *_budget(view.policy))),
             ("policy", origin),
             *[(f"  {name}", shown(value)) for name, value in flat(view.policy).items()],
         ]
     )
-    if view.history:
-        print(f"\n{paint('History', 'bold')}")
-        show_history(view.history)
+    show_history(view.history, args.history)
     return 0
 
 
-def show_history(history: Sequence[ChangeView]) -> None:
-    """What was done, newest first."""
+def _budget(policy: QueuePolicy) -> tuple[float | None, int]:
+    """The retry budget as a rate and a burst."""
+    per_min = policy.retries_per_min
+    return (None, 0) if per_min is None else (per_min / 60, per_min)
+
+
+def _level(bucket: BucketView | None, per_s: float | None, burst: int) -> str:
+    """How many tokens a bucket holds now."""
+    if bucket is None or per_s is None:
+        return ""
+    tokens = bucket_of(bucket).level(time.time_ns() // 1_000, per_s, burst)
+    return f"{tokens:.3g} of {burst} tokens, {per_s:g} more a second"
+
+
+def bucket_of(view: BucketView) -> Bucket:
+    """The bucket that a view shows."""
+    import datetime
+
+    from writ.schemas.queues import Bucket
+    from writ.schemas.schedules import log_time
+
+    return Bucket(view.tokens, log_time(datetime.datetime.fromisoformat(view.at)))
+
+
+def show_history(history: Sequence[ChangeView], most: int) -> None:
+    """What happened, newest first: two lines each on a terminal, one in a pipe."""
     import msgspec
 
-    table = Table(["seq", "at", "by", "event", "reason"], ["by", "reason"], ["seq"])
-    for change in history:
-        data = msgspec.json.decode(change.data, type=dict[str, Any])
-        version = f" (version {data['version']})" if "version" in data else ""
-        reason = str(data.get("reason", ""))
-        table.add(str(change.seq), when(change.at), change.actor, f"{change.event}{version}", reason)
-    table.print()
+    from writ.orchestrator.replay.text import governing_words
+    from writ.schemas.events import EVENT_TYPES
+
+    if history and most:
+        print(f"\n{paint('History', 'bold')}")
+    for change in history[:most]:
+        words = governing_words(
+            msgspec.json.decode(change.data, type=EVENT_TYPES[change.event]), change.actor
+        )
+        head = f"{paint(f'#{change.seq}'.rjust(8), 'dim')}  {when(change.at):>6}  "
+        if on_terminal():
+            print(f"{head}{paint(change.event, 'bold')}")
+            for line in wrapped(words, 18):
+                print(paint(line, "dim"))
+        else:
+            print(f"{head}{change.event:<19}  {words}")
+    if most and len(history) > most:
+        print(paint(f"{'':>18}{len(history) - most} older ones: --history {len(history)}", "dim"))
 
 
 def flat(value: msgspec.Struct, path: str = "") -> dict[str, Any]:
@@ -163,46 +212,4 @@ async def _change(args: Namespace) -> int:
         next_steps(f"writ queue show {args.queue}")
     else:
         print(f"queue {args.queue} is open")
-    return 0
-
-
-# --- batches --------------------------------------------------------------------------------------------
-
-
-def batches(args: Namespace) -> int:
-    """Groups of jobs and how far they are."""
-    return asyncio.run(_batches(args))
-
-
-async def _batches(args: Namespace) -> int:
-    found: list[BatchView] = []
-    async with connected(args) as client:
-        cursor: str | None = None
-        while True:
-            page = await client.batches(args.batch, args.queue, limit=500, cursor=cursor)
-            found += page.batches
-            cursor = page.next
-            if cursor is None:
-                break
-    if args.json:
-        print_json(found)
-        return 0
-    if not found:
-        print("no batches")
-        return 0
-    ends = ["completed", "dead", "cancelled"]
-    table = Table(
-        ["batch", "queue", "size", "open", *ends, "ended"], ["batch", "queue"], ["size", "open", *ends]
-    )
-    for each in found:
-        live = sum(each.jobs.values()) - sum(each.jobs.get(name, 0) for name in ends)
-        table.add(
-            each.batch,
-            each.queue,
-            str(each.size or ""),
-            str(live),
-            *(str(each.jobs.get(name, 0)) for name in ends),
-            (when(each.ended_at), "dim"),
-        )
-    table.print()
     return 0

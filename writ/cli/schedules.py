@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .control import moment
@@ -11,6 +12,7 @@ from .output import Table, count, fields, next_steps, on_terminal, paint, print_
 from .queues import flat, show_history, shown
 from .reach import connected
 from .usage import CommandError
+from .watching import Shown, rows, watch
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def schedule(args: Namespace) -> int:
     """Lists them, shows one, or does something to one."""
     if args.verb == "list":
-        return asyncio.run(_list(args))
+        return watch(args, lambda client: _look(client, args)) if args.watch else asyncio.run(_list(args))
     if args.verb == "show":
         return asyncio.run(_show(args))
     if args.verb == "backfill":
@@ -50,6 +52,19 @@ async def _list(args: Namespace) -> int:
     if not found:
         print("no schedules: declare one with `writ apply FILE`")
         return 0
+    _table(found).print()
+    if on_terminal():
+        print(f"\n{count(len(found), 'schedule')}")
+    next_steps(f"writ schedule show {found[0].name}")
+    return 0
+
+
+async def _look(client: Client, args: Namespace) -> Shown:
+    found = await all_schedules(client, args.queue)
+    return rows(_table(found), count(len(found), "schedule"))
+
+
+def _table(found: Sequence[ScheduleView]) -> Table:
     columns = ["name", "queue", "task", "when", "next", "last job", "fired", "skipped"]
     table = Table(columns, ["queue", "task", "last job"], ["fired", "skipped"])
     for each in found:
@@ -58,11 +73,7 @@ async def _list(args: Namespace) -> int:
             *(each.name, each.queue, each.spec.task, _when(each), due, each.last_job or ""),
             *(str(each.fired), str(each.skipped)),
         )
-    table.print()
-    if on_terminal():
-        print(f"\n{count(len(found), 'schedule')}")
-    next_steps(f"writ schedule show {found[0].name}")
-    return 0
+    return table
 
 
 def _when(view: ScheduleView) -> str:
@@ -111,9 +122,8 @@ async def _show(args: Namespace) -> int:
         print(f"\n{paint('Next times', 'bold')}")
         for each in view.next:
             print(f"  {each}")
-    if view.history:
-        print(f"\n{paint('History', 'bold')}")
-        show_history(view.history)
+    show_history(view.history, args.history)
+    next_steps(f"writ jobs --schedule {view.name} --queue {view.queue}")
     return 0
 
 

@@ -147,7 +147,7 @@ def _read_jobs(name: str, defaults: dict[str, Any]) -> list[tuple[int, dict[str,
 
 async def _one(args: Namespace, queue: str, job: dict[str, Any]) -> int:
     async with connected(args) as client:
-        (handle,) = await client.submit_many(queue, [job])
+        handle = await client.submit(queue, **job)
         if not args.wait:
             _say_submitted(args, handle)
             return 0
@@ -160,11 +160,19 @@ async def _one(args: Namespace, queue: str, job: dict[str, Any]) -> int:
         return 0
 
 
+def _document(handle: JobHandle) -> dict[str, Any]:
+    return {"id": handle.id, "queue": handle.queue, "existing": handle.existing}
+
+
 def _say_submitted(args: Namespace, handle: JobHandle) -> None:
     if args.json:
-        print_json({"id": handle.id, "queue": handle.queue})
+        print_json(_document(handle))
     elif on_terminal():
-        print(f"{paint('submitted', 'green')} job {paint(handle.id, 'bold')} to queue {handle.queue}")
+        done = paint("submitted", "green")
+        words = f"{done} job {paint(handle.id, 'bold')} to queue {handle.queue}"
+        if handle.existing:
+            words = f"job {paint(handle.id, 'bold')} of queue {handle.queue} has that unique key already"
+        print(words)
         next_steps(f"writ job {handle.id}")
     else:
         print(handle.id)
@@ -207,9 +215,11 @@ async def _many(args: Namespace, queue: str, jobs: Sequence[tuple[int, dict[str,
         if args.wait:
             return await _wait_for_many(args, client, queue, handles)
     if args.json:
-        print_json([{"id": handle.id, "queue": handle.queue} for handle in handles])
+        print_json([_document(handle) for handle in handles])
     elif on_terminal():
-        print(f"{paint('submitted', 'green')} {count(len(handles), 'job')} to queue {queue}")
+        there = sum(handle.existing is True for handle in handles)
+        more = f"; for {there:,} a job that was there stands" if there else ""
+        print(f"{paint('submitted', 'green')} {count(len(handles), 'job')} to queue {queue}{more}")
         next_steps(f"writ jobs --queue {queue} --watch")
     else:
         for handle in handles:
