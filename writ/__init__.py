@@ -13,21 +13,132 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from writ.broker.blocking import SyncClient
     from writ.broker.client import Client
-    from writ.schemas.policy import Retry
+    from writ.broker.connect import Target
+    from writ.broker.errors import (
+        JobCancelled,
+        JobEnded,
+        JobFailed,
+        JobNotFound,
+        NoAnswer,
+        NoResponders,
+        PermissionDenied,
+        Refused,
+        SubmitRefused,
+        Unreachable,
+        WritError,
+    )
+    from writ.broker.results import JobHandle
+    from writ.schemas.commands import Approval, Plan, SubmitJob
+    from writ.schemas.errors import ErrorClass
+    from writ.schemas.events import (
+        DeadReason,
+        Filter,
+        OnDead,
+        OnParentEnd,
+        OnTimeout,
+        OperationVerb,
+        WaitReason,
+    )
+    from writ.schemas.policy import (
+        ClassRetry,
+        Limits,
+        OnClash,
+        OnExhausted,
+        QueuePolicy,
+        Retry,
+    )
+    from writ.schemas.rejections import RejectionKind
+    from writ.schemas.schedules import Overlap, ScheduleSpec
+    from writ.schemas.states import State
     from writ.workers import Context, Worker, task
+    from writ.workers.errors import Cancelled, FailJob, PolicyViolation, RetryAfter
 
     __version__: str
 
-__all__ = ["Client", "Context", "Retry", "SyncClient", "Worker", "__version__", "task"]
+__all__ = [
+    "Approval",
+    "Cancelled",
+    "ClassRetry",
+    "Client",
+    "Context",
+    "DeadReason",
+    "ErrorClass",
+    "FailJob",
+    "Filter",
+    "JobCancelled",
+    "JobEnded",
+    "JobFailed",
+    "JobHandle",
+    "JobNotFound",
+    "Limits",
+    "NoAnswer",
+    "NoResponders",
+    "OnClash",
+    "OnDead",
+    "OnExhausted",
+    "OnParentEnd",
+    "OnTimeout",
+    "OperationVerb",
+    "Overlap",
+    "PermissionDenied",
+    "Plan",
+    "PolicyViolation",
+    "QueuePolicy",
+    "Refused",
+    "RejectionKind",
+    "Retry",
+    "RetryAfter",
+    "ScheduleSpec",
+    "State",
+    "SubmitJob",
+    "SubmitRefused",
+    "SyncClient",
+    "Target",
+    "Unreachable",
+    "WaitReason",
+    "Worker",
+    "WritError",
+    "__version__",
+    "task",
+]
 
-_HOMES = {
-    "Client": "writ.broker.client",
-    "Context": "writ.workers",
-    "Retry": "writ.schemas.policy",
-    "SyncClient": "writ.broker.blocking",
-    "Worker": "writ.workers",
-    "task": "writ.workers",
+_ROOMS = {
+    "writ.broker.blocking": ("SyncClient",),
+    "writ.broker.client": ("Client",),
+    "writ.broker.connect": ("Target",),
+    "writ.broker.errors": (
+        "JobCancelled",
+        "JobEnded",
+        "JobFailed",
+        "JobNotFound",
+        "NoAnswer",
+        "NoResponders",
+        "PermissionDenied",
+        "Refused",
+        "SubmitRefused",
+        "Unreachable",
+        "WritError",
+    ),
+    "writ.broker.results": ("JobHandle",),
+    "writ.schemas.commands": ("Approval", "Plan", "SubmitJob"),
+    "writ.schemas.errors": ("ErrorClass",),
+    "writ.schemas.events": (
+        "DeadReason",
+        "Filter",
+        "OnDead",
+        "OnParentEnd",
+        "OnTimeout",
+        "OperationVerb",
+        "WaitReason",
+    ),
+    "writ.schemas.policy": ("ClassRetry", "Limits", "OnClash", "OnExhausted", "QueuePolicy", "Retry"),
+    "writ.schemas.rejections": ("RejectionKind",),
+    "writ.schemas.schedules": ("Overlap", "ScheduleSpec"),
+    "writ.schemas.states": ("State",),
+    "writ.workers": ("Context", "Worker", "task"),
+    "writ.workers.errors": ("Cancelled", "FailJob", "PolicyViolation", "RetryAfter"),
 }
+_HOMES = {name: module for module, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

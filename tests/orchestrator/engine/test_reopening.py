@@ -54,7 +54,8 @@ async def test_a_doubled_message_opens_one_round(twin: Twin, verb: str) -> None:
     told = [r.events for r in (await twin.records())[stored:] if r.key == "mail~a"]
     assert len(told) == 2, "the lease and its end alone"
     assert (twin.job("a").round, twin.job("a").state) == (2, State.DEAD)
-    assert "error" not in await twin.ask(verb, **command | {"answers": later}), "the next decision is one"
+    command["answers"] = later
+    assert "error" not in await twin.ask(verb, **command), "the next decision is one"
     assert twin.job("a").round == 3
     await twin.check()
 
