@@ -23,6 +23,10 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "writ.query jobs": queries.JobsQuery,
     "writ.query job": queries.JobQuery,
     "writ.query records": queries.RecordsQuery,
+    "writ.query queues": queries.QueuesQuery,
+    "writ.query schedules": queries.SchedulesQuery,
+    "writ.query operations": queries.OperationsQuery,
+    "writ.query batches": queries.BatchesQuery,
     "writ.query status": queries.StatusQuery,
 }
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
@@ -30,8 +34,14 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     commands.Acquired,
     commands.Renewed,
     commands.Reported,
+    commands.Planned,
+    commands.Started,
     queries.JobsPage,
     queries.RecordsPage,
+    queries.QueuesPage,
+    queries.SchedulesPage,
+    queries.OperationsPage,
+    queries.BatchesPage,
     queries.NodeStatus,
 )
 

@@ -196,7 +196,7 @@ async def _unnamed(client: Client, declared: Declared, prune: bool) -> list[Chan
     change = "pruned" if prune else "absent"
     changes: list[Change] = []
     for queue in await all_queues(client):
-        if queue.version and queue.queue not in declared.queues:
+        if queue.queue not in declared.queues:
             fields = _differing(flat(queue.policy), flat(QueuePolicy()))
             if fields:
                 changes.append(Change("queue", queue.queue, queue.queue, change, fields if prune else {}))
