@@ -52,6 +52,9 @@ __all__ = ["Client", "JobHandle"]
 SUBMIT_MESSAGE_MAX_BYTES: Final = 900 * 1024
 """Of one array of jobs; the broker takes 1 MiB with headers."""
 
+SUBMIT_ARRAY_MAX_RECORDS: Final = 900
+"""That an array may become, as it is stored whole: a job with a unique key may end another one."""
+
 SUBMITS_IN_FLIGHT: Final = 8
 VERDICTS_AT_ONCE: Final = 32
 """How many submits with a unique key of one array are waited for together."""
@@ -388,14 +391,16 @@ def _key(queue: str, job: JobHandle | str) -> str:
 def _pack(elements: Iterable[Element]) -> Iterator[tuple[list[Element], bytes]]:
     """Submits joined to messages: arrays within the bounds of count and size."""
     parts: list[Element] = []
-    size = 2
+    size, records = 2, 0
     for element in elements:
         more = len(element.body) + 1
-        if parts and (len(parts) == SUBMIT_ARRAY_MAX_JOBS or size + more > SUBMIT_MESSAGE_MAX_BYTES):
+        full = len(parts) == SUBMIT_ARRAY_MAX_JOBS or records >= SUBMIT_ARRAY_MAX_RECORDS
+        if parts and (full or size + more > SUBMIT_MESSAGE_MAX_BYTES):
             yield parts, _joined(parts)
-            parts, size = [], 2
+            parts, size, records = [], 2, 0
         parts.append(element)
         size += more
+        records += 2 if element.unique else 1
     if parts:
         yield parts, _joined(parts)
 

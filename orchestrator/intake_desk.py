@@ -161,19 +161,19 @@ class IntakeDesk:
 
 
 def _named(refused: list[Rejection]) -> tuple[Rejection, ...]:
-    """Those that the record names: all for which another job stands, as their senders wait to hear which.
+    """Those that the record names: so many, and all for which another job stands, as far as they fit.
 
-    Of the others so many, and none beyond what a record may hold.
+    The senders of those wait to hear which job it is.
     """
     named: list[Rejection] = []
     room, others = bounds.INLINE_MAX_BYTES, bounds.REFUSALS_NAMED_MAX
     for each in refused:
-        if each.kind is not RejectionKind.DUPLICATE:
+        if each.kind is RejectionKind.DUPLICATE:
+            room -= len(encode(each))
+            fits = room >= 0
+        else:
             others -= 1
-            if others < 0:
-                continue
-        room -= len(encode(each))
-        if room < 0:
-            break
-        named.append(each)
+            fits = others >= 0
+        if fits:
+            named.append(each)
     return tuple(named)

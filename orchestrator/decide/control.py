@@ -128,8 +128,8 @@ def rerun(job: Job | None, command: Rerun, operation: str | None = None) -> Outc
     if not _allowed(job, JobRerun):
         return refused(job, JobRerun)
     if command.from_step is not None:
-        steps = "none"  # no event of the log records a step yet
-        reason = f"the job has no step {command.from_step!r} to run from; its recorded steps: {steps}"
+        # No event of the log records a step yet.
+        reason = f"the job has no step {command.from_step!r} to run from; its recorded steps: none"
         return Rejection(RejectionKind.NOT_FOUND, reason, "from_step")
     return (JobRerun(job.ended_by, command.reason, operation),)
 

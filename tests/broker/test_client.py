@@ -321,6 +321,12 @@ async def test_many_are_packed_into_arrays(backstage: Backstage, client: Client)
         assert stored[handle.seq][handle.index]["id"] == handle.id
 
 
+async def test_unique_keys_make_smaller_arrays(backstage: Backstage, client: Client) -> None:
+    jobs = [{"task": "t", "id": str(n), "unique_key": str(n)} for n in range(500)]
+    await client.submit_many("q", jobs, timeout_s=0.5)
+    assert sorted(len(body) for _, body, _ in await backstage.submits()) == [50, 450]
+
+
 async def test_large_inputs_make_smaller_arrays(backstage: Backstage, client: Client) -> None:
     await client.submit_many(
         "q", (SubmitJob("t", msgspec.Raw(b'"%s"' % (b"x" * 200_000))) for _ in range(10))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from writ.schemas.bounds import RECORD_MAX_BYTES
 from writ.schemas.events import BatchEnded, CommandRejected, OperationEnded, RejectionsFolded
 from writ.schemas.lifecycle import State
 from writ.schemas.rejections import RejectionKind
@@ -188,6 +189,17 @@ async def test_every_sender_hears_which_job_stands_for_its_own(twin: Twin) -> No
     assert isinstance(last, CommandRejected)
     assert (len(last.refused), last.count) == (101, 121), "others are named up to the bound"
     assert last.refused[-1].job == "mail~a"
+    await twin.check()
+
+
+async def test_the_longest_duplicates_fit_a_record(twin: Twin) -> None:
+    name = "k" * 240
+    await submit(twin, {"id": name, "unique_key": name})
+    await twin.submit([{"task": "t", "id": str(n), "unique_key": name} for n in range(490)])
+    await twin.settled()
+    (event,) = [event for event in await twin.events(CommandRejected) if isinstance(event, CommandRejected)]
+    assert 256 < len(event.refused) < event.count == 490
+    assert max([len(m.body) async for part in twin.log.read() for m in part]) < RECORD_MAX_BYTES
     await twin.check()
 
 
