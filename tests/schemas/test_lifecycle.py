@@ -46,6 +46,7 @@ from writ.schemas.lifecycle import (
     TRANSITIONS,
     IllegalTransition,
     Job,
+    Reopened,
     Signal,
     State,
     evolve,
@@ -416,6 +417,7 @@ def test_a_rerun_forgets_the_round_before_it(history: Histories, state: State) -
         dropped=None,
         reason=None,
         finished_at=None,
+        reopened=Reopened(50, before.ended_by, record().actor, "job_rerun", "why"),
     )
     assert job == fresh
     assert job.last_token == before.last_token
