@@ -240,11 +240,11 @@ def governing_words(event: Fact, actor: str) -> str:
         case PartitionOpened(partitions=partitions):
             return f"the log begins as one of {partitions}"
         case MessageSent(content=content):
-            return f"to partition {record.key}: {_said(content)}"
+            return f"to the other partition: {_said(content)}"
         case MessageAccepted(message=message, content=content):
-            return f"from partition {record.key}, its record {message.seq}: {_said(content)}"
+            return f"from the other partition, its record {message.seq}: {_said(content)}"
         case MessageSettled(message=message):
-            return f"partition {record.key} has accepted all up to record {message.seq}"
+            return f"the other partition has accepted all up to record {message.seq}"
         case CommandRejected(verb=verb, refused=refused, count=count):
             first = one_line(refused[0].reason) if refused else "no reason"
             return f"{verb} of {actor}, {count} refused: {first}"
