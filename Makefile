@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: help
 help: ## List these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 .PHONY: demo
 demo: $(READY) ## Run the demonstration (SEED=n repeats a run)
@@ -26,6 +26,10 @@ simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n f
 .PHONY: teeth
 teeth: $(READY) ## Search the seeds that find each bug planted into the simulation
 	@$(BIN)/python -m tests.simulation.teeth $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## Measure speed within 8 minutes (FULL=1: five passes beside the peers; ARGS='--only bulk')
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(ARGS)
 
 .PHONY: check
 check: $(READY) ## Run every check short of the tests: lint, format, types, imports

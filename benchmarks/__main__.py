@@ -1,0 +1,115 @@
+"""`make bench`: runs the workloads, prints the figures, keeps them, and says which bars are missed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from .bars import verdicts
+from .figures import Report, Result
+from .machine import ROOT, machine, versions
+from .resting import idle, pollers
+from .show import show_result, show_verdicts, summary
+from .workloads import at_half, run, workloads
+
+RESULTS: Final = ROOT / "benchmarks" / "results"
+_HALVES: Final = (
+    ("half", "fifty", "no-op jobs at half of what 50 submitters reach", 1),
+    ("half-bulk", "bulk", "no-op jobs in arrays of 50, at half of what bulk reaches", 50),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run. `only` narrows it to some workloads; `scale` is of their numbers of jobs and seconds."""
+
+    mode: str
+    passes: int
+    scale: float
+    only: frozenset[str]
+
+    def wants(self, name: str) -> bool:
+        return not self.only or name in self.only
+
+
+async def one_pass(plan: Plan) -> AsyncIterator[Result]:
+    """Every workload once, each on a node of its own."""
+    most: dict[str, float] = {}
+    for workload in workloads(plan.scale):
+        if plan.wants(workload.name):
+            gc.collect()
+            result = await run(workload)
+            most[workload.name] = result.jobs_per_s
+            yield result
+    for name, of, about, together in _HALVES:
+        if plan.wants(name) and of in most:
+            yield await run(at_half(name, about, most[of], 10 * plan.scale, together))
+    if plan.wants("pollers"):
+        yield await pollers(20 * plan.scale)
+    if plan.wants("idle"):
+        yield await idle(20 * plan.scale)
+
+
+async def measure(plan: Plan) -> Report:
+    """All passes of a plan, printed as they come."""
+    report = Report(
+        mode=plan.mode,
+        at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=machine(Path(tempfile.gettempdir())),
+        versions=versions(),
+        results=[],
+    )
+    if report.machine["filesystem"] == "tmpfs":
+        print("warning: the data are on tmpfs, where a sync costs nothing; set TMPDIR to a disk", flush=True)
+    for number in range(plan.passes):
+        if plan.passes > 1:
+            print(f"--- pass {number + 1} of {plan.passes}\n", flush=True)
+        async for result in one_pass(plan):
+            report.results.append(result)
+            print(show_result(result), end="\n\n", flush=True)
+    return msgspec.structs.replace(report, verdicts=verdicts(report.results, []))
+
+
+def keep(report: Report, path: Path | None) -> Path:
+    """Writes the figures down as JSON; where."""
+    if path is None:
+        stamp = report.at.replace(":", "").replace("-", "").partition("+")[0]
+        path = RESULTS / f"{stamp}-{report.mode}-{report.versions['commit'].rstrip('+')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    return path
+
+
+def main() -> int:
+    """Exits 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="five passes: the whole must-hold")
+    parser.add_argument("--only", default="", help="some workloads, with commas between them")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of jobs and seconds [1]")
+    parser.add_argument("--out", type=Path, help="file for the figures [one in benchmarks/results]")
+    args = parser.parse_args()
+    only = frozenset(name for name in args.only.split(",") if name)
+    plan = Plan("FULL" if args.full else "quick", 5 if args.full else 1, args.scale, only)
+    begun = time.monotonic()
+    report = asyncio.run(measure(plan))
+    print(show_verdicts(report), end="\n\n")
+    path = keep(report, args.out)
+    where = os.path.relpath(path)
+    print(f"{summary(report, time.monotonic() - begun)}; figures in {where}")
+    return 1 if any(each.kept is False for each in report.verdicts) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

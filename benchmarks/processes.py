@@ -1,0 +1,24 @@
+"""What processes have used, from /proc: Linux alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Usage(NamedTuple):
+    """Processor time since the start of a process with all its threads, and its memory now."""
+
+    cpu_s: float
+    rss_bytes: int
+
+
+def usage(pid: int) -> Usage:
+    """Raises FileNotFoundError where the process is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    resident = Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]
+    return Usage((int(fields[11]) + int(fields[12])) / _TICKS, int(resident) * _PAGE)
