@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := benchmarks/.peers
 
 .DEFAULT_GOAL := help
 
@@ -28,8 +29,20 @@ teeth: $(READY) ## Search the seeds that find each bug planted into the simulati
 	@$(BIN)/python -m tests.simulation.teeth $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Measure speed within 8 minutes (FULL=1: five passes beside the peers; ARGS='--only bulk')
-	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(ARGS)
+bench: $(READY) $(if $(FULL),$(PEERS)/.ready) ## Measure speed in 8 minutes (FULL=1: five passes beside peers)
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(RECORD),--record) $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(READY) $(PEERS)/.ready ## Measure what users would pick instead, alternately with Writ
+	@$(BIN)/python -m benchmarks --peers $(ARGS)
+
+.PHONY: bench-idle
+bench-idle: $(READY) ## Watch a node with 10,000 schedules and 100,000 delayed jobs do nothing
+	@$(BIN)/python -m benchmarks.idle $(ARGS)
+
+.PHONY: bench-sweep
+bench-sweep: $(READY) ## Fit how cost grows with jobs, queues, workers and tenants
+	@$(BIN)/python -m benchmarks.sweep $(ARGS)
 
 .PHONY: check
 check: $(READY) ## Run every check short of the tests: lint, format, types, imports
@@ -52,6 +65,15 @@ setup: $(READY) ## Make .venv (the other targets do this by themselves)
 clean: ## Remove .venv, caches and everything built
 	@rm -rf $(VENV) .writ build dist artifacts .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The peers' clients; their servers come from the system's packages (see docs/benchmarks.md).
+$(PEERS)/.ready: benchmarks/peers/requirements.txt benchmarks/peers/requirements-arq.txt $(READY)
+	@$(BIN)/python -m venv $(PEERS)/venv
+	@$(PEERS)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@$(BIN)/python -m venv $(PEERS)/venv-arq
+	@$(PEERS)/venv-arq/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements-arq.txt
+	@command -v npm >/dev/null && npm install --silent --ignore-scripts --no-save --prefix $(PEERS) @restatedev/restate-server || true
+	@touch $@
 
 # The first interpreter that runs and is new enough; a name on PATH may be a stub that does not run.
 $(READY): pyproject.toml constraints.txt

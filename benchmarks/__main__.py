@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
-import gc
+import json
 import os
 import sys
 import tempfile
@@ -18,13 +19,16 @@ from typing import Final
 import msgspec
 
 from .bars import verdicts
+from .beside import Servers
+from .beside import one_pass as peers_pass
 from .figures import Report, Result
-from .machine import ROOT, machine, versions
+from .history import record
+from .machine import RESULTS, machine, versions
 from .resting import idle, pollers
-from .show import show_result, show_verdicts, summary
+from .show import show_peers, show_result, show_verdicts, summary
 from .workloads import at_half, run, workloads
 
-RESULTS: Final = ROOT / "benchmarks" / "results"
+_COMPARED: Final = frozenset({"bulk", "single", "light"})
 _HALVES: Final = (
     ("half", "fifty", "no-op jobs at half of what 50 submitters reach", 1),
     ("half-bulk", "bulk", "no-op jobs in arrays of 50, at half of what bulk reaches", 50),
@@ -39,6 +43,7 @@ class Plan:
     passes: int
     scale: float
     only: frozenset[str]
+    peers: bool
 
     def wants(self, name: str) -> bool:
         return not self.only or name in self.only
@@ -49,7 +54,6 @@ async def one_pass(plan: Plan) -> AsyncIterator[Result]:
     most: dict[str, float] = {}
     for workload in workloads(plan.scale):
         if plan.wants(workload.name):
-            gc.collect()
             result = await run(workload)
             most[workload.name] = result.jobs_per_s
             yield result
@@ -70,16 +74,23 @@ async def measure(plan: Plan) -> Report:
         machine=machine(Path(tempfile.gettempdir())),
         versions=versions(),
         results=[],
+        peers=[],
     )
     if report.machine["filesystem"] == "tmpfs":
         print("warning: the data are on tmpfs, where a sync costs nothing; set TMPDIR to a disk", flush=True)
-    for number in range(plan.passes):
-        if plan.passes > 1:
-            print(f"--- pass {number + 1} of {plan.passes}\n", flush=True)
-        async for result in one_pass(plan):
-            report.results.append(result)
-            print(show_result(result), end="\n\n", flush=True)
-    return msgspec.structs.replace(report, verdicts=verdicts(report.results, []))
+    async with contextlib.AsyncExitStack() as stack:
+        servers = await stack.enter_async_context(Servers()) if plan.peers else None
+        for number in range(plan.passes):
+            if plan.passes > 1:
+                print(f"--- pass {number + 1} of {plan.passes}\n", flush=True)
+            async for result in one_pass(plan):
+                report.results.append(result)
+                print(show_result(result), end="\n\n", flush=True)
+            if servers is not None:
+                async for line in peers_pass(servers):
+                    report.peers.append(line)
+                    print(json.dumps(line), flush=True)
+    return msgspec.structs.replace(report, verdicts=verdicts(report.results, report.peers))
 
 
 def keep(report: Report, path: Path | None) -> Path:
@@ -95,17 +106,32 @@ def keep(report: Report, path: Path | None) -> Path:
 def main() -> int:
     """Exits 1 where a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="five passes: the whole must-hold")
+    parser.add_argument(
+        "--full", action="store_true", help="five passes beside the peers: the whole must-hold"
+    )
+    parser.add_argument("--peers", action="store_true", help="beside the peers, what is compared with them")
+    parser.add_argument("--passes", type=int, help="how many [1, with --full 5]")
     parser.add_argument("--only", default="", help="some workloads, with commas between them")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of jobs and seconds [1]")
+    parser.add_argument(
+        "--record", action="store_true", help="add a line to benchmarks/history.jsonl, and draw"
+    )
     parser.add_argument("--out", type=Path, help="file for the figures [one in benchmarks/results]")
     args = parser.parse_args()
     only = frozenset(name for name in args.only.split(",") if name)
-    plan = Plan("FULL" if args.full else "quick", 5 if args.full else 1, args.scale, only)
+    mode = "FULL" if args.full else "peers" if args.peers else "quick"
+    if args.peers and not args.full:
+        only = only or _COMPARED
+    passes = args.passes or (5 if args.full else 1)
+    plan = Plan(mode, passes, args.scale, only, args.full or args.peers)
     begun = time.monotonic()
     report = asyncio.run(measure(plan))
+    if report.peers:
+        print(f"\n{show_peers(report)}\n")
     print(show_verdicts(report), end="\n\n")
     path = keep(report, args.out)
+    if args.record:
+        record(report)
     where = os.path.relpath(path)
     print(f"{summary(report, time.monotonic() - begun)}; figures in {where}")
     return 1 if any(each.kept is False for each in report.verdicts) else 0

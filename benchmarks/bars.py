@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isnan
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
+from .beside import Line, did_not_run, fastest
 from .figures import Result, Verdict
 
 LIMIT_SHARE_MIN: Final = 0.60
@@ -19,17 +19,15 @@ IDLE_MAX_CORES: Final = 0.01
 IDLE_MAX_MB: Final = 150
 STORED_MAX_BYTES: Final = 2_000
 
-Peer = dict[str, Any]
-"""A peer's line, as its harness printed it."""
 
-
-def verdicts(results: Sequence[Result], peers: Sequence[Peer]) -> list[Verdict]:
+def verdicts(results: Sequence[Result], peers: list[Line]) -> list[Verdict]:
     """Each bar with its figure; None where nothing was measured that could tell."""
     return [
         *_rates(results, peers),
         *_latencies(results),
         *_costs(results),
         _whole(results),
+        *([_all_ran(peers)] if peers else []),
     ]
 
 
@@ -39,33 +37,13 @@ def middle(results: Sequence[Result], workload: str, of: Callable[[Result], floa
     return median(found) if found else None
 
 
-def ahead_of(peers: Sequence[Peer], figure: str, names: Callable[[Peer], bool]) -> tuple[str, float] | None:
-    """The fastest of some peers by the median of a figure. One without it in any pass counts as absent."""
-    best: tuple[str, float] | None = None
-    for name in {peer_name(peer) for peer in peers if names(peer)}:
-        rates = [float(peer.get(figure, "nan")) for peer in peers if peer_name(peer) == name]
-        if not any(map(isnan, rates)) and (best is None or median(rates) > best[1]):
-            best = (name, median(rates))
-    return best
-
-
-def peer_name(peer: Peer) -> str:
-    return peer["peer"] if peer["mode"] == "default" else f"{peer['peer']} ({peer['mode']})"
-
-
-def is_synced(peer: Peer) -> bool:
-    """Whether it has a job on disk before it says so; the bare stream that bounds us is no peer."""
-    promise = str(peer.get("durability", ""))
-    return "floor" not in peer["peer"] and ("fsync" in promise or "own log on disk" in promise)
-
-
-def _rates(results: Sequence[Result], peers: Sequence[Peer]) -> list[Verdict]:
+def _rates(results: Sequence[Result], peers: list[Line]) -> list[Verdict]:
     bulk = middle(results, "bulk", lambda r: r.jobs_per_s)
     share = middle(results, "bulk", lambda r: r.limit_share)
     single = middle(results, "single", lambda r: r.jobs_per_s)
     fifty = middle(results, "fifty", lambda r: r.jobs_per_s)
-    pgqueuer = ahead_of(peers, "bulk_e2e_per_s", lambda p: p["peer"] == "pgqueuer")
-    synced = ahead_of(peers, "single_e2e_per_s", is_synced)
+    pgqueuer = fastest(peers, "bulk_e2e_per_s", name="pgqueuer")
+    synced = fastest(peers, "single_e2e_per_s", synced=True)
     return [
         _beside("bulk: ahead of PgQueuer", bulk, pgqueuer),
         _at_least("bulk: share of the limit", share, LIMIT_SHARE_MIN, "{:.2f}"),
@@ -75,12 +53,12 @@ def _rates(results: Sequence[Result], peers: Sequence[Peer]) -> list[Verdict]:
 
 
 def _latencies(results: Sequence[Result]) -> list[Verdict]:
-    light50 = middle(results, "light", lambda r: r.start.p50_ms if r.start else None)
-    light99 = middle(results, "light", lambda r: r.start.p99_ms if r.start else None)
+    light50 = middle(results, "light", start_p50)
+    light99 = middle(results, "light", start_p99)
     halves = [
         _at_most(f"{name}: p99 to start, ms", at, HALF_P99_MAX_MS, "{:.1f}")
         for name in ("half", "half-bulk")
-        for at in [middle(results, name, lambda r: r.start.p99_ms if r.start else None)]
+        for at in [middle(results, name, start_p99)]
     ]
     return [
         _at_most("50 jobs/s: p50 to start, ms", light50, LIGHT_P50_MAX_MS, "{:.2f}"),
@@ -89,10 +67,22 @@ def _latencies(results: Sequence[Result]) -> list[Verdict]:
     ]
 
 
-def _costs(results: Sequence[Result]) -> list[Verdict]:
-    def cores(result: Result) -> float:
-        return result.cpu_cores["node"] + result.cpu_cores["broker"]
+def start_p50(result: Result) -> float | None:
+    """Of submit to start, in milliseconds."""
+    return result.start.p50_ms if result.start else None
 
+
+def start_p99(result: Result) -> float | None:
+    """Of submit to start, in milliseconds."""
+    return result.start.p99_ms if result.start else None
+
+
+def cores(result: Result) -> float:
+    """What the node and its broker use."""
+    return result.cpu_cores["node"] + result.cpu_cores["broker"]
+
+
+def _costs(results: Sequence[Result]) -> list[Verdict]:
     polling = middle(results, "pollers", cores)
     resting = middle(results, "idle", cores)
     memory = middle(results, "idle", lambda r: r.rss_mb["node"] + r.rss_mb["broker"])
@@ -114,6 +104,11 @@ def _whole(results: Sequence[Result]) -> Verdict:
     jobs = sum(r.evidence.jobs for r in results if r.evidence)
     figure = f"{len(faults)} faults, first {faults[0]}" if faults else f"{jobs:,} jobs"
     return Verdict("each history is whole", figure, not faults if jobs else None)
+
+
+def _all_ran(peers: list[Line]) -> Verdict:
+    missing = did_not_run(peers)
+    return Verdict("every peer ran", "; ".join(missing) or f"{len(peers)} runs", not missing)
 
 
 def _at_least(bar: str, figure: float | None, least: float, form: str) -> Verdict:

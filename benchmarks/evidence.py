@@ -64,7 +64,7 @@ async def read_back(log: JetStreamLog, first: int, jobs: int, bodies: Mapping[in
     report = verifier.report()
     histories = _histories(messages)
     faults = [f"record {fault.seq}: {fault.rule}: {fault.reason}" for fault in report.faults]
-    faults += _faults(histories, jobs, bodies)
+    faults += faults_of(histories, jobs, bodies)
     ends = Counter(end for history in histories.values() for end in history.ends)
     attempts = sum(history.grants for history in histories.values())
     told = Evidence(report.records, len(histories), attempts, dict(ends), tuple(faults[:FAULTS_MAX]))
@@ -95,7 +95,7 @@ def _histories(messages: Iterable[Stored]) -> dict[int, History]:
     return {history.n: history for history in by_key.values()}
 
 
-def _faults(histories: Mapping[int, History], jobs: int, bodies: Mapping[int, int]) -> list[str]:
+def faults_of(histories: Mapping[int, History], jobs: int, bodies: Mapping[int, int]) -> list[str]:
     missing = [n for n in range(jobs) if n not in histories]
     found = [f"{len(missing)} of {jobs} jobs are not in the log, as job {missing[0]}"] if missing else []
     for n, history in histories.items():

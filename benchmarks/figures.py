@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Sequence
+from statistics import fmean, linear_regression
+from typing import Any, Self
 
 import msgspec
 
@@ -54,10 +55,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One run of one workload. Rates and CPU are of the time from the first submit to the last job's end.
 
     A latency counts from the time at which the job was to be sent: to the begin of its body (`start`), and to
-    the broker's own time of storing its terminal record (`completion`). `late` is how late it was sent, which is
-    the benchmark's own part in both. `stored_bytes_per_job` is what the log grew by. `limit_share` compares
-    bytes per second of records. `view_lag_s` is how long after the last record was stored the jobs view told
-    of it.
+    the broker's own time of storing its terminal record (`completion`). `late` is how late it was sent: the
+    benchmark's own part in both. `stored_bytes_per_job` is what the log grew by. `limit_share` compares bytes
+    per second of records. `view_lag_s` is how long after the last record was stored the view told of it.
     """
 
     workload: str
@@ -100,4 +100,51 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: dict[str, str]
     versions: dict[str, str]
     results: list[Result]
+    peers: list[dict[str, Any]] = []
     verdicts: list[Verdict] = []
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What the probe cost with `count` of what is swept over; the median of its runs."""
+
+    count: int
+    node_us_per_job: float
+    broker_us_per_job: float
+    node_mb: float
+    start_s: float | None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A straight line through the steps: the figure at none, what a thousand more add, and R²."""
+
+    figure: str
+    at_none: float
+    per_thousand: float
+    straight: float
+
+    @classmethod
+    def through(cls, figure: str, points: Sequence[tuple[float, float]]) -> Self:
+        """By least squares."""
+        slope, at_none = linear_regression([x for x, _ in points], [y for _, y in points])
+        mean = fmean(y for _, y in points)
+        off = sum((y - at_none - slope * x) ** 2 for x, y in points)
+        spread = sum((y - mean) ** 2 for _, y in points)
+        straight = 1 - off / spread if spread else 1.0
+        return cls(figure, round(at_none, 3), round(slope * 1_000, 4), round(straight, 3))
+
+
+class Axis(msgspec.Struct, frozen=True):
+    """One sweep: its steps and the lines through them."""
+
+    name: str
+    steps: list[Step]
+    lines: list[Line]
+
+
+class Sweeps(msgspec.Struct, frozen=True):
+    """Everything of one run of the sweep."""
+
+    at: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    axes: list[Axis]

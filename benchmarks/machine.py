@@ -12,6 +12,7 @@ from typing import Final
 from writ.broker.embedded import server_binary
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+RESULTS: Final = ROOT / "benchmarks" / "results"
 _PACKAGES: Final = ("writ-orchestrator", "nats-py", "msgspec", "uvloop", "aiosqlite")
 
 
@@ -45,7 +46,7 @@ def commit() -> str:
 
 
 def filesystem(path: Path) -> str:
-    """The kind of file system that a path is on. On `tmpfs` a sync costs nothing, and a figure says nothing."""
+    """The kind of file system that a path is on. On `tmpfs` a sync costs nothing: no figure counts."""
     best, kind = "", "unknown"
     for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
         _, mount, name, *_ = line.split()

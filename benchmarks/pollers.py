@@ -1,7 +1,7 @@
 """Many idle workers in one process: each with a connection and a name of its own, asking as `Worker` asks.
 
 What it costs to have them is measured at the node and the broker; this process is none of theirs.
-Run as a script, with the number of workers, where `writ env` says who they are. Prints a line when all wait.
+Run as a script with the number of workers, in the environment of `writ env`. Prints a line when all wait.
 """
 
 from __future__ import annotations

@@ -28,18 +28,23 @@ async def idle(seconds: float) -> Result:
 async def pollers(seconds: float, count: int = POLLERS) -> Result:
     """A node with nothing to do, and so many workers that ask it for something to do."""
     async with Stage() as stage:
-        script = Path(__file__).with_name("pollers.py")
-        await stage.start("pollers", command=[sys.executable, str(script), str(count)])
-        until = time.monotonic() + _CONNECT_S
-        while "pollers wait" not in stage.said("pollers"):
-            stage.check()
-            if time.monotonic() > until:
-                raise StageError(f"{count} pollers are not connected after {_CONNECT_S:g} s")
-            await asyncio.sleep(0.1)
+        await start_pollers(stage, count)
         await asyncio.sleep(_SETTLE_S)
         return await watch(
             stage, seconds, "pollers", f"{count} idle workers poll, each on its own connection"
         )
+
+
+async def start_pollers(stage: Stage, count: int) -> None:
+    """Returns when all of them wait for a job. Raises StageError."""
+    script = Path(__file__).with_name("pollers.py")
+    await stage.start("pollers", command=[sys.executable, str(script), str(count)])
+    until = time.monotonic() + _CONNECT_S
+    while "pollers wait" not in stage.said("pollers"):
+        stage.check()
+        if time.monotonic() > until:
+            raise StageError(f"{count} pollers are not connected after {_CONNECT_S:g} s")
+        await asyncio.sleep(0.1)
 
 
 async def watch(stage: Stage, seconds: float, name: str, about: str) -> Result:

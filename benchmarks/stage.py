@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,15 +37,16 @@ class StageError(Exception):
 class Stage:
     """A directory with a node and workers. Use it with `async with`: all of it is gone afterwards.
 
-    Every process stops by itself when its standard input ends, that is, when this one is gone.
+    Every process stops by itself when its standard input ends, that is, when this one is gone. With `tenants`
+    the node is that of `tenants.py`, as `writ up` knows one tenant.
     """
 
-    def __init__(self, *, keep: bool = False) -> None:
+    def __init__(self, *, tenants: int = 0) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="writ-bench-"))
         self.ledger = self.directory / "ledger"
         self.ledger.touch()
         self.target = Target()
-        self._keep = keep
+        self._tenants = tenants
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._link: Any = None
 
@@ -62,13 +64,15 @@ class Stage:
         names = sorted(self._running, key=lambda name: name == "node")  # the workers first
         for name in names:
             await self.stop(name)
-        if not self._keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     # --- processes --------------------------------------------------------------------------------------
 
     async def _start_node(self) -> None:
-        await self.start("node", "up", "--quiet", "--dir", str(self.directory), "--until-stdin-ends")
+        words = ("up", "--quiet", "--dir", str(self.directory), "--until-stdin-ends")
+        script = Path(__file__).with_name("tenants.py")
+        many = [sys.executable, str(script), str(self.directory), str(self._tenants)]
+        await self.start("node", *words, command=many if self._tenants else None)
         until = time.monotonic() + READY_TIMEOUT_S
         while (info := node_info(self.directory)) is None:
             self.check()
@@ -78,9 +82,16 @@ class Stage:
         self.target = Target(
             str(info["url"]), Path(str(info["key_path"])), str(info["tenant"]), str(info["principal"])
         )
-        keys = self.directory / "keys"
-        log_user = Target(self.target.url, keys / "log.nk")
+        log_user = Target(self.target.url, self.directory / "keys" / "log.nk")
         self._link = await connect(log_user, "bench-check", inbox_prefix="_INBOX")
+
+    async def restart_node(self) -> float:
+        """Stops the node and starts it on its data: how many seconds until it leads and answers again."""
+        await self._link.close()
+        await self.stop("node")
+        begun = time.monotonic()
+        await self._start_node()
+        return time.monotonic() - begun
 
     async def start_worker(self, concurrency: int, name: str = "worker") -> None:
         """Returns when the process runs; that it works is seen when jobs run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
@@ -105,6 +106,9 @@ def at_half(name: str, about: str, most_per_s: float, seconds: float, together: 
 
 async def run(workload: Workload, *, limit: bool = True, concurrency: int = CONCURRENCY) -> Result:
     """One run on a node of its own. Raises StageError where a process ends or nothing goes on."""
+    # What earlier runs left in this process must not make the client's collections long.
+    gc.collect()
+    gc.freeze()
     async with Stage() as stage:
         await stage.start_worker(concurrency)
         async with Client(stage.target, name="bench-client") as client:
@@ -116,7 +120,8 @@ async def run(workload: Workload, *, limit: bool = True, concurrency: int = CONC
             )
             used, begun_ns = stage.use(), time.time_ns()
             await workload.send(sending)
-            seen_ns = await _until_ended(stage, client, warm, workload, len(sending.intended))
+            wanted = warm + max(workload.jobs, workload.bodies)
+            seen_ns = await until_ended(stage, client, wanted, workload.warm_up + workload.jobs)
             use, ended_ns = stage.use(), time.time_ns()
         _, after_bytes = await stage.log_state()
         lines = stage.lines()[warm:]
@@ -163,19 +168,21 @@ async def _warm_up(stage: Stage, client: Client, workload: Workload) -> None:
     """Connections, code paths and the worker's first leases, before anything is measured."""
     sending = Sending(client, "bench.noop")
     await sending.bulk(workload.warm_up)
-    await _until_ended(stage, client, 0, None, workload.warm_up)
+    await until_ended(stage, client, workload.warm_up, workload.warm_up)
 
 
-async def _until_ended(stage: Stage, client: Client, warm: int, workload: Workload | None, jobs: int) -> int:
-    """Waits until all bodies have begun and the view tells of each job's end; when it did, in nanoseconds."""
-    bodies = warm + max(jobs, workload.bodies if workload else 0)
+async def until_ended(stage: Stage, client: Client, bodies: int, jobs: int) -> int:
+    """Waits until so many bodies have begun, and the view tells of so many ended jobs, on the whole stage.
+
+    When it did, in nanoseconds.
+    """
     seen, since = -1, time.monotonic()
     while True:
         ended, done = 0, stage.bodies()
         if done >= bodies:
             status = await client.status()
             ended = sum(number for state, number in status.jobs.items() if state in TERMINAL)
-            if ended >= warm + jobs and not any(view.lag for view in status.views):
+            if ended >= jobs and not any(view.lag for view in status.views):
                 return time.time_ns()
         if done + ended != seen:
             seen, since = done + ended, time.monotonic()
