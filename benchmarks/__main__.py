@@ -8,13 +8,14 @@ import contextlib
 import datetime
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -93,6 +94,13 @@ async def measure(plan: Plan) -> Report:
     return msgspec.structs.replace(report, verdicts=verdicts(report.results, report.peers))
 
 
+async def _until_told(work: Coroutine[Any, Any, Report]) -> Report:
+    """SIGTERM ends it as Ctrl-C does: orderly, with no server left behind."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
 def keep(report: Report, path: Path | None) -> Path:
     """Writes the figures down as JSON; where."""
     if path is None:
@@ -125,7 +133,7 @@ def main() -> int:
     passes = args.passes or (5 if args.full else 1)
     plan = Plan(mode, passes, args.scale, only, args.full or args.peers)
     begun = time.monotonic()
-    report = asyncio.run(measure(plan))
+    report = asyncio.run(_until_told(measure(plan)))
     if report.peers:
         print(f"\n{show_peers(report)}\n")
     print(show_verdicts(report), end="\n\n")

@@ -77,8 +77,6 @@ class Servers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for peer in PEERS:
-            self.signal(peer.alone, signal.SIGCONT)
         await self._brokers("stop")
         await asyncio.sleep(2)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -127,9 +125,11 @@ async def _run(peer: Peer) -> Line:
     try:
         out, err = await asyncio.wait_for(process.communicate(), _TIMEOUT_S)
     except TimeoutError:
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
         return {"error": f"not done after {_TIMEOUT_S:g} s"}
+    finally:
+        if process.returncode is None:
+            process.terminate()  # it ends its worker, which is of a session of its own
+            await process.wait()
     try:
         line: Line = json.loads(out.decode().splitlines()[-1])
     except (IndexError, ValueError):

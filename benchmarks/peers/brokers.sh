@@ -2,7 +2,7 @@
 # Start/stop every broker on loopback with its own ports and data folder.
 #   brokers.sh start DATA_DIR      brokers.sh stop DATA_DIR
 # Redis 7390 without persistence, 7391 AOF everysec, 7392 AOF always; NATS 7422 default sync, 7423 sync_interval
-# always; PostgreSQL 7432; RabbitMQ 7672; Temporal 7233 file, 7234 memory; Restate 8080 and 9070.
+# always; PostgreSQL 7432; RabbitMQ 7672; Temporal 7233; Restate 8080 and 9070.
 # PIDs are kept in DATA_DIR/*.pid; stop uses only those.
 # Needs on PATH (or named by the variables below): redis-server, postgres 15+
 # (PGBIN), rabbitmq-server, nats-server; optional: temporal, restate-server.
@@ -36,7 +36,6 @@ if [ "$cmd" = start ]; then
   export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}"
   bg rabbit "${RABBITMQ_SERVER:-/usr/lib/rabbitmq/bin/rabbitmq-server}"
   command -v "${TEMPORAL:-temporal}" >/dev/null && bg temporal "${TEMPORAL:-temporal}" server start-dev --headless --ip 127.0.0.1 --port 7233 --db-filename "$D/temporal.db" --log-level error
-  command -v "${TEMPORAL:-temporal}" >/dev/null && bg temporal_mem "${TEMPORAL:-temporal}" server start-dev --headless --ip 127.0.0.1 --port 7234 --log-level error
   if command -v "${RESTATE:-restate-server}" >/dev/null; then mkdir -p "$D/restate"
     RESTATE_DISABLE_TELEMETRY=true bg restate "${RESTATE:-restate-server}" --base-dir "$D/restate" --node-name bench \
      --auto-provision true --bind-ip 127.0.0.1 --listen-mode tcp ; fi
@@ -44,7 +43,7 @@ if [ "$cmd" = start ]; then
   cat "$D"/*.pid | tr '\n' ' '; echo
 else
   [ -e "$D/pg/postmaster.pid" ] && kill "$(head -n1 "$D/pg/postmaster.pid")"
-  for f in "$D"/*.pid; do kill "$(cat "$f")" 2>/dev/null; rm -f "$f"; done
+  for f in "$D"/*.pid; do kill "$(cat "$f")" 2>/dev/null; kill -CONT "$(cat "$f")" 2>/dev/null; rm -f "$f"; done
   # RabbitMQ leaves behind the port mapper that it started on a port of its own.
   sleep 2; command -v epmd >/dev/null && epmd -port 7674 -kill >/dev/null
   true

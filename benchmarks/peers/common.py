@@ -121,11 +121,12 @@ async def _run(peer, args):
         "versions": {dist: version(dist) for dist in peer.dists},
     }
     worker = None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # in blocking calls, too
     try:
         await _maybe(peer.setup())
         worker = _start(peer)
         await _measure(peer, Recs(out), args, result)
-    except Exception as error:  # told, not hidden
+    except (Exception, asyncio.CancelledError) as error:  # told, not hidden
         result["error"] = repr(error)[:300]
     finally:
         if worker is not None:

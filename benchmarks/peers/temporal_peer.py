@@ -10,12 +10,12 @@ import sys
 import uuid
 from datetime import timedelta
 
-from common import MODE, PY, gather_n, main, rec
+from common import PY, gather_n, main, rec
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-ADDR = "127.0.0.1:" + {"mem": "7234"}.get(MODE, "7233")
+ADDR = "127.0.0.1:7233"
 TQ = os.environ.setdefault("BENCH_TQ", "bench-" + uuid.uuid4().hex[:8])
 ACT = os.environ.get("TEMPORAL_ACTIVITY", "1") == "1"
 
@@ -55,7 +55,7 @@ class P:
         ["temporalio"],
         "gather, 100 in flight",
     )
-    durability = "dev server, SQLite " + ("in memory" if MODE == "mem" else "file")
+    durability = "dev server, SQLite file"
     history = "full event history per run (about 11 events with one activity), kept for retention"
 
     async def setup(self):
