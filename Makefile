@@ -63,11 +63,11 @@ setup: $(READY) ## Make .venv (the other targets do this by themselves)
 
 .PHONY: clean
 clean: ## Remove .venv, caches and everything built
-	@rm -rf $(VENV) .writ build dist artifacts .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) $(PEERS) .writ build dist artifacts .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The peers' clients; their servers come from the system's packages (see docs/benchmarks.md).
-$(PEERS)/.ready: benchmarks/peers/requirements.txt benchmarks/peers/requirements-arq.txt $(READY)
+$(PEERS)/.ready: benchmarks/peers/requirements.txt benchmarks/peers/requirements-arq.txt | $(READY)
 	@$(BIN)/python -m venv $(PEERS)/venv
 	@$(PEERS)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
 	@$(BIN)/python -m venv $(PEERS)/venv-arq

@@ -147,6 +147,12 @@ class Stage:
     # --- what came of it --------------------------------------------------------------------------------
 
     @property
+    def sync_interval(self) -> str:
+        """What the broker that runs was told of syncing."""
+        said = (self.directory / "broker.conf").read_text(encoding="utf-8")
+        return said.partition("sync_interval:")[2].split()[0].strip('"')
+
+    @property
     def log(self) -> JetStreamLog:
         """The log as the broker's own user reads it."""
         return JetStreamLog(self._link, 0, 1)

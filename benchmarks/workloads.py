@@ -127,7 +127,12 @@ async def run(workload: Workload, *, limit: bool = True, concurrency: int = CONC
         lines = stage.lines()[warm:]
         bodies = Counter(n for n, _ in lines)
         told = await read_back(stage.log, before_seq + 1, workload.jobs, bodies)
-        settings = {"concurrency": str(concurrency), "input_bytes": str(workload.input_bytes)}
+        settings = {
+            "sync_interval": stage.sync_interval,
+            "concurrency": str(concurrency),
+            "input_bytes": str(workload.input_bytes),
+            "client_loop": type(asyncio.get_running_loop()).__module__,
+        }
         measured = (
             await measure_limit(Path(stage.directory) / "limit", _written(told.messages)) if limit else None
         )

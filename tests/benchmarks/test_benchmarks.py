@@ -53,6 +53,7 @@ def test_a_report_says_what_was_measured_where(report: dict[str, Any]) -> None:
     assert {"python", "commit", "nats-server", "writ-orchestrator", "nats-py"} <= set(report["versions"])
     assert [result["workload"] for result in report["results"]] == ["bulk", "retries", "idle"]
     bulk, retries, idle = report["results"]
+    assert bulk["settings"]["sync_interval"] == "always"
     for result in (bulk, retries):
         assert result["jobs_per_s"] > 0
         assert result["records_per_s"] > result["jobs_per_s"]
