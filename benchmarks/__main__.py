@@ -133,7 +133,11 @@ def main() -> int:
     passes = args.passes or (5 if args.full else 1)
     plan = Plan(mode, passes, args.scale, only, args.full or args.peers)
     begun = time.monotonic()
-    report = asyncio.run(_until_told(measure(plan)))
+    try:
+        report = asyncio.run(_until_told(measure(plan)))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("bench: stopped before its end; no figures are kept", file=sys.stderr)
+        return 130
     if report.peers:
         print(f"\n{show_peers(report)}\n")
     print(show_verdicts(report), end="\n\n")
