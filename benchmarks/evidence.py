@@ -13,7 +13,14 @@ from writ.broker.ports import Stored
 from writ.orchestrator.replay.history import Entry
 from writ.orchestrator.replay.verify import Verifier
 from writ.schemas.codec import decode
-from writ.schemas.events import JobCancelled, JobCompleted, JobDeadLettered, JobSubmitted, LeaseGranted
+from writ.schemas.events import (
+    CommandRejected,
+    JobCancelled,
+    JobCompleted,
+    JobDeadLettered,
+    JobSubmitted,
+    LeaseGranted,
+)
 from writ.schemas.sealed import unseal
 
 from .figures import Evidence
@@ -64,6 +71,7 @@ async def read_back(log: JetStreamLog, first: int, jobs: int, bodies: Mapping[in
     report = verifier.report()
     histories = _histories(messages)
     faults = [f"record {fault.seq}: {fault.rule}: {fault.reason}" for fault in report.faults]
+    faults += _refused(messages)
     faults += faults_of(histories, jobs, bodies)
     ends = Counter(end for history in histories.values() for end in history.ends)
     attempts = sum(history.grants for history in histories.values())
@@ -93,6 +101,20 @@ def _histories(messages: Iterable[Stored]) -> dict[int, History]:
                 history.ends.append(type(event).__name__)
                 history.ended_us = message.stored_us
     return {history.n: history for history in by_key.values()}
+
+
+def _refused(messages: Iterable[Stored]) -> list[str]:
+    """Submits that the orchestrator did not take, though the broker had acknowledged them."""
+    found: list[str] = []
+    for message in messages:
+        if b'"command_rejected"' in message.body:
+            for event in decode(message.body).events:
+                if isinstance(event, CommandRejected):
+                    reason = event.refused[0].reason
+                    found.append(
+                        f"record {message.seq}: {event.count} of a {event.verb} are refused: {reason}"
+                    )
+    return found
 
 
 def faults_of(histories: Mapping[int, History], jobs: int, bodies: Mapping[int, int]) -> list[str]:
