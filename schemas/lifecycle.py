@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .bounds import SECOND_US
-from .errors import AttemptError
+from .errors import AttemptError, ErrorClass
 from .events import (
     JOB_EVENTS,
     AttemptFailed,
@@ -152,6 +152,10 @@ class IllegalTransition(Exception):
     def __init__(self, key: str, place: Place, event: type[Fact]) -> None:
         self.refusal = REFUSALS.get((place, event), "not_a_job_event")
         super().__init__(f"job {key}: {event.__name__} from {place or 'nothing'} is refused: {self.refusal}")
+
+
+LEASES_LOST: Final = AttemptError(ErrorClass.POISON, "LeasesLost")
+"""The error of a job that took its process down too often to be tried again."""
 
 
 class HeldLease(msgspec.Struct, frozen=True, gc=False):
@@ -344,6 +348,9 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
         case JobCancelled(reason=reason):
             return _ended(job, target, record, reason=reason)
         case JobDeadLettered(reason=dead, rule=rule, cause=cause):
+            if dead is DeadReason.POISON and (job.error is None or job.error.class_ is not ErrorClass.POISON):
+                # No attempt reported it, as each died with its process: this is what it died of.
+                job = replace(job, error=LEASES_LOST)
             return _ended(job, target, record, reason=rule, dead=dead, cause=cause)
         case JobDropped(reason=reason):
             return replace(job, dropped=reason)
