@@ -86,7 +86,7 @@ class Downtime:
     async def until(self, wanted: Callable[[list[Record]], object]) -> list[Record]:
         """The log, as soon as it is as wanted."""
         async with asyncio.timeout(WAIT_S):
-            while not wanted(records := await self.records()):
+            while not wanted(records := await self.records()):  # noqa: ASYNC110 - the log is another process's
                 await asyncio.sleep(0.1)
         return records
 

@@ -30,7 +30,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.now_s = 1_000.0
         super().__init__()
-        # Else no timer is ever met after some months: a float of so many seconds is coarser than a nanosecond.
+        # Else no timer is met after some months: a float of so many seconds is coarser than a nanosecond.
         self._clock_resolution = 1e-6
 
     def time(self) -> float:
