@@ -10,6 +10,7 @@ from writ.schemas.events import Fact
 from writ.schemas.lifecycle import Job
 from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection
+from writ.schemas.submits import content_fault
 
 from .decide import control
 from .decide import queue as queues
@@ -114,6 +115,10 @@ class ControlDesk:
 
     def _plan(self, round_: Round, asked: Asked, command: commands.Plan) -> None:
         tenant, principal, _, queue = asked.address
+        fault = content_fault("filter", encode(command.filter))
+        if fault is not None:
+            self._office.refuse(round_, asked, fault)
+            return
         key, found = self._operating.plan(round_, tenant, queue, principal, command)
         sample = tuple([job.id for job in found[:_SAMPLE]])
         answer = commands.Planned(None, round_.position, key, len(found), sample)

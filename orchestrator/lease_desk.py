@@ -241,7 +241,7 @@ class LeaseDesk:
         for index, held in enumerate(command.leases):
             key = job_key(queue, held.id)
             job = self._office.job(asked, held.id)
-            void = lease.fence(job, held.token, principal, index)
+            void = lease.fence(job, held, principal, index)
             if void is not None:
                 # A beat often crosses the report that ended its lease: the log tells that end already.
                 crossed = job is not None and job.lease is None and job.last_token == held.token
@@ -349,7 +349,7 @@ class LeaseDesk:
             asked,
             command.worker,
             (
-                (h.id, h.token, job := find(asked, h.id), lease.start(job, h.token, who, i), 0)
+                (h.id, h.token, job := find(asked, h.id), lease.start(job, h, who, i), 0)
                 for i, h in enumerate(command.leases)
             ),
         )
@@ -361,7 +361,7 @@ class LeaseDesk:
             asked,
             command.worker,
             (
-                (h.id, h.token, job := find(asked, h.id), lease.release(job, h.token, who, why, i), len(why))
+                (h.id, h.token, job := find(asked, h.id), lease.release(job, h, who, why, i), len(why))
                 for i, h in enumerate(command.leases)
             ),
         )

@@ -9,16 +9,16 @@ import msgspec
 from writ.broker.ports import Answer as Send
 from writ.broker.ports import Stored
 from writ.schemas import bounds, commands, submits
-from writ.schemas.codec import decode, explain_fault
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
-from writ.schemas.facts import Fact
+from writ.schemas.faults import explain_fault
 from writ.schemas.ids import derived_job_id, token_fault
 from writ.schemas.links import MessageAccepted, MessageSent
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed, parse_served
 
-_decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in (LEASE_VERBS | CONTROL_VERBS).items()}
+_VERBS = LEASE_VERBS | CONTROL_VERBS
+_decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in _VERBS.items()}
 _ROUND_ROOM = bounds.BATCH_MAX_RECORDS - 10
 """Records that one message may need at most, so that an empty round always has room for it."""
 
@@ -119,7 +119,7 @@ def open_request(subject: str, body: bytes, send: Send) -> Asked:
         try:
             command = open_(body)
         except msgspec.ValidationError as error:
-            field, reason = explain_fault(error)
+            field, reason = explain_fault(error, body, _VERBS[verb])
             command = submits.malformed(reason, field)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             command = submits.malformed(f"the message is not JSON: {error}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from writ.broker.clock import Clock
-from writ.schemas import commands
+from writ.schemas import bounds, commands
 from writ.schemas.events import CommandRejected, Fact
 from writ.schemas.lifecycle import TERMINAL, Job
 from writ.schemas.records import Record, Source
@@ -21,7 +21,11 @@ from .round import Round
 from .state import Partition
 
 encode = msgspec.json.Encoder().encode
-TRY_LATER = Rejection(RejectionKind.TRY_LATER, "too many refusals; nothing was decided, ask again later")
+TRY_LATER = Rejection(
+    RejectionKind.TRY_LATER,
+    f"too many refusals: {bounds.REFUSALS_BURST} at once and {bounds.REFUSALS_PER_S:g} a second are recorded "
+    "of a principal; nothing was decided, ask again later",
+)
 
 
 class Office:
@@ -119,7 +123,7 @@ class Office:
         live = self.state.unique(f"{job.tenant}.{job.queue}", job.unique_key)
         if live is None:
             return None
-        reason = f"unique_key {job.unique_key} belongs to the live job {live.key}"
+        reason = f"unique_key {job.unique_key} belongs to the live job {live.key}; one at a time may have it"
         return Rejection(RejectionKind.CONFLICT, reason, "unique_key")
 
     def next_rate_wake(self) -> int | None:

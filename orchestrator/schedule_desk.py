@@ -157,6 +157,9 @@ class ScheduleDesk:
     def _schedule(self, asked: Asked, name: str) -> Schedule | None:
         return self._state.schedules.get(f"{asked.address.tenant}.{asked.address.queue}~{name}")
 
+    def _known(self, asked: Asked, name: str) -> Schedule | Rejection:
+        return deciding.known(self._schedule(asked, name), name)
+
     def _declare(self, round_: Round, asked: Asked, command: commands.DeclareSchedule) -> None:
         schedule, queue = self._schedule(asked, command.name), asked.address.queue
         content = bytes(command.input)
@@ -169,8 +172,10 @@ class ScheduleDesk:
         asked: Asked,
         command: commands.PauseSchedule | commands.ResumeSchedule | commands.DeleteSchedule,
     ) -> None:
-        schedule = self._schedule(asked, command.name)
+        schedule = self._known(asked, command.name)
         match command:
+            case _ if isinstance(schedule, Rejection):
+                outcome: tuple[Fact, ...] | Rejection = schedule
             case commands.PauseSchedule():
                 outcome = deciding.pause(schedule, command.reason)
             case commands.ResumeSchedule():
@@ -191,23 +196,24 @@ class ScheduleDesk:
 
     def _trigger(self, round_: Round, asked: Asked, command: commands.TriggerSchedule) -> None:
         tenant, _, _, queue = asked.address
-        live = self._live(f"{tenant}.{job_key(queue, command.name)}")
-        firing = deciding.trigger(
-            self._schedule(asked, command.name),
-            live,
-            round_.now,
-            command.reason,
-            self._exists(tenant, queue),
-            command.overlap,
-        )
-        self._fired(round_, asked, command.name, firing)
+        schedule = self._known(asked, command.name)
+        if isinstance(schedule, Rejection):
+            self._office.refuse(round_, asked, schedule)
+            return
+        live = self._live(f"{tenant}.{schedule.key}")
+        exists = self._exists(tenant, queue)
+        firing = deciding.trigger(schedule, live, round_.now, command.reason, exists, command.overlap)
+        self._fired(round_, asked, schedule, firing)
 
     def _backfill(self, round_: Round, asked: Asked, command: commands.Backfill) -> None:
         tenant, _, _, queue = asked.address
-        live = self._live(f"{tenant}.{job_key(queue, command.name)}")
+        schedule = self._known(asked, command.name)
+        if isinstance(schedule, Rejection):
+            self._office.refuse(round_, asked, schedule)
+            return
         firing = deciding.backfill(
-            self._schedule(asked, command.name),
-            live,
+            schedule,
+            self._live(f"{tenant}.{schedule.key}"),
             round_.now,
             log_time(command.from_),
             log_time(command.to),
@@ -216,14 +222,12 @@ class ScheduleDesk:
             command.limit,
             command.overlap,
         )
-        self._fired(round_, asked, command.name, firing)
+        self._fired(round_, asked, schedule, firing)
 
-    def _fired(self, round_: Round, asked: Asked, name: str, firing: Firing | Rejection) -> None:
+    def _fired(self, round_: Round, asked: Asked, schedule: Schedule, firing: Firing | Rejection) -> None:
         """Stores a firing that an operator asked for, unless the queue refuses its jobs."""
         tenant, principal, verb, _ = asked.address
-        schedule = self._schedule(asked, name)
-        if isinstance(firing, Rejection) or schedule is None:
-            assert isinstance(firing, Rejection), "an unknown schedule is refused"
+        if isinstance(firing, Rejection):
             self._office.refuse(round_, asked, firing)
             return
         against = next(iter(self._refusals(tenant, schedule, firing).values()), None)

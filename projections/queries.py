@@ -10,9 +10,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from writ.broker.ports import Intake, Log, Stored
-from writ.schemas.codec import CodecError, decode, explain_fault
+from writ.schemas.codec import CodecError, decode
 from writ.schemas.commands import Answer
 from writ.schemas.events import LeaderElected, LeasesRenewed, TimeResumed
+from writ.schemas.faults import explain_fault
 from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
 from writ.schemas.lifecycle import TERMINAL, Job
 from writ.schemas.queries import (
@@ -309,7 +310,7 @@ def _parse(body: bytes, kind: type[Asked]) -> Asked:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        field, reason = explain_fault(error)
+        field, reason = explain_fault(error, body, kind)
         raise _Refused(RejectionKind.MALFORMED, reason, field) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _Refused(RejectionKind.MALFORMED, f"the query is not JSON: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -131,19 +130,3 @@ def decode(body: bytes) -> Record:
         raw.trace,
         raw.logic,
     )
-
-
-_PLACE = re.compile(r" - at `\$?(.*)`$")
-_FIELD = re.compile(r"field `([^`]+)`")
-
-
-def explain_fault(error: Exception) -> tuple[str | None, str]:
-    """The field that a decoding error is about, where it has one, and the reason in words."""
-    text = str(error)
-    place = _PLACE.search(text)
-    path = place.group(1).lstrip(".") if place else ""
-    reason = _PLACE.sub("", text)
-    named = _FIELD.search(reason)
-    if named:
-        path = f"{path}.{named.group(1)}" if path else named.group(1)
-    return path or None, reason

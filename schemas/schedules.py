@@ -99,7 +99,8 @@ class SpecFault(msgspec.Struct, frozen=True):
 def spec_fault(spec: ScheduleSpec) -> SpecFault | None:
     """Why a well-formed spec makes no sense; None where it does."""
     if spec.cron is not None and spec.every_s is not None:
-        return SpecFault("every_s", "cron and every_s are both given; give one of them")
+        both = f"cron {spec.cron!r} and every_s {spec.every_s:g} are both given; give one of them"
+        return SpecFault("every_s", both)
     if spec.cron is None and spec.every_s is None:
         return SpecFault("cron", "neither cron nor every_s is given; give one of them")
     return _cron_fault(spec) or _every_fault(spec) or _window_fault(spec) or _catch_up_fault(spec)
@@ -115,7 +116,8 @@ def _cron_fault(spec: ScheduleSpec) -> SpecFault | None:
     if reason is not None:
         return SpecFault("tz", reason)
     if spec.anchor is not None:
-        return SpecFault("anchor", "anchor is for every_s; the times of a cron expression need none")
+        given = f"anchor is {spec.anchor.isoformat()}"
+        return SpecFault("anchor", f"{given}, which is for every_s; the times of a cron expression need none")
     return None
 
 

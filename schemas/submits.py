@@ -8,16 +8,19 @@ from typing import Any
 import msgspec
 
 from . import bounds
-from .codec import explain_fault
 from .commands import SubmitJob
+from .faults import explain_fault
 from .ids import job_key, token_fault
 from .lifecycle import micros
+from .policy import Retry
 from .rejections import Rejection, RejectionKind
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode = msgspec.json.Decoder(SubmitJob).decode
 _validate = msgspec.json.Decoder().decode
 _TYPES_MAX_BYTES = 16 * 1024
+_FILLED_MAX_BYTES = 8 * 1024
+_KINDS = {"[": "an array", '"': "a string", "t": "true", "f": "false"}
 _DERIVED = re.compile(r"\d+-\d+-\d+")
 _EARLIEST_US = 0
 _LATEST_US = 4_102_444_800 * bounds.SECOND_US
@@ -47,10 +50,10 @@ def split(data: bytes) -> list[bytes | msgspec.Raw] | Rejection:
         elements = _split(data)
     except (msgspec.MsgspecError, RecursionError) as error:
         return malformed(f"the message is not JSON: {error}")
+    limit = bounds.SUBMIT_ARRAY_MAX_JOBS
     if not elements:
-        return malformed("the array holds no job")
-    if len(elements) > bounds.SUBMIT_ARRAY_MAX_JOBS:
-        limit = bounds.SUBMIT_ARRAY_MAX_JOBS
+        return malformed(f"the array holds no job; 1 to {limit} are allowed")
+    if len(elements) > limit:
         return Rejection(
             RejectionKind.TOO_LARGE, f"the array holds {len(elements)} jobs; at most {limit} are allowed"
         )
@@ -62,38 +65,56 @@ def parse(data: bytes | msgspec.Raw, index: int | None) -> SubmitJob | Rejection
     try:
         command = _decode(data)
     except msgspec.ValidationError as error:
-        field, reason = explain_fault(error)
+        field, reason = explain_fault(error, data, SubmitJob)
         return malformed(reason, field, index)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         return malformed(f"the message is not JSON: {error}", None, index)
-    try:
-        deep = too_deep(bytes(command.input))
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        return malformed(f"input cannot be read: {error}", "input", index)
-    if deep:
-        return malformed(f"input is nested more than {bounds.NESTING_MAX} deep", "input", index)
-    size = len(bytes(command.input))
-    if size > bounds.INLINE_MAX_BYTES:
-        reason = f"input has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
-        return Rejection(RejectionKind.TOO_LARGE, reason, "input", index)
-    types = () if command.retry is None else command.retry.non_retryable_types
-    size = sum(len(name.encode()) for name in types)
-    if size > _TYPES_MAX_BYTES:
-        reason = f"the listed types have {size} bytes; at most {_TYPES_MAX_BYTES} are allowed"
-        return Rejection(RejectionKind.TOO_LARGE, reason, "retry.non_retryable_types", index)
-    if command.id is not None and _DERIVED.fullmatch(command.id):
-        reason = "ids of three numbers are kept for submits without one; give another"
-        return malformed(reason, "id", index)
-    fault = _relations_fault(command, index)
+    fault = (
+        content_fault("input", command.input, index)
+        or retry_fault(command.retry, "retry", index)
+        or _relations_fault(command, index)
+    )
     if fault is not None:
         return fault
+    if command.id is not None and _DERIVED.fullmatch(command.id):
+        reason = f"id {command.id} is of three numbers, which are kept for submits without one; give another"
+        return malformed(reason, "id", index)
     if command.not_before is not None:
+        when = command.not_before.isoformat()
         if command.delay_s is not None:
-            return malformed("not_before and delay_s are both given; give one", "delay_s", index)
+            reason = f"not_before {when} and delay_s {command.delay_s:g} are both given; give one"
+            return malformed(reason, "delay_s", index)
         at = micros(command.not_before.timestamp())
         if not _EARLIEST_US <= at <= _LATEST_US:
-            return malformed("not_before lies outside 1970 to 2100", "not_before", index)
+            return malformed(f"not_before is {when}; it must lie in 1970 to 2100", "not_before", index)
     return command
+
+
+def content_fault(what: str, content: bytes | msgspec.Raw, index: int | None = None) -> Rejection | None:
+    """Why a field's content, an input or an output, cannot be carried in a record."""
+    size = len(bytes(content))
+    if size > bounds.INLINE_MAX_BYTES:
+        reason = f"{what} has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
+        return Rejection(RejectionKind.TOO_LARGE, reason, what, index)
+    try:
+        depth = nesting(_validate(content))
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        return malformed(f"{what} cannot be read: {error}", what, index)
+    if depth > bounds.NESTING_MAX:
+        reason = f"{what} is nested {depth} deep or more; at most {bounds.NESTING_MAX} are allowed"
+        return malformed(reason, what, index)
+    return None
+
+
+def retry_fault(retry: Retry | None, field: str, index: int | None = None) -> Rejection | None:
+    """Why a retry policy cannot be carried in a record."""
+    types = () if retry is None else retry.non_retryable_types
+    size = sum(len(name.encode()) for name in types)
+    if size <= _TYPES_MAX_BYTES:
+        return None
+    field = f"{field}.non_retryable_types"
+    reason = f"{field} has {size} bytes; at most {_TYPES_MAX_BYTES} are allowed"
+    return Rejection(RejectionKind.TOO_LARGE, reason, field, index)
 
 
 def _relations_fault(command: SubmitJob, index: int | None) -> Rejection | None:
@@ -102,8 +123,18 @@ def _relations_fault(command: SubmitJob, index: int | None) -> Rejection | None:
         if key not in command.after:
             reason = f"input_from.{field} names {key}, which is not in after"
             return malformed(reason, "input_from", index)
-    if command.input_from and bytes(command.input).lstrip()[:1] not in (b"{", b"n"):
-        return malformed("input_from fills fields of an object, and input is none", "input", index)
+    size = sum(len(field.encode()) for field in command.input_from)
+    if size > _FILLED_MAX_BYTES:
+        reason = f"the fields of input_from have {size} bytes; at most {_FILLED_MAX_BYTES} are allowed"
+        return Rejection(RejectionKind.TOO_LARGE, reason, "input_from", index)
+    most = bounds.AFTER_MAX
+    if len(command.input_from) > most:
+        reason = f"input_from fills {len(command.input_from)} fields; at most {most} are allowed"
+        return Rejection(RejectionKind.TOO_LARGE, reason, "input_from", index)
+    begins = bytes(command.input).lstrip()[:1].decode()
+    if command.input_from and begins not in ("{", "n"):
+        kind = _KINDS.get(begins, "a number")
+        return malformed(f"input_from fills fields of an object, and input is {kind}", "input", index)
     return None
 
 

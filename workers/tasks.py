@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import msgspec
 
 from writ.schemas.bounds import TASK_MAX_BYTES
-from writ.schemas.codec import explain_fault
+from writ.schemas.faults import explain_fault
 
 from .context import Context
 from .errors import TaskError

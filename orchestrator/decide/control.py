@@ -7,6 +7,7 @@ import msgspec
 from writ.schemas.commands import (
     Approve,
     Cancel,
+    Control,
     Drop,
     Edit,
     Pause,
@@ -32,23 +33,33 @@ from writ.schemas.events import (
     LeaseReleased,
     SignalReceived,
     WaitReason,
-    type_names,
 )
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, Job, State, micros
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
+from writ.schemas.submits import content_fault
 
 from .death import dead
 
 Outcome = tuple[Fact, ...] | Rejection
-_UNKNOWN = Rejection(RejectionKind.NOT_FOUND, "no such job in this queue", "id")
 _NULL = b"null"
+_RESUMABLE = (WaitReason.PAUSED, WaitReason.EXHAUSTED, WaitReason.DEPENDENCY)
+
+
+def unknown(command: Control) -> Rejection:
+    """The refusal of a command about a job that is not there."""
+    return Rejection(RejectionKind.NOT_FOUND, f"there is no job {command.id} in this queue", "id")
 
 
 def refused(job: Job, event: type[Fact], more: str = "") -> Rejection:
-    """The table's refusal of an event in the job's state."""
-    why = REFUSALS.get((job.state, event), type_names[event])
-    return Rejection(RejectionKind.CONFLICT, f"{why}: the job is {job.state}{more}", "id")
+    """The table's refusal of an event in the job's state, with the states that it allows."""
+    why = REFUSALS.get((job.state, event), "already_started")
+    allowed = ", ".join([state for state in State if (state, event) in TRANSITIONS])
+    return _conflict(f"{why}: job {job.id} is {job.state}{more}; allowed are {allowed}")
+
+
+def _conflict(reason: str) -> Rejection:
+    return Rejection(RejectionKind.CONFLICT, reason, "id")
 
 
 def _allowed(job: Job, event: type[Fact]) -> bool:
@@ -58,7 +69,7 @@ def _allowed(job: Job, event: type[Fact]) -> bool:
 def cancel(job: Job | None, command: Cancel) -> Outcome:
     """Ends a waiting job at once; a running one is told at its next beat. None to store if already asked."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if job.state in TERMINAL:
         return refused(job, CancelRequested)
     if job.state is State.RUNNING:
@@ -69,7 +80,7 @@ def cancel(job: Job | None, command: Cancel) -> Outcome:
 def terminate(job: Job | None, command: Terminate) -> Outcome:
     """Ends a job at once: a running one loses its lease here, and its worker hears that it is void."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if job.state in TERMINAL:
         return refused(job, CancelRequested)
     asked = (CancelRequested(command.reason),) if job.cancel is None else ()
@@ -104,7 +115,7 @@ def answered(job: Job | None, command: Reopening, actor: str) -> Outcome | None:
 def redrive(job: Job | None, command: Redrive, operation: str | None = None) -> Outcome:
     """Opens a new round of a dead letter."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if not _allowed(job, JobRedriven):
         return refused(job, JobRedriven, "; only a dead letter can be redriven")
     return (JobRedriven(job.ended_by, command.reason, operation),)
@@ -113,18 +124,18 @@ def redrive(job: Job | None, command: Redrive, operation: str | None = None) -> 
 def drop(job: Job | None, command: Drop) -> Outcome:
     """Settles a dead letter for good: it stays dead, with the reason, and is listed no more."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if not _allowed(job, JobDropped):
         return refused(job, JobDropped, "; only a dead letter can be dropped")
     if job.dropped is not None:
-        return Rejection(RejectionKind.CONFLICT, f"already dropped: {job.dropped}", "id")
+        return _conflict(f"already dropped: job {job.id} was settled for good, as {job.dropped}")
     return (JobDropped(command.reason),)
 
 
 def rerun(job: Job | None, command: Rerun, operation: str | None = None) -> Outcome:
     """Opens a new round of any finished job: the whole of it, as jobs record no steps to go on from."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if not _allowed(job, JobRerun):
         return refused(job, JobRerun)
     if command.from_step is not None:
@@ -137,14 +148,14 @@ def rerun(job: Job | None, command: Rerun, operation: str | None = None) -> Outc
 def pause(job: Job | None, command: Pause) -> Outcome:
     """Holds a job that does not run until it is resumed."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if job.state is State.RUNNING:
-        return refused(job, JobSuspended, "; only its task can suspend a running job")
+        return _conflict(f"not_suspendable: job {job.id} is running; only its task can suspend a running job")
     if not _allowed(job, JobSuspended):
         return refused(job, JobSuspended)
     if job.wait is not None:
-        return Rejection(
-            RejectionKind.CONFLICT, f"already suspended: the job waits for {job.wait.reason}", "id"
+        return _conflict(
+            f"already suspended: job {job.id} waits for {job.wait.reason}; allowed are those that do not"
         )
     return (JobSuspended(WaitReason.PAUSED, f"paused: {command.reason}"),)
 
@@ -152,18 +163,20 @@ def pause(job: Job | None, command: Pause) -> Outcome:
 def resume(job: Job | None, command: Resume) -> Outcome:
     """Lets a paused job, or one whose attempts were used up, go on."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if job.wait is None:
         return refused(job, JobResumed)
-    if job.wait.reason not in (WaitReason.PAUSED, WaitReason.EXHAUSTED, WaitReason.DEPENDENCY):
-        reason = f"the job waits for {job.wait.reason}; approve, reject or signal it"
-        return Rejection(RejectionKind.CONFLICT, reason, "id")
+    if job.wait.reason not in _RESUMABLE:
+        return _conflict(
+            f"not_resumable: job {job.id} waits for {job.wait.reason}, which it gets by approve, reject or "
+            f"signal; allowed are {', '.join(_RESUMABLE)}"
+        )
     return (JobResumed(job.wait.reason, f"resumed: {command.reason}"),)
 
 
 def approve(job: Job | None, command: Approve) -> Outcome:
     """Says yes."""
-    fault = _no_approval(job)
+    fault = _no_approval(job, command) or content_fault("data", command.data)
     if fault is not None:
         return fault
     data = None if bytes(command.data) == _NULL else seal(bytes(command.data))
@@ -172,31 +185,32 @@ def approve(job: Job | None, command: Approve) -> Outcome:
 
 def reject(job: Job | None, command: Reject) -> Outcome:
     """Says no."""
-    fault = _no_approval(job)
+    fault = _no_approval(job, command)
     if fault is not None:
         return fault
     assert job is not None
     return (dead(job, DeadReason.REJECTED, f"rejected: {command.reason}"),)
 
 
-def _no_approval(job: Job | None) -> Rejection | None:
+def _no_approval(job: Job | None, command: Control) -> Rejection | None:
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if job.wait is None:
         return refused(job, JobResumed)
     if job.wait.reason is not WaitReason.APPROVAL:
-        return Rejection(
-            RejectionKind.CONFLICT, f"the job waits for {job.wait.reason}, not for approval", "id"
-        )
+        return _conflict(f"not_for_approval: job {job.id} waits for {job.wait.reason}, not for approval")
     return None
 
 
 def signal(job: Job | None, command: Signal) -> Outcome:
     """Hands data to a job; one that waits for that name goes on with it."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if not _allowed(job, SignalReceived):
         return refused(job, SignalReceived)
+    fault = content_fault("data", command.data)
+    if fault is not None:
+        return fault
     received = SignalReceived(command.name, seal(bytes(command.data)))
     wait = job.wait
     if wait is not None and wait.reason is WaitReason.SIGNAL and command.name in wait.on:
@@ -207,10 +221,13 @@ def signal(job: Job | None, command: Signal) -> Outcome:
 def edit(job: Job | None, command: Edit, now: int) -> Outcome:
     """Changes a job that has not started."""
     if job is None:
-        return _UNKNOWN
+        return unknown(command)
     if not _allowed(job, JobEdited) or job.attempt:
-        more = f", attempt {job.attempt}; only a job that has not started can be edited"
+        more = f" in attempt {job.attempt}; only a job that has not started can be edited"
         return refused(job, JobEdited, more)
+    fault = None if isinstance(command.input, msgspec.UnsetType) else content_fault("input", command.input)
+    if fault is not None:
+        return fault
     due_at = None if command.not_before is None else max(now, micros(command.not_before.timestamp()))
     content = None if isinstance(command.input, msgspec.UnsetType) else seal(bytes(command.input))
     return (JobEdited(command.reason, command.priority, due_at, content),)

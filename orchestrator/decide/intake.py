@@ -22,20 +22,23 @@ def refusal(
 ) -> Rejection | None:
     """Why the queue, or the jobs that the submit names, do not allow it now."""
     if queue.mode is Mode.DRAINING:
-        return Rejection(RejectionKind.CONFLICT, f"the queue is draining: {queue.reason}", None, index)
+        reason = f"the queue is draining: {queue.reason}; it takes submits again when it is resumed"
+        return Rejection(RejectionKind.CONFLICT, reason, None, index)
     most = queue.policy.pending_max
     if most is not None and pending >= most:
         reason = f"the queue has {pending} pending jobs; its pending_max is {most}"
         return Rejection(RejectionKind.CONFLICT, reason, None, index)
     for key in command.after:
         if find(key) is None:
-            return Rejection(RejectionKind.NOT_FOUND, f"there is no job {key} to come after", "after", index)
+            reason = f"after names {key}; there is no such job"
+            return Rejection(RejectionKind.NOT_FOUND, reason, "after", index)
     if command.parent is not None:
         parent = find(command.parent)
         if parent is None:
-            return Rejection(RejectionKind.NOT_FOUND, f"there is no job {command.parent}", "parent", index)
+            reason = f"parent names {command.parent}; there is no such job"
+            return Rejection(RejectionKind.NOT_FOUND, reason, "parent", index)
         if parent.state in TERMINAL:
-            reason = f"the parent {command.parent} is {parent.state}"
+            reason = f"parent {command.parent} is {parent.state}; only a job that has not ended starts others"
             return Rejection(RejectionKind.CONFLICT, reason, "parent", index)
     return None
 

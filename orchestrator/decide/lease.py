@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from writ.schemas import bounds
@@ -26,7 +28,7 @@ from writ.schemas.lifecycle import Job, State, micros
 from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
-from writ.schemas.submits import malformed, too_deep
+from writ.schemas.submits import content_fault, malformed
 
 from .depend import Find, children_ended, ended
 from .retry import after_failure
@@ -51,14 +53,26 @@ def grant(job: Job, command: Acquire, principal: str, actor: str) -> tuple[Fact,
     return (LeaseGranted(command.worker, job.attempt + 1, named),)
 
 
-def fence(job: Job | None, token: int, principal: str, index: int | None = None) -> Rejection | None:
-    """Why the holder of `token` may not speak for the job; None where it is the live lease."""
+class Claim(Protocol):
+    """A job and the token under which somebody speaks for it: a held lease, or a report."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def token(self) -> int: ...
+
+
+def fence(job: Job | None, claim: Claim, principal: str, index: int | None = None) -> Rejection | None:
+    """Why whoever makes the claim may not speak for the job; None where theirs is the live lease."""
+    token = claim.token
     if job is None:
-        return Rejection(RejectionKind.NOT_FOUND, "no such job in this queue", "id", index)
+        reason = f"there is no job {claim.id} in this queue; token {token} is void"
+        return Rejection(RejectionKind.NOT_FOUND, reason, "id", index)
     lease = job.lease
     if lease is None:
-        last = f", and its last lease had token {job.last_token}" if job.last_token else ""
-        reason = f"the job is {job.state}{last}; token {token} is void"
+        last = f"its last lease had token {job.last_token}" if job.last_token else "it was never leased"
+        reason = f"the job is {job.state}, and {last}; token {token} is void"
         return Rejection(RejectionKind.STALE, reason, "token", index)
     if token != lease.token:
         reason = f"the live lease has token {lease.token}, held by {lease.worker}; token {token} is void"
@@ -74,31 +88,17 @@ def complete(
 ) -> tuple[Fact, ...] | Repeated | Rejection:
     if job is not None and job.state is State.COMPLETED and report.token == job.last_token:
         return Repeated()
-    void = fence(job, report.token, principal, index)
+    void = fence(job, report, principal, index)
     if void is not None:
         return void
     assert job is not None
     output = None
     if bytes(report.output) != b"null":
-        fault = _output_fault(report.output, index)
+        fault = content_fault("output", report.output, index)
         if fault is not None:
             return fault
         output = seal(bytes(report.output))
     return (JobCompleted(job.attempt, report.token, output, report.run_ms),)
-
-
-def _output_fault(output: msgspec.Raw, index: int | None) -> Rejection | None:
-    size = len(bytes(output))
-    if size > bounds.INLINE_MAX_BYTES:
-        reason = f"output has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
-        return Rejection(RejectionKind.TOO_LARGE, reason, "output", index)
-    try:
-        deep = too_deep(bytes(output))
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        return malformed(f"output is not JSON: {error}", "output", index)
-    if deep:
-        return malformed(f"output is nested more than {bounds.NESTING_MAX} deep", "output", index)
-    return None
 
 
 def fail(
@@ -117,7 +117,7 @@ def fail(
     error = AttemptError(report.class_, report.type, seal(_encode(text)) if text else None)
     if job is not None and report.token == job.last_token and error == job.error and _ended_by_failure(job):
         return Repeated()
-    void = fence(job, report.token, principal, index)
+    void = fence(job, report, principal, index)
     if void is not None:
         return void
     assert job is not None
@@ -135,27 +135,27 @@ def _ended_by_failure(job: Job) -> bool:
 
 
 def start(
-    job: Job | None, token: int, principal: str, index: int | None
+    job: Job | None, held: Claim, principal: str, index: int | None
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    void = fence(job, token, principal, index)
+    void = fence(job, held, principal, index)
     if void is not None:
         return void
     assert job is not None
     assert job.lease is not None
     if job.lease.started_at is not None:
         return Repeated()
-    return (AttemptStarted(job.attempt, token),)
+    return (AttemptStarted(job.attempt, held.token),)
 
 
 def release(
-    job: Job | None, token: int, principal: str, reason: str, index: int | None
+    job: Job | None, held: Claim, principal: str, reason: str, index: int | None
 ) -> tuple[Fact, ...] | Repeated | Rejection:
     # A release said twice is stale the second time: the job does not tell how its last lease ended.
-    void = fence(job, token, principal, index)
+    void = fence(job, held, principal, index)
     if void is not None:
         return void
     assert job is not None
-    released = LeaseReleased(job.attempt, token, reason)
+    released = LeaseReleased(job.attempt, held.token, reason)
     if job.cancel is not None:
         return (released, JobCancelled(job.cancel))
     return (released,)
@@ -165,7 +165,7 @@ def snooze(
     job: Job | None, command: Snooze, principal: str, now: int
 ) -> tuple[Fact, ...] | Repeated | Rejection:
     """The task asks to be run later: its lease ends, and no attempt is used up."""
-    void = fence(job, command.token, principal)
+    void = fence(job, command, principal)
     if void is not None:
         return void
     assert job is not None
@@ -178,8 +178,8 @@ def snooze(
 def suspend(
     job: Job | None, command: Suspend, principal: str, now: int, find: Find
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    """The task waits: its lease and slot end here. What has come already resumes it at once."""
-    void = fence(job, command.token, principal)
+    """The task waits: its lease and slot end here. A signal that has come already resumes it at once."""
+    void = fence(job, command, principal)
     if void is not None:
         return void
     assert job is not None
@@ -187,7 +187,8 @@ def suspend(
         return (LeaseReleased(job.attempt, command.token, "suspend"), JobCancelled(job.cancel))
     reason = WaitReason(command.reason)
     if reason is WaitReason.SIGNAL and command.on is None:
-        return Rejection(RejectionKind.MALFORMED, "a wait for a signal names it in `on`", "on")
+        return malformed("on is missing; a wait for a signal names it there", "on")
+    on = () if command.on is None else (command.on,)
     until = None if command.timeout_s is None else now + micros(command.timeout_s)
     children = command.children
     if reason is WaitReason.CHILD and not children:
@@ -213,10 +214,10 @@ def suspend(
 
 def progress(job: Job | None, command: Progress, principal: str) -> tuple[Fact, ...] | Repeated | Rejection:
     """What the attempt says of itself."""
-    void = fence(job, command.token, principal)
+    void = fence(job, command, principal)
     if void is not None:
         return void
-    fault = _output_fault(command.progress, None)
+    fault = content_fault("progress", command.progress)
     if fault is not None:
         return fault
     assert job is not None

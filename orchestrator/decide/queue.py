@@ -6,12 +6,16 @@ from writ.schemas.commands import Declare, DrainQueue, PauseQueue, ResumeQueue, 
 from writ.schemas.events import BatchSealed, Fact, QueueDeclared, QueueDraining, QueuePaused, QueueResumed
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.submits import retry_fault
 
 Outcome = tuple[Fact, ...] | Rejection
 
 
 def declare(queue: Queue, command: Declare) -> Outcome:
     """The next version of a queue's policy; nothing to store where it says the same."""
+    fault = retry_fault(command.policy.retry, "policy.retry")
+    if fault is not None:
+        return fault
     if queue.version and queue.policy == command.policy:
         return ()
     return (QueueDeclared(queue.version + 1, command.policy, command.reason),)
@@ -37,9 +41,9 @@ def seal(known_size: int | None, jobs: int, command: SealBatch) -> Outcome:
     if known_size == command.size:
         return ()
     if known_size is not None:
-        reason = f"the batch has {known_size} jobs since it was sealed; it cannot be given {command.size}"
+        reason = f"batch {command.batch} was sealed with size {known_size}; it cannot be given {command.size}"
         return Rejection(RejectionKind.CONFLICT, reason, "size")
     if jobs > command.size:
-        reason = f"the batch has {jobs} jobs already; size {command.size} is too small"
+        reason = f"batch {command.batch} has {jobs} jobs already; size {command.size} is too small"
         return Rejection(RejectionKind.CONFLICT, reason, "size")
     return (BatchSealed(command.size, command.reason),)

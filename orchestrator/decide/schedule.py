@@ -32,7 +32,7 @@ from writ.schemas.schedules import (
     window,
 )
 from writ.schemas.sealed import seal
-from writ.schemas.submits import malformed, nesting
+from writ.schemas.submits import content_fault, malformed, retry_fault
 
 ON_TIME_S: Final = 60
 """A due time met within this was not missed."""
@@ -48,9 +48,7 @@ COUNTED_MAX: Final = CATCH_UP_MAX + 1
 
 Outcome = tuple[Fact, ...] | Rejection
 Exists = Callable[[str], bool]
-_UNKNOWN = Rejection(RejectionKind.NOT_FOUND, "no such schedule in this queue", "name")
 _EPOCH = datetime.datetime(1970, 1, 1)
-_validate = msgspec.json.Decoder().decode
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -247,7 +245,12 @@ def declare(
     schedule: Schedule | None, queue: str, name: str, spec: ScheduleSpec, content: bytes, reason: str
 ) -> Outcome:
     """The next version of a schedule; none to store where it says the same. `content` is the jobs' input."""
-    fault = _name_fault(queue, name) or _spec_fault(spec) or _input_fault(content)
+    fault = (
+        _name_fault(queue, name)
+        or _spec_fault(spec)
+        or retry_fault(spec.retry, "spec.retry")
+        or content_fault("input", content)
+    )
     if fault is not None:
         return fault
     sealed = seal(content)
@@ -275,46 +278,35 @@ def _spec_fault(spec: ScheduleSpec) -> Rejection | None:
     return None if fault is None else malformed(fault.reason, fault.field)
 
 
-def _input_fault(content: bytes) -> Rejection | None:
-    if len(content) > bounds.INLINE_MAX_BYTES:
-        reason = f"input has {len(content)} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
-        return Rejection(RejectionKind.TOO_LARGE, reason, "input")
-    try:
-        depth = nesting(_validate(content))
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        return malformed(f"input is not JSON: {error}", "input")
-    if depth > bounds.NESTING_MAX:
-        return malformed(f"input is nested more than {bounds.NESTING_MAX} deep", "input")
-    return None
-
-
-def pause(schedule: Schedule | None, reason: str) -> Outcome:
-    """No time is due until it is resumed."""
+def known(schedule: Schedule | None, name: str) -> Schedule | Rejection:
+    """The schedule of that name, which everything below is about; refused where there is none."""
     if schedule is None or schedule.deleted is not None:
-        return _UNKNOWN
+        return Rejection(RejectionKind.NOT_FOUND, f"there is no schedule {name} in this queue", "name")
+    return schedule
+
+
+def pause(schedule: Schedule, reason: str) -> Outcome:
+    """No time is due until it is resumed."""
     if schedule.paused is not None:
-        return Rejection(RejectionKind.CONFLICT, f"the schedule is paused already: {schedule.paused}", "name")
+        reason = f"already paused: schedule {schedule.name}, for {schedule.paused}"
+        return Rejection(RejectionKind.CONFLICT, reason, "name")
     return (SchedulePaused(reason),)
 
 
-def resume(schedule: Schedule | None, reason: str) -> Outcome:
+def resume(schedule: Schedule, reason: str) -> Outcome:
     """Due again from now on."""
-    if schedule is None or schedule.deleted is not None:
-        return _UNKNOWN
     if schedule.paused is None:
-        return Rejection(RejectionKind.CONFLICT, "the schedule is not paused", "name")
+        return Rejection(RejectionKind.CONFLICT, f"not paused: schedule {schedule.name}", "name")
     return (ScheduleResumed(reason),)
 
 
-def delete(schedule: Schedule | None, reason: str) -> Outcome:
+def delete(schedule: Schedule, reason: str) -> Outcome:
     """Ends a schedule; the jobs that it started go on."""
-    if schedule is None or schedule.deleted is not None:
-        return _UNKNOWN
     return (ScheduleDeleted(reason),)
 
 
 def trigger(
-    schedule: Schedule | None,
+    schedule: Schedule,
     live: Sequence[str],
     now: int,
     reason: str,
@@ -322,8 +314,6 @@ def trigger(
     overlap: Overlap | None = None,
 ) -> Firing | Rejection:
     """Starts a job now, beside the due times, of a paused schedule too. `overlap` is for this once."""
-    if schedule is None or schedule.deleted is not None:
-        return _UNKNOWN
     exists = exists or live.__contains__
     at, overlap = now, overlap or schedule.spec.overlap
     while exists(triggered_job_id(schedule.name, at)):
@@ -337,7 +327,7 @@ def trigger(
 
 
 def backfill(
-    schedule: Schedule | None,
+    schedule: Schedule,
     live: Sequence[str],
     now: int,
     from_at: int,
@@ -351,8 +341,6 @@ def backfill(
 
     They may be older than the declaration. A time that was run has its job already, and is not run again.
     """
-    if schedule is None or schedule.deleted is not None:
-        return _UNKNOWN
     exists = exists or live.__contains__
     fault = _backfill_fault(from_at, to_at, now, limit, overlap)
     if fault is not None:

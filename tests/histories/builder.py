@@ -20,7 +20,7 @@ from writ.broker.ports import Message, Stored, WrongLastSequence
 from writ.orchestrator.decide import control, lease, retry, timers
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.codec import decode, digest, encode
-from writ.schemas.commands import Cancel, Redrive
+from writ.schemas.commands import Cancel, Held, Redrive
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
     AttemptFailed,
@@ -182,7 +182,7 @@ class JobWords:
         )
 
     def released(self, reason: str = "drain") -> JobWords:
-        events = lease.release(self.now, self.now.last_token, "worker-1", reason, None)
+        events = lease.release(self.now, Held(self.now.id, self.now.last_token), "worker-1", reason, None)
         assert isinstance(events, tuple)
         return self.add(*events, actor="worker-1")
 

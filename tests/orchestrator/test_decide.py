@@ -15,7 +15,7 @@ from writ.orchestrator.decide.lease import Repeated
 from writ.orchestrator.logtime import Budget, LogTime
 from writ.schemas import bounds, submits
 from writ.schemas.causes import fingerprint
-from writ.schemas.commands import Acquire, Cancel, Completion, Failure, Redrive, SubmitJob
+from writ.schemas.commands import Acquire, Cancel, Completion, Failure, Held, Redrive, SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
     AttemptFailed,
@@ -241,7 +241,7 @@ def test_cancelling_in_each_state(history: Histories, state: State) -> None:
     if state in TERMINAL:
         assert isinstance(decided, Rejection)
         assert (decided.kind, decided.field) == (RejectionKind.CONFLICT, "id")
-        assert f"the job is {state}" in decided.reason
+        assert f"job a is {state}" in decided.reason
     elif state is State.RUNNING:
         assert decided == (CancelRequested("enough"),)
     else:
@@ -269,7 +269,7 @@ def test_a_cancel_asked_for_wins_over_retry_and_over_the_cap(history: Histories)
     job = history().job().submitted(retry_policy=Retry(max_lease_losses=1)).granted().cancelled("enough").now
     assert failed(job)[1] == JobCancelled("enough")
     assert retry.after_lost_lease(job)[1] == JobCancelled("enough")
-    decided = lease.release(job, job.last_token, "worker-1", "drain", None)
+    decided = lease.release(job, Held("a", job.last_token), "worker-1", "drain", None)
     assert isinstance(decided, tuple)
     assert [type(e) for e in decided] == [LeaseReleased, JobCancelled]
     assert control.cancel(job, Cancel(id="a")) == ()
@@ -282,7 +282,7 @@ def test_a_cancel_asked_for_wins_over_retry_and_over_the_cap(history: Histories)
 def test_without_a_live_lease_every_token_is_void(history: Histories, state: State) -> None:
     job = jobs(history)[state]
     for token in (0, 5, job.last_token):
-        void = lease.fence(job, token, "worker-1", 3)
+        void = lease.fence(job, Held("a", token), "worker-1", 3)
         assert void is not None
         assert (void.kind, void.field, void.index) == (RejectionKind.STALE, "token", 3)
         assert f"the job is {state}" in void.reason
@@ -290,9 +290,9 @@ def test_without_a_live_lease_every_token_is_void(history: Histories, state: Sta
 
 def test_only_token_and_principal_together_pass(history: Histories) -> None:
     job = running(history)
-    assert lease.fence(job, job.last_token, "worker-1") is None
+    assert lease.fence(job, Held("a", job.last_token), "worker-1") is None
     for token, principal in ((job.last_token - 1, "worker-1"), (job.last_token, "owner")):
-        void = lease.fence(job, token, principal)
+        void = lease.fence(job, Held("a", token), principal)
         assert void is not None
         assert void.kind is RejectionKind.STALE
 

@@ -23,6 +23,7 @@ from writ.orchestrator.decide.schedule import (
     delete,
     due,
     due_job_id,
+    known,
     not_started,
     pause,
     resume,
@@ -393,8 +394,15 @@ def test_declaring() -> None:
     [
         ("a b", b"{}", {}, RejectionKind.MALFORMED, "name", "holds ' '"),
         ("n" * 230, b"{}", {}, RejectionKind.MALFORMED, "name", "at most 256 are allowed"),
-        ("n", b"{", {}, RejectionKind.MALFORMED, "input", "not JSON"),
-        ("n", b"[" * 101 + b"1" + b"]" * 101, {}, RejectionKind.MALFORMED, "input", "nested more than 100"),
+        ("n", b"{", {}, RejectionKind.MALFORMED, "input", "cannot be read"),
+        (
+            "n",
+            b"[" * 101 + b"1" + b"]" * 101,
+            {},
+            RejectionKind.MALFORMED,
+            "input",
+            "at most 100 are allowed",
+        ),
         ("n", b'"' + b"x" * INLINE_MAX_BYTES + b'"', {}, RejectionKind.TOO_LARGE, "input", "262144"),
         ("n", b"{}", {"cron": "0 25 * * *"}, RejectionKind.MALFORMED, "cron", "the hour field has '25'"),
         ("n", b"{}", {"tz": "Europe/Berln"}, RejectionKind.MALFORMED, "tz", "Europe/Berlin"),
@@ -412,20 +420,14 @@ def test_refused_declarations(
 def test_pause_resume_and_delete() -> None:
     schedule = declared()
     paused = evolved(schedule, NOON, *stored(pause(schedule, "night")))
-    assert refused(pause(paused, "again")).reason == "the schedule is paused already: night"
+    assert refused(pause(paused, "again")).reason == "already paused: schedule daily, for night"
     assert stored(resume(paused, "day")) == (ScheduleResumed("day"),)
-    assert refused(resume(schedule, "day")).reason == "the schedule is not paused"
+    assert refused(resume(schedule, "day")).reason == "not paused: schedule daily"
     gone = evolved(schedule, NOON, *stored(delete(schedule, "over")))
-    for outcome in (
-        pause(gone, "x"),
-        resume(gone, "x"),
-        delete(gone, "x"),
-        pause(None, "x"),
-        delete(None, "x"),
-    ):
-        assert refused(outcome).kind is RejectionKind.NOT_FOUND
-    assert refused(trigger(gone, [], NOON, "x")).kind is RejectionKind.NOT_FOUND
-    assert refused(backfill(gone, [], NOON, 0, 1, "x")).kind is RejectionKind.NOT_FOUND
+    for outcome in (known(gone, "daily"), known(None, "daily")):
+        assert isinstance(outcome, Rejection)
+        assert outcome.kind is RejectionKind.NOT_FOUND
+    assert known(schedule, "daily") is schedule
 
 
 def test_a_trigger_starts_a_job_beside_the_due_times() -> None:

@@ -147,20 +147,21 @@ class Roamer:
         )
         live = [j.id for j in self.mine() if j.schedule == name and j.state not in TERMINAL]
         live.sort(key=lambda job_id: history.jobs[f"{self.queue}~{job_id}"].submitted_at)
+        known = schedule.known(old, name)
         match draw.randrange(9):
             case 0 | 1:
                 made: object = schedule.declare(old, self.queue, name, spec, b"[1]", "declared")
-            case 2:
-                made = schedule.pause(old, "why")
-            case 3:
-                made = schedule.resume(old, "why")
-            case 4:
-                made = schedule.delete(old, "why")
-            case 5:
-                made = schedule.trigger(old, live, history.at, "why", self.exists)
-            case 6:
+            case 2 if isinstance(known, Schedule):
+                made = schedule.pause(known, "why")
+            case 3 if isinstance(known, Schedule):
+                made = schedule.resume(known, "why")
+            case 4 if isinstance(known, Schedule):
+                made = schedule.delete(known, "why")
+            case 5 if isinstance(known, Schedule):
+                made = schedule.trigger(known, live, history.at, "why", self.exists)
+            case 6 if isinstance(known, Schedule):
                 made = schedule.backfill(
-                    old, live, history.at, history.at - 90_000_000, history.at, "why", self.exists, 400
+                    known, live, history.at, history.at - 90_000_000, history.at, "why", self.exists, 400
                 )
             case _:
                 made = () if old is None else schedule.due(old, live, history.at, self.exists)
@@ -301,11 +302,11 @@ class Roamer:
         queue = self.queues.get(job.queue, BUILT_IN)
         outcome = draw.choice(
             (
-                lambda: lease.start(job, token, who, None),
+                lambda: lease.start(job, commands.Held(i, token), who, None),
                 lambda: lease.complete(job, commands.Completion(i, token, RAW(b"7")), who, None),
                 lambda: lease.fail(job, queue, failure, who, None, at, draw.random()),
                 lambda: lease.fail(job, queue, failure, who, None, at, draw.random()),
-                lambda: lease.release(job, token, who, "drain", None),
+                lambda: lease.release(job, commands.Held(i, token), who, "drain", None),
                 lambda: lease.snooze(job, commands.Snooze("w1", i, token, 5.0), who, at),
                 lambda: lease.suspend(job, suspend, who, at, lambda key: None),
                 lambda: lease.progress(job, commands.Progress("w1", i, token, RAW(b"1")), who),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from writ.schemas import codec
-from writ.schemas.codec import CodecError, decode, digest, encode, explain_fault
+from writ.schemas.codec import CodecError, decode, digest, encode
 from writ.schemas.commands import SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
@@ -67,15 +67,7 @@ from writ.schemas.events import (
     WaitReason,
     type_names,
 )
-from writ.schemas.links import (
-    JobAsked,
-    JobTold,
-    Mark,
-    MessageAccepted,
-    MessageSent,
-    MessageSettled,
-    PartitionOpened,
-)
+from writ.schemas.faults import explain_fault
 from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind

@@ -375,7 +375,7 @@ def test_intervals_are_elapsed_time_through_a_change_of_the_clocks() -> None:
                 task="t", cron="0 0 * * *", anchor=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
             ),
             "anchor",
-            "anchor is for every_s",
+            "which is for every_s",
         ),
         (ScheduleSpec(task="t", every_s=0.5), "every_s", "every_s is 0.5; 1 to 315,360,000 are allowed"),
         (ScheduleSpec(task="t", every_s=float("inf")), "every_s", "every_s is inf"),

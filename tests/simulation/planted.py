@@ -84,10 +84,10 @@ def no_fencing(patch: Patch) -> None:
     """Any token will do for a running job."""
     honest = lease.fence
 
-    def fence(job: Any, token: int, principal: str, index: int | None = None) -> Any:
+    def fence(job: Any, claim: Any, principal: str, index: int | None = None) -> Any:
         if job is not None and job.lease is not None:
-            return honest(job, job.lease.token, principal, index)
-        return honest(job, token, principal, index)
+            claim = replace(claim, token=job.lease.token)
+        return honest(job, claim, principal, index)
 
     patch(lease, "fence", fence)
 
@@ -97,9 +97,9 @@ def another_principals_report(patch: Patch) -> None:
     """Whoever knows the token may report."""
     honest = lease.fence
 
-    def fence(job: Any, token: int, principal: str, index: int | None = None) -> Any:
+    def fence(job: Any, claim: Any, principal: str, index: int | None = None) -> Any:
         holder = job.lease.principal if job is not None and job.lease is not None else principal
-        return honest(job, token, holder, index)
+        return honest(job, claim, holder, index)
 
     patch(lease, "fence", fence)
 

@@ -142,12 +142,12 @@ def _schedule(file: str, name: str, table: Any) -> tuple[str, ScheduleSpec, byte
 def _converted(where: str, table: Any, kind: type[T]) -> T:
     import msgspec
 
-    from writ.schemas.codec import explain_fault
+    from writ.schemas.faults import explain_fault
 
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        path, reason = explain_fault(error)
+        path, reason = explain_fault(error, msgspec.json.encode(table), kind)
         known = [each.encode_name for each in msgspec.structs.fields(kind)]
         meant = nearest(path, known) if path and "unknown field" in reason else None
         hint = f"; did you mean {meant}?" if meant else ""
