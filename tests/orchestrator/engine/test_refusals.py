@@ -1,0 +1,702 @@
+"""Every rule by which the orchestrator refuses something, in a table that is complete by construction.
+
+The places that make a refusal are read off the source, and each row is traced: a place that no row comes to
+fails the suite. The form of messages has a table of its own, `tests/orchestrator/test_refused_forms.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from writ import orchestrator, schemas
+from writ.orchestrator.decide import schedule as schedule_decisions
+from writ.orchestrator.state import Partition
+from writ.schemas import bounds
+from writ.schemas.events import CommandRejected
+from writ.schemas.rejections import Rejection
+from writ.schemas.schedules import Overlap, Schedule, ScheduleSpec
+from writ.schemas.sealed import seal
+from writ.schemas.submits import content_fault
+
+if TYPE_CHECKING:
+    from .conftest import Twin
+else:
+    Twin = Any
+
+MAKERS = frozenset({"Rejection", "malformed", "SpecFault", "refused", "_conflict", "unknown"})
+"""Calls of these make a refusal."""
+
+NO_RULES = {
+    "engine.py": "nothing was decided: whoever hears it shall ask again, and no rule was broken",
+}
+TRACED = tuple(
+    path
+    for room in (orchestrator, schemas)
+    for path in sorted(Path(room.__path__[0]).resolve().rglob("*.py"))
+    if path.name not in NO_RULES
+)
+
+
+class Place(NamedTuple):
+    """Where a refusal is made."""
+
+    file: Path
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.file.parent.name}/{self.file.name}:{self.first}"
+
+
+def _name(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+
+
+@functools.cache
+def places() -> tuple[Place, ...]:
+    """Every call of a maker within a function, and every text that a `..._fault` function returns."""
+    found: list[Place] = []
+    for file in TRACED:
+        for function in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            told = function.returns is not None and ast.unparse(function.returns) == "str | None"
+            for node in ast.walk(function):
+                made = isinstance(node, ast.Call) and _name(node) in MAKERS
+                if told and function.name.endswith("_fault") and isinstance(node, ast.Return):
+                    made = not (isinstance(node.value, ast.Constant) and node.value.value is None)
+                if made:
+                    assert isinstance(node, ast.Call | ast.Return)
+                    found.append(Place(file, node.lineno, node.end_lineno or node.lineno))
+    return tuple(dict.fromkeys(found))
+
+
+class Tracer:
+    """Which lines of the traced files are run between `with` and its end."""
+
+    def __init__(self) -> None:
+        self._names = {str(path): path for path in TRACED}
+        self._files: dict[str, Path | None] = {}
+        self.lines: set[tuple[Path, int]] = set()
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Any:
+        name = frame.f_code.co_filename
+        if name not in self._files:
+            self._files[name] = self._names.get(str(Path(name).resolve()))
+        return None if self._files[name] is None else self._line
+
+    def _line(self, frame: FrameType, event: str, argument: object) -> Any:
+        file = self._files[frame.f_code.co_filename]
+        if event == "line" and file is not None:
+            self.lines.add((file, frame.f_lineno))
+        return self._line
+
+    def __enter__(self) -> Tracer:
+        self._before = sys.gettrace()
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def came_to(self) -> set[Place]:
+        return {p for p in places() if any((p.file, n) in self.lines for n in range(p.first, p.last + 1))}
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+class Scene:
+    """What a row may do: bring a job or a schedule about, and have something refused."""
+
+    def __init__(self, twin: Twin) -> None:
+        self.twin = twin
+        self.leases: dict[str, dict[str, Any]] = {}
+
+    async def submit(self, job_id: str = "a", **fields: Any) -> None:
+        await self.twin.submit({"task": "t", "id": job_id, **fields})
+        await self.twin.settled()
+        assert self.twin.job(job_id)
+
+    async def run(self, job_id: str = "a", **fields: Any) -> int:
+        """A running job; its token."""
+        await self.submit(job_id, **fields)
+        (lease,) = await self.twin.acquire(wait_s=1)
+        self.leases[job_id] = lease
+        token: int = lease["token"]
+        return token
+
+    async def end(self, job_id: str = "a", **fields: Any) -> None:
+        """A completed job, or with a `class` one that died of it."""
+        await self.run(job_id)
+        verb = "fail" if fields else "complete"
+        more = {**fields, "type": "Bad"} if fields else {}
+        assert "refused" not in await self.twin.report(verb, self.leases[job_id], **more)
+
+    async def do(self, verb: str, **fields: Any) -> None:
+        assert "error" not in await self.twin.ask(verb, **fields)
+
+    async def plan(self, **spec: Any) -> None:
+        """A schedule `s`, which is due every minute."""
+        await self.do("declare_schedule", name="s", spec={"task": "t", "every_s": 60, **spec})
+
+    async def bad(self, job: object, queue: str = "mail") -> str:
+        """The reason for which a submit is refused."""
+        await self.twin.submit(job, queue=queue)
+        await self.twin.settled()
+        *_, event = await self.twin.events(CommandRejected)
+        assert isinstance(event, CommandRejected)
+        return event.refused[-1].reason
+
+    async def job(self, **fields: Any) -> str:
+        return await self.bad({"task": "t", **fields})
+
+    async def ask(self, verb: str, /, **fields: Any) -> str:
+        """The reason for which a request is refused."""
+        return self.reason(await self.twin.ask(verb, **fields))
+
+    async def raw(self, verb: str, body: bytes, queue: str = "mail") -> str:
+        return _told((await self.twin.raw(verb, body, queue)).error)
+
+    async def report(self, verb: str, token: int, who: str = "robot", **more: Any) -> str:
+        """The reason for which a report on job `a` is refused."""
+        held = {"id": "a", "token": token, **more}
+        fields: dict[str, Any] = {"reports" if verb in ("complete", "fail") else "leases": [held]}
+        return self.reason(await self.twin.ask(verb, who=who, worker="w1", **fields))
+
+    @staticmethod
+    def reason(answer: dict[str, Any]) -> str:
+        refused: list[dict[str, Any]] = answer.get("refused", []) + answer.get("lost", [])
+        reason: str = answer.get("error", *refused[:1])["reason"]
+        return reason
+
+
+def _told(rejection: Rejection | None) -> str:
+    assert rejection is not None
+    return rejection.reason
+
+
+Play = Callable[[Scene], Awaitable[str]]
+
+
+class Row(NamedTuple):
+    """A refusal, and what its reason holds: the rule, the limit, and the value."""
+
+    play: Play
+    rule: str
+    limit: str
+    value: str
+
+
+TABLE: dict[str, Row] = {}
+
+
+def row(rule: str, limit: object, value: object) -> Callable[[Play], Play]:
+    def add(play: Play) -> Play:
+        name = getattr(play, "__name__", "").replace("_", " ")
+        assert name not in TABLE
+        TABLE[name] = Row(play, rule, str(limit), str(value))
+        return play
+
+    return add
+
+
+def asking(verb: str, /, **fields: Any) -> Play:
+    return lambda s: s.ask(verb, **fields)
+
+
+def reporting(verb: str, /, **more: Any) -> Play:
+    return lambda s: s.report(verb, 7, **more)
+
+
+def simple(name: str, play: Play, rule: str, limit: object, value: object) -> None:
+    assert name not in TABLE
+    TABLE[name] = Row(play, rule, str(limit), str(value))
+
+
+LATE = "2200-01-01T00:00:00Z"
+DEEP: list[Any] = json.loads("[" * (bounds.NESTING_MAX + 1) + "0" + "]" * (bounds.NESTING_MAX + 1))
+BIG = "x" * bounds.INLINE_MAX_BYTES
+INLINE = f"at most {bounds.INLINE_MAX_BYTES} are carried inline"
+BIG_BYTES = f"{bounds.INLINE_MAX_BYTES + 2} bytes"
+TYPES = ["x" * 16_385]
+
+# Submits: their form, what they name, and what the queue allows.
+simple("bytes", lambda s: s.bad(b'{"task":"\xff"}'), "UTF-8", "byte 9", "0xff")
+simple("no json", lambda s: s.bad(b"{]"), "JSON", "malformed", "byte 1")
+simple("no json array", lambda s: s.bad(b"[{]"), "JSON", "malformed", "byte 2")
+simple("no json element", lambda s: s.bad(b'{"task":"\\ud800"}'), "JSON", "not JSON", "truncated")
+simple("no jobs", lambda s: s.bad(b"[]"), "array", f"1 to {bounds.SUBMIT_ARRAY_MAX_JOBS}", "no job")
+simple("many jobs", lambda s: s.bad([{"task": "t"}] * 501), "array", "at most 500", "501 jobs")
+simple("wrong type", lambda s: s.job(priority=9), "priority", "<= 5", "9")
+simple("unreadable input", lambda s: s.bad(b'{"task":"t","input":1e999}'), "input", "read", "out of range")
+simple("large input", lambda s: s.job(input=BIG), "input", INLINE, BIG_BYTES)
+simple("deep input", lambda s: s.job(input=DEEP), "input", "at most 100", "101 deep")
+simple(
+    "types of a retry", lambda s: s.job(retry={"non_retryable_types": TYPES}), "retry.non_retryable_types",
+    "at most 16384", "16385 bytes",
+)  # fmt: skip
+simple("derived id", lambda s: s.job(id="1-2-3"), "id", "three numbers", "1-2-3")
+simple(
+    "both times", lambda s: s.job(not_before="2030-01-01T00:00:00Z", delay_s=5), "not_before 2030",
+    "give one", "delay_s 5",
+)  # fmt: skip
+simple("far time", lambda s: s.job(not_before=LATE), "not_before", "1970 to 2100", "2200-01-01")
+simple("odd queue", lambda s: s.bad({"task": "t"}, "a b"), "queue", "letters, digits", "'a b'")
+simple("long queue", lambda s: s.bad({"task": "t"}, "q" * 257), "queue", "at most 256", "257 bytes")
+simple("long key", lambda s: s.job(id="i" * 255), "queue and id", "at most 256", "260 bytes")
+simple(
+    "many records", lambda s: s.bad([{"task": "t", "unique_key": f"{n}"} for n in range(500)]), "array",
+    "at most 990", "1003 records",
+)  # fmt: skip
+simple(
+    "filled by another", lambda s: s.job(input_from={"f": "mail~x"}), "input_from.f", "not in after", "mail~x"
+)
+simple(
+    "filled many",
+    lambda s: s.job(after=["mail~x"], input_from={f"f{n}": "mail~x" for n in range(101)}),
+    "input_from", "at most 100", "101 fields",
+)  # fmt: skip
+simple(
+    "filled at length", lambda s: s.job(after=["mail~x"], input_from={"f" * 8_193: "mail~x"}), "input_from",
+    "at most 8192", "8193 bytes",
+)  # fmt: skip
+simple(
+    "filled no object", lambda s: s.job(input=[1], after=["mail~x"], input_from={"f": "mail~x"}),
+    "input_from", "an object", "an array",
+)  # fmt: skip
+simple("after nobody", lambda s: s.job(after=["mail~x"]), "after", "there is no such job", "mail~x")
+simple("child of nobody", lambda s: s.job(parent="mail~x"), "parent", "there is no such job", "mail~x")
+
+
+@row("parent", "not ended", "mail~a is completed")
+async def child_of_one_that_ended(s: Scene) -> str:
+    await s.end()
+    return await s.job(parent="mail~a")
+
+
+@row("draining", "when it is resumed", "moving out")
+async def draining(s: Scene) -> str:
+    await s.do("drain_queue", reason="moving out")
+    return await s.job()
+
+
+@row("pending_max", "is 1", "2 pending")
+async def pending_max(s: Scene) -> str:
+    await s.submit("a")
+    await s.submit("b")
+    await s.do("declare", policy={"pending_max": 1})
+    return await s.job()
+
+
+@row("unique_key u", "on_clash is reject", "mail~a")
+async def unique_key(s: Scene) -> str:
+    await s.do("declare", policy={"on_clash": "reject"})
+    await s.submit(unique_key="u")
+    return await s.job(unique_key="u")
+
+
+# Reports: who may speak, and what a report may carry.
+REPORTS = ("renew", "start", "complete", "release", "fail")
+FAILURE = {"class": "system", "type": "Bad"}
+for _verb in REPORTS:
+    _more = FAILURE if _verb == "fail" else {}
+    simple(
+        f"{_verb} of nobody",
+        reporting(_verb, **_more),
+        "no job", "token 7", "job a",
+    )  # fmt: skip
+_REPORTED: dict[str, dict[str, Any]] = {
+    "snooze": {"delay_s": 1},
+    "suspend": {"reason": "approval"},
+    "progress": {"progress": 1},
+}
+for _verb, _fields in _REPORTED.items():
+    simple(
+        f"{_verb} of nobody",
+        asking(_verb, worker="w1", id="a", token=7, **_fields),
+        "no job", "token 7", "job a",
+    )  # fmt: skip
+
+
+@row("token 7 is void", "its last lease had token", "completed")
+async def report_after_the_end(s: Scene) -> str:
+    await s.end()
+    return await s.report("complete", 7)
+
+
+@row("token 7 is void", "never leased", "pending")
+async def report_before_the_lease(s: Scene) -> str:
+    await s.submit()
+    return await s.report("complete", 7)
+
+
+@row("token 7 is void", "held by w1", "the live lease has token")
+async def report_with_another_token(s: Scene) -> str:
+    await s.run()
+    return await s.report("complete", 7)
+
+
+@row("principal", "granted to principal robot", "not to mallory")
+async def report_of_another_principal(s: Scene) -> str:
+    return await s.report("complete", await s.run(), who="mallory")
+
+
+@row("output", INLINE, BIG_BYTES)
+async def large_output(s: Scene) -> str:
+    return await s.report("complete", await s.run(), output=BIG)
+
+
+@row("output", "at most 100", "101 deep")
+async def deep_output(s: Scene) -> str:
+    return await s.report("complete", await s.run(), output=DEEP)
+
+
+@row("progress", INLINE, BIG_BYTES)
+async def large_progress(s: Scene) -> str:
+    return await s.ask("progress", worker="w1", id="a", token=await s.run(), progress=BIG)
+
+
+@row("signal", "on", "missing")
+async def signal_without_a_name(s: Scene) -> str:
+    return await s.ask("suspend", worker="w1", id="a", token=await s.run(), reason="signal")
+
+
+# Requests: their form, and too many that are refused.
+simple("verb", lambda s: s.raw("explode", b"{}"), "verb", "there are acquire", "'explode'")
+simple("queue of a request", lambda s: s.raw("acquire", b"{}", "a b"), "queue", "letters, digits", "'a b'")
+simple("request without json", lambda s: s.raw("acquire", b"{]"), "JSON", "malformed", "byte 1")
+simple("request of a wrong type", lambda s: s.ask("acquire", worker="w", count=0), "count", ">= 1", "0")
+
+
+@row("too many refusals", bounds.REFUSALS_BURST, f"{bounds.REFUSALS_PER_S:g} a second")
+async def too_many_refused_commands(s: Scene) -> str:
+    for _ in range(bounds.REFUSALS_BURST):
+        await s.ask("drop", id="a")
+    return await s.ask("drop", id="a")
+
+
+@row("too many refusals", bounds.REFUSALS_BURST, f"{bounds.REFUSALS_PER_S:g} a second")
+async def too_many_refused_reports(s: Scene) -> str:
+    for _ in range(bounds.REFUSALS_BURST):
+        await s.report("complete", 7)
+    return await s.report("complete", 7)
+
+
+# Commands about a job.
+OF_A_JOB: dict[str, dict[str, Any]] = {
+    verb: {}
+    for verb in ("cancel", "terminate", "redrive", "rerun", "drop", "pause", "resume", "approve", "reject")
+} | {"signal": {"name": "n"}, "edit": {"priority": 1}}
+for _verb, _fields in OF_A_JOB.items():
+    simple(
+        f"{_verb} nobody", asking(_verb, id="x", **_fields),
+        "there is no job", "in this queue", "x",
+    )  # fmt: skip
+
+LIVE = "scheduled, pending, suspended, running, retrying"
+for _verb, _rule, _limit in (
+    ("cancel", "already_finished", LIVE),
+    ("terminate", "already_finished", LIVE),
+    ("redrive", "not_dead", "allowed are dead"),
+    ("drop", "not_dead", "allowed are dead"),
+    ("pause", "already_finished", "scheduled, pending"),
+    ("resume", "already_finished", "allowed are suspended"),
+    ("approve", "already_finished", "allowed are suspended"),
+    ("reject", "already_finished", "allowed are suspended"),
+    ("signal", "already_finished", LIVE),
+    ("edit", "already_finished", "scheduled, pending, suspended"),
+):
+
+    async def _on_one_that_completed(s: Scene, verb: str) -> str:
+        await s.end()
+        return await s.ask(verb, id="a", **OF_A_JOB[verb])
+
+    simple(
+        f"{_verb} one that completed", functools.partial(_on_one_that_completed, verb=_verb),
+        _rule, _limit, "a is completed",
+    )  # fmt: skip
+
+
+@row("not_finished", "completed, cancelled, dead", "a is pending")
+async def rerun_of_one_that_waits(s: Scene) -> str:
+    await s.submit()
+    return await s.ask("rerun", id="a")
+
+
+@row("already dropped", "for good", "a was settled")
+async def drop_twice(s: Scene) -> str:
+    await s.end(**{"class": "policy"})
+    await s.do("drop", id="a", reason="known")
+    return await s.ask("drop", id="a")
+
+
+@row("unique_key u", "one at a time", "mail~b")
+async def redrive_of_a_key_that_is_live(s: Scene) -> str:
+    await s.run(unique_key="u")
+    await s.twin.report("fail", s.leases["a"], **{"class": "policy", "type": "Bad"})
+    await s.submit("b", unique_key="u")
+    return await s.ask("redrive", id="a")
+
+
+@row("not_suspendable", "only its task", "a is running")
+async def pause_of_one_that_runs(s: Scene) -> str:
+    await s.run()
+    return await s.ask("pause", id="a")
+
+
+@row("already suspended", "allowed are those that do not", "a waits for approval")
+async def pause_of_one_that_waits(s: Scene) -> str:
+    await s.submit(approval={})
+    return await s.ask("pause", id="a")
+
+
+@row("not_resumable", "paused, exhausted, dependency", "a waits for approval")
+async def resume_of_one_for_approval(s: Scene) -> str:
+    await s.submit(approval={})
+    return await s.ask("resume", id="a")
+
+
+@row("approval", "not for approval", "a waits for paused")
+async def approve_of_one_that_is_paused(s: Scene) -> str:
+    await s.submit()
+    await s.do("pause", id="a")
+    return await s.ask("approve", id="a")
+
+
+@row("already_started", "has not started", "attempt 1")
+async def edit_of_one_that_was_tried(s: Scene) -> str:
+    await s.run()
+    await s.twin.report("release", s.leases["a"])
+    return await s.ask("edit", id="a", priority=1)
+
+
+@row("input", INLINE, BIG_BYTES)
+async def large_edit(s: Scene) -> str:
+    await s.submit()
+    return await s.ask("edit", id="a", input=BIG)
+
+
+@row("data", INLINE, BIG_BYTES)
+async def large_signal(s: Scene) -> str:
+    await s.submit()
+    return await s.ask("signal", id="a", name="n", data=BIG)
+
+
+@row("data", INLINE, BIG_BYTES)
+async def large_approval(s: Scene) -> str:
+    await s.submit(approval={})
+    return await s.ask("approve", id="a", data=BIG)
+
+
+# Commands about a queue, a batch, or many jobs.
+simple(
+    "types of a policy", lambda s: s.ask("declare", policy={"retry": {"non_retryable_types": TYPES}}),
+    "policy.retry.non_retryable_types", "at most 16384", "16385 bytes",
+)  # fmt: skip
+simple(
+    "large filter", lambda s: s.ask("plan", verb="cancel", filter={"ids": [BIG]}), "filter", INLINE, "bytes"
+)
+
+
+@row("sealed", "size 2", "given 3")
+async def batch_sealed_twice(s: Scene) -> str:
+    await s.do("seal_batch", batch="b", size=2)
+    return await s.ask("seal_batch", batch="b", size=3)
+
+
+@row("batch b", "size 1 is too small", "2 jobs")
+async def batch_of_more(s: Scene) -> str:
+    await s.submit("a", batch="b")
+    await s.submit("c", batch="b")
+    return await s.ask("seal_batch", batch="b", size=1)
+
+
+# Schedules.
+def _spec(**spec: Any) -> Play:
+    return lambda s: s.ask("declare_schedule", name="s", spec={"task": "t", **spec})
+
+
+DAY = "2026-01-02T00:00:00Z"
+_SPECS: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "cron and interval": ({"cron": "0 * * * *", "every_s": 60}, "every_s 60", "give one", "cron '0 * * * *'"),
+    "neither": ({}, "cron", "give one", "neither"),
+    "cron shorthand": ({"cron": "@daily"}, "cron", "0 0 * * *", "@daily"),
+    "cron fields": ({"cron": "* *"}, "cron", "takes 5", "has 2 fields"),
+    "cron term": ({"cron": "61 * * * *"}, "minute", "0 to 59", "'61'"),
+    "cron never": ({"cron": "0 0 31 2 *"}, "cron", "ever comes", "0 0 31 2 *"),
+    "zone": ({"cron": "0 * * * *", "tz": "Europe/Berln"}, "tz", "Europe/Berlin", "Europe/Berln"),
+    "anchor of cron": ({"cron": "0 * * * *", "anchor": DAY}, "anchor", "for every_s", "2026-01-02"),
+    "interval": ({"every_s": 0.5}, "every_s", "1 to", "0.5"),
+    "zone of an interval": ({"every_s": 60, "tz": "Europe/Berlin"}, "tz", "no zone", "Europe/Berlin"),
+    "starts late": (
+        {"every_s": 60, "starts_at": LATE},
+        "starts_at",
+        "1970 to 2099",
+        "2200",
+    ),
+    "ends first": (
+        {"every_s": 60, "starts_at": DAY, "ends_at": DAY},
+        "ends_at",
+        "must be later",
+        "2026-01-02",
+    ),
+    "catch up": ({"every_s": 60, "catch_up_max": 101}, "catch_up_max", "0 to 100", "101"),
+    "types of a spec": (
+        {"every_s": 60, "retry": {"non_retryable_types": TYPES}},
+        *("spec.retry.non_retryable_types", "at most 16384", "16385 bytes"),
+    ),
+}
+for _name_, (_given, _rule, _limit, _value) in _SPECS.items():
+    simple(f"schedule {_name_}", _spec(**_given), _rule, _limit, _value)
+
+simple(
+    "schedule with a long name",
+    lambda s: s.ask("declare_schedule", name="n" * 230, spec={"task": "t", "every_s": 60}),
+    "name", "at most 256", "268 bytes",
+)  # fmt: skip
+simple(
+    "schedule with a large input",
+    lambda s: s.ask("declare_schedule", name="s", spec={"task": "t", "every_s": 60}, input=BIG),
+    "input", INLINE, BIG_BYTES,
+)  # fmt: skip
+WINDOW = {"from": "2025-12-31T00:00:00Z", "to": "2025-12-31T00:10:00Z"}
+_SCHEDULES: dict[str, dict[str, Any]] = {
+    "pause_schedule": {}, "resume_schedule": {}, "delete_schedule": {}, "trigger_schedule": {},
+    "backfill_schedule": WINDOW,
+}  # fmt: skip
+for _verb, _fields in _SCHEDULES.items():
+    simple(
+        f"{_verb} nobody", asking(_verb, name="x", **_fields),
+        "there is no schedule", "in this queue", "x",
+    )  # fmt: skip
+
+
+@row("already paused", "for night", "schedule s")
+async def pause_schedule_twice(s: Scene) -> str:
+    await s.plan()
+    await s.do("pause_schedule", name="s", reason="night")
+    return await s.ask("pause_schedule", name="s")
+
+
+@row("not paused", "paused", "schedule s")
+async def resume_schedule_that_is_not_paused(s: Scene) -> str:
+    await s.plan()
+    return await s.ask("resume_schedule", name="s")
+
+
+@row("overlap skip", "another overlap", "s-2026")
+async def trigger_beside_a_live_job(s: Scene) -> str:
+    await s.plan()
+    await s.do("trigger_schedule", name="s")
+    return await s.ask("trigger_schedule", name="s")
+
+
+@row("draining", "when it is resumed", "moving out")
+async def trigger_in_a_queue_that_drains(s: Scene) -> str:
+    await s.plan()
+    await s.do("drain_queue", reason="moving out")
+    return await s.ask("trigger_schedule", name="s")
+
+
+def _backfill(spec: dict[str, Any] | None = None, /, **more: Any) -> Play:
+    async def play(s: Scene) -> str:
+        await s.plan(**(spec or {}))
+        return await s.ask("backfill_schedule", name="s", **{**WINDOW, **more})
+
+    return play
+
+
+for _name_, (_play, _rule, _limit, _value) in {
+    "by skipping": (_backfill(overlap="skip"), "overlap", "queue or allow", "skip"),
+    "backwards": (_backfill(to="2025-12-30T00:00:00Z"), "to 20251230", "later than", "20251231"),
+    "ahead": (_backfill(to="2026-02-01T00:00:00Z"), "to 20260201", "later than now", "20260101"),
+    "nothing": (_backfill({"starts_at": DAY}), "no due time", "20251231T000000Z", "20251231T001000Z"),
+    "too much": (_backfill(limit=3), "limit", "more than 3", "20251231T001000Z"),
+    "too long a line": (
+        _backfill(to="2025-12-31T02:00:00Z"),
+        *("overlap queue", f"at most {schedule_decisions.QUEUED_MAX}", "121 due times"),
+    ),
+}.items():
+    simple(f"backfill {_name_}", _play, _rule, _limit, _value)
+
+
+# What no message can bring about, as an earlier check stands before it; asked of the decisions themselves.
+def _direct(name: str, make: Callable[[], Rejection | None], rule: str, limit: object, value: object) -> None:
+    async def play(s: Scene) -> str:
+        return _told(make())
+
+    simple(name, play, rule, limit, value)
+
+
+def _declare(name: str) -> Rejection | None:
+    outcome = schedule_decisions.declare(None, "q", name, ScheduleSpec("t", every_s=60.0), b"1", "r")
+    return outcome if isinstance(outcome, Rejection) else None
+
+
+def _backfill_of(limit: int) -> Rejection | None:
+    schedule = Schedule("q~s", 1, ScheduleSpec("t", every_s=60.0), seal(b"1"), 0, 0, 0)
+    outcome = schedule_decisions.backfill(schedule, [], 9, 0, 9, "r", limit=limit, overlap=Overlap.ALLOW)
+    return outcome if isinstance(outcome, Rejection) else None
+
+
+_direct("no name", lambda: _declare(""), "name", "1 to 256", "empty")
+_direct("a name of blanks", lambda: _declare("a b"), "name", "letters, digits", "'a b'")
+_direct("backfill of very much", lambda: _backfill_of(501), "limit", "1 to 500", "501")
+_direct("content of anything", lambda: content_fault("output", b"{]"), "output", "JSON", "byte 1")
+
+
+# --- the tests ------------------------------------------------------------------------------------------
+
+_came_to: set[Place] = set()
+_rows: set[str] = set()
+
+
+@pytest.mark.parametrize("name", TABLE)
+async def test_every_refusal_names_the_rule_the_limit_and_the_value(twin: Twin, name: str) -> None:
+    """Must hold: each rule's refusal names the rule, the limit and the value."""
+    told = TABLE[name]
+    with Tracer() as tracer:
+        reason = await told.play(Scene(twin))
+    _came_to.update(tracer.came_to())
+    _rows.add(name)
+    for words in (told.rule, told.limit, told.value):
+        assert words in reason
+    await twin.check()
+
+
+async def test_every_place_that_makes_a_refusal_has_its_row(
+    twin: Twin, snapshot: Callable[[Partition], dict[str, Any]]
+) -> None:
+    """Must hold: each rule's refusal names the rule, the limit and the value: one that is new, and has no row
+    here, fails.
+    """
+    for name, told in TABLE.items():
+        if name not in _rows:  # where this test runs alone, or the others in another process
+            another = type(twin)(snapshot)
+            await another.start()
+            with Tracer() as tracer:
+                await told.play(Scene(another))
+            _came_to.update(tracer.came_to())
+            await another.crash()
+    assert not [str(place) for place in places() if place not in _came_to]
+
+
+def test_refusals_are_made_in_functions() -> None:
+    """Where they can be traced; of the ones made once and for all, each is in the table by its words."""
+    found: list[str] = []
+    for file in TRACED:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+                found += [file.name for call in calls if _name(call) in MAKERS]
+    assert found == ["office.py"]
