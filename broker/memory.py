@@ -90,8 +90,7 @@ class MemoryLog:
         return self._stream.last
 
     async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
-        if after != self._stream.last:
-            raise WrongLastSequence(f"wrong last sequence: {self._stream.last}")
+        # As on the wire, where what is too large is not even sent.
         if len(messages) > bounds.BATCH_MAX_RECORDS:
             raise NotStored(f"{len(messages)} messages are more than one batch holds")
         for message in messages:
@@ -100,6 +99,8 @@ class MemoryLog:
                 raise NotStored(f"subject {message.subject} is not of partition {self.partition}")
             if len(message.body) > bounds.RECORD_MAX_BYTES:
                 raise NotStored(f"a record of {len(message.body)} bytes is too large")
+        if after != self._stream.last:
+            raise WrongLastSequence(f"wrong last sequence: {self._stream.last}")
         await self._stream.add(messages)
 
     def read(

@@ -54,13 +54,13 @@ class JetStreamWire(Wire):
 
     def __init__(self, broker: EmbeddedBroker) -> None:
         self.broker = broker
-        self._links: list[Nats] = []
+        self.links: list[Nats] = []
 
     async def link(self, url: str | None = None) -> Nats:
         link = await connect(
             Target(url or self.broker.url, self.broker.key_path("log")), "test", inbox_prefix="_INBOX"
         )
-        self._links.append(link)
+        self.links.append(link)
         return link
 
     async def context(self) -> JetStreamContext:
@@ -75,10 +75,10 @@ class JetStreamWire(Wire):
         return await JetStreamIntake.open(await self.link())
 
     async def submit(self, body: bytes, queue: str = "mail") -> None:
-        if not self._links:
+        if not self.links:
             await self.link()
         subject = f"writ.shard.{shard_of('default', queue)}.submit.default.owner.{queue}"
-        await self._links[0].request(subject, body, timeout=10)
+        await self.links[0].request(subject, body, timeout=10)
 
     async def crash(self) -> None:
         """`kill -9`, and a new server on the same data and port."""
@@ -87,10 +87,16 @@ class JetStreamWire(Wire):
         self.broker = await EmbeddedBroker.start(directory, port)
 
     async def close(self) -> None:
-        for link in self._links:
+        for link in self.links:
             with suppress(Exception):
                 await link.close()
         await self.broker.stop()
+
+
+@pytest.fixture(scope="session")
+def jetstream_wire() -> type[JetStreamWire]:
+    """The class, for those who keep a broker for longer than a test."""
+    return JetStreamWire
 
 
 @pytest.fixture
