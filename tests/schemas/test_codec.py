@@ -402,6 +402,7 @@ def test_every_field_that_is_written_is_frozen() -> None:
 
 
 def test_every_event_type_and_version_is_frozen() -> None:
+    """Golden histories: frozen bytes of every event type and version."""
     frozen = {(e["type"], e["v"]) for _, case in golden() for e in json.loads(case["body"])["events"]}
     written = {(name, version) for name, now in VERSIONS.items() for version in range(1, now + 1)}
     missing = written - frozen

@@ -153,6 +153,7 @@ EDGES = [(place, event, target) for (place, event), targets in TRANSITIONS.items
 def test_every_edge_of_the_table_is_taken(
     history: Histories, place: State | None, event: type[Fact], target: State
 ) -> None:
+    """Transition coverage: each edge is a case of its own, so a new one is tested, or fails, at once."""
     stood, fact = TWO_WAYS.get((place, event, target), (place, SAMPLES[event]))
     job = job_in(history, stood)
     if stood is not place:
@@ -166,11 +167,13 @@ def test_every_edge_of_the_table_is_taken(
 
 
 def test_where_the_data_decide_each_way_has_its_example() -> None:
+    """Transition coverage: fails while an edge beside another from the same state and event is untested."""
     many = {edge for edge in EDGES if len(TRANSITIONS[edge[:2]]) > 1}
     assert many == set(TWO_WAYS)
 
 
 def test_every_job_event_has_a_sample_here() -> None:
+    """Transition coverage: fails while the edges of a new event have nothing to be taken by."""
     assert set(SAMPLES) == set(JOB_EVENTS)
 
 
