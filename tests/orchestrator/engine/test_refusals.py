@@ -700,3 +700,30 @@ def test_refusals_are_made_in_functions() -> None:
                 calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
                 found += [file.name for call in calls if _name(call) in MAKERS]
     assert found == ["office.py"]
+
+
+async def test_the_largest_submit_that_is_not_refused_fits_a_record(twin: Twin) -> None:
+    """Every bound at its utmost, and what costs most to write: else it would hold up all behind it."""
+    scene, longest = Scene(twin), "k" * 251
+    before = [f"{n:0>251}" for n in range(bounds.AFTER_MAX)]
+    for job_id in before:
+        await scene.submit(job_id)
+    keys = [f"mail~{job_id}" for job_id in before]
+    costly = "\x01" * (8_192 // bounds.AFTER_MAX - 2)
+    largest = {
+        "task": "🐘" * bounds.TASK_MAX_BYTES,
+        "input": {"x": "x" * (bounds.INLINE_MAX_BYTES - 8)},
+        "id": longest,
+        "retry": {"non_retryable_types": ["\x01" * 16_384]},
+        **dict.fromkeys(
+            ("fairness_key", "concurrency_key", "unique_key", "batch"), "k" * bounds.TOKEN_MAX_BYTES
+        ),
+        "after": keys,
+        "input_from": {f"{costly}{n:02}": key for n, key in enumerate(keys)},
+        "parent": keys[0],
+    }
+    await twin.submit(largest)
+    await scene.submit("behind")
+    assert twin.job(longest).after == tuple(keys)
+    (size,) = [len(m.body) async for part in twin.log.read() for m in part if longest in m.subject]
+    assert size > bounds.RECORD_MAX_BYTES * 3 // 4
