@@ -9,7 +9,9 @@ import msgspec
 from writ.broker.ports import Answer as Send
 from writ.broker.ports import Stored
 from writ.schemas import bounds, commands, submits
+from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
+from writ.schemas.facts import Fact
 from writ.schemas.faults import explain_fault
 from writ.schemas.ids import derived_job_id, token_fault
 from writ.schemas.links import MessageAccepted, MessageSent

@@ -157,7 +157,7 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 5
+    version = 6
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:

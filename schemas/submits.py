@@ -97,7 +97,10 @@ def content_fault(what: str, content: bytes | msgspec.Raw, index: int | None = N
         reason = f"{what} has {size} bytes; at most {bounds.INLINE_MAX_BYTES} are carried inline"
         return Rejection(RejectionKind.TOO_LARGE, reason, what, index)
     try:
-        depth = nesting(_validate(content))
+        value = _validate(content)
+        # Nothing is deeper than it has brackets: counting them spares a walk through nearly everything.
+        brackets = bytes(content).count(b"[") + bytes(content).count(b"{")
+        depth = 0 if brackets <= bounds.NESTING_MAX else nesting(value)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         return malformed(f"{what} cannot be read: {error}", what, index)
     if depth > bounds.NESTING_MAX:
@@ -136,16 +139,6 @@ def _relations_fault(command: SubmitJob, index: int | None) -> Rejection | None:
         kind = _KINDS.get(begins, "a number")
         return malformed(f"input_from fills fields of an object, and input is {kind}", "input", index)
     return None
-
-
-def too_deep(data: bytes) -> bool:
-    """Whether a JSON text is nested more than NESTING_MAX deep.
-
-    Raises what decoding it raises: it may be JSON in form only, such as a number that nothing can hold.
-    """
-    value = _validate(data)
-    # Nothing is nested deeper than it has brackets: counting them spares a walk through nearly everything.
-    return data.count(b"[") + data.count(b"{") > bounds.NESTING_MAX and nesting(value) > bounds.NESTING_MAX
 
 
 def nesting(value: object) -> int:

@@ -33,6 +33,7 @@ from writ.schemas.events import (
     LeaseReleased,
     SignalReceived,
     WaitReason,
+    type_names,
 )
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, Job, State, micros
 from writ.schemas.rejections import Rejection, RejectionKind

@@ -178,7 +178,7 @@ def snooze(
 def suspend(
     job: Job | None, command: Suspend, principal: str, now: int, find: Find
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    """The task waits: its lease and slot end here. A signal that has come already resumes it at once."""
+    """The task waits: its lease and slot end here. What has come already resumes it at once."""
     void = fence(job, command, principal)
     if void is not None:
         return void
@@ -188,11 +188,10 @@ def suspend(
     reason = WaitReason(command.reason)
     if reason is WaitReason.SIGNAL and command.on is None:
         return malformed("on is missing; a wait for a signal names it there", "on")
-    on = () if command.on is None else (command.on,)
     until = None if command.timeout_s is None else now + micros(command.timeout_s)
     children = command.children
     if reason is WaitReason.CHILD and not children:
-        return Rejection(RejectionKind.MALFORMED, "a wait for children names them in `children`", "children")
+        return malformed("children is empty; a wait for children names them there", "children")
     for key in children:
         if find(key) is None:
             return Rejection(RejectionKind.NOT_FOUND, f"there is no job {key} to wait for", "children")

@@ -68,6 +68,15 @@ from writ.schemas.events import (
     type_names,
 )
 from writ.schemas.faults import explain_fault
+from writ.schemas.links import (
+    JobAsked,
+    JobTold,
+    Mark,
+    MessageAccepted,
+    MessageSent,
+    MessageSettled,
+    PartitionOpened,
+)
 from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind

@@ -280,7 +280,7 @@ async def test_waiting_for_children_that_have_ended_goes_on_at_once(twin: Twin) 
     held = {"worker": "w1", "id": "parent", "token": lease["token"], "reason": "child"}
     unknown = await twin.ask("suspend", **held, children=["mail~none"])
     assert "there is no job mail~none to wait for" in str(unknown)
-    assert "names them" in str(await twin.ask("suspend", **held))
+    assert "names them there" in str(await twin.ask("suspend", **held))
     await twin.ask("suspend", **held, children=["mail~child"])
     assert twin.job("parent").state is State.PENDING
     assert (await twin.story("parent"))[-1] == "job_suspended+job_resumed"

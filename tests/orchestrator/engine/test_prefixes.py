@@ -14,6 +14,7 @@ from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS
 from writ.schemas.lifecycle import State
+from writ.schemas.links import LINK_EVENTS
 
 if TYPE_CHECKING:
     from .conftest import Twin
@@ -270,8 +271,8 @@ async def replay(twin: Twin, up_to: int) -> Partition:
     return state
 
 
-ELSEWHERE: Final = {"TimeResumed", "RejectionsFolded"}
-"""A leader that stands still, and floods of refusals, have tests of their own."""
+ELSEWHERE: Final = {"TimeResumed", "RejectionsFolded", "PartitionOpened"} | {e.__name__ for e in LINK_EVENTS}
+"""A leader that stands still, floods of refusals, and several partitions have tests of their own."""
 
 seen: Counter[str] = Counter()
 played: set[str] = set()

@@ -371,6 +371,17 @@ async def signal_without_a_name(s: Scene) -> str:
     return await s.ask("suspend", worker="w1", id="a", token=await s.run(), reason="signal")
 
 
+@row("children", "names them", "empty")
+async def children_without_a_name(s: Scene) -> str:
+    return await s.ask("suspend", worker="w1", id="a", token=await s.run(), reason="child")
+
+
+@row("there is no job", "to wait for", "mail~x")
+async def a_child_that_is_not_there(s: Scene) -> str:
+    held = {"worker": "w1", "id": "a", "token": await s.run()}
+    return await s.ask("suspend", **held, reason="child", children=["mail~x"])
+
+
 # Requests: their form, and too many that are refused.
 simple("verb", lambda s: s.raw("explode", b"{}"), "verb", "there are acquire", "'explode'")
 simple("queue of a request", lambda s: s.raw("acquire", b"{}", "a b"), "queue", "letters, digits", "'a b'")
@@ -446,6 +457,18 @@ async def redrive_of_a_key_that_is_live(s: Scene) -> str:
     await s.twin.report("fail", s.leases["a"], **{"class": "policy", "type": "Bad"})
     await s.submit("b", unique_key="u")
     return await s.ask("redrive", id="a")
+
+
+@row("the command answers", "the newest end of the job is", "record 1")
+async def redrive_of_another_end(s: Scene) -> str:
+    await s.end()
+    return await s.ask("redrive", id="a", answers=1)
+
+
+@row("step", "recorded steps: none", "'charge'")
+async def rerun_from_a_step(s: Scene) -> str:
+    await s.end()
+    return await s.ask("rerun", id="a", from_step="charge")
 
 
 @row("not_suspendable", "only its task", "a is running")
