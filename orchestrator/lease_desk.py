@@ -164,6 +164,9 @@ class LeaseDesk:
             self._office.store(round_, tenant, job.key, (event,), cause="acquire")
             return None
         actor = round_.actor_of(tenant, job.key)
+        if f"{tenant}.{waiter.queue}" in self._state.queues:
+            # What made room for it stands in a record of this round, which must not come after the grant.
+            actor = None
         if (
             actor is None
             or round_.extend(tenant, job.key, lease.grant(job, waiter.command, principal, actor)) is None

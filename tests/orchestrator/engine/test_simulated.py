@@ -1,0 +1,62 @@
+"""What the simulation found, each at its smallest."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from writ.orchestrator.state import Partition
+from writ.schemas.lifecycle import State
+from writ.schemas.schedules import ScheduleFired, ScheduleSkipped
+
+if TYPE_CHECKING:
+    from .conftest import Twin
+else:
+    Twin = Any
+
+
+async def declare(twin: Twin, **policy: Any) -> None:
+    assert "error" not in await twin.ask("declare", policy=policy)
+
+
+async def submit(twin: Twin, *jobs: dict[str, Any]) -> None:
+    for job in jobs:
+        await twin.submit({"task": "send"} | job)
+    await twin.settled()
+
+
+class OneRound:
+    """What is asked within is decided in one round: the log takes its time with the one before."""
+
+    def __init__(self, twin: Twin) -> None:
+        self._twin = twin
+
+    async def __aenter__(self) -> None:
+        self._twin.log.hold.clear()
+        self._before = asyncio.create_task(self._twin.ask("pause_queue", queue="another"))
+        await self._twin.settled()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._twin.settled()
+        self._twin.log.hold.set()
+        await self._before
+        await self._twin.settled()
+
+
+async def test_a_grant_stands_behind_what_made_room_for_it(twin: Twin) -> None:
+    """Else a log that was stored in part has more running than the limit."""
+    await declare(twin, concurrency=1)
+    await submit(twin, {"id": "a"})
+    (held,) = await twin.acquire()
+    waiting = asyncio.create_task(twin.acquire(wait_s=20, worker="w2"))
+    await twin.settled()
+    async with OneRound(twin):
+        await twin.submit({"task": "send", "id": "b"})
+        await twin.settled()
+        done = asyncio.create_task(twin.report("complete", held))
+    await done
+    assert [lease["id"] for lease in await waiting] == ["b"]
+    state = Partition(twin.log.partition, twin.log.epoch)
+    for record in await twin.records():
+        state.evolve(record)
+        assert state.running_in("default.mail") <= 1
