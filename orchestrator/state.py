@@ -234,16 +234,14 @@ class Partition:
         """What a job's events do to its queue: turns and tokens are used up."""
         place_of_queue = place.partition("~")[0]
         queue = self.queues.get(place_of_queue)
-        fair = self.jobs[place].fairness_key
-        if queue is None and fair is None:
-            return
         for event in events:
             if isinstance(event, LeaseGranted):
-                if fair is not None:
-                    served = self._ready.setdefault(place_of_queue, Ready()).served
-                    if undo is not None:
-                        undo.turns.append((place_of_queue, fair, served.get(fair, 0)))
-                    served[fair] = record.seq
+                # Jobs without a fairness key take turns like those of one key: else they starve the others.
+                fair = self.jobs[place].fairness_key or ""
+                served = self._ready.setdefault(place_of_queue, Ready()).served
+                if undo is not None:
+                    undo.turns.append((place_of_queue, fair, served.get(fair, 0)))
+                served[fair] = record.seq
                 if queue is not None and queue.policy.rate_per_s is not None:
                     queue = granted(queue, record.at)
                     self._put_queue(place_of_queue, queue, undo)

@@ -60,3 +60,9 @@ async def test_a_grant_stands_behind_what_made_room_for_it(twin: Twin) -> None:
     for record in await twin.records():
         state.evolve(record)
         assert state.running_in("default.mail") <= 1
+
+
+async def test_jobs_without_a_fairness_key_do_not_starve_the_others(twin: Twin) -> None:
+    await submit(twin, *({"id": f"free{n}"} for n in range(3)), {"id": "a", "fairness_key": "a"})
+    assert [lease["id"] for _ in range(3) for lease in await twin.acquire(1)] == ["free0", "a", "free1"]
+    await twin.check()
