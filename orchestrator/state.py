@@ -116,9 +116,12 @@ class Partition:
         return self._running_by_key.get((place, key), 0)
 
     def unique(self, place: str, key: str) -> Job | None:
-        """The live job that has a unique key: the newest, while one that it replaced still runs."""
+        """The live job that has a unique key: the newest, while one that it replaced still runs.
+
+        Of those only the newest was not asked to end; log time may be the same for several.
+        """
         holders = [self.jobs[where] for where in self._unique.get((place, key), ())]
-        return max(holders, key=lambda job: (job.round_at, job.key), default=None)
+        return max(holders, key=lambda job: (job.cancel is None, job.round_at, job.key), default=None)
 
     def put(self, place: str, job: Job | None, undo: Undo | None = None) -> None:
         """The only way to change a job: keeps the indexes true, and notes how to go back."""

@@ -66,3 +66,18 @@ async def test_jobs_without_a_fairness_key_do_not_starve_the_others(twin: Twin) 
     await submit(twin, *({"id": f"free{n}"} for n in range(3)), {"id": "a", "fairness_key": "a"})
     assert [lease["id"] for _ in range(3) for lease in await twin.acquire(1)] == ["free0", "a", "free1"]
     await twin.check()
+
+
+async def test_of_several_with_a_unique_key_the_one_not_replaced_is_replaced_next(twin: Twin) -> None:
+    """They may all have come at one log time, and the name is not to decide then."""
+    await declare(twin, on_clash="replace")
+    async with OneRound(twin):
+        await submit(twin, {"id": "y", "unique_key": "u"})
+        taking = asyncio.create_task(twin.acquire())
+        await twin.settled()
+        await submit(twin, {"id": "b", "unique_key": "u"}, {"id": "c", "unique_key": "u"})
+    assert [lease["id"] for lease in await taking] == ["y"]
+    assert twin.engine is not None
+    jobs = twin.engine.state.jobs.values()
+    assert [job.id for job in jobs if job.cancel is None and job.finished_at is None] == ["c"]
+    await twin.check()
