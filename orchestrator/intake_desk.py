@@ -16,7 +16,6 @@ from writ.schemas.events import (
 )
 from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import Job
-from writ.schemas.policy import OnClash
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed
@@ -82,8 +81,10 @@ class IntakeDesk:
         if refused is not None:
             return refused
         clash = None if command.unique_key is None else self._state.unique(place, command.unique_key)
-        if clash is not None and policy.policy.on_clash is not OnClash.REPLACE:
-            return intake.clashes(command, clash, policy.policy.on_clash, index)
+        if clash is not None:
+            refused = intake.clashes(command, clash, policy.policy.on_clash, index)
+            if refused is not None:
+                return refused
         self.flush_folded(round_)
         if clash is not None:
             self._replace(round_, clash, element.job_id)

@@ -43,10 +43,14 @@ def refusal(
     return None
 
 
-def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None) -> Rejection:
-    """What is said of a second submit with a unique key, where it does not replace the first."""
-    kind = RejectionKind.DUPLICATE if on_clash is OnClash.RETURN else RejectionKind.CONFLICT
+def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None) -> Rejection | None:
+    """What is said of a second submit with a unique key; nothing where it replaces the first."""
     reason = f"unique_key {command.unique_key} belongs to the live job {live.key}; on_clash is {on_clash}"
+    if on_clash is OnClash.REPLACE:
+        if live.key not in (command.parent, *command.after):
+            return None
+        reason = f"{reason}, and a job cannot replace one that it is a child of or comes after"
+    kind = RejectionKind.DUPLICATE if on_clash is OnClash.RETURN else RejectionKind.CONFLICT
     return Rejection(kind, reason, "unique_key", index, live.key)
 
 

@@ -81,3 +81,15 @@ async def test_of_several_with_a_unique_key_the_one_not_replaced_is_replaced_nex
     jobs = twin.engine.state.jobs.values()
     assert [job.id for job in jobs if job.cancel is None and job.finished_at is None] == ["c"]
     await twin.check()
+
+
+async def test_a_job_does_not_replace_its_parent_or_one_that_it_comes_after(twin: Twin) -> None:
+    await declare(twin, on_clash="replace")
+    await submit(twin, {"id": "a", "unique_key": "u"})
+    await submit(twin, {"id": "b", "unique_key": "u", "parent": "mail~a"})
+    await submit(twin, {"id": "c", "unique_key": "u", "after": ["mail~a"]})
+    assert twin.job("a").state is State.PENDING
+    refused = [record for record in await twin.records() if record.kind == "principal"]
+    assert len(refused) == 2
+    assert "cannot replace one that it is a child of" in repr(refused[0].events)
+    await twin.check()
