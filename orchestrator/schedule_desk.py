@@ -107,8 +107,8 @@ class ScheduleDesk:
             against = intake.refusal(command, queue, pending, partial(self._state.find, tenant), None)
             if against is not None:
                 refused[start.id] = against
-            else:
-                pending += 1
+            elif not start.after:
+                pending += 1  # one that comes after others waits for them, and is not pending
         return refused
 
     def _store(

@@ -93,3 +93,17 @@ async def test_a_job_does_not_replace_its_parent_or_one_that_it_comes_after(twin
     assert len(refused) == 2
     assert "cannot replace one that it is a child of" in repr(refused[0].events)
     await twin.check()
+
+
+async def test_a_due_time_that_has_to_wait_for_others_is_not_pending(twin: Twin) -> None:
+    """A queue with room for two takes them all: only one of them is ever pending."""
+    await declare(twin, pending_max=2)
+    spec = {"task": "report", "every_s": 60, "overlap": "queue", "catch_up_max": 5}
+    await twin.ask("declare_schedule", name="m", spec=spec)
+    await twin.crash()
+    await asyncio.sleep(305)
+    await twin.start()
+    await twin.settled()
+    assert len(await twin.events(ScheduleFired)) == 5
+    assert await twin.events(ScheduleSkipped) == []
+    await twin.check()
