@@ -24,13 +24,14 @@ from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.workers import Worker
 
-from .fold import TERMINAL, Tally, elements
+from .fold import elements
 from .hosts import ClientHost, OrchestratorHost, WorkerHost
 from .loop import SECOND_US, Host, World
 from .net import INTAKE_EPOCH, Broker, Network
 from .plan import FAULTS_END_US, PARTITIONS, TENANT, Fault, Plan
 from .ports import SimIntake, SimLog, SimRequests, SimWire
 from .programs import Program
+from .tally import Tally
 from .tasks import TASKS
 from .watch import Watch
 
@@ -70,8 +71,7 @@ class History:
         self.net = Network(world, plan, random.Random(seed + 2))
         self.broker = Broker(world, self.net, random.Random(seed + 3))
         self.appends = random.Random(seed + 4)
-        self.watch = watch = Watch(world)
-        watch.intakes = self.broker.intakes
+        self.watch = watch = Watch(world, self.broker.intakes)
         self.broker.on_stored = watch.stored
         self.orchestrators: list[OrchestratorHost] = []
         self.workers: list[WorkerHost] = []
@@ -125,20 +125,22 @@ class History:
     def start_worker(self, number: int, old: Host | None = None) -> WorkerHost:
         host = WorkerHost(self.world, self._name("w", number), self.watch)
         self._skew(host, old)
-        slots, wait_s = self.plan.workers[number]
+        plan = self.plan.workers[number]
         worker = host.worker = Worker(
             self.plan.queues,
-            TASKS,
-            concurrency=slots,
+            [TASKS[task] for task in plan.tasks],
+            concurrency=plan.slots,
             name=host.name,
             target=Target("sim", None, TENANT, f"worker{number}"),
-            wait_s=wait_s,
+            wait_s=plan.wait_s,
             drain_s=2.0,
             clock=host,
             entropy=self.entropy.random,
         )
-        wire = SimWire(host, self.broker, self.watch, self.query)
-        self._run(host, worker.run_inline(wire), f"worker {host.name}")
+        host.principal = worker.target.principal
+        host.wire = SimWire(host, self.broker, self.watch, self.query)
+        self.watch.tasks_of[host.name] = plan.tasks
+        self._run(host, worker.run_inline(host.wire), f"worker {host.name}")
         return host
 
     def start_client(self, number: int, old: Host | None = None) -> ClientHost:
@@ -153,6 +155,7 @@ class History:
             if part.name not in self.done:
                 host.open.add(part.name)
                 self._run(host, program.run(part, self.done), f"client {host.name}: {part.name}")
+        self._run(host, program.let_go(), f"client {host.name}: letting go")
         return host
 
     def _run(self, host: Host, work: Coroutine[Any, Any, None], what: str) -> None:
@@ -328,11 +331,10 @@ class History:
         if both and not self._both:
             self.world.fault("two_leaders")
         self._both = both
-        if self.net.calm and min(leading) == 1 and not any(host.open for host in self.clients):
-            jobs = [job for fold in self.watch.folds for job in fold.jobs.values()]
-            if all(job.state in TERMINAL for job in jobs) and self._all_read():
-                self.world.stop = True
-                return
+        quiet = self.net.calm and min(leading) == 1 and not any(host.open for host in self.clients)
+        if quiet and self.watch.over() and self._all_read():
+            self.world.stop = True
+            return
         self.world.post(SECOND_US // 2, None, self._look)
 
     def _all_read(self) -> bool:
@@ -348,10 +350,8 @@ class History:
         """What must hold in the end."""
         watch = self.watch
         if too_late:
-            for fold in watch.folds:
-                for job in fold.jobs.values():
-                    if job.state not in TERMINAL:
-                        watch.broken(f"{job.key} is still {job.state}, long after the last fault")
+            for what in watch.left():
+                watch.broken(f"{what}, long after the last fault")
             for host in self.clients:
                 for name in sorted(host.open):
                     watch.broken(f"{host.name} still waits: {name}")
@@ -365,7 +365,6 @@ class History:
                 if orchestrator.alive:
                     watch.compare_at_rest(engine, log)
         watch.check_submits()
-        watch.check_redrives()
         watch.check_answers()
         watch.check_mail()
         if self.plan.seed % 16 == 0:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from writ.orchestrator.engine import Engine
     from writ.workers import Context, Worker
 
-    from .ports import SimLog
+    from .ports import SimLog, SimWire
     from .watch import Watch
 
 
@@ -30,6 +30,13 @@ class WorkerHost(Host):
         super().__init__(world, name)
         self.watch = watch
         self.worker: Worker | None = None
+        self.wire: SimWire | None = None
+        self.principal = ""
+
+    async def ask(self, subject: str, body: bytes, timeout_s: float) -> bytes:
+        """A request of user code's own."""
+        assert self.wire is not None
+        return await self.wire.request(subject, body, timeout_s)
 
     def executes(self, ctx: Context) -> None:
         if self.alive:

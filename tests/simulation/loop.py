@@ -20,8 +20,8 @@ from math import ceil
 from typing import Any
 
 SECOND_US = 1_000_000
-WALL_START_US = 1_767_225_600 * SECOND_US
-"""2026-01-01, when every history begins."""
+WALL_START_US = 1_767_225_592 * SECOND_US
+"""Eight seconds before 2026, when every history begins: so one has a full minute in its midst."""
 
 _UNWINDING_MAX = 50_000
 _UNWINDING_ROUNDS = 50

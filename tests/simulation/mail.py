@@ -8,9 +8,7 @@ from typing import NamedTuple
 from writ.schemas.links import Content, Mark, MessageAccepted, MessageSent, MessageSettled
 from writ.schemas.records import Record
 
-
-class Wrong(Exception):
-    """A record that must not stand in the log."""
+from .tally import Wrong
 
 
 class Letter(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a seed draws: jobs, what clients do and when, and faults. A plan can be cut down to shrink it."""
+"""What a seed draws: the world's size, its faults, and by `workload` what clients do. It can be cut down."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class JobPlan(msgspec.Struct, frozen=True):
-    """One submit: who sends it, how, when, and what the job does.
+    """One submit: who sends it, how, when, and what the job does. `options` is as on the wire.
 
     `how` is submit, many (with the next one of the same queue), raw, or malformed.
     """
@@ -71,12 +71,26 @@ class JobPlan(msgspec.Struct, frozen=True):
 
 
 class Deed(msgspec.Struct, frozen=True):
-    """What an operator or a meddler does to a job. `what` is cancel, redrive, resubmit or meddle."""
+    """What an operator or a meddler does, to a job by its number or to a queue.
+
+    `when` is a state of the job that is waited for a while; `how` goes with the command.
+    """
 
     at_us: int
     client: int
     what: str
-    job: int
+    queue: str
+    job: int = -1
+    when: str = ""
+    how: dict[str, Any] = {}
+
+
+class WorkerPlan(msgspec.Struct, frozen=True):
+    """One worker: its slots, how long its acquires wait, and the tasks that it knows."""
+
+    slots: int
+    wait_s: float
+    tasks: tuple[str, ...]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -85,8 +99,7 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     queues: tuple[str, ...]
     orchestrators: int
-    workers: tuple[tuple[int, float], ...]
-    """Slots and seconds of waiting of each."""
+    workers: tuple[WorkerPlan, ...]
     clients: int
     storm: float
     jobs: tuple[JobPlan, ...]
@@ -97,31 +110,7 @@ class Plan(msgspec.Struct, frozen=True):
     """Spans of time, in microseconds, without faults of messages and appends."""
 
 
-def draw(seed: int) -> Plan:
-    """The plan of a seed."""
-    rng = random.Random(seed)
-    queues = _draw_queues(rng)
-    clients = 2 if rng.random() < 0.3 else 1
-    jobs = tuple(_draw_job(rng, number, queues, clients) for number in range(rng.randint(4, 8)))
-    workers = tuple((rng.randint(1, 3), rng.choice((1.0, 2.0, 4.0))) for _ in range(rng.choice((2, 2, 3))))
-    storm = rng.choice((0.3, 1.0, 1.0, 2.5))
-    count = rng.choice((0, 1, 2, 3, 3, 4, 5, 7))
-    faults = sorted((_draw_fault(rng) for _ in range(count)), key=lambda fault: fault.at_us)
-    deeds = [_draw_deed(rng, len(jobs), clients) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-    return Plan(
-        seed,
-        queues,
-        3 if rng.random() < 0.15 else 2,
-        workers,
-        clients,
-        storm,
-        jobs,
-        tuple(deeds),
-        tuple(faults),
-    )
-
-
-def _draw_queues(rng: random.Random) -> tuple[str, ...]:
+def draw_queues(rng: random.Random) -> tuple[str, ...]:
     """Two or three queues, at least one in each partition."""
     homes = [[queue for queue in QUEUES if HOME[queue] == partition] for partition in range(PARTITIONS)]
     queues = [rng.choice(home) for home in homes]
@@ -130,81 +119,19 @@ def _draw_queues(rng: random.Random) -> tuple[str, ...]:
     return tuple(queues)
 
 
-_DOINGS: Final = (
-    ("ok", 46),
-    ("long", 12),
-    ("flaky", 10),
-    ("fail", 6),
-    ("policy", 3),
-    ("later", 3),
-    ("listed", 3),
-    ("hang", 4),
-    ("stubborn", 3),
-    ("crash", 4),
-    ("give_up", 2),
-    ("odd", 2),
-    ("plain", 2),
-)
-_NAMES: Final = tuple(name for name, _ in _DOINGS)
-_SHARES: Final = tuple(share for _, share in _DOINGS)
+def draw_workers(rng: random.Random) -> tuple[WorkerPlan, ...]:
+    """Two or three workers; the first knows every task."""
+    workers: list[WorkerPlan] = []
+    for number in range(rng.choice((2, 2, 3))):
+        tasks = ("work", "plain") if not number or rng.random() < 0.9 else ("work",)
+        workers.append(WorkerPlan(rng.randint(1, 3), rng.choice((1.0, 2.0, 4.0)), tasks))
+    return tuple(workers)
 
 
-def _draw_job(rng: random.Random, number: int, queues: tuple[str, ...], clients: int) -> JobPlan:
-    do = rng.choices(_NAMES, _SHARES)[0]
-    how = rng.choices(("submit", "many", "raw", "malformed"), (60, 14, 20, 6))[0]
-    given: dict[str, Any] = {"do": do, "ms": rng.choice((0, 0, 5, 50, 200, 800)), "n": 0}
-    lease_s = round(rng.uniform(1, 4), 2)
-    options: dict[str, Any] = {
-        "lease_s": lease_s,
-        "attempt_timeout_s": round(rng.uniform(6, 9), 2),
-        "job_timeout_s": round(rng.uniform(25, 45), 2),
-        "retry": {
-            "max_attempts": rng.choice((1, 2, 3, 4, 0)),
-            "initial_interval_s": round(rng.uniform(0.02, 0.8), 3),
-            "backoff": rng.choice((1.0, 1.5, 2.0, 3.0)),
-            "max_interval_s": rng.choice((0.5, 2.0, 100.0)),
-            "jitter": rng.choice((0.0, 0.1, 1.0)),
-            "max_lease_losses": rng.choice((1, 2, 3, 5)),
-        },
-    }
-    if do == "long":
-        given["ms"] = rng.randint(round(lease_s * 1_000), 5_500)
-    elif do in ("hang", "stubborn"):
-        options["attempt_timeout_s"] = round(rng.uniform(1.5, 3.5), 2)
-        options["retry"]["max_attempts"] = rng.choice((1, 2))
-    elif do in ("flaky", "later", "crash"):
-        given["n"] = rng.choice((1, 1, 2, 3))
-    elif do == "listed":
-        options["retry"]["non_retryable_types"] = ["KeyError"]
-    if do in ("fail", "hang", "stubborn") and not options["retry"]["max_attempts"]:
-        options["retry"]["max_attempts"] = 3
-    if rng.random() < 0.18:
-        options["delay_s"] = round(rng.uniform(0.1, 7), 2)
-    if rng.random() < 0.08:
-        options["expires_in_s"] = round(rng.uniform(0.3, 5), 2)
-    if rng.random() < 0.06:
-        options["job_timeout_s"] = round(rng.uniform(1, 6), 2)
-    if rng.random() < 0.4:
-        options["priority"] = rng.randint(1, 5)
-    named = rng.random() < 0.6
-    return JobPlan(
-        number,
-        rng.randrange(round(0.1 * SECOND_US), 11 * SECOND_US),
-        rng.randrange(clients),
-        rng.choice(queues),
-        how,
-        f"job-{number}" if named else None,
-        "plain" if do == "plain" else "work",
-        given,
-        options,
-        rng.random() < 0.25,
-    )
-
-
-def _draw_deed(rng: random.Random, jobs: int, clients: int) -> Deed:
-    what = rng.choices(("cancel", "redrive", "resubmit", "meddle"), (35, 30, 15, 20))[0]
-    at_us = rng.randrange(SECOND_US // 2, 14 * SECOND_US)
-    return Deed(at_us, rng.randrange(clients), what, rng.randrange(jobs))
+def draw_faults(rng: random.Random) -> tuple[Fault, ...]:
+    """What goes wrong at a time, in its order."""
+    count = rng.choice((0, 1, 2, 3, 3, 4, 5, 7))
+    return tuple(sorted((_draw_fault(rng) for _ in range(count)), key=lambda fault: fault.at_us))
 
 
 def _draw_fault(rng: random.Random) -> Fault:

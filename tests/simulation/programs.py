@@ -12,15 +12,15 @@ import msgspec
 from writ.broker.client import Client, JobHandle
 from writ.broker.errors import WireError, WritError
 from writ.schemas.commands import Complete, Completion, Held, Release, Renew
-from writ.schemas.policy import Retry
 from writ.schemas.subjects import lease_subject, submit_subject
 
-from .fold import Tally
 from .hosts import ClientHost
 from .loop import SECOND_US
 from .net import Broker
+from .operators import Operator
 from .plan import HOME, TENANT, Deed, JobPlan, Plan
 from .ports import SimWire
+from .tally import Tally
 from .watch import Watch
 
 _BAD: Final = (b'{"bad":1}', b'{"bad":2,"task":"plain","lease_s":0}', b'{"task":7,"bad":3}', b'{"bad')
@@ -47,6 +47,7 @@ class Program:
         self._wire = wire
         self._watch = watch
         self._broker: Broker = wire.broker
+        self._operator = Operator(plan, host, client, watch)
 
     def parts(self) -> list[Part]:
         plan, number = self._plan, self._number
@@ -67,6 +68,11 @@ class Program:
                 parts.append(Part(f"deed {place}", deed.at_us, partial(self._do, deed)))
         return parts
 
+    async def let_go(self) -> None:
+        """What operators do in the end; only one of them need do it."""
+        if self._number == 0:
+            await self._operator.let_go()
+
     async def run(self, part: Part, done: set[str]) -> None:
         """Does a part at its time."""
         host = self._host
@@ -79,10 +85,11 @@ class Program:
     # --- submits ------------------------------------------------------------------------------------------
 
     async def _submit(self, job: JobPlan) -> None:
-        options: dict[str, Any] = {**job.options, "retry": msgspec.convert(job.options["retry"], Retry)}
         client = self._client
         try:
-            handle = await client.submit(job.queue, job.task, job.input, id=job.id, **options, timeout_s=20)
+            handle = await client.submit(
+                job.queue, job.task, job.input, id=job.id, **job.options, timeout_s=20
+            )
         except WritError:
             return
         self._accepted(handle)
@@ -133,22 +140,12 @@ class Program:
     # --- deeds --------------------------------------------------------------------------------------------
 
     async def _do(self, deed: Deed) -> None:
-        """A deed concerns a job of the plan that has a name; where it has none, the deed is guesswork."""
-        jobs, client = self._plan.jobs, self._client
-        job = jobs[deed.job] if deed.job < len(jobs) else jobs[0]
-        named = job.id or "nobody"
+        job = next((job for job in self._plan.jobs if job.number == deed.job), None)
         try:
-            if deed.what == "cancel":
-                await client.cancel(named, job.queue, timeout_s=8)
+            if job is None or deed.what not in ("resubmit", "meddle"):
+                await self._operator.do(deed, None if job is None else job.id)
             elif deed.what == "resubmit":
                 await self._raw(job)
-            elif deed.what == "redrive":
-                for _ in range(12):
-                    found = self._watch.find(job.queue, named)
-                    if found is not None and found.state == "dead":
-                        break
-                    await asyncio.sleep(1)
-                await client.redrive(named, job.queue, timeout_s=8)
             else:
                 await self._meddle(job)
         except WritError:

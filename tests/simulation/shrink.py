@@ -42,15 +42,8 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, faults=faults)
     for deeds in _halves(plan.deeds):
         yield replace(plan, deeds=deeds)
-    for jobs in _halves(plan.jobs):
-        yield replace(plan, jobs=jobs, deeds=plan.deeds if len(jobs) == len(plan.jobs) else ())
-    for place in range(len(plan.jobs)):
-        kept = plan.jobs[:place] + plan.jobs[place + 1 :]
-        moved = tuple(
-            replace(deed, job=deed.job - (deed.job > place)) for deed in plan.deeds if deed.job != place
-        )
-        if kept:
-            yield replace(plan, jobs=kept, deeds=moved)
+    for jobs in (kept for kept in _halves(plan.jobs) if kept):
+        yield replace(plan, jobs=jobs)
     for kind in kinds:
         if kind not in plan.off:
             yield replace(plan, off=plan.off | {kind})
@@ -78,8 +71,9 @@ def _halves(items: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
 def story(plan: Plan, outcome: Outcome) -> str:
     """A plan and what it broke, for people."""
     lines = [f"seed {plan.seed}, {outcome.steps} steps, {outcome.records} records:"]
-    for worker, (slots, wait_s) in enumerate(plan.workers):
-        lines.append(f"  worker {worker}: {slots} slots, waits {wait_s} s")
+    for number, worker in enumerate(plan.workers):
+        knows = " and ".join(worker.tasks)
+        lines.append(f"  worker {number}: {worker.slots} slots, waits {worker.wait_s} s, knows {knows}")
     lines.append(
         f"  {plan.orchestrators} orchestrators, {plan.clients} clients, queues {', '.join(plan.queues)}"
     )
@@ -87,7 +81,10 @@ def story(plan: Plan, outcome: Outcome) -> str:
         what = f"job {job.number} {job.id or 'without id'} by {job.how} to {job.queue}"
         lines.append(f"  {_at(job.at_us)} {what}: {job.input} {job.options}")
     for deed in plan.deeds:
-        lines.append(f"  {_at(deed.at_us)} client {deed.client}: {deed.what} job {deed.job}")
+        what = f"{deed.what} {deed.how}" if deed.how else deed.what
+        to = deed.queue if deed.job < 0 else f"job {deed.job}"
+        when = f" when it is {deed.when}" if deed.when else ""
+        lines.append(f"  {_at(deed.at_us)} client {deed.client}: {what} to {to}{when}")
     for fault in plan.faults:
         lines.append(f"  {_at(fault.at_us)} {fault.kind} {fault.target} for {fault.for_us / SECOND_US} s")
     on = [kind for kind in (*MESSAGE_FAULTS, *APPEND_FAULTS) if kind not in plan.off]

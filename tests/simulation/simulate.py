@@ -22,8 +22,9 @@ from writ.schemas.events import JobSubmitted
 from writ.schemas.lifecycle import TRANSITIONS, State
 
 from .history import Outcome, run
-from .plan import APPEND_FAULTS, MESSAGE_FAULTS, OBSERVED_FAULTS, TIMED_FAULTS, draw
+from .plan import APPEND_FAULTS, MESSAGE_FAULTS, OBSERVED_FAULTS, TIMED_FAULTS
 from .shrink import shrink, story
+from .workload import draw
 
 STEPS_MIN: Final = 200
 PROCESSES: Final = 2

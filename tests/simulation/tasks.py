@@ -1,11 +1,22 @@
 """The user code of simulated jobs: what each does is in its input."""
 
+# What a lease brought beside the input is not in the context.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
+from writ.broker.errors import WireError
+from writ.schemas.commands import Progress, Reported, SignalCame, Snooze, Suspend
+from writ.schemas.rejections import RejectionKind
+from writ.schemas.subjects import lease_subject
 from writ.workers import Context, FailJob, RetryAfter, Task
+
+from .loop import SECOND_US
 
 if TYPE_CHECKING:
     from .hosts import WorkerHost
@@ -24,7 +35,9 @@ def _host() -> WorkerHost:
     return cast("WorkerHost", loop.host)
 
 
-async def _work(do: str, ms: int, n: int, ctx: Context) -> Any:
+async def _work(
+    do: str, ms: int, n: int, ctx: Context, wait: dict[str, Any] | None = None, got: Any = None
+) -> Any:
     host = _host()
     host.executes(ctx)
     done = {"id": ctx.id, "attempt": ctx.attempt}
@@ -37,6 +50,15 @@ async def _work(do: str, ms: int, n: int, ctx: Context) -> Any:
         await asyncio.sleep(ms / 1_000)
     if do == "hang":
         await asyncio.sleep(_HANG_S)
+    elif do == "outage" and host.world.now_us < n * SECOND_US:
+        raise ConnectionError("what it needs is away")
+    elif do == "snooze" and ctx.attempt <= n:
+        await _say(ctx, Snooze(host.name, ctx.id, ctx.fencing_token, 0.3 * ctx.attempt))
+    elif do in ("signal", "approval") and ctx.attempt <= n:
+        await _say(ctx, _suspend(ctx, do, wait or {}))
+    elif do == "progress":
+        progress = msgspec.Raw(b"%d" % ctx.attempt)
+        await _say(ctx, Progress(host.name, ctx.id, ctx.fencing_token, progress))
     elif do == "fail" or (do == "flaky" and ctx.attempt <= n):
         raise ValueError("no luck")
     elif do == "later" and ctx.attempt <= n:
@@ -50,6 +72,38 @@ async def _work(do: str, ms: int, n: int, ctx: Context) -> Any:
     elif do == "odd":
         return _Odd()
     return done
+
+
+def _suspend(ctx: Context, reason: Any, wait: dict[str, Any]) -> Suspend:
+    """Waits for a person; for a signal that has not been had yet."""
+    on = "go" if reason == "signal" else None
+    seen = max((came.seq for came in signals_of(ctx) if came.name == on), default=0)
+    given = {**wait, "on": on, "seen": seen}
+    return msgspec.convert(
+        {"worker": _host().name, "id": ctx.id, "token": ctx.fencing_token, "reason": reason, **given}, Suspend
+    )
+
+
+def signals_of(ctx: Context) -> tuple[SignalCame, ...]:
+    """What the lease brought."""
+    return ctx._run.lease.signals
+
+
+async def _say(ctx: Context, command: Snooze | Suspend | Progress) -> None:
+    """Tells the orchestrator something of the running attempt, until it has answered."""
+    host = _host()
+    subject = lease_subject(ctx.tenant, host.principal, type(command).__name__.lower(), ctx.queue)
+    while True:
+        try:
+            answer = await host.ask(subject, msgspec.json.encode(command), 5)
+        except WireError:
+            await asyncio.sleep(0.3)
+            continue
+        said = msgspec.json.decode(answer, type=Reported)
+        refused = said.error or (said.refused[0] if said.refused else None)
+        if refused is None or refused.kind is not RejectionKind.TRY_LATER:
+            return
+        await asyncio.sleep(0.3)
 
 
 async def _stubborn(host: WorkerHost) -> str:
@@ -68,4 +122,4 @@ def _plain(do: str, ms: int, n: int, ctx: Context) -> Any:
     return {"id": ctx.id, "attempt": ctx.attempt}
 
 
-TASKS = [Task(_work, "work"), Task(_plain, "plain")]
+TASKS: dict[str, Task[..., Any]] = {"work": Task(_work, "work"), "plain": Task(_plain, "plain")}

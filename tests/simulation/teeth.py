@@ -12,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
 from .history import run
-from .plan import draw
 from .planted import BUGS, planted
+from .workload import draw
 
 SEEDS_MAX: Final = 10_000
 

@@ -11,9 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from .history import run
-from .plan import APPEND_FAULTS, MESSAGE_FAULTS, draw
+from .plan import APPEND_FAULTS, MESSAGE_FAULTS
 from .shrink import shrink, story
 from .simulate import KINDS, STEPS_MIN, add, nothing
+from .workload import draw
 
 ROOT = Path(__file__).parents[2]
 CHUNKS = 6
@@ -37,7 +38,7 @@ def test_a_seed_says_everything() -> None:
     """The same bytes again, also in another process with other hashes."""
     program = (
         "from tests.simulation.history import run\n"
-        "from tests.simulation.plan import draw\n"
+        "from tests.simulation.workload import draw\n"
         "for seed in (3, 134, 8048): print(run(draw(seed)).digest)\n"
     )
     said = [
