@@ -96,8 +96,8 @@ def on_parent_ended(child: Job, parent: Known) -> tuple[Fact, ...]:
         return ()
     if child.state in TERMINAL or child.cancel is not None:
         return ()
-    if parent.finished_at is not None and child.round_at > parent.finished_at:
-        return ()  # an operator opened it since
+    if child.round > 1 and parent.finished_at is not None and child.round_at > parent.finished_at:
+        return ()  # an operator had it run again, after its parent's end and knowing of it
     reason = f"its parent {parent.key} is {_how(parent)}"
     if child.state is State.RUNNING:
         return (CancelRequested(reason),)

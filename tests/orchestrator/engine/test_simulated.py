@@ -107,3 +107,16 @@ async def test_a_due_time_that_has_to_wait_for_others_is_not_pending(twin: Twin)
     assert len(await twin.events(ScheduleFired)) == 5
     assert await twin.events(ScheduleSkipped) == []
     await twin.check()
+
+
+async def test_a_child_that_is_run_again_outlives_its_parents_end_with_every_leader(twin: Twin) -> None:
+    await submit(twin, {"id": "p"}, {"id": "c", "parent": "mail~p"})
+    await twin.ask("terminate", id="p")
+    assert twin.job("c").state is State.CANCELLED
+    await asyncio.sleep(1)
+    await twin.ask("rerun", id="c")
+    await twin.crash()
+    await twin.start()
+    await twin.settled()
+    assert twin.job("c").state is State.PENDING
+    await twin.check()
