@@ -150,7 +150,8 @@ class Answers:
         missing = [seq for _, seq, _ in job.signals if held.seen < seq <= asked.seq and seq not in got]
         if missing:
             self._broken(f"a beat of {job.key} does not bring the signals {missing}")
-        if job.token and job.cancel is not None and held.id not in said.cancel and asked.seq == fold.seq:
+        told = held.id in said.cancel
+        if job.token == held.token and job.cancel is not None and job.cancel_seq <= asked.seq and not told:
             self._broken(f"a beat of {job.key} does not say that it is cancelled")
 
     def _reported(self, fold: Fold, asked: Asked, said: commands.Reported) -> None:
@@ -218,6 +219,8 @@ class Answers:
             stored = fold.operated.get((asked.verb, asked.key), 0) > asked.seq
             if not stored and not self._needless(fold, asked, said, job):
                 self._broken(f"{asked.verb} of {asked.key} was accepted, and is not in the log")
+            elif asked.verb == "terminate" and job is not None and job.live and job.round == asked.round:
+                self._broken(f"terminate of {asked.key} was accepted, and it is {job.state}")
         elif error.kind is RejectionKind.NOT_FOUND:
             if job is not None and asked.round:
                 self._broken(f"an operator was told that {asked.key} does not exist")

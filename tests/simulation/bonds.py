@@ -58,7 +58,7 @@ class Bonds:
         if job.given.parent is None or job.given.on_parent_end != "cancel":
             return False
         parent = self.find(job.tenant, job.given.parent)
-        return parent is not None and parent.state in _FAILED and parent.ended_by > job.opened
+        return parent is not None and parent.state in _FAILED and parent.ended_at >= job.round_at
 
     def submitted(self, job: Tally) -> None:
         """The record that accepted a job is complete."""

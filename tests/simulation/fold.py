@@ -134,6 +134,7 @@ class Fold:
         self.touched[key] = None
         job = self.jobs.get(key)
         ended, since = False, 0 if job is None else job.since
+        dropped = job is not None and job.dropped is not None
         for event in record.events:
             kind = type(event)
             need(not ended, f"{kind.__name__} follows a terminal event in one record")
@@ -151,7 +152,7 @@ class Fold:
         need(job.asks is None or not job.live, "the approval was not asked for")
         if not job.records:
             self.bonds.submitted(job)
-        self.operations.acted(job, since, record)
+        self.operations.acted(job, since, dropped, record)
         job.records += 1
 
     def _submitted(self, key: str, event: e.JobSubmitted, record: Record) -> Tally:

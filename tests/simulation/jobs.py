@@ -312,7 +312,7 @@ class JobRules:
             or (cause is not None and cause.startswith("record:") and fold.bonds.parent_over(job))
         )
         need(record.actor != SYSTEM or by_system, "nobody asked for it")
-        job.cancel = event.reason
+        job.cancel, job.cancel_seq = event.reason, record.seq
         if not job.token:
             job.owes = "cancel"
 
@@ -355,7 +355,8 @@ class JobRules:
 
     @staticmethod
     def _end(job: Tally, state: str, record: Record) -> None:
-        job.state, job.since, job.ended_by, job.owes = state, record.seq, record.seq, ""
+        job.state, job.since, job.owes = state, record.seq, ""
+        job.ended_by, job.ended_at = record.seq, record.at
         job.wait = job.asks = None
 
     # --- and again ----------------------------------------------------------------------------------------

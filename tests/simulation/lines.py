@@ -81,6 +81,8 @@ class Lines:
         self._jobs = jobs
         self._lines: dict[str, Line] = {}
         self._granted: list[Grant] = []
+        self._before: dict[str, dict[str, int]] = {}
+        """The turns as they were before the round, of the queues in which it granted."""
         self._freed: Counter[tuple[str, str | None]] = Counter()
         self._changed: set[str] = set()
         self.knows: Callable[[str, str], bool] = lambda worker, task: True
@@ -205,7 +207,11 @@ class Lines:
             need(level >= 1 - _EPSILON, f"granted with {level:.3f} tokens left of {policy.rate_per_s}/s")
             line.grants.level -= 1
         fair = job.given.fairness_key or ""
-        turn = line.served.get(fair, 0)
+        before = self._before.setdefault(job.queue, dict(line.served))
+        place = job.queue, job.priority, fair
+        again = any((grant.job.queue, grant.priority, grant.fair) == place for grant in self._granted)
+        # Turns are taken within a priority: what a key had of another one at once does not count.
+        turn = (line.served if again else before).get(fair, 0)
         self._granted.append(Grant(job, job.worker, job.priority, fair, job.since, turn))
         line.served[fair] = record.seq
 
@@ -218,6 +224,7 @@ class Lines:
     def open(self) -> None:
         """A round begins."""
         self._granted.clear()
+        self._before.clear()
         self._freed.clear()
         self._changed.clear()
 

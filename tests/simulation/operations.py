@@ -55,8 +55,11 @@ class Operations:
         need(event.done == operation.done, f"says {event.done} jobs, there were {operation.done}")
         operation.ended = True
 
-    def acted(self, job: Tally, since: int, record: Record) -> None:
-        """A record of a job is complete; it may be the step of an operation. `since` is from before it."""
+    def acted(self, job: Tally, since: int, dropped: bool, record: Record) -> None:
+        """A record of a job is complete; it may be the step of an operation.
+
+        `since` is where the job stood before, and `dropped` whether it was settled then.
+        """
         cause = record.cause or ""
         if not cause.startswith(BY_OPERATION):
             return
@@ -69,6 +72,7 @@ class Operations:
         need(job.queue == operation.queue, "a job of another queue")
         need(isinstance(record.events[0], _DOES[plan.verb]), f"the operation was to {plan.verb}")
         need(since <= operation.seq, "the job has changed since the plan was made")
+        need(not dropped, "the job was dropped")
         need(plan.filter.task is None or job.task == plan.filter.task, "the filter leaves it out")
         need(not plan.limit or operation.done < plan.limit, f"one more than limit {plan.limit}")
         self._gently(place.partition(".")[2], operation, job)

@@ -124,7 +124,7 @@ def draw_workers(rng: random.Random) -> tuple[WorkerPlan, ...]:
     workers: list[WorkerPlan] = []
     for number in range(rng.choice((2, 2, 3))):
         tasks = ("work", "plain") if not number or rng.random() < 0.9 else ("work",)
-        workers.append(WorkerPlan(rng.randint(1, 3), rng.choice((1.0, 2.0, 4.0)), tasks))
+        workers.append(WorkerPlan(rng.choice((1, 2, 3, 6)), rng.choice((1.0, 2.0, 4.0)), tasks))
     return tuple(workers)
 
 

@@ -190,7 +190,12 @@ def undo_forgotten(patch: Patch) -> None:
 def undo_forgets_the_newest(patch: Patch) -> None:
     """One change of a round that was not stored stays in memory."""
     honest = Partition.revert
-    patch(Partition, "revert", lambda self, undo: honest(self, undo[:-1]))
+
+    def revert(self: Partition, undo: Any) -> None:
+        undo.jobs = undo.jobs[:-1]
+        honest(self, undo)
+
+    patch(Partition, "revert", revert)
 
 
 @bug

@@ -60,48 +60,11 @@ class Tally:
     """One job by its records. Times are log time in microseconds, `base_us` is true time."""
 
     __slots__ = (
-        "asks",
-        "attempt",
-        "base_us",
-        "cancel",
-        "dead",
-        "dropped",
-        "due_at",
-        "ended_by",
-        "error",
-        "excused",
-        "expires_at",
-        "failures",
-        "given",
-        "granted_at",
-        "key",
-        "last_token",
-        "limits",
-        "losses",
-        "opened",
-        "operation",
-        "output",
-        "owes",
-        "principal",
-        "priority",
-        "queue",
-        "reason",
-        "records",
-        "retry",
-        "round",
-        "round_at",
-        "round_due",
-        "signals",
-        "since",
-        "source",
-        "started",
-        "state",
-        "stood",
-        "task",
-        "tenant",
-        "token",
-        "wait",
-        "worker",
+        "asks", "attempt", "base_us", "cancel", "cancel_seq", "dead", "dropped", "due_at", "ended_at",
+        "ended_by", "error", "excused", "expires_at", "failures", "given", "granted_at", "key", "last_token",
+        "limits", "losses", "opened", "operation", "output", "owes", "principal", "priority", "queue",
+        "reason", "records", "retry", "round", "round_at", "round_due", "signals", "since", "source",
+        "started", "state", "stood", "task", "tenant", "token", "wait", "worker",
     )  # fmt: skip
 
     def __init__(self, key: str, record: Record, event: e.JobSubmitted) -> None:
@@ -138,13 +101,14 @@ class Tally:
         self.owes = ""
         """What the record at hand must still say the consequence of: failed, lost, cancel, wake."""
         self.cancel: str | None = None
+        self.cancel_seq = 0
         self.error: Any = None
         self.output: bytes | None = None
         self.dead: str | None = None
         self.dropped: str | None = None
         self.operation: str | None = None
         self.reason: str | None = None
-        self.ended_by = 0
+        self.ended_by = self.ended_at = 0
 
     @property
     def live(self) -> bool:

@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
+from . import planted_governing  # noqa: F401 - its bugs are registered
 from .history import run
 from .planted import BUGS, planted
 from .workload import draw

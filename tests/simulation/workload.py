@@ -124,6 +124,9 @@ def _draw_job(scene: Scene, number: int, before: list[JobPlan]) -> JobPlan:
     if "unique" in scene.themes and rng.random() < 0.7:
         options["unique_key"] = "u"
         queue = scene.queues[0]
+    if do == "outage":
+        queue = scene.queues[0]
+        at_us = rng.randrange(round(0.3 * SECOND_US), 5 * SECOND_US)
     if "people" in scene.themes and rng.random() < 0.4:
         options["approval"] = _draw_wait(rng)
     task = "plain" if do == "plain" else "work"
@@ -268,6 +271,10 @@ def _draw_deeds(scene: Scene, jobs: list[JobPlan]) -> list[Deed]:
     if "gates" in themes:
         deeds += _draw_gates(scene)
     if "plans" in themes:
+        if rng.random() < 0.25:
+            how = {"verb": "drop", "limit": 1}
+            at_us = rng.randrange(3 * SECOND_US, 6 * SECOND_US)
+            deeds.append(_of_queue(scene, at_us, "plan", scene.queues[0], how))
         deeds += [_draw_plan(scene) for _ in range(rng.choice((1, 1, 2)))]
     if "schedules" in themes:
         deeds += _draw_schedule(scene)
@@ -313,7 +320,7 @@ def _draw_policy(scene: Scene, queue: str, at_us: int) -> Deed:
         if rng.random() < 0.6:
             policy["key_concurrency"] = rng.randint(1, 2)
         if rng.random() < 0.4:
-            policy["rate_per_s"] = rng.choice((0.7, 2.0, 5.0))
+            policy["rate_per_s"] = rng.choice((0.3, 0.7, 2.0, 5.0))
             policy["burst"] = rng.randint(1, 3)
         if rng.random() < 0.15:
             policy["pending_max"] = rng.randint(1, 4)
@@ -347,8 +354,8 @@ def _draw_plan(scene: Scene) -> Deed:
     )[0]
     how: dict[str, Any] = {
         "verb": verb,
-        "limit": rng.choice((0, 1, 1, 2)),
-        "canary": rng.choice((0, 0, 1)),
+        "limit": rng.choice((0, 0, 1, 2)),
+        "canary": rng.choice((0, 1, 1)),
         "stop_after": rng.choice((0, 0, 1)),
     }
     if rng.random() < 0.5:
@@ -357,7 +364,7 @@ def _draw_plan(scene: Scene) -> Deed:
         how["filter"] = {"task": "work"}
     if rng.random() < 0.15:
         how["dry_run"] = True
-    return _of_queue(scene, rng.randrange(4 * SECOND_US, 13 * SECOND_US), "plan", scene.queues[0], how)
+    return _of_queue(scene, rng.randrange(5 * SECOND_US, 13 * SECOND_US), "plan", scene.queues[0], how)
 
 
 def _draw_schedule(scene: Scene) -> list[Deed]:
