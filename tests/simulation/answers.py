@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -79,9 +80,9 @@ def arrived(fold: Fold, number: int, subject: str, body: bytes) -> Asked:
 class Answers:
     """Checks answers against a log; what is not true is told to `broken`."""
 
-    def __init__(self, broken: Callable[[str], None]) -> None:
+    def __init__(self, broken: Callable[[str], None], checks: Counter[str]) -> None:
         self._broken = broken
-        self.voids = 0
+        self._checks = checks
 
     def check(self, fold: Fold, asked: Asked, said: bytes) -> None:
         """An answer as it leaves."""
@@ -201,7 +202,7 @@ class Answers:
         job = fold.jobs.get(f"{asked.line}~{job_id}")
         if said.kind is RejectionKind.TRY_LATER:
             return
-        self.voids += 1
+        self._checks["void"] += 1
         if said.kind is RejectionKind.NOT_FOUND:
             if job is not None and job.since <= asked.seq:
                 self._broken(f"{asked.principal} was told that {job_id} does not exist")

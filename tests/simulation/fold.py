@@ -36,6 +36,9 @@ from .timetable import Timetable
 _SYSTEM_ONLY: Final = (e.LeaderElected, e.TimeResumed, e.Barrier)
 
 
+_WAYS: Final[dict[type[e.Fact], str]] = {e.JobSuspended: "waits", e.JobDeadLettered: "dead"}
+
+
 class Fold:
     """One partition's log, record by record. `seq`, `at` and `digest` are the newest record's."""
 
@@ -56,6 +59,8 @@ class Fold:
         self.operated: dict[tuple[str, str], int] = {}
         """Verb and key of the newest record that a command caused, to its sequence."""
         self.edges: Counter[tuple[str | None, str]] = Counter()
+        self.ways: Counter[str] = Counter()
+        """How often each event apart from a job's came, and each reason of a wait, an end or a refusal."""
         self.decided_us = 0
         self.bonds = Bonds(self.jobs)
         self.lines = Lines(self.jobs)
@@ -64,7 +69,6 @@ class Fold:
         self.rules = JobRules(self)
         self._intake = intake
         self._elements: dict[int, list[dict[str, Any]]] = {}
-        self._group_seq = 1
         self._group_fires = False
         """Whether the newest records are of a round that does what is due, and not only of the log itself."""
 
@@ -122,9 +126,8 @@ class Fold:
                 need(late is None, f"{job.key} was passed over: {late}, {self.at} us")
             self.timetable.close(self.at)
             self.bonds.close()
-            self.lines.close(self._group_seq)
-        self.lines.open()
-        self._group_seq = record.seq
+            self.lines.close()
+        self.lines.open(record.seq)
         self._group_fires = not isinstance(record.events[0], _SYSTEM_ONLY)
 
     # --- jobs ---------------------------------------------------------------------------------------------
@@ -138,6 +141,8 @@ class Fold:
         for event in record.events:
             kind = type(event)
             need(not ended, f"{kind.__name__} follows a terminal event in one record")
+            if isinstance(event, e.JobSuspended | e.JobDeadLettered):
+                self.ways[f"{_WAYS[kind]} {event.reason}"] += 1
             self.edges[None if job is None else job.state, kind.__name__] += 1
             if isinstance(event, e.JobSubmitted):
                 need(job is None, "the job was submitted before")
@@ -195,6 +200,7 @@ class Fold:
     # --- others -------------------------------------------------------------------------------------------
 
     def _other(self, event: e.Fact, record: Record) -> None:
+        self.ways[type(event).__name__] += 1
         match event:
             case e.LeasesRenewed(leases=leases):
                 for lease in leases:
@@ -235,6 +241,7 @@ class Fold:
             index = -1 if rejection.index is None else rejection.index
             place = source.seq, index
             need(rejection.reason, "names no reason")
+            self.ways[f"refused {rejection.kind}"] += 1
             need(place not in self.refused, f"submit {place} was refused before")
             self.refused[place] = record.seq
             element = self.element(Source(source.epoch, source.seq, max(0, index)))

@@ -55,6 +55,7 @@ class Outcome(NamedTuple):
     faults: Counter[str]
     edges: Counter[tuple[str | None, str]]
     ends: Counter[str]
+    ways: Counter[str]
     checks: Counter[str]
     violations: list[str]
     digest: str
@@ -375,8 +376,10 @@ class History:
         folds, world = self.watch.folds, self.world
         edges: Counter[tuple[str | None, str]] = Counter()
         ends: Counter[str] = Counter()
+        ways: Counter[str] = Counter()
         for fold in folds:
             edges.update(fold.edges)
+            ways.update(fold.ways)
             ends.update(job.state for job in fold.jobs.values())
         return Outcome(
             self.plan.seed,
@@ -386,6 +389,7 @@ class History:
             world.faults,
             edges,
             ends,
+            ways,
             self.watch.checks,
             world.violations,
             "-".join(fold.digest for fold in folds),

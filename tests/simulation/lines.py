@@ -80,6 +80,7 @@ class Lines:
     def __init__(self, jobs: dict[str, Tally]) -> None:
         self._jobs = jobs
         self._lines: dict[str, Line] = {}
+        self._first = 1
         self._granted: list[Grant] = []
         self._before: dict[str, dict[str, int]] = {}
         """The turns as they were before the round, of the queues in which it granted."""
@@ -147,6 +148,10 @@ class Lines:
         most, unique_key = line.policy.pending_max, element.get("unique_key")
         parent = None if "parent" not in element else bonds.find(tenant, element["parent"])
         live = [] if unique_key is None else self.holders(queue, unique_key)
+        # A refusal stands behind all else of its message, and so may what ended the holder meanwhile.
+        ended = [job for job in self._jobs.values() if not job.live and job.ended_by >= self._first]
+        same = [job for job in ended if job.queue == queue and job.given.unique_key == unique_key]
+        live += [] if unique_key is None else same
         named = [*element.get("after", ()), *([element["parent"]] if "parent" in element else ())]
         match kind:
             case "duplicate":
@@ -221,20 +226,21 @@ class Lines:
 
     # --- order --------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """A round begins."""
+    def open(self, first: int) -> None:
+        """A round begins with this record."""
+        self._first = first
         self._granted.clear()
         self._before.clear()
         self._freed.clear()
         self._changed.clear()
 
-    def close(self, first: int) -> None:
-        """The records of a round are complete, from `first` on: nobody who waited before was passed over."""
-        for queue in {grant.job.queue for grant in self._granted} - self._changed:
+    def close(self) -> None:
+        """The records of a round are complete: nobody who waited before it was passed over."""
+        for queue in sorted({grant.job.queue for grant in self._granted} - self._changed):
             granted = [grant for grant in self._granted if grant.job.queue == queue]
             served = {grant.fair for grant in granted}
             for job in self.pending(queue):
-                if job.since < first and self._had_room(job):
+                if job.since < self._first and self._had_room(job):
                     for grant in granted:
                         self._in_order(job, grant, served)
 

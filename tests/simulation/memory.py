@@ -78,7 +78,7 @@ def difference_at_rest(engine: Engine, fold: Fold) -> str | None:
     found = difference(engine, fold, set(fold.jobs) | set(state.jobs))
     if found is not None:
         return found
-    for queue in {job.queue for job in fold.jobs.values()}:
+    for queue in sorted({job.queue for job in fold.jobs.values()}):
         line = copy.deepcopy(state.ready(queue))
         picked: list[Job] = []
         if line is not None:

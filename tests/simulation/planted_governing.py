@@ -23,10 +23,11 @@ from writ.orchestrator.ready import Ready
 from writ.orchestrator.state import Partition
 from writ.schemas import commands, lifecycle
 from writ.schemas.events import JobResumed, JobSnoozed, OnTimeout, WaitReason
-from writ.schemas.operations import Operation
+from writ.schemas.operations import Operation, selects
 from writ.schemas.policy import OnExhausted
 from writ.schemas.queues import Mode, Queue
 
+from .planted import BUGS as BUGS  # noqa: PLC0414 - with these among them
 from .planted import Patch, bug
 
 
@@ -67,8 +68,9 @@ def slot_leak_per_key(patch: Patch) -> None:
     honest = Partition._stop_running
 
     def stop_running(self: Partition, place: str, queue: str, job: Any) -> None:
-        leaks = job is not None and job.cancel is not None and job.concurrency_key is not None
-        honest(self, place, queue, replace(job, concurrency_key=None) if leaks else job)
+        if job is not None and job.cancel is not None and job.concurrency_key is not None:
+            job = replace(job, concurrency_key=None)
+        honest(self, place, queue, job)
 
     patch(Partition, "_stop_running", stop_running)
 
@@ -238,7 +240,7 @@ def on_exhausted_ignored(patch: Patch) -> None:
 @bug
 def snooze_counts_as_attempt(patch: Patch) -> None:
     """A task that asks to be run later has failed."""
-    honest = state.evolve_record
+    honest = lifecycle.evolve_record
 
     def evolve_record(job: Any, record: Any) -> Any:
         evolved = honest(job, record)
@@ -343,7 +345,7 @@ def terminate_with_grace(patch: Patch) -> None:
     honest = control.terminate
 
     def terminate(job: Any, command: Any) -> Any:
-        outcome = honest(job, command)
+        outcome: Any = honest(job, command)
         running = job is not None and job.lease is not None and job.cancel is None
         return outcome[:1] if running else outcome
 
@@ -490,5 +492,5 @@ def plan_goes_on_with_newer_ones(patch: Patch) -> None:
 @bug
 def dropped_ones_redriven(patch: Patch) -> None:
     """A plan brings back what was settled for good."""
-    honest = operating.selects
+    honest = selects
     patch(operating, "selects", lambda filter_, job: honest(filter_, replace(job, dropped=None)))

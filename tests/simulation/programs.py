@@ -23,6 +23,7 @@ from .ports import SimWire
 from .tally import Tally
 from .watch import Watch
 
+_FLOOD: Final = 60
 _BAD: Final = (b'{"bad":1}', b'{"bad":2,"task":"plain","lease_s":0}', b'{"task":7,"bad":3}', b'{"bad')
 
 
@@ -142,7 +143,9 @@ class Program:
     async def _do(self, deed: Deed) -> None:
         job = next((job for job in self._plan.jobs if job.number == deed.job), None)
         try:
-            if job is None or deed.what not in ("resubmit", "meddle"):
+            if deed.what == "flood":
+                await self._flood(deed.queue)
+            elif job is None or deed.what not in ("resubmit", "meddle"):
                 await self._operator.do(deed, None if job is None else job.id)
             elif deed.what == "resubmit":
                 await self._raw(job)
@@ -150,6 +153,15 @@ class Program:
                 await self._meddle(job)
         except WritError:
             return
+
+    async def _flood(self, queue: str) -> None:
+        """More nonsense at once than is recorded piece by piece."""
+        subject = submit_subject(TENANT, self._client.target.principal, queue)
+        name = f"flood-{self._host.name}"
+        sending = (
+            self._wire.publish_submit(subject, _BAD[0], f"{name}-{number}") for number in range(_FLOOD)
+        )
+        await asyncio.gather(*sending, return_exceptions=True)
 
     async def _meddle(self, job: JobPlan) -> None:
         """Reports that must change nothing: of another principal, with an old token, or with none."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
-from writ.schemas.events import JobSubmitted
+from writ.schemas.events import OTHER_EVENTS, DeadReason, JobSubmitted, WaitReason
 from writ.schemas.lifecycle import TRANSITIONS, State
 
 from .history import Outcome, run
@@ -32,6 +32,16 @@ _CHUNK: Final = 100
 _SHOWN: Final = 3
 KINDS: Final = (*MESSAGE_FAULTS, *APPEND_FAULTS, *TIMED_FAULTS, *OBSERVED_FAULTS)
 ENDS: Final = (State.COMPLETED, State.CANCELLED, State.DEAD)
+_UNREACHED: Final = {DeadReason.HISTORY_LIMIT, WaitReason.CHILD, WaitReason.FROZEN}
+"""50,000 records are too many for a history, and nothing asks for the others yet."""
+
+WAYS: Final = (
+    *(f"dead {reason}" for reason in DeadReason if reason not in _UNREACHED),
+    *(f"waits {reason}" for reason in WaitReason if reason not in _UNREACHED),
+    *(f"refused {kind}" for kind in ("malformed", "conflict", "duplicate", "not_found")),
+    *(event.__name__ for event in OTHER_EVENTS),
+)
+"""What must have come in some history, apart from edges."""
 
 
 class Sum(NamedTuple):
@@ -45,12 +55,13 @@ class Sum(NamedTuple):
     faults: Counter[str]
     edges: Counter[tuple[str | None, str]]
     ends: Counter[str]
+    ways: Counter[str]
     checks: Counter[str]
     broken: list[tuple[int, str]]
 
 
 def nothing() -> Sum:
-    return Sum(0, 0, sys.maxsize, 0.0, 0, Counter(), Counter(), Counter(), Counter(), [])
+    return Sum(0, 0, sys.maxsize, 0.0, 0, Counter(), Counter(), Counter(), Counter(), Counter(), [])
 
 
 def add(total: Sum, one: Outcome) -> Sum:
@@ -68,6 +79,7 @@ def add(total: Sum, one: Outcome) -> Sum:
             one.faults,
             one.edges,
             one.ends,
+            one.ways,
             one.checks,
             broken,
         ),
@@ -79,6 +91,7 @@ def join(one: Sum, other: Sum) -> Sum:
     for mine, theirs in (
         (one.faults, other.faults),
         (one.ends, other.ends),
+        (one.ways, other.ways),
         (one.checks, other.checks),
     ):
         mine.update(theirs)
@@ -133,6 +146,7 @@ def report(total: Sum, took_s: float) -> list[str]:
     for state, event in edge_names():
         lines.append(f"             {state or '-'} + {event}: {total.edges[state, event]}")
     lines.append("never      " + (", ".join(f"{state or '-'} + {event}" for state, event in never) or "none"))
+    lines.append("ways       " + ", ".join(f"{way} {total.ways[way]}" for way in WAYS))
     lines.append("jobs       " + ", ".join(f"{end} {total.ends[end]}" for end in ENDS))
     return lines
 
@@ -147,7 +161,8 @@ def missed(total: Sum) -> list[str]:
         if not total.edges[state, event]
     ]
     ends = [f"no job ended as {end}" for end in ENDS if not total.ends[end]]
-    found = faults + edges + ends
+    ways = [f"{way} never came" for way in WAYS if not total.ways[way]]
+    found = faults + edges + ends + ways
     if total.fewest < STEPS_MIN:
         found.append(f"a history has {total.fewest} steps; at least {STEPS_MIN} are asked for")
     if 2 * total.ends[State.COMPLETED] < jobs:

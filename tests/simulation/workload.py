@@ -278,6 +278,8 @@ def _draw_deeds(scene: Scene, jobs: list[JobPlan]) -> list[Deed]:
         deeds += [_draw_plan(scene) for _ in range(rng.choice((1, 1, 2)))]
     if "schedules" in themes:
         deeds += _draw_schedule(scene)
+    if rng.random() < 0.01:
+        deeds.append(_of_queue(scene, rng.randrange(SECOND_US, 9 * SECOND_US), "flood", scene.queues[0], {}))
     for queue in scene.queues:
         size = sum(job.queue == queue and "batch" in job.options for job in jobs)
         if size:
