@@ -85,9 +85,9 @@ class Desk:
         """What follows from the round's own decisions: consequences, grants, and ended waits."""
         self.operating.advance(round_)
         self.office.consequences.follow(round_)
-        self.links.flush(round_)
         self.leases.match(round_)
         self.leases.dismiss(round_)
+        self.links.flush(round_)
 
     @property
     def unfinished(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from writ.schemas import events as e
 from writ.schemas.records import Record
 
+from .mail import Distant, Mail
 from .tally import TERMINAL, Tally, Wrong, need
 
 _FAILED = ("dead", "cancelled")
@@ -21,15 +22,18 @@ class Batch:
 class Bonds:
     """Reads the jobs of a log; what follows from an end must be there when the round's records are."""
 
-    def __init__(self, jobs: dict[str, Tally]) -> None:
+    def __init__(self, jobs: dict[str, Tally], mail: Mail) -> None:
         self._jobs = jobs
+        self._mail = mail
         self.batches: dict[str, Batch] = {}
         """By `<tenant>.<queue>~<name>`."""
 
-    def find(self, tenant: str, key: str) -> Tally | None:
-        return self._jobs.get(f"{tenant}.{key}")
+    def find(self, tenant: str, key: str) -> Tally | Distant | None:
+        """A job, or what this log was told of one of another partition."""
+        place = f"{tenant}.{key}"
+        return self._jobs.get(place) or self._mail.distant(place)
 
-    def failed(self, job: Tally) -> Tally | None:
+    def failed(self, job: Tally) -> Tally | Distant | None:
         """The first of those before it that ended otherwise than completed, where that matters."""
         if job.given.on_dead == "run":
             return None

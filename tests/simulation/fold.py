@@ -54,7 +54,7 @@ class Fold:
         self.refused: dict[tuple[int, int], int] = {}
         """Intake sequence and index (-1 for all of it) to the record that refuses it."""
         self.folded = 0
-        self.mail = Mail(partition)
+        self.mail = Mail(partition, self.jobs)
         self.touched: dict[str, None] = {}
         self.operated: dict[tuple[str, str], int] = {}
         """Verb and key of the newest record that a command caused, to its sequence."""
@@ -62,7 +62,7 @@ class Fold:
         self.ways: Counter[str] = Counter()
         """How often each event apart from a job's came, and each reason of a wait, an end or a refusal."""
         self.decided_us = 0
-        self.bonds = Bonds(self.jobs)
+        self.bonds = Bonds(self.jobs, self.mail)
         self.lines = Lines(self.jobs)
         self.timetable = Timetable(self.jobs, self.lines)
         self.operations = Operations(self.jobs)
@@ -85,6 +85,7 @@ class Fold:
                 self._job(record)
             elif record.kind == "link":
                 self.mail.take(record)
+                self.ways.update(type(event).__name__ for event in record.events)
             else:
                 for event in record.events:
                     self._other(event, record)

@@ -367,7 +367,6 @@ class History:
                     watch.compare_at_rest(engine, log)
         watch.check_submits()
         watch.check_answers()
-        watch.check_mail()
         if self.plan.seed % 16 == 0:
             watch.check_again(self.broker.logs)
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from writ.schemas.links import Content, Mark, MessageAccepted, MessageSent, MessageSettled
+from writ.schemas.links import (
+    GONE,
+    Content,
+    JobTold,
+    Mark,
+    MessageAccepted,
+    MessageSent,
+    MessageSettled,
+)
 from writ.schemas.records import Record
 
-from .tally import Wrong
+from .plan import HOME
+from .tally import TERMINAL, Tally, Wrong
 
 
 class Letter(NamedTuple):
@@ -18,11 +27,27 @@ class Letter(NamedTuple):
     content: Content
 
 
+class Distant(NamedTuple):
+    """What a log was told of a job of another partition. `ended_at` is when, in its own log time."""
+
+    key: str
+    state: str = "unheard of"
+    ended_at: int = 0
+    round: int = 1
+    output: bytes | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.state not in TERMINAL
+
+
 class Mail:
     """What one log sent to others and accepted from them, by the other's number."""
 
-    def __init__(self, partition: int) -> None:
+    def __init__(self, partition: int, jobs: dict[str, Tally]) -> None:
         self.partition = partition
+        self._jobs = jobs
+        self._distant: dict[str, Distant] = {}
         self.sent: dict[int, list[Letter]] = {}
         self.accepted: dict[int, list[Letter]] = {}
         self.settled: dict[int, Mark] = {}
@@ -35,15 +60,39 @@ class Mail:
         for index, event in enumerate(record.events):
             match event:
                 case MessageSent(content=content):
+                    self._true(content)
                     self.sent.setdefault(other, []).append(
                         Letter(Mark(record.epoch, record.seq, index), content)
                     )
                 case MessageAccepted(message=message, content=content):
                     self._accepted(other, Letter(message, content))
+                    if isinstance(content, JobTold):
+                        place = f"{content.tenant}.{content.key}"
+                        state = "dead" if content.ended_by == GONE else str(content.state)
+                        round_ = 1 if place not in self._distant else self._distant[place].round + 1
+                        output = None if content.output is None else bytes(content.output.plain)
+                        self._distant[place] = Distant(place, state, record.at, round_, output)
                 case MessageSettled(message=message):
                     self._settled(other, message)
                 case _:
                     raise Wrong(f"{type(event).__name__} is no event of a link")
+
+    def distant(self, place: str) -> Distant | None:
+        """A job of another partition; None for one that would live here."""
+        if HOME[place.partition(".")[2].partition("~")[0]] == self.partition:
+            return None
+        return self._distant.get(place) or Distant(place)
+
+    def _true(self, content: Content) -> None:
+        """A log says of its own jobs what it knows of them."""
+        if not isinstance(content, JobTold):
+            return
+        job = self._jobs.get(f"{content.tenant}.{content.key}")
+        if job is None:
+            if content.ended_by != GONE:
+                raise Wrong(f"tells of {content.key}, which does not exist")
+        elif content.ended_by != (0 if job.live else job.ended_by) or str(content.state) != job.state:
+            raise Wrong(f"tells that {content.key} is {content.state}; it is {job.state}")
 
     def _accepted(self, other: int, letter: Letter) -> None:
         had = self.accepted.setdefault(other, [])

@@ -293,7 +293,7 @@ def no_is_yes(patch: Patch) -> None:
     """A job that was rejected goes on."""
 
     def reject(job: Any, command: Any) -> Any:
-        fault = control._no_approval(job)
+        fault = control._no_approval(job, command)
         return fault or (JobResumed(WaitReason.APPROVAL, f"rejected: {command.reason}"),)
 
     patch(control_desk._OF_A_JOB, commands.Reject, reject)

@@ -120,7 +120,11 @@ class Program:
             return
 
     def _accepted(self, handle: JobHandle) -> None:
-        """The client was told that its submit is stored."""
+        """The client was told that its submit is stored, or which job stands for it."""
+        if handle.existing:
+            if self._watch.find(handle.queue, handle.id) is None:
+                self._watch.broken(f"{handle.id} is said to stand for a submit, and is not there")
+            return
         intake = self._broker.intakes[HOME[handle.queue]]
         stored = intake[handle.seq - 1] if 0 < handle.seq <= len(intake) else None
         if stored is None or f'"{handle.id}"'.encode() not in stored.body:
@@ -134,6 +138,8 @@ class Program:
         except (WritError, TimeoutError):
             return
         job = self._watch.find(handle.queue, handle.id)
+        if job is None and isinstance(output, dict):  # a live job with its unique key stands for it
+            job = self._watch.find(handle.queue, output["id"])
         said = msgspec.json.encode(output)
         if job is None or (job.round == 1 and (job.state != "completed" or said != (job.output or b"null"))):
             self._watch.broken(f"{handle.id} was said to be completed with {said!r}")

@@ -262,6 +262,7 @@ class Watch:
             not any(job.live for job in fold.jobs.values())
             and all(operation.ended for operation in fold.operations.known.values())
             and all(schedule.over() for schedule in fold.timetable.schedules.values())
+            and not fold.mail.left()
             for fold in self.folds
         )
 
@@ -271,14 +272,8 @@ class Watch:
             f"{job.key} is still {job.state}" for fold in self.folds for job in fold.jobs.values() if job.live
         ]
         known = [(place, op) for fold in self.folds for place, op in fold.operations.known.items()]
-        return jobs + [f"operation {place} has not ended" for place, op in known if not op.ended]
-
-    def check_mail(self) -> None:
-        """Nothing that one partition said to another is still on its way."""
-        for fold in self.folds:
-            for left in fold.mail.left():
-                self.broken(f"log {fold.partition}: {left}")
-                return
+        mail = [f"log {fold.partition}: {left}" for fold in self.folds for left in fold.mail.left()]
+        return jobs + mail + [f"operation {place} has not ended" for place, op in known if not op.ended]
 
     def find(self, queue: str, job_id: str) -> Tally | None:
         """A job as its log tells it."""
