@@ -193,8 +193,9 @@ class Fold:
     def element(self, source: Source) -> dict[str, Any]:
         """What was submitted there."""
         if source.seq not in self._elements:
-            need(source.seq <= len(self._intake), f"submit {source.seq} does not exist")
-            self._elements[source.seq] = elements(self._intake[source.seq - 1].body)
+            body = next((stored.body for stored in self._intake if stored.seq == source.seq), None)
+            need(body is not None, f"submit {source.seq} does not exist")
+            self._elements[source.seq] = elements(body or b"")
         found = self._elements[source.seq]
         return found[source.index] if source.index < len(found) else _wrong(f"submit {source} does not exist")
 

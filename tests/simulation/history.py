@@ -342,7 +342,7 @@ class History:
         """Whether the logs' positions have reached the last elements of the intakes."""
         for fold, intake in zip(self.watch.folds, self.broker.intakes, strict=True):
             if intake and fold.source != Source(
-                INTAKE_EPOCH, len(intake), len(elements(intake[-1].body)) - 1
+                INTAKE_EPOCH, intake[-1].seq, len(elements(intake[-1].body)) - 1
             ):
                 return False
         return True

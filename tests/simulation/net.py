@@ -83,6 +83,8 @@ class Broker:
         self.world = world
         self.net = network
         self.logs: list[list[Stored]] = [[] for _ in range(PARTITIONS)]
+        self.submits = 0
+        """How many the one stream of submits holds: a sequence names one, whichever partition it is for."""
         self.intakes: list[list[Stored]] = [[] for _ in range(PARTITIONS)]
         self.kept_from = [1] * PARTITIONS
         self.full = False
@@ -171,9 +173,9 @@ class Broker:
             return
         seq = self._seen.get(msg_id)
         if seq is None:
-            intake = self.intakes[partition]
-            seq = self._seen[msg_id] = len(intake) + 1
-            intake.append(Stored(seq, subject, body, WALL_START_US + self.world.now_us))
+            self.submits += 1
+            seq = self._seen[msg_id] = self.submits
+            self.intakes[partition].append(Stored(seq, subject, body, WALL_START_US + self.world.now_us))
             parked, self._parked[partition] = self._parked[partition], {}
             for position, waiting in parked.values():
                 self.pull(partition, position, None, waiting)
@@ -184,7 +186,7 @@ class Broker:
         if not self.net.up:
             return
         first = max(position, self.kept_from[partition])
-        found = self.intakes[partition][first - 1 :]
+        found = [stored for stored in self.intakes[partition] if stored.seq >= first]
         if found:
             reply(found)
         elif reader is not None:
@@ -193,13 +195,12 @@ class Broker:
     def purge(self, partition: int, up_to: int, reply: Reply) -> None:
         if not self.net.up:
             return
-        last = len(self.intakes[partition])
-        self.kept_from[partition] = max(self.kept_from[partition], min(up_to, last) + 1)
+        self.kept_from[partition] = max(self.kept_from[partition], min(up_to, self.submits) + 1)
         reply("stored", 0)
 
     def last_seq(self, stream: list[Stored], reply: Reply) -> None:
         if self.net.up:
-            reply("stored", len(stream))
+            reply("stored", stream[-1].seq if stream else 0)
 
     def fetch(self, partition: int, start: int, reply: Reply) -> None:
         """The log from a sequence to its present end."""

@@ -126,7 +126,7 @@ class Program:
                 self._watch.broken(f"{handle.id} is said to stand for a submit, and is not there")
             return
         intake = self._broker.intakes[HOME[handle.queue]]
-        stored = intake[handle.seq - 1] if 0 < handle.seq <= len(intake) else None
+        stored = next((stored for stored in intake if stored.seq == handle.seq), None)
         if stored is None or f'"{handle.id}"'.encode() not in stored.body:
             self._watch.broken(
                 f"the submit of {handle.id} was acknowledged as {handle.seq}, and is not there"

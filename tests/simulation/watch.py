@@ -208,7 +208,7 @@ class Watch:
                     f"log {partition}: {untold} submits have come to nothing, it counts {fold.folded}"
                 )
             for place in born:
-                if place[0] > len(intake):
+                if all(stored.seq != place[0] for stored in intake):
                     self.broken(f"log {partition} has a job from submit {place}, which does not exist")
 
     def _check_submit(self, fold: Fold, stored: Stored, born: dict[tuple[int, int], Tally]) -> int:
