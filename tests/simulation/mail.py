@@ -28,13 +28,14 @@ class Letter(NamedTuple):
 
 
 class Distant(NamedTuple):
-    """What a log was told of a job of another partition. `ended_at` is when, in its own log time."""
+    """What a log was told of a job of another partition, with its own log time and sequence of hearing it."""
 
     key: str
     state: str = "unheard of"
     ended_at: int = 0
     round: int = 1
     output: bytes | None = None
+    ended_by: int = 0
 
     @property
     def live(self) -> bool:
@@ -71,7 +72,7 @@ class Mail:
                         state = "dead" if content.ended_by == GONE else str(content.state)
                         round_ = 1 if place not in self._distant else self._distant[place].round + 1
                         output = None if content.output is None else bytes(content.output.plain)
-                        self._distant[place] = Distant(place, state, record.at, round_, output)
+                        self._distant[place] = Distant(place, state, record.at, round_, output, record.seq)
                 case MessageSettled(message=message):
                     self._settled(other, message)
                 case _:
