@@ -508,7 +508,7 @@ def waiters_forgotten(patch: Patch) -> None:
 
     def over(self: Waiting, mono_us: int) -> Iterator[Any]:
         for place in list(self._lines):
-            for number, waiter in self.line(place):
+            for number, waiter in list(self.line(place)):
                 if waiter.until <= mono_us:
                     self.leave(place, number)
         return iter(())
