@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from .history import run
 from .planted import planted
-from .planted_governing import BUGS
+from .planted_links import BUGS
 from .workload import draw
 
 SEEDS_MAX: Final = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .planted_governing import BUGS
+from .planted_links import BUGS
 from .teeth import search
 
 SEEDS = {
