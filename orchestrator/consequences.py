@@ -84,7 +84,7 @@ class Consequences:
 
         cause = f"record:{job.ended_by}"
         for other in relations.after(place):
-            if not self._record(round_, jobs[other], depend.on_ended(jobs[other], find), cause):
+            if not self._record(round_, jobs[other], depend.on_ended(jobs[other], find, round_.now), cause):
                 return False
         for other in relations.children(place):
             if not self._record(round_, jobs[other], depend.on_parent_ended(jobs[other], job), cause):

@@ -29,7 +29,6 @@ _OF_A_JOB: Final[dict[type[commands.Command], Callable[[Job | None, Any], Outcom
     commands.Rerun: control.rerun,
     commands.Drop: control.drop,
     commands.Pause: control.pause,
-    commands.Resume: control.resume,
     commands.Approve: control.approve,
     commands.Reject: control.reject,
     commands.Signal: control.signal,
@@ -51,6 +50,7 @@ class ControlDesk:
         self._state = office.state
         self.verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             commands.Edit: self._edit,
+            commands.Resume: self._resume,
             commands.SealBatch: self._seal,
             commands.Plan: self._plan,
             **dict.fromkeys(_OF_A_JOB, self._job),
@@ -67,6 +67,10 @@ class ControlDesk:
             if isinstance(command, commands.Reopening) and not isinstance(outcome, Rejection):
                 outcome = self._office.reopening_clash(job) or outcome
         self._decided(round_, asked, job, outcome)
+
+    def _resume(self, round_: Round, asked: Asked, command: commands.Resume) -> None:
+        job = self._office.job(asked, command.id)
+        self._decided(round_, asked, job, control.resume(job, command, round_.now))
 
     def _edit(self, round_: Round, asked: Asked, command: commands.Edit) -> None:
         job = self._office.job(asked, command.id)

@@ -108,8 +108,8 @@ class IntakeDesk:
         events: tuple[Fact, ...] = ()
         if command.after:
             events = depend.on_submit(job, find)
-        if not events and command.approval is not None:
-            events = (intake.ask_approval(command.approval, round_.now),)
+        if not events:
+            events = depend.ask_approval(command.approval, round_.now)
         if events:
             round_.extend(tenant, key, events)
             self._office.after_change(tenant, key)

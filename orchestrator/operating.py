@@ -39,7 +39,7 @@ class Operating:
         """The jobs that a plan means now, oldest change first."""
         start = f"{tenant}.{queue}~"
         found = [job for place, job in self._state.jobs.items() if place.startswith(start)]
-        found = [j for j in found if selects(plan.filter, j) and _applies(plan.verb, j, plan.reason, None)]
+        found = [j for j in found if selects(plan.filter, j) and _applies(plan.verb, j, plan.reason, None, 0)]
         return sorted(found, key=lambda job: job.since)
 
     def next_wake(self) -> int | None:
@@ -90,7 +90,7 @@ class Operating:
         if job.since > operation.planned or not selects(plan.filter, job):
             return
         tenant, _, key = place.partition(".")
-        events = _applies(plan.verb, job, plan.reason, key)
+        events = _applies(plan.verb, job, plan.reason, key, round_.now)
         if events and self._office.reopening_clash(job) is None:
             self._office.store(round_, tenant, job.key, events, cause=f"{OPERATION_CAUSE}{key}")
 
@@ -142,7 +142,7 @@ class Operating:
         return key, found
 
 
-def _applies(verb: OperationVerb, job: Job, reason: str, operation: str | None) -> tuple[Fact, ...]:
+def _applies(verb: OperationVerb, job: Job, reason: str, operation: str | None, now: int) -> tuple[Fact, ...]:
     """The events of one step; none where the job's state does not allow it."""
     match verb:
         case OperationVerb.REDRIVE:
@@ -158,5 +158,5 @@ def _applies(verb: OperationVerb, job: Job, reason: str, operation: str | None) 
         case OperationVerb.PAUSE:
             outcome = control.pause(job, Pause(id=job.id, reason=reason))
         case OperationVerb.RESUME:
-            outcome = control.resume(job, Resume(id=job.id, reason=reason))
+            outcome = control.resume(job, Resume(id=job.id, reason=reason), now)
     return () if isinstance(outcome, Rejection) else outcome

@@ -22,6 +22,7 @@ from .bounds import (
     TOKEN_MAX_BYTES,
 )
 from .errors import ErrorClass
+from .events import Approval as Approval  # noqa: PLC0414 - a part of the message
 from .events import Filter, OnDead, OnParentEnd, OnTimeout, OperationVerb
 from .ids import KEY_PATTERN, TOKEN_PATTERN
 from .policy import PositiveSeconds, Priority, QueuePolicy, Retry, Seconds
@@ -41,13 +42,6 @@ RunMs = Annotated[int, Meta(ge=0, le=2**53)]
 
 class Command(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Base of what is asked."""
-
-
-class Approval(Command, frozen=True):
-    """A person must say yes before the job runs: within `timeout_s`, or `on_timeout` decides."""
-
-    timeout_s: PositiveSeconds | None = None
-    on_timeout: OnTimeout = OnTimeout.DEAD_LETTER
 
 
 class SubmitJob(Command, frozen=True):

@@ -49,7 +49,7 @@ import msgspec
 from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
 from .links import LINK_EVENTS, PartitionOpened
-from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, QueuePolicy, Retry
+from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, PositiveSeconds, QueuePolicy, Retry
 from .rejections import Rejection
 from .schedules import SCHEDULE_EVENTS
 from .sealed import Sealed
@@ -107,12 +107,20 @@ class OnParentEnd(StrEnum):
     """It goes on alone."""
 
 
+class Approval(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """A person must say yes before the job runs: within `timeout_s`, or `on_timeout` decides."""
+
+    timeout_s: PositiveSeconds | None = None
+    on_timeout: OnTimeout = OnTimeout.DEAD_LETTER
+
+
 class JobSubmitted(Fact, frozen=True):
     """`due_at` is log time in microseconds; left out, the job is due at once.
 
     `after` are the keys of jobs that must complete first, `on_dead` what happens if one ends otherwise;
     `input_from` names fields of the input that take the output of one of them. `parent` is the key of the
-    job that started it, `batch` the group it counts in, `schedule` the key of what fired it.
+    job that started it, `batch` the group it counts in, `schedule` the key of what fired it. `approval` is
+    asked for when the job has waited for those before it.
 
     `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one.
     """
@@ -134,6 +142,7 @@ class JobSubmitted(Fact, frozen=True):
     on_parent_end: OnParentEnd = OnParentEnd.CANCEL
     batch: str | None = None
     schedule: str | None = None
+    approval: Approval | None = None
 
 
 class JobDue(Fact, frozen=True):

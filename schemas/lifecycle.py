@@ -17,6 +17,7 @@ from .bounds import SECOND_US
 from .errors import AttemptError, ErrorClass
 from .events import (
     JOB_EVENTS,
+    Approval,
     AttemptFailed,
     AttemptStarted,
     CancelRequested,
@@ -204,7 +205,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     the sequence at which it entered its state, which orders a queue. `last_token` is the newest lease's,
     kept after the lease ended so that a repeated report is known. `round_at` and `round_due` are when this
     round was opened and when it was first due; `stood_us` is how long the round was suspended in all, and
-    `signals` what came in it. `ended_by` is the newest terminal record.
+    `signals` what came in it. `ended_by` is the newest terminal record,
+    `approval` what is still to be asked for.
     """
 
     tenant: str
@@ -230,6 +232,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     on_parent_end: OnParentEnd = OnParentEnd.CANCEL
     batch: str | None = None
     schedule: str | None = None
+    approval: Approval | None = None
     round: int = 1
     attempt: int = 0
     failures: int = 0
@@ -305,6 +308,7 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
         on_parent_end=event.on_parent_end,
         batch=event.batch,
         schedule=event.schedule,
+        approval=event.approval,
         round_at=record.at,
         round_due=due_at,
     )
@@ -366,7 +370,10 @@ def _evolve_waiting(job: Job, target: State, event: Fact, record: Record) -> Job
         case JobSuspended(reason=reason, on=on, until=until, on_timeout=on_timeout):
             wait = Wait(reason, on, until, on_timeout, record.at)
             stood = _stood(job, record.at)
-            return replace(job, state=target, since=record.seq, lease=None, wait=wait, stood_us=stood)
+            asks = None if reason is WaitReason.APPROVAL else job.approval
+            return replace(
+                job, state=target, since=record.seq, lease=None, wait=wait, stood_us=stood, approval=asks
+            )
         case JobResumed(data=data):
             state = target
             if job.due_at > record.at:

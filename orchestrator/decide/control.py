@@ -41,6 +41,7 @@ from writ.schemas.sealed import seal
 from writ.schemas.submits import content_fault
 
 from .death import dead
+from .depend import ask_approval
 
 Outcome = tuple[Fact, ...] | Rejection
 _NULL = b"null"
@@ -161,8 +162,11 @@ def pause(job: Job | None, command: Pause) -> Outcome:
     return (JobSuspended(WaitReason.PAUSED, f"paused: {command.reason}"),)
 
 
-def resume(job: Job | None, command: Resume) -> Outcome:
-    """Lets a paused job, or one whose attempts were used up, go on."""
+def resume(job: Job | None, command: Resume, now: int) -> Outcome:
+    """Lets a job go on that was paused, whose attempts were used up, or that waits for others.
+
+    Whoever the submit wants to be asked for approval is still asked.
+    """
     if job is None:
         return unknown(command)
     if job.wait is None:
@@ -172,7 +176,10 @@ def resume(job: Job | None, command: Resume) -> Outcome:
             f"not_resumable: job {job.id} waits for {job.wait.reason}, which it gets by approve, reject or "
             f"signal; allowed are {', '.join(_RESUMABLE)}"
         )
-    return (JobResumed(job.wait.reason, f"resumed: {command.reason}"),)
+    resumed = JobResumed(job.wait.reason, f"resumed: {command.reason}")
+    if job.wait.reason is WaitReason.DEPENDENCY:
+        return (resumed, *ask_approval(job.approval, now))
+    return (resumed,)
 
 
 def approve(job: Job | None, command: Approve) -> Outcome:

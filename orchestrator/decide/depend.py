@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from writ.schemas.events import (
+    Approval,
     CancelRequested,
     DeadReason,
     Fact,
@@ -15,7 +16,7 @@ from writ.schemas.events import (
     OnParentEnd,
     WaitReason,
 )
-from writ.schemas.lifecycle import TERMINAL, Job, State
+from writ.schemas.lifecycle import TERMINAL, Job, State, micros
 from writ.schemas.links import Afar
 
 from .death import dead
@@ -53,7 +54,16 @@ def on_submit(job: Job, find: Find) -> tuple[Fact, ...]:
     return (JobSuspended(WaitReason.DEPENDENCY, f"waits for {len(open_)} of {len(job.after)} jobs", open_),)
 
 
-def on_ended(job: Job, find: Find) -> tuple[Fact, ...]:
+def ask_approval(approval: Approval | None, now: int) -> tuple[Fact, ...]:
+    """The wait of a job that a person must allow first; nothing where nobody need be asked."""
+    if approval is None:
+        return ()
+    until = None if approval.timeout_s is None else now + micros(approval.timeout_s)
+    rule = "the submit asks for approval"
+    return (JobSuspended(WaitReason.APPROVAL, rule, until=until, on_timeout=approval.on_timeout),)
+
+
+def on_ended(job: Job, find: Find, now: int) -> tuple[Fact, ...]:
     """What the end of one that it waits for makes of a suspended job."""
     if job.wait is None or job.wait.reason is not WaitReason.DEPENDENCY:
         return ()
@@ -62,7 +72,8 @@ def on_ended(job: Job, find: Find) -> tuple[Fact, ...]:
         return _otherwise(job, failed)
     if awaited(job, find):
         return ()
-    return (JobResumed(WaitReason.DEPENDENCY, f"all {len(job.after)} jobs it comes after have completed"),)
+    rule = f"all {len(job.after)} jobs it comes after have completed"
+    return (JobResumed(WaitReason.DEPENDENCY, rule), *ask_approval(job.approval, now))
 
 
 def _first_failed(job: Job, find: Find) -> Known | None:

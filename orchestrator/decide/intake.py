@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from writ.schemas.commands import Approval, SubmitJob
-from writ.schemas.events import Fact, JobSubmitted, JobSuspended, WaitReason
+from writ.schemas.commands import SubmitJob
+from writ.schemas.events import Fact, JobSubmitted
 from writ.schemas.lifecycle import TERMINAL, Job, micros
 from writ.schemas.policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, OnClash, Retry
 from writ.schemas.queues import Mode, Queue
@@ -54,14 +54,6 @@ def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None)
     return Rejection(kind, reason, "unique_key", index, live.key)
 
 
-def ask_approval(approval: Approval, now: int) -> JobSuspended:
-    """The wait of a job that a person must allow first."""
-    until = None if approval.timeout_s is None else now + micros(approval.timeout_s)
-    return JobSuspended(
-        WaitReason.APPROVAL, "the submit asks for approval", until=until, on_timeout=approval.on_timeout
-    )
-
-
 def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = None) -> tuple[Fact, ...]:
     """The event of an accepted submit; what it leaves open is the queue's."""
     due_at: int | None = None
@@ -91,6 +83,7 @@ def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = No
             on_parent_end=command.on_parent_end,
             batch=command.batch,
             schedule=schedule,
+            approval=command.approval if command.after else None,
         ),
     )
 

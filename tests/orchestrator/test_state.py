@@ -263,7 +263,7 @@ class Roamer:
         (submitted,) = events
         assert isinstance(submitted, JobSubmitted)
         if draw.random() < 0.2:
-            return (submitted, intake.ask_approval(Approval(draw.choice((None, 9.0))), history.at))
+            return (submitted, *depend.ask_approval(Approval(draw.choice((None, 9.0))), history.at))
         if submitted.due_at is None and draw.random() < 0.2:
             return (submitted, LeaseGranted("w2", 1, "worker-2"))
         return events
@@ -285,7 +285,7 @@ class Roamer:
                 lambda: control.rerun(job, commands.Rerun(id=i)),
                 lambda: control.drop(job, commands.Drop(id=i)),
                 lambda: control.pause(job, commands.Pause(id=i)),
-                lambda: control.resume(job, commands.Resume(id=i)),
+                lambda: control.resume(job, commands.Resume(id=i), at),
                 lambda: control.approve(job, commands.Approve(id=i, data=RAW(b"1"))),
                 lambda: control.reject(job, commands.Reject(id=i)),
                 lambda: control.signal(job, signal),
@@ -441,7 +441,7 @@ def brought_forward(history: Histories) -> History:
 def held_in_its_backoff(history: Histories) -> History:
     words = history().job().submitted().granted().failed()
     words.add(*decided(control.pause(words.now, commands.Pause(id=words.now.id))))
-    words.add(*decided(control.resume(words.now, commands.Resume(id=words.now.id))))
+    words.add(*decided(control.resume(words.now, commands.Resume(id=words.now.id), words.history.at)))
     return words.history
 
 
@@ -452,7 +452,7 @@ def told_of_another_that_failed(history: Histories) -> History:
     submit = SubmitJob("t", after=(dead.key, "mail~open"), on_dead=OnDead.SUSPEND)
     words.add(*intake.submit(submit, BUILT_IN, words.history.at))
     words.add(*depend.on_submit(words.now, lambda key: None))
-    words.add(*depend.on_ended(words.now, {dead.key: dead}.get))
+    words.add(*depend.on_ended(words.now, {dead.key: dead}.get, words.history.at))
     return words.history
 
 

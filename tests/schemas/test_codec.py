@@ -19,6 +19,7 @@ from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
     EVENT_TYPES,
     VERSIONS,
+    Approval,
     AttemptFailed,
     AttemptStarted,
     Barrier,
@@ -218,6 +219,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         st.sampled_from(OnParentEnd),
         MAYBE_TEXT,
         MAYBE_TEXT,
+        st.none() | st.builds(Approval, st.none() | st.floats(0.1, 9e4), st.sampled_from(OnTimeout)),
     ),
     JobDue: st.builds(JobDue),
     LeaseGranted: st.builds(LeaseGranted, TEXT, NUMBER, st.none() | TEXT),

@@ -155,7 +155,8 @@ class Fold:
             ended = job.state in TERMINAL
         assert job is not None
         need(not job.owes, f"{job.owes}, without a consequence")
-        need(job.asks is None or not job.live, "the approval was not asked for")
+        later = job.wait is not None and job.wait.reason == "dependency"
+        need(job.asks is None or later or not job.live, "the approval was not asked for")
         if not job.records:
             self.bonds.submitted(job)
         self.operations.acted(job, since, dropped, record)

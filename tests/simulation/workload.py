@@ -231,7 +231,6 @@ def _draw_relations(scene: Scene, job: JobPlan, before: list[JobPlan]) -> JobPla
         chosen = rng.sample(known, min(len(known), rng.choice((1, 1, 2))))
         options["after"] = [f"{other.queue}~{other.id}" for other in chosen]
         options["on_dead"] = rng.choice(("dead_letter", "cancel", "suspend", "run"))
-        options.pop("approval", None)
         if rng.random() < 0.4:
             options["input_from"] = {"got": rng.choice(options["after"])}
         at_us = max(other.at_us for other in chosen) + rng.randrange(SECOND_US // 20, SECOND_US)

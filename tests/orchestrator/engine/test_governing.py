@@ -33,6 +33,11 @@ async def finish(twin: Twin, *leases: dict[str, Any]) -> None:
     assert "refused" not in await twin.report("complete", *leases)
 
 
+def waits_for(twin: Twin, job_id: str) -> str | None:
+    wait = twin.job(job_id).wait
+    return None if wait is None else wait.reason
+
+
 async def declare(twin: Twin, **policy: Any) -> None:
     assert "error" not in await twin.ask("declare", policy=policy)
 
@@ -547,4 +552,25 @@ async def test_a_refusal_by_state_and_an_acceptance_are_stored_together(twin: Tw
     records = await twin.records()
     sources = [(r.kind, r.source.index) for r in records if r.source is not None]
     assert sources == [("job", 0), ("principal", 1)]
+    await twin.check()
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+async def test_a_job_that_comes_after_another_is_approved_when_that_one_is_done(
+    twin: Twin, skipped: bool
+) -> None:
+    """Also where an operator does not let it wait for the other one: who must say yes is still asked."""
+    await submit(twin, {"id": "plan"})
+    await submit(twin, {"id": "do", "after": ["mail~plan"], "approval": {"timeout_s": 60}})
+    assert waits_for(twin, "do") == "dependency"
+    if skipped:
+        await twin.ask("resume", id="do", reason="now")
+    else:
+        await finish(twin, *await twin.acquire())
+    await twin.settled()
+    assert waits_for(twin, "do") == "approval"
+    assert (await twin.story("do"))[-1] == "job_resumed+job_suspended"
+    assert "do" not in await ids(twin)
+    await twin.ask("approve", id="do", reason="yes")
+    assert "do" in await ids(twin)
     await twin.check()
