@@ -103,10 +103,13 @@ class IntakeDesk:
         return None
 
     def _hold_back(self, round_: Round, tenant: str, key: str, command: SubmitJob, find: depend.Find) -> None:
-        """Suspends a job that must wait for others or for a person, in the record that accepts it."""
+        """Ends or suspends a job, as others or a person have it, in the record that accepts it."""
         job = self._state.jobs[f"{tenant}.{key}"]
         events: tuple[Fact, ...] = ()
-        if command.after:
+        parent = None if command.parent is None else find(command.parent)
+        if parent is not None:
+            events = depend.on_parent_ended(job, parent)
+        if not events and command.after:
             events = depend.on_submit(job, find)
         if not events:
             events = depend.ask_approval(command.approval, round_.now)

@@ -109,7 +109,7 @@ class Links:
             self._set(self.watched, place, {other: 0} | self.watched.get(place, {}), undo)
             self.unheard_of.set(place, record.at + UNHEARD_OF_S * SECOND_US)
         else:
-            self._set(self.afar, place, heard(content, record.seq, record.at), undo)
+            self._set(self.afar, place, heard(content, record.seq), undo)
 
     @staticmethod
     def _set(where: dict[Any, Any], key: Any, value: Any, undo: list[Change] | None) -> None:

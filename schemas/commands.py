@@ -53,7 +53,8 @@ class SubmitJob(Command, frozen=True):
     `concurrency_key` shares the queue's `key_concurrency` slots, `unique_key` may be live once in a queue.
     `after` are keys (`<queue>~<id>`) of jobs that must complete first, `on_dead` says what happens if one
     ends otherwise, and `input_from` fills fields of the input, an object, with the output of one of them.
-    `parent` is the job that starts this one, and `batch` a group that it counts in.
+    `parent` is the job that starts this one, and `batch` a group that it counts in. Where the parent has
+    ended already, otherwise than completed, `on_parent_end` is met at once.
     """
 
     task: TaskName

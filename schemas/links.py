@@ -98,8 +98,8 @@ LINK_EVENTS: Final[tuple[type[Fact], ...]] = (MessageSent, MessageAccepted, Mess
 class Afar(msgspec.Struct, frozen=True, gc=False):
     """What a partition knows of a job of another. `state` is None until something was heard of it.
 
-    `gone` says that there is no such job, which counts as dead. `finished_at` and `ended_by` are log time and
-    sequence in the log of the partition that heard of its end, which orders it with that one's own jobs.
+    `gone` says that there is no such job, which counts as dead. `ended_by` is a sequence in the log of the
+    partition that heard of its end, which orders it with that one's own jobs.
     """
 
     key: str
@@ -107,17 +107,16 @@ class Afar(msgspec.Struct, frozen=True, gc=False):
     output: Sealed | None = None
     parent: str | None = None
     gone: bool = False
-    finished_at: int | None = None
     ended_by: int = 0
 
 
-def heard(told: JobTold, seq: int, at: int) -> Afar:
-    """What is known of a job after this was told by the record with that sequence and time."""
+def heard(told: JobTold, seq: int) -> Afar:
+    """What is known of a job after this was told by the record with that sequence."""
     if not told.ended_by:
         return Afar(told.key, told.state, parent=told.parent)
     gone = told.ended_by == GONE
     state = State.DEAD if gone else told.state
-    return Afar(told.key, state, told.output, told.parent, gone, at, seq)
+    return Afar(told.key, state, told.output, told.parent, gone, seq)
 
 
 def partition_of(shard: int, partitions: int) -> int:

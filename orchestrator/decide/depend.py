@@ -102,13 +102,13 @@ def _otherwise(job: Job, failed: Known) -> tuple[Fact, ...]:
 
 
 def on_parent_ended(child: Job, parent: Known) -> tuple[Fact, ...]:
-    """What the end of its parent makes of a child."""
-    if parent.state is State.COMPLETED or child.on_parent_end is OnParentEnd.ABANDON:
+    """What the end of its parent makes of a child, also of one that was taken in after that end."""
+    if parent.state not in TERMINAL or parent.state is State.COMPLETED:
         return ()
-    if child.state in TERMINAL or child.cancel is not None:
+    if child.on_parent_end is OnParentEnd.ABANDON or child.state in TERMINAL or child.cancel is not None:
         return ()
-    if child.round > 1 and parent.finished_at is not None and child.round_at > parent.finished_at:
-        return ()  # an operator had it run again, after its parent's end and knowing of it
+    if child.reopened is not None and child.reopened.seq > parent.ended_by:
+        return ()  # an operator wants it all the same
     reason = f"its parent {parent.key} is {_how(parent)}"
     if child.state is State.RUNNING:
         return (CancelRequested(reason),)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from writ.schemas.commands import SubmitJob
 from writ.schemas.events import Fact, JobSubmitted
-from writ.schemas.lifecycle import TERMINAL, Job, micros
+from writ.schemas.lifecycle import Job, micros
 from writ.schemas.policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, OnClash, Retry
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -32,14 +32,10 @@ def refusal(
         if find(key) is None:
             reason = f"after names {key}; there is no such job"
             return Rejection(RejectionKind.NOT_FOUND, reason, "after", index)
-    if command.parent is not None:
-        parent = find(command.parent)
-        if parent is None:
-            reason = f"parent names {command.parent}; there is no such job"
-            return Rejection(RejectionKind.NOT_FOUND, reason, "parent", index)
-        if parent.state in TERMINAL:
-            reason = f"parent {command.parent} is {parent.state}; only a job that has not ended starts others"
-            return Rejection(RejectionKind.CONFLICT, reason, "parent", index)
+    # A parent may have ended before its children are taken in: they were acknowledged, and are not lost.
+    if command.parent is not None and find(command.parent) is None:
+        reason = f"parent names {command.parent}; there is no such job"
+        return Rejection(RejectionKind.NOT_FOUND, reason, "parent", index)
     return None
 
 

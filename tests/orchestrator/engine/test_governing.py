@@ -408,6 +408,43 @@ async def test_children_end_with_their_parent_unless_they_go_alone(twin: Twin) -
     await twin.check()
 
 
+async def test_children_taken_in_after_their_parent_completed_are_jobs_like_any(twin: Twin) -> None:
+    """A task that starts children and returns may be done before the leader reads what it submitted."""
+    await submit(twin, {"id": "p"})
+    await finish(twin, (await twin.acquire())[0])
+    await submit(twin, {"id": "c", "parent": "mail~p"})
+    assert await twin.story("c") == ["job_submitted"]
+    assert [lease["id"] for lease in await twin.acquire()] == ["c"]
+    assert await twin.events(CommandRejected) == []
+    await twin.check()
+
+
+async def test_children_taken_in_after_their_parent_ended_otherwise_are_cancelled_in_sight(
+    twin: Twin,
+) -> None:
+    await submit(twin, {"id": "p"})
+    await twin.ask("cancel", id="p")
+    await submit(
+        twin,
+        {"id": "c", "parent": "mail~p", "after": ["mail~p"], "approval": {}, "batch": "b"},
+        {"id": "free", "parent": "mail~p", "on_parent_end": "abandon"},
+        {"id": "grand", "parent": "mail~c"},
+    )
+    assert await twin.story("c") == ["job_submitted+cancel_requested+job_cancelled"]
+    assert twin.job("c").reason == "its parent mail~p is cancelled"
+    assert twin.job("grand").state is State.CANCELLED
+    assert twin.job("free").state is State.PENDING
+    assert await twin.events(CommandRejected) == []
+    await twin.ask("seal_batch", batch="b", size=1)
+    assert await twin.events(BatchEnded) == [BatchEnded(completed=0, dead=0, cancelled=1)]
+    await twin.ask("rerun", id="c", reason="wanted all the same")
+    await twin.crash()
+    await twin.start()
+    await twin.settled()
+    assert twin.job("c").state is State.PENDING, "who opened it again knew of its parent's end"
+    await twin.check()
+
+
 async def test_a_batch_tells_its_end_once(twin: Twin) -> None:
     await submit(twin, *({"id": str(n), "batch": "night", "retry": {"max_attempts": 1}} for n in range(3)))
     assert "error" not in await twin.ask("seal_batch", batch="night", size=3)

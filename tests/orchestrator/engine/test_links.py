@@ -241,6 +241,21 @@ async def test_the_child_of_a_parent_that_is_nowhere_is_cancelled(pair: Pair) ->
     await pair.check()
 
 
+async def test_children_taken_in_after_the_end_of_a_parent_elsewhere_are_jobs(pair: Pair) -> None:
+    await pair.submit(HERE, id="done")
+    await pair.complete(HERE)
+    await pair.submit(HERE, id="dead")
+    await pair.fail(HERE)
+    for turn in "unheard", "known":
+        await pair.submit(THERE, id=f"{turn}-c", parent="bills~done")
+        await pair.submit(THERE, id=f"{turn}-d", parent="bills~dead")
+        await pair.submit(THERE, id=f"{turn}-free", parent="bills~dead", on_parent_end="abandon")
+        states = [pair.state(THERE, f"{turn}-{one}") for one in ("c", "d", "free")]
+        assert states == [State.PENDING, State.CANCELLED, State.PENDING]
+    assert await pair.of(THERE).story("known-d", THERE) == ["job_submitted+cancel_requested+job_cancelled"]
+    await pair.check()
+
+
 async def test_a_child_opened_again_outlives_the_end_of_its_parent(pair: Pair) -> None:
     await pair.submit(HERE, id="parent")
     await pair.submit(THERE, id="child", parent="bills~parent")

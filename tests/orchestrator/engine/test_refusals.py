@@ -278,12 +278,6 @@ simple("after nobody", lambda s: s.job(after=["mail~x"]), "after", "there is no 
 simple("child of nobody", lambda s: s.job(parent="mail~x"), "parent", "there is no such job", "mail~x")
 
 
-@row("parent", "not ended", "mail~a is completed")
-async def child_of_one_that_ended(s: Scene) -> str:
-    await s.end()
-    return await s.job(parent="mail~a")
-
-
 @row("draining", "when it is resumed", "moving out")
 async def draining(s: Scene) -> str:
     await s.do("drain_queue", reason="moving out")
