@@ -86,6 +86,7 @@ class Desk:
         self.operating.advance(round_)
         self.office.consequences.follow(round_)
         self.leases.match(round_)
+        self.links.flush(round_)  # behind whatever ends a job
         self.leases.dismiss(round_)
         self.links.flush(round_)
 

@@ -10,7 +10,6 @@ import msgspec
 
 from writ.schemas import bounds, commands
 from writ.schemas.events import (
-    DeadReason,
     Fact,
     LeasesRenewed,
     RefusedReport,
@@ -24,7 +23,6 @@ from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import unseal
 
 from .decide import lease
-from .decide.death import dead
 from .decide.lease import Repeated
 from .messages import Asked
 from .office import TRY_LATER, Office, encode, size_of
@@ -138,16 +136,15 @@ class LeaseDesk:
 
         return full
 
-    @staticmethod
-    def _fits() -> Callable[[Job], bool]:
+    def _fits(self) -> Callable[[Job], bool]:
         """Whether another lease fits into the answer; the first one always does."""
         size_bytes = 0
 
         def fits(job: Job) -> bool:
             nonlocal size_bytes
             first = size_bytes == 0
-            more = len(bytes(job.input.plain)) + len(job.task.encode()) + len(job.key) + _LEASE_BYTES
-            more += sum(len(bytes(s.data.plain)) + _LEASE_BYTES for s in job.signals)
+            more = self._filled_bytes(job) + len(job.task.encode()) + len(job.key) + _LEASE_BYTES
+            more += sum(s.size_bytes for s in job.signals)
             if not first and size_bytes + more > _ACQUIRED_MAX_BYTES:
                 return False
             size_bytes += more
@@ -157,11 +154,9 @@ class LeaseDesk:
 
     def _grant_one(self, round_: Round, waiter: Waiter, job: Job) -> commands.Lease | None:
         tenant, principal = waiter.tenant, waiter.principal
-        if job.records >= bounds.HISTORY_MAX_RECORDS:
-            most = bounds.HISTORY_MAX_RECORDS
-            rule = f"the history holds {job.records} records; at most {most} are allowed"
-            event = dead(job, DeadReason.HISTORY_LIMIT, rule)
-            self._office.store(round_, tenant, job.key, (event,), cause="acquire")
+        ended = lease.hopeless(job, self._filled_bytes(job))
+        if ended:
+            self._office.store(round_, tenant, job.key, ended, cause="acquire")
             return None
         actor = round_.actor_of(tenant, job.key)
         if f"{tenant}.{waiter.queue}" in self._state.queues:
@@ -190,6 +185,15 @@ class LeaseDesk:
             _signals(job, 0),
         )
 
+    def _filled_bytes(self, job: Job) -> int:
+        """About what a job's input weighs once it is filled."""
+        size_bytes = len(bytes(job.input.plain))
+        for field, key in job.input_from.items():
+            before = self._state.find(job.tenant, key)
+            if before is not None and before.output is not None:
+                size_bytes += len(bytes(before.output.plain)) + len(field.encode())
+        return size_bytes
+
     def _filled(self, job: Job, content: bytes) -> bytes:
         """The input with the outputs of the jobs before it in the fields that name them."""
         fields: dict[str, msgspec.Raw] = (
@@ -205,10 +209,12 @@ class LeaseDesk:
         """Gives jobs that became ready to those who wait for them."""
         stirred = self._office.stirred
         while stirred:
+            # Whoever ends a job at its grant stirs the queue again, for those behind it.
             place = next(iter(stirred))
-            if not self._match_queue(round_, place):
-                return
             del stirred[place]
+            if not self._match_queue(round_, place):
+                self._office.stir(place)
+                return
 
     def _match_queue(self, round_: Round, place: str) -> bool:
         """Whether everybody who waits for a queue had a chance, as far as it has jobs."""
@@ -241,6 +247,7 @@ class LeaseDesk:
         live: list[Renewal] = []
         cancel: list[str] = []
         signals: dict[str, tuple[commands.SignalCame, ...]] = {}
+        room = bounds.SIGNALS_MAX_BYTES
         for index, held in enumerate(command.leases):
             key = job_key(queue, held.id)
             job = self._office.job(asked, held.id)
@@ -255,7 +262,11 @@ class LeaseDesk:
             if job.cancel is not None:
                 cancel.append(held.id)
             if job.signals and (came := _signals(job, held.seen)):
-                signals[held.id] = came
+                # What does not fit is told at the next beat, when its holder has seen the rest.
+                weight = sum(s.size_bytes for s in job.signals if s.seq > held.seen)
+                if weight <= room:
+                    signals[held.id] = came
+                    room -= weight
         if live:
             round_.record(
                 tenant,

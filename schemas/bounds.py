@@ -31,6 +31,12 @@ BATCH_MAX_BYTES: Final = 8 * 1024 * 1024
 MESSAGE_MAX_BYTES: Final = 1024 * 1024
 """The broker's `max_payload`: a submit, request or answer."""
 
+FILLED_MAX_BYTES: Final = 512 * 1024
+"""An input and the outputs that `input_from` puts into it, together; a job with more is dead-lettered."""
+
+SIGNALS_MAX_BYTES: Final = 384 * 1024
+"""The signals that a job holds, names included. With a filled input they fit one answer."""
+
 HISTORY_MAX_RECORDS: Final = 50_000
 """Records of one job, lease renewals not counted; the next one dead-letters it."""
 

@@ -155,6 +155,9 @@ class IllegalTransition(Exception):
         super().__init__(f"job {key}: {event.__name__} from {place or 'nothing'} is refused: {self.refusal}")
 
 
+_SIGNAL_BYTES: Final = 100
+"""More than a signal weighs beside its name and its data."""
+
 LEASES_LOST: Final = AttemptError(ErrorClass.POISON, "LeasesLost")
 """The error of a job that took its process down too often to be tried again."""
 
@@ -176,6 +179,11 @@ class Signal(msgspec.Struct, frozen=True, gc=False):
     name: str
     data: Sealed
     seq: int
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it weighs in an answer."""
+        return len(bytes(self.data.plain)) + len(self.name) + _SIGNAL_BYTES
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

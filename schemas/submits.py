@@ -134,8 +134,15 @@ def _relations_fault(command: SubmitJob, index: int | None) -> Rejection | None:
     if len(command.input_from) > most:
         reason = f"input_from fills {len(command.input_from)} fields; at most {most} are allowed"
         return Rejection(RejectionKind.TOO_LARGE, reason, "input_from", index)
-    begins = bytes(command.input).lstrip()[:1].decode()
-    if command.input_from and begins not in ("{", "n"):
+    return filled_fault(command.input_from, command.input, index)
+
+
+def filled_fault(
+    input_from: dict[str, str], content: msgspec.Raw, index: int | None = None
+) -> Rejection | None:
+    """Why `input_from` cannot fill this input: it is no object, nor nothing."""
+    begins = bytes(content).lstrip()[:1].decode()
+    if input_from and begins not in ("{", "n"):
         kind = _KINDS.get(begins, "a number")
         return malformed(f"input_from fills fields of an object, and input is {kind}", "input", index)
     return None

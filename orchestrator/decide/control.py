@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from writ.schemas import bounds
 from writ.schemas.commands import (
     Approve,
     Cancel,
@@ -36,9 +37,10 @@ from writ.schemas.events import (
     type_names,
 )
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, Job, State, micros
+from writ.schemas.lifecycle import Signal as Signalled
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
-from writ.schemas.submits import content_fault
+from writ.schemas.submits import content_fault, filled_fault
 
 from .death import dead
 from .depend import ask_approval
@@ -184,7 +186,9 @@ def resume(job: Job | None, command: Resume, now: int) -> Outcome:
 
 def approve(job: Job | None, command: Approve) -> Outcome:
     """Says yes."""
-    fault = _no_approval(job, command) or content_fault("data", command.data)
+    fault = _no_approval(job, command)
+    if fault is None and job is not None:
+        fault = _data_fault(job, WaitReason.APPROVAL, command.data)
     if fault is not None:
         return fault
     data = None if bytes(command.data) == _NULL else seal(bytes(command.data))
@@ -216,7 +220,7 @@ def signal(job: Job | None, command: Signal) -> Outcome:
         return unknown(command)
     if not _allowed(job, SignalReceived):
         return refused(job, SignalReceived)
-    fault = content_fault("data", command.data)
+    fault = _data_fault(job, command.name, command.data)
     if fault is not None:
         return fault
     received = SignalReceived(command.name, seal(bytes(command.data)))
@@ -226,6 +230,21 @@ def signal(job: Job | None, command: Signal) -> Outcome:
     return (received,)
 
 
+def _data_fault(job: Job, name: str, data: msgspec.Raw) -> Rejection | None:
+    """Why a job cannot take data from outside: a grant hands over all that came in the round at once."""
+    fault = content_fault("data", data)
+    if fault is not None:
+        return fault
+    size = sum(each.size_bytes for each in (*job.signals, Signalled(name, seal(bytes(data)), 0)))
+    if size <= bounds.SIGNALS_MAX_BYTES:
+        return None
+    reason = (
+        f"data {name} of {len(bytes(data))} bytes would have job {job.id} hold {size} bytes of signals; "
+        f"at most {bounds.SIGNALS_MAX_BYTES} are held"
+    )
+    return Rejection(RejectionKind.TOO_LARGE, reason, "data")
+
+
 def edit(job: Job | None, command: Edit, now: int) -> Outcome:
     """Changes a job that has not started."""
     if job is None:
@@ -233,9 +252,10 @@ def edit(job: Job | None, command: Edit, now: int) -> Outcome:
     if not _allowed(job, JobEdited) or job.attempt:
         more = f" in attempt {job.attempt}; only a job that has not started can be edited"
         return refused(job, JobEdited, more)
-    fault = None if isinstance(command.input, msgspec.UnsetType) else content_fault("input", command.input)
-    if fault is not None:
-        return fault
+    if not isinstance(command.input, msgspec.UnsetType):
+        fault = content_fault("input", command.input) or filled_fault(job.input_from, command.input)
+        if fault is not None:
+            return fault
     due_at = None if command.not_before is None else max(now, micros(command.not_before.timestamp()))
     content = None if isinstance(command.input, msgspec.UnsetType) else seal(bytes(command.input))
     return (JobEdited(command.reason, command.priority, due_at, content),)

@@ -30,6 +30,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
 from writ.schemas.submits import content_fault, malformed
 
+from .death import dead
 from .depend import Find, children_ended, ended
 from .retry import after_failure
 
@@ -44,6 +45,22 @@ class Repeated(msgspec.Struct, frozen=True):
 def wanted(job: Job, command: Acquire) -> bool:
     """Whether the worker runs this job's task."""
     return not command.tasks or job.task in command.tasks
+
+
+def hopeless(job: Job, filled_bytes: int) -> tuple[Fact, ...]:
+    """The end of a pending job that no worker may be given any more; nothing where one may.
+
+    `filled_bytes` is what its input weighs with what `input_from` puts into it.
+    """
+    most = bounds.HISTORY_MAX_RECORDS
+    if job.records >= most:
+        rule = f"the history holds {job.records} records; at most {most} are allowed"
+        return (dead(job, DeadReason.HISTORY_LIMIT, rule),)
+    most = bounds.FILLED_MAX_BYTES
+    if job.input_from and filled_bytes > most:
+        rule = f"the input, filled by input_from, has {filled_bytes} bytes; at most {most} are allowed"
+        return (dead(job, DeadReason.DEPENDENCY, rule),)
+    return ()
 
 
 def grant(job: Job, command: Acquire, principal: str, actor: str) -> tuple[Fact, ...]:

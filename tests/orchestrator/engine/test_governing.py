@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from writ.schemas.bounds import RECORD_MAX_BYTES
-from writ.schemas.events import BatchEnded, CommandRejected, OperationEnded, RejectionsFolded
+from writ.schemas import bounds
+from writ.schemas.bounds import MESSAGE_MAX_BYTES, RECORD_MAX_BYTES
+from writ.schemas.events import BatchEnded, CommandRejected, DeadReason, OperationEnded, RejectionsFolded
 from writ.schemas.lifecycle import State
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.schedules import ScheduleFired, ScheduleSkipped
@@ -376,6 +378,71 @@ async def test_what_comes_after_a_dead_job(twin: Twin, on_dead: str, state: Stat
     assert twin.job("b").state is state
     await submit(twin, {"id": "late", "after": ["mail~a"], "on_dead": on_dead})
     assert twin.job("late").state is state
+    await twin.check()
+
+
+async def fill(twin: Twin, job_id: str, count: int, *behind: dict[str, Any]) -> None:
+    """A job whose input takes so many outputs of 200,000 bytes, and others that become due with it."""
+    keys = [f"mail~{job_id}{n}" for n in range(count)]
+    await submit(twin, *({"id": key[5:], "task": "fill"} for key in keys))
+    leases = await twin.acquire(count, tasks=["fill"])
+    await submit(twin, {"id": job_id, "after": keys, "input_from": {key[5:]: key for key in keys}})
+    await submit(twin, *({"after": keys, **job} for job in behind))
+    for lease in leases:
+        await twin.report("complete", lease, output="x" * 200_000)
+
+
+async def test_what_fills_an_input_counts_in_the_size_of_an_answer(twin: Twin) -> None:
+    for job_id in "x", "y":
+        await fill(twin, job_id, 2)
+    for expected in ["x"], ["y"], []:
+        answer = await twin.ask("acquire", worker="w1", count=10, wait_s=0)
+        assert [lease["id"] for lease in answer.get("leases", [])] == expected
+        assert len(json.dumps(answer)) < MESSAGE_MAX_BYTES
+    await twin.check()
+
+
+async def test_a_job_whose_filled_input_is_too_large_dies_at_its_grant_and_holds_nobody_up(
+    twin: Twin,
+) -> None:
+    waiting = asyncio.create_task(ids(twin, 1, wait_s=20, tasks=["send"]))
+    await fill(twin, "x", 3, {"id": "behind"}, {"id": "then", "after": ["mail~x"], "on_dead": "cancel"})
+    assert await waiting == ["behind"]
+    job = twin.job("x")
+    assert (job.state, job.dead) == (State.DEAD, DeadReason.DEPENDENCY)
+    assert job.reason == ("the input, filled by input_from, has 600016 bytes; at most 524288 are allowed")
+    assert (job.lease_losses, twin.job("then").state) == (0, State.CANCELLED)
+    await twin.check()
+
+
+async def test_a_job_with_too_long_a_history_dies_at_its_grant(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "HISTORY_MAX_RECORDS", 5)
+    await submit(twin, {"id": "a"})
+    for _ in range(2):
+        (lease,) = await twin.acquire()
+        await twin.report("renew", lease)
+        await twin.report("release", lease)
+    assert await ids(twin) == []
+    job = twin.job("a")
+    assert (job.state, job.dead) == (State.DEAD, DeadReason.HISTORY_LIMIT)
+    assert job.reason == "the history holds 5 records; at most 5 are allowed"
+    await twin.check()
+
+
+async def test_signals_that_fit_no_answer_together_come_with_the_beats_one_job_after_the_other(
+    twin: Twin,
+) -> None:
+    await submit(twin, {"id": "a"}, {"id": "b"})
+    held = [{"id": lease["id"], "token": lease["token"], "seen": 0} for lease in await twin.acquire(2)]
+    for one in held:
+        assert "error" not in await twin.ask("signal", id=one["id"], name="n", data="x" * 250_000)
+    for job_id in "a", "b":
+        (came,) = (await twin.ask("renew", worker="w1", leases=held))["signals"].items()
+        assert came[0] == job_id
+        held = [one | {"seen": came[1][-1]["seq"]} if one["id"] == job_id else one for one in held]
+    assert "signals" not in await twin.ask("renew", worker="w1", leases=held)
     await twin.check()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from writ.orchestrator.state import Partition
+from writ.schemas import bounds
 from writ.schemas.events import type_names
 from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import Job, State
@@ -218,6 +219,18 @@ async def test_a_submit_that_is_late_in_the_other_partition_is_waited_for(pair: 
     assert pair.state(THERE, "then") is State.SUSPENDED
     await pair.complete(HERE)
     assert pair.state(THERE, "then") is State.PENDING
+    await pair.check()
+
+
+async def test_the_death_of_one_at_its_grant_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grant to one that waited is decided last in a round: what it ends must be noticed all the same."""
+    await pair.submit(HERE, id="first", delay_s=5)
+    await pair.submit(THERE, id="then", after=["bills~first"], on_dead="cancel")
+    waiting = asyncio.create_task(pair.twins[0].ask("acquire", HERE, worker="w1", count=1, wait_s=10))
+    monkeypatch.setattr(bounds, "HISTORY_MAX_RECORDS", 1)
+    assert "leases" not in await waiting
+    assert pair.state(HERE, "first") is State.DEAD
+    assert pair.state(THERE, "then") is State.CANCELLED
     await pair.check()
 
 

@@ -515,6 +515,30 @@ async def large_approval(s: Scene) -> str:
     return await s.ask("approve", id="a", data=BIG)
 
 
+SIGNALS = f"at most {bounds.SIGNALS_MAX_BYTES} are held"
+
+
+@row("data n of 200002 bytes", SIGNALS, "hold 400206 bytes")
+async def signals_in_bulk(s: Scene) -> str:
+    await s.submit()
+    await s.do("signal", id="a", name="n", data="x" * 200_000)
+    return await s.ask("signal", id="a", name="n", data="x" * 200_000)
+
+
+@row("data approval of 200002 bytes", SIGNALS, "hold 400213 bytes")
+async def approval_behind_signals_in_bulk(s: Scene) -> str:
+    await s.submit(approval={})
+    await s.do("signal", id="a", name="n", data="x" * 200_000)
+    return await s.ask("approve", id="a", data="x" * 200_000)
+
+
+@row("input_from", "an object", "an array")
+async def edit_of_one_that_is_filled(s: Scene) -> str:
+    await s.submit("b")
+    await s.submit(after=["mail~b"], input_from={"x": "mail~b"})
+    return await s.ask("edit", id="a", input=[1])
+
+
 # Commands about a queue, a batch, or many jobs.
 simple(
     "types of a policy", lambda s: s.ask("declare", policy={"retry": {"non_retryable_types": TYPES}}),
