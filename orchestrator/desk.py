@@ -12,6 +12,7 @@ from writ.schemas.rejections import Rejection
 
 from .control_desk import ControlDesk
 from .decide import timers
+from .incidents import Incidents
 from .intake_desk import IntakeDesk
 from .lease_desk import LeaseDesk
 from .link_desk import LinkDesk
@@ -34,6 +35,7 @@ class Desk:
         self.operating = Operating(self.office)
         self.schedules = ScheduleDesk(self.office)
         self.links = LinkDesk(self.office)
+        self.incidents = Incidents(state)
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             **self.leases.verbs,
             **self.schedules.verbs,
@@ -41,6 +43,7 @@ class Desk:
         }
         self.office.consequences.recover()
         self.links.recover()
+        self.incidents.recover()
 
     def begin(self) -> None:
         """A round begins."""
@@ -52,6 +55,7 @@ class Desk:
         self.operating.recover()
         self.office.consequences.recover()
         self.links.recover()
+        self.incidents.recover()
 
     def request(self, round_: Round, asked: Asked) -> None:
         """Decides one request of a worker or an operator."""
@@ -86,7 +90,9 @@ class Desk:
         self.operating.advance(round_)
         self.office.consequences.follow(round_)
         self.leases.match(round_)
-        self.links.flush(round_)  # behind whatever ends a job
+        # Behind whatever records what becomes of a job.
+        self.links.flush(round_)
+        self.incidents.flush(round_)
         self.leases.dismiss(round_)
         self.links.flush(round_)
 
@@ -96,6 +102,7 @@ class Desk:
         return (
             bool(self.office.consequences)
             or bool(self.links)
+            or bool(self.incidents)
             or bool(self.office.stirred)
             or self.operating.hurries
         )

@@ -41,6 +41,9 @@ class Round:
         self.whole = False
         """Whether the records must be stored all or none, however few they are."""
 
+        self.long: dict[str, int] = {}
+        """Jobs with a long history, by the newest record that this round adds to it."""
+
         self._undo = Undo()
         self._own: dict[str, int] = {}
 
@@ -87,7 +90,10 @@ class Round:
         )
         state.evolve(record, self._undo)
         if kind == "job":
-            self._own[address(tenant, key)] = len(self.records)
+            place = address(tenant, key)
+            self._own[place] = len(self.records)
+            if state.jobs[place].records >= bounds.HISTORY_LONG_RECORDS:
+                self.long[place] = record.seq
         self.records.append(record)
         self.size_bytes += size_bytes + _ENVELOPE_BYTES
         return record

@@ -7,7 +7,15 @@ so that undoing a change is putting the old job back.
 from __future__ import annotations
 
 from writ.schemas.codec import digest
-from writ.schemas.events import Fact, LeaderElected, LeaseGranted, LeasesRenewed, RetryScheduled, TimeResumed
+from writ.schemas.events import (
+    Fact,
+    HistoryLong,
+    LeaderElected,
+    LeaseGranted,
+    LeasesRenewed,
+    RetryScheduled,
+    TimeResumed,
+)
 from writ.schemas.lifecycle import (
     TERMINAL,
     IllegalTransition,
@@ -42,6 +50,7 @@ class Undo:
         self.schedules: list[tuple[str, Schedule | None]] = []
         self.turns: list[tuple[str, str, int]] = []
         self.links: list[Change] = []
+        self.long: list[tuple[str, int | None]] = []
 
 
 _PENDING, _RUNNING, _ELSE = "pending", "running", "else"
@@ -85,6 +94,8 @@ class Partition:
         self._unique: dict[tuple[str, str], dict[str, None]] = {}
         self.relations = Relations()
         self.links = Links(number)
+        self.long: dict[str, int] = {}
+        """Jobs that were told of for their long history, and the newest round in which that was."""
 
     def job(self, tenant: str, queue: str, job_id: str) -> Job | None:
         return self.jobs.get(f"{tenant}.{queue}~{job_id}")
@@ -294,6 +305,14 @@ class Partition:
         else:
             self.relations.batches[place] = batch
 
+    def _put_long(self, place: str, told: int | None, undo: Undo | None = None) -> None:
+        if undo is not None:
+            undo.long.append((place, self.long.get(place)))
+        if told is None:
+            self.long.pop(place, None)
+        else:
+            self.long[place] = told
+
     def _evolve_other(self, event: Fact, record: Record, undo: Undo | None) -> None:
         match event:
             case LeasesRenewed(leases=leases):
@@ -310,6 +329,9 @@ class Partition:
                 self._give_time_back(record.at, undo)
             case PartitionOpened():
                 self.links.open(event)
+            case HistoryLong():
+                place = address(record.tenant, record.key)
+                self._put_long(place, self.jobs[place].round, undo)
             case _:
                 pass  # refusals and barriers change no state: they are the audit's
 
@@ -342,6 +364,8 @@ class Partition:
             self._put_schedule(place, schedule)
         for place, operation in reversed(undo.operations):
             self._put_operation(place, operation)
+        for place, told in reversed(undo.long):
+            self._put_long(place, told)
         self.links.revert(undo.links)
         for place, fair, seq in reversed(undo.turns):
             served = self._ready[place].served

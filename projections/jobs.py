@@ -235,7 +235,7 @@ class JobsView:
                     rows = _rejection_rows(record, event)
                     self._rejections += [(record.seq, nth, *row) for nth, row in enumerate(rows)]
                 case _:
-                    pass  # a barrier: nothing changed
+                    pass  # nothing changed: a barrier, a warning
 
     def _fold_job(self, record: Record) -> None:
         place = (record.tenant, record.key)

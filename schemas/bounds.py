@@ -37,6 +37,9 @@ FILLED_MAX_BYTES: Final = 512 * 1024
 SIGNALS_MAX_BYTES: Final = 384 * 1024
 """The signals that a job holds, names included. With a filled input they fit one answer."""
 
+HISTORY_LONG_RECORDS: Final = 10_000
+"""Records of one job, lease renewals not counted, from which on it is warned of, once in each round."""
+
 HISTORY_MAX_RECORDS: Final = 50_000
 """Records of one job, lease renewals not counted; the next one dead-letters it."""
 

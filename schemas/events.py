@@ -33,7 +33,7 @@ and on the way, without a place in that order:
 
 Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partition); queue_declared,
 queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
-operation_planned, operation_ended (operation); command_rejected, report_rejected,
+operation_planned, operation_ended (operation); history_long (incident); command_rejected, report_rejected,
 rejections_folded (principal); partition_opened (partition), message_sent, message_accepted,
 message_settled (link).
 """
@@ -397,6 +397,16 @@ class OperationEnded(Fact, frozen=True):
     done: int
 
 
+class HistoryLong(Fact, frozen=True):
+    """The job that the record's key names has so many records, of which `limit` call for a warning.
+
+    Told once in each of its rounds; at a further bound it is dead-lettered.
+    """
+
+    records: int
+    limit: int
+
+
 class Renewal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One lease in a beat: the job's key and the token."""
 
@@ -506,6 +516,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     BatchEnded,
     OperationPlanned,
     OperationEnded,
+    HistoryLong,
     CommandRejected,
     ReportRejected,
     RejectionsFolded,

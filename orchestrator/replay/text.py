@@ -19,6 +19,7 @@ from writ.schemas.events import (
     CommandRejected,
     Fact,
     Filter,
+    HistoryLong,
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
@@ -235,6 +236,8 @@ def governing_words(event: Fact, actor: str) -> str:
             return f"{verb} {matched} jobs{_limits(event)}, by {actor}: {one_line(reason)}"
         case OperationEnded(reason=reason, done=done):
             return f"{done} jobs changed: {one_line(reason)}"
+        case HistoryLong(records=records, limit=limit):
+            return f"the job has {records} records; {limit} call for a warning"
         case Barrier():
             return "nothing changed: proof that its leader led"
         case PartitionOpened(partitions=partitions):

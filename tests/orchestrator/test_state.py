@@ -29,6 +29,7 @@ from writ.schemas.events import (
     CommandRejected,
     Fact,
     Filter,
+    HistoryLong,
     JobSubmitted,
     LeaseGranted,
     OnDead,
@@ -382,7 +383,7 @@ def test_time_decides_nothing_before_the_deadline_and_something_at_it(history: H
 
 
 def test_the_random_histories_hold_every_event_and_take_every_edge(history: Histories) -> None:
-    """So that what is proved of them is proved of all but two sorts: those that change no state are the
+    """So that what is proved of them is proved of all but two sorts: those that change no job are the
     audit's, and what one log says to another is in `test_links.py`.
 
     Transition coverage: fails while an edge of the lifecycle table is taken by no decision here.
@@ -393,7 +394,7 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
         for stored in (roamed := roam(history, seed, 250)).records:
             told |= {type(event) for event in decode(stored.body).events}
         taken |= edges(roamed)
-    audit = {Barrier, CommandRejected, ReportRejected, RejectionsFolded}
+    audit = {Barrier, HistoryLong, CommandRejected, ReportRejected, RejectionsFolded}
     assert told >= set(EVENT_TYPES.values()) - audit - {PartitionOpened, *LINK_EVENTS}
     for seldom in (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed):
         taken |= edges(seldom(history))

@@ -14,6 +14,7 @@ import pytest
 from writ.broker.ports import Stored
 from writ.projections.jobs import JobsView
 from writ.projections.runner import Runner, Write, forget
+from writ.schemas.events import HistoryLong
 from writ.schemas.lifecycle import State
 
 if TYPE_CHECKING:
@@ -187,6 +188,20 @@ async def test_a_batch_that_could_not_be_written_is_applied_once_by_the_next_run
         await runner.close()
         dumps.append(dump(runner.path))
     assert dumps[0] == dumps[1]
+
+
+async def test_an_incident_leaves_its_job_as_it_was(
+    history: Histories, running: Running, dump: Callable[[Path], str]
+) -> None:
+    """What is warned of is no transition: every record before and behind it is taken as ever."""
+    told = history()
+    job = told.job("a").submitted()
+    told.add("incident", "mail~a", (HistoryLong(10_000, 10_000),))
+    job.granted("w1").completed()
+    async with running(told.log()) as runner:
+        assert await runner.wait_for(len(told.records), 5)
+        assert runner.halted is None
+    assert "'completed'" in dump(runner.path)
 
 
 async def test_a_log_that_lost_records_halts_the_view(history: Histories, running: Running) -> None:

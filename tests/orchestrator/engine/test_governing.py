@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from writ.orchestrator.replay.verify import verify
 from writ.schemas import bounds
 from writ.schemas.bounds import MESSAGE_MAX_BYTES, RECORD_MAX_BYTES
-from writ.schemas.events import BatchEnded, CommandRejected, DeadReason, OperationEnded, RejectionsFolded
+from writ.schemas.events import (
+    BatchEnded,
+    CommandRejected,
+    DeadReason,
+    HistoryLong,
+    OperationEnded,
+    RejectionsFolded,
+)
 from writ.schemas.lifecycle import State
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.schedules import ScheduleFired, ScheduleSkipped
 
 if TYPE_CHECKING:
-    from .conftest import Twin
+    from .conftest import Tools, Twin
 else:
-    Twin = Any
+    Tools = Twin = Any
 
 
 async def submit(twin: Twin, *jobs: dict[str, Any]) -> None:
@@ -428,6 +436,62 @@ async def test_a_job_with_too_long_a_history_dies_at_its_grant(
     job = twin.job("a")
     assert (job.state, job.dead) == (State.DEAD, DeadReason.HISTORY_LIMIT)
     assert job.reason == "the history holds 5 records; at most 5 are allowed"
+    await twin.check()
+
+
+async def test_a_long_history_is_warned_of_once_in_each_round(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the bound patched down to nine records, beats not counted."""
+    monkeypatch.setattr(bounds, "HISTORY_LONG_RECORDS", 9)
+    await submit(twin, {"id": "a"})
+    for _ in range(5):
+        (lease,) = await twin.acquire()
+        await twin.report("renew", lease)
+        await twin.report("release", lease)
+    assert await twin.events(HistoryLong) == [HistoryLong(9, 9)]
+    told = [(r.kind, r.key, r.cause) for r in await twin.records() if isinstance(r.events[0], HistoryLong)]
+    ninth = [r.seq for r in await twin.records() if r.key == "mail~a" and r.kind == "job"][8]
+    assert told == [("incident", "mail~a", f"record:{ninth}")]
+    await twin.ask("cancel", id="a")
+    await twin.crash()
+    await twin.start()
+    await twin.settled()
+    assert len(await twin.events(HistoryLong)) == 1, "the next leader knows that it was told"
+    await twin.ask("rerun", id="a")
+    assert await twin.events(HistoryLong) == [HistoryLong(9, 9), HistoryLong(13, 9)]
+    assert (await verify(twin.log)).ok
+    await twin.check()
+
+
+@pytest.mark.parametrize("stored", [0, 1])
+async def test_a_warning_cut_off_from_its_cause_is_made_up_for(
+    twin: Twin, tools: Tools, monkeypatch: pytest.MonkeyPatch, stored: int
+) -> None:
+    """The broker has the job's record and not the warning behind it, or neither, as its leader goes away."""
+    monkeypatch.setattr(bounds, "HISTORY_LONG_RECORDS", 2)
+    await submit(twin, {"id": "a"})
+    twin.log.script.append(tools.unknown(stored, after_s=60))
+    asking = asyncio.create_task(twin.acquire())
+    await twin.settled()
+    await twin.crash()
+    asking.cancel()
+    await twin.start()
+    await twin.settled()
+    assert len(await twin.events(HistoryLong)) == stored
+    await twin.acquire()
+    assert await twin.events(HistoryLong) == [HistoryLong(2, 2)]
+    await twin.check()
+
+
+async def test_a_warning_that_was_not_stored_is_decided_again(
+    twin: Twin, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "HISTORY_LONG_RECORDS", 1)
+    twin.log.script.extend(tools.full(2))
+    await submit(twin, {"id": "a"})
+    await asyncio.sleep(2)
+    assert await twin.events(HistoryLong) == [HistoryLong(1, 1)]
     await twin.check()
 
 

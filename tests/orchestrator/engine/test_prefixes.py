@@ -271,8 +271,10 @@ async def replay(twin: Twin, up_to: int) -> Partition:
     return state
 
 
-ELSEWHERE: Final = {"TimeResumed", "RejectionsFolded", "PartitionOpened"} | {e.__name__ for e in LINK_EVENTS}
-"""A leader that stands still, floods of refusals, and several partitions have tests of their own."""
+ELSEWHERE: Final = {"TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong"} | {
+    e.__name__ for e in LINK_EVENTS
+}
+"""Standing still, floods of refusals, long histories and several partitions have tests of their own."""
 
 seen: Counter[str] = Counter()
 played: set[str] = set()
