@@ -58,11 +58,15 @@ class Bonds:
         return job.given.on_dead == "suspend" and (new or waits) and on == (failed.key.partition(".")[2],)
 
     def parent_over(self, job: Tally) -> bool:
-        """Whether the parent has ended otherwise than completed since the job's round was opened."""
+        """Whether the parent has ended otherwise than completed; an operator's later wish counts for more."""
         if job.given.parent is None or job.given.on_parent_end != "cancel":
             return False
         parent = self.find(job.tenant, job.given.parent)
-        return parent is not None and parent.state in _FAILED and parent.ended_at >= job.round_at
+        return (
+            parent is not None
+            and parent.state in _FAILED
+            and (job.round == 1 or parent.ended_by > job.opened)
+        )
 
     def submitted(self, job: Tally) -> None:
         """The record that accepted a job is complete."""

@@ -127,6 +127,7 @@ class Fold:
                 need(late is None, f"{job.key} was passed over: {late}, {self.at} us")
             self.timetable.close(self.at)
             self.bonds.close()
+            self.mail.close()
             self.lines.close()
         self.lines.open(record.seq)
         self._group_fires = not isinstance(record.events[0], _SYSTEM_ONLY)

@@ -136,7 +136,7 @@ class Lines:
             need(bonds.find(record.tenant, key) is not None, f"comes after {key}, which does not exist")
         if event.parent is not None:
             parent = bonds.find(record.tenant, event.parent)
-            need(parent is not None and parent.live, f"a child of {event.parent}, which does not live")
+            need(parent is not None, f"a child of {event.parent}, which does not exist")
         if event.unique_key is not None:
             live = self.holders(queue, event.unique_key)
             replaced = line.policy.on_clash == "replace" and all(job.cancel is not None for job in live)

@@ -49,6 +49,8 @@ class Mail:
         self.partition = partition
         self._jobs = jobs
         self._distant: dict[str, Distant] = {}
+        self._told: dict[tuple[str, int], int] = {}
+        """A job that another partition asked for, and that partition, to the end that it was last told."""
         self.sent: dict[int, list[Letter]] = {}
         self.accepted: dict[int, list[Letter]] = {}
         self.settled: dict[int, Mark] = {}
@@ -62,13 +64,17 @@ class Mail:
             match event:
                 case MessageSent(content=content):
                     self._true(content)
+                    if isinstance(content, JobTold):
+                        self._told[f"{content.tenant}.{content.key}", other] = content.ended_by
                     self.sent.setdefault(other, []).append(
                         Letter(Mark(record.epoch, record.seq, index), content)
                     )
                 case MessageAccepted(message=message, content=content):
                     self._accepted(other, Letter(message, content))
-                    if isinstance(content, JobTold):
-                        place = f"{content.tenant}.{content.key}"
+                    place = f"{content.tenant}.{content.key}"
+                    if not isinstance(content, JobTold):
+                        self._told.setdefault((place, other), 0)
+                    else:
                         state = "dead" if content.ended_by == GONE else str(content.state)
                         round_ = 1 if place not in self._distant else self._distant[place].round + 1
                         output = None if content.output is None else bytes(content.output.plain)
@@ -77,6 +83,13 @@ class Mail:
                     self._settled(other, message)
                 case _:
                     raise Wrong(f"{type(event).__name__} is no event of a link")
+
+    def close(self) -> None:
+        """Raises Wrong where a job has ended, or was opened again, and whoever asked for it was not told."""
+        for (place, other), told in self._told.items():
+            job = self._jobs.get(place)
+            if job is not None and told != (0 if job.live else job.ended_by):
+                raise Wrong(f"{place} is {job.state}, and partition {other} was not told")
 
     def distant(self, place: str) -> Distant | None:
         """A job of another partition; None for one that would live here."""

@@ -66,10 +66,10 @@ def told_and_not_acted_on(patch: Patch) -> None:
 
 @bug
 def positions_of_other_logs_lost(patch: Patch) -> None:
-    """A new leader reads another log only from its newest accepted message on, settled or not."""
+    """A new leader passes over what stands right behind the newest message accepted, and what was settled."""
 
     def read_from(self: Links, partition: int, epoch: int) -> int:
-        return self.accepted_from(partition).seq + 2
+        return self.accepted_from(partition).seq + 8
 
     patch(Links, "read_from", read_from)
 

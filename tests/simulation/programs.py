@@ -138,9 +138,9 @@ class Program:
         except (WritError, TimeoutError):
             return
         job = self._watch.find(handle.queue, handle.id)
-        if job is None and isinstance(output, dict):  # a live job with its unique key stands for it
-            job = self._watch.find(handle.queue, output["id"])
         said = msgspec.json.encode(output)
+        if job is None:  # a live job with its unique key stands for it
+            job = self._watch.find(handle.queue, msgspec.json.decode(said, type=dict[str, Any])["id"])
         if job is None or (job.round == 1 and (job.state != "completed" or said != (job.output or b"null"))):
             self._watch.broken(f"{handle.id} was said to be completed with {said!r}")
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
-from writ.schemas.events import OTHER_EVENTS, DeadReason, JobSubmitted, WaitReason
+from writ.schemas.events import OTHER_EVENTS, DeadReason, HistoryLong, JobSubmitted, WaitReason
 from writ.schemas.lifecycle import TRANSITIONS, State
 
 from .history import Outcome, run
@@ -33,13 +33,13 @@ _SHOWN: Final = 3
 KINDS: Final = (*MESSAGE_FAULTS, *APPEND_FAULTS, *TIMED_FAULTS, *OBSERVED_FAULTS)
 ENDS: Final = (State.COMPLETED, State.CANCELLED, State.DEAD)
 _UNREACHED: Final = {DeadReason.HISTORY_LIMIT, WaitReason.CHILD, WaitReason.FROZEN}
-"""50,000 records are too many for a history, and nothing asks for the others yet."""
+"""10,000 and 50,000 records are too many for a history, and no task asks for the others yet."""
 
 WAYS: Final = (
     *(f"dead {reason}" for reason in DeadReason if reason not in _UNREACHED),
     *(f"waits {reason}" for reason in WaitReason if reason not in _UNREACHED),
     *(f"refused {kind}" for kind in ("malformed", "conflict", "duplicate", "not_found")),
-    *(event.__name__ for event in OTHER_EVENTS),
+    *(event.__name__ for event in OTHER_EVENTS if event is not HistoryLong),
 )
 """What must have come in some history, apart from edges."""
 
