@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from nats.aio.client import Client as Nats
@@ -21,8 +22,13 @@ _AT_ONCE: Final = 64
 """Queries in work together; more wait their turn."""
 
 
-async def serve_queries(nats: Nats, answer: Callable[[str, bytes], Awaitable[bytes]]) -> None:
-    """Answers each query by `answer(subject, body)`, several at once, until the connection closes."""
+async def serve_queries(
+    nats: Nats, answer: Callable[[str, bytes], Awaitable[bytes]]
+) -> Callable[[], Awaitable[None]]:
+    """Answers each query by `answer(subject, body)`, several at once, until the connection closes.
+
+    What it returns ends that sooner; queries in work are answered still.
+    """
     turns = asyncio.Semaphore(_AT_ONCE)
     working: set[asyncio.Task[None]] = set()
 
@@ -40,4 +46,10 @@ async def serve_queries(nats: Nats, answer: Callable[[str, bytes], Awaitable[byt
             working.add(task)
             task.add_done_callback(working.discard)
 
-    await nats.subscribe(QUERY_SERVED, cb=take)
+    served = await nats.subscribe(QUERY_SERVED, cb=take)
+
+    async def stop() -> None:
+        with suppress(NatsError, OSError):  # a connection that is gone serves nothing
+            await served.unsubscribe()
+
+    return stop

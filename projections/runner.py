@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -88,6 +90,12 @@ def forget(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
+def position_in(path: Path) -> int:
+    """The position of a view, as its file tells; it need not be open. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return next((int(row[1]) for row in db.execute(_WHERE)), 0)
+
+
 class Runner:
     """Runs one view over one log, in the file `path`.
 
@@ -145,9 +153,13 @@ class Runner:
     async def _connect(self) -> aiosqlite.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         db = await aiosqlite.connect(self.path, isolation_level=None)
-        await db.execute("PRAGMA journal_mode = WAL")
-        await db.execute("PRAGMA synchronous = NORMAL")
-        await db.execute("PRAGMA cache_size = -32768")
+        try:
+            await db.execute("PRAGMA journal_mode = WAL")
+            await db.execute("PRAGMA synchronous = NORMAL")
+            await db.execute("PRAGMA cache_size = -32768")
+        except BaseException:
+            await db.close()  # its thread would keep the process alive
+            raise
         return db
 
     async def _number(self, sql: str) -> int:

@@ -328,12 +328,16 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 
 
 class ViewStatus(msgspec.Struct, frozen=True):
-    """`lag` in records; `halted` says why a view stopped rather than guess."""
+    """`lag` in records; `halted` says why a view stopped rather than guess.
+
+    `away` says why it is not being read now; its node starts it again.
+    """
 
     name: str
     position: int
     lag: int
     halted: str | None = None
+    away: str | None = None
 
 
 class NodeStatus(Answer, frozen=True):

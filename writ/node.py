@@ -1,4 +1,4 @@
-"""A running node: the embedded broker, an orchestrator and the views, wired together in one process."""
+"""A running node: the embedded broker, an orchestrator in this process, the views in one of their own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
-from writ.broker.queries import serve_queries
 from writ.broker.requests import NatsRequests
 from writ.orchestrator.engine import Engine
-from writ.projections.jobs import JobsView
-from writ.projections.queries import Queries
-from writ.projections.runner import Runner
+from writ.schemas.queries import PartitionStatus
+
+from .views.keeper import Settings, Views
 
 if TYPE_CHECKING:
     from writ.broker.accounts import Principal
@@ -69,14 +68,13 @@ def _alive(pid: int) -> bool:
 class Node:
     """Everything that `writ up` runs. Make it with `start`; it stops with `stop`, or when a part fails."""
 
-    def __init__(self, directory: Path, broker: EmbeddedBroker) -> None:
+    def __init__(self, directory: Path, broker: EmbeddedBroker, views: Views) -> None:
         self.directory = directory
         self.broker = broker
         self.engine: Engine | None = None
         self._links: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._runner: Runner | None = None
-        self._queries: Queries | None = None
+        self.views = views
 
     @property
     def url(self) -> str:
@@ -94,10 +92,16 @@ class Node:
         """Returns when the node leads its log and answers queries.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
-        cannot be folded.
+        cannot be folded or the views do not start.
         """
-        broker = await EmbeddedBroker.start(directory, port, principals)
-        node = cls(directory, broker)
+        views = Views(directory)
+        await views.spawn()  # it loads its modules while the broker starts
+        try:
+            broker = await EmbeddedBroker.start(directory, port, principals)
+        except BaseException:
+            await views.stop()
+            raise
+        node = cls(directory, broker, views)
         try:
             await node._open()
         except BaseException:
@@ -108,32 +112,43 @@ class Node:
     async def _open(self) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
-        views = await self._link("log", "view")
         floors = _read_epochs(self.directory)
         log_ = await JetStreamLog.open(logs, epoch_floor=floors.get("log", 0))
         intake = await JetStreamIntake.open(logs, epoch_floor=floors.get("submit", 0))
         _write_epochs(self.directory, {"log": log_.epoch, "submit": intake.epoch})
+        version_ = version("writ-orchestrator")
         engine = self.engine = Engine(
             log_,
             intake,
             NatsRequests(answers, logs),
             SystemClock(),
             name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            version=version("writ-orchestrator"),
+            version=version_,
             entropy=random.SystemRandom().random,
         )
         self._spawn(engine.run(), _ENGINE)
-        view = JobsView()
-        view_log = JetStreamLog(views, log_.partition, log_.epoch)
-        runner = self._runner = Runner(self.directory / "views" / "jobs.db", view_log, view)
-        await runner.open()
-        self._spawn(runner.run(), "jobs view")
-        queries = self._queries = Queries(runner, view_log, intake, version("writ-orchestrator"))
-        await queries.open()
-        await serve_queries(answers, queries.answer)
+        settings = Settings(
+            self.broker.url,
+            str(self.broker.key_path("log")),
+            str(self.broker.key_path("answer")),
+            log_.partition,
+            log_.epoch,
+            intake.epoch,
+            version_,
+        )
         self._spawn(self._guard(), "broker guard")
+        await self.views.open(settings)
+        self._spawn(self.views.keep(settings, answers, self._standing), "keeper of the views")
         await self._until(engine.leading)
         self._write_info()
+
+    def _standing(self) -> PartitionStatus:
+        """Of our partition, as the engine knows it."""
+        engine = self.engine
+        assert engine is not None
+        state = engine.state
+        leader = engine.name if engine.leading.is_set() else None
+        return PartitionStatus(state.number, state.epoch, leader, state.seq)
 
     async def _link(self, user: str, purpose: str) -> Any:
         target = Target(self.broker.url, self.broker.key_path(user))
@@ -200,9 +215,8 @@ class Node:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=1)
         await asyncio.gather(*tasks, return_exceptions=True)
-        # Each part is closed whatever became of the others: a database left open keeps the process alive.
-        parts = [part.close for part in (self._queries, self._runner, *self._links) if part is not None]
-        for close in (*parts, self.broker.stop):
+        # Each part is closed whatever became of the others: none may outlive this process.
+        for close in (self.views.stop, *[link.close for link in self._links], self.broker.stop):
             try:
                 await close()
             except Exception:

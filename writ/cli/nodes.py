@@ -241,7 +241,10 @@ async def _status(args: Namespace) -> NodeStatus:
 
 def _faults(found: NodeStatus) -> list[str]:
     faults = [f"partition {each.partition} has no leader" for each in found.partitions if not each.leader]
-    return faults + [f"view {each.name} has halted: {each.halted}" for each in found.views if each.halted]
+    for each in found.views:
+        faults += [f"view {each.name} has halted: {each.halted}"] if each.halted else []
+        faults += [f"view {each.name} is away: {each.away}"] if each.away else []
+    return faults
 
 
 def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
@@ -262,9 +265,10 @@ def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
         views.add(view.name, str(view.position), str(view.lag))
     views.print()
     total = sum(found.jobs.values())
+    counted = not any(view.away for view in found.views)
     parts = ", ".join(f"{number:,} {state(name)}" for name, number in found.jobs.items() if number)
-    print(f"\n{count(total, 'job')}{': ' if parts else ''}{parts}")
+    print(f"\n{count(total, 'job')}{': ' if parts else ''}{parts}" if counted else "")
     for line in [*wrong, *found.warnings]:
         print(f"{paint('warning', 'yellow')}  {line}")
-    if not total:
+    if counted and not total:
         next_steps("writ submit QUEUE TASK INPUT")
