@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from nats.aio.client import Client as Nats
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from .hardened import HardenedClient, readable
 from .ports import OutcomeUnknown, Stored
 from .streams import ApiError, api
 
@@ -42,15 +42,15 @@ class _Consumer:
         self._count = 0
         self._lost = False
         self._name = ""
-        self._inbox = ""
+        self._inbox = b""
         self._sub: Subscription | None = None
         self.pending = 0
 
     async def open(self, start: int, subjects: Sequence[str]) -> None:
-        inbox = self._inbox = self._nats.new_inbox()
-        self._sub = await self._nats.subscribe(
-            inbox, cb=self._take, pending_msgs_limit=1 << 22, pending_bytes_limit=1 << 30
-        )
+        assert isinstance(self._nats, HardenedClient), "connections are made by connect()"
+        inbox = self._nats.new_inbox()
+        self._inbox = inbox.encode()
+        self._sub = await self._nats.feed(inbox, self._take)
         config: dict[str, Any] = {
             "deliver_subject": inbox,
             "deliver_policy": "by_start_sequence",
@@ -79,28 +79,37 @@ class _Consumer:
             if self._name and self._nats.is_connected:
                 await api(self._nats, f"CONSUMER.DELETE.{self._stream}.{self._name}")
 
-    async def _take(self, msg: Msg) -> None:
-        # Not by the status header: whoever publishes to the stream can send that too.
-        if msg.subject == self._inbox:
-            headers = msg.headers or {}
-            if msg.reply:
-                self._flow.append(msg.reply)
+    def _take(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+        try:
+            # Not by the status header: whoever publishes to the stream can send that too.
+            if subject == self._inbox:
+                self._obey(reply, _fields(headers))
             else:
-                last = headers.get("Nats-Last-Consumer")
-                self._lost = self._lost or (last is not None and int(last) != self._count)
-                stalled = headers.get("Nats-Consumer-Stalled")
-                if stalled:
-                    self._flow.append(stalled)
-            self._came.set()
+                self._keep(subject, reply, body)
+        except (ValueError, IndexError):
+            self._lost = True  # no server that we know speaks so: ask it again
+        self._came.set()
+
+    def _obey(self, reply: bytes, fields: dict[bytes, bytes]) -> None:
+        """The server's own word: a request for an answer before it goes on, or a sign of life."""
+        if reply:
+            self._flow.append(reply.decode())
             return
+        last = fields.get(b"Nats-Last-Consumer")
+        self._lost = self._lost or (last is not None and int(last) != self._count)
+        stalled = fields.get(b"Nats-Consumer-Stalled")
+        if stalled:
+            self._flow.append(stalled.decode())
+
+    def _keep(self, subject: bytes, reply: bytes, body: bytes) -> None:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<count>.<time>.<pending>[.<x>]
-        parts = msg.reply.split(".")
+        parts = reply.split(b".")
         place = 5 if len(parts) == 9 else 7
         self._count += 1
         self._lost = self._lost or int(parts[place + 1]) != self._count
         if not self._lost:
-            self._got.append(Stored(int(parts[place]), msg.subject, msg.data, int(parts[place + 2]) // 1_000))
-        self._came.set()
+            stored_us = int(parts[place + 2]) // 1_000
+            self._got.append(Stored(int(parts[place]), readable(subject), body, stored_us))
 
     async def next(self) -> list[Stored]:
         """What has come since the last call; waits for at least one. Raises _Gap."""
@@ -118,6 +127,12 @@ class _Consumer:
                 await asyncio.wait_for(self._came.wait(), _SILENT_S)
             except TimeoutError as silent:
                 raise _Gap from silent
+
+
+def _fields(headers: bytes) -> dict[bytes, bytes]:
+    """The fields of a header block, without the line of the status."""
+    lines = [line.partition(b":") for line in headers.split(b"\r\n")[1:]]
+    return {name: value.strip() for name, colon, value in lines if colon}
 
 
 async def read_stream(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.errors import ProtocolError
 
+from writ.broker.connect import Target, connect
+from writ.broker.embedded import EmbeddedBroker
 from writ.broker.hardened import HardenedClient
 
 
@@ -82,6 +85,43 @@ async def test_pieces_make_the_same_messages(seed: int) -> None:
 async def test_what_is_no_protocol_ends_the_connection(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         await parser(Listener()).parse(line)
+
+
+async def test_a_feed_gets_its_messages_at_once_and_as_they_are() -> None:
+    listener = Listener()
+    made = parser(listener)
+    fed: list[tuple[bytes, ...]] = []
+
+    def take(*message: bytes) -> None:
+        fed.append(message)
+
+    made.feeds.update({3: take, 4: take})
+    for at in range(len(STREAM)):
+        await made.parse(STREAM[at : at + 1])
+    assert fed == [
+        (b"a.b", b"", b"\r\nMS", b"NATS/1.0\r\n\r\n"),
+        (b"a.b", b"reply.to", b"", b"NATS/1.0\r\n\r\n"),
+        (b"a", b"", b"PING\r\nPON", b""),
+    ]
+    assert listener.said == [each for each in SAID if each[0] not in (3, 4)]
+
+
+async def test_a_feed_ends_with_its_subscription(tmp_path: Path) -> None:
+    async with await EmbeddedBroker.start(tmp_path) as broker:
+        client = await connect(Target(broker.url, broker.key_path("log")), "test", inbox_prefix="_INBOX")
+        fed: list[bytes] = []
+        assert isinstance(client, HardenedClient)
+        sub = await client.feed("to.me", lambda subject, reply, body, headers: fed.append(body))
+        await client.publish("to.me", b"1")
+        await client.flush()
+        assert fed == [b"1"]
+        await sub.unsubscribe()
+        await client.publish("to.me", b"2")
+        await client.flush()
+        assert fed == [b"1"]
+        parser: Any = client._ps  # pyright: ignore[reportPrivateUsage]
+        assert parser.feeds == {}
+        await client.close()
 
 
 async def test_a_reset_forgets_the_half_of_a_message() -> None:

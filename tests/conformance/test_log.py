@@ -326,6 +326,25 @@ async def test_a_consumer_that_vanishes_is_made_again(
     await reader.aclose()  # type: ignore[attr-defined]
 
 
+async def test_nonsense_in_a_reader_s_inbox_costs_it_nothing(jetstream: JetStreamWire) -> None:
+    log = await jetstream.log()
+    await log.append(messages(5), 0)
+    reader = log.read(1, follow=True)
+    got = await take(reader, 5)
+    context = await jetstream.context()
+    (consumer,) = await context.consumers_info("WRIT_LOG_0")
+    link = await jetstream.link()
+    inbox = consumer.config.deliver_subject
+    assert inbox is not None
+    await link.publish(inbox, b"", headers={"Nats-Last-Consumer": "nonsense"})
+    await link.publish(inbox, b"nonsense")
+    await link.flush()
+    await log.append(messages(5, "b"), 5)
+    got += await take(reader, 5)
+    assert [s.seq for s in got] == list(range(1, 11))
+    await reader.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_reader_that_dawdles_is_not_sent_the_whole_log(jetstream: JetStreamWire) -> None:
     """Flow control holds the broker back: what waits in memory for a slow reader is bounded."""
     log = await jetstream.log()
