@@ -88,14 +88,16 @@ class Node:
         port: int | None = None,
         *,
         principals: tuple[Principal, ...] = (),
+        views: Views | None = None,
     ) -> Node:
-        """Returns when the node leads its log and answers queries.
+        """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
-        cannot be folded or the views do not start.
+        cannot be folded, ViewsFailed where the views do not start.
         """
-        views = Views(directory)
-        await views.spawn()  # it loads its modules while the broker starts
+        if views is None:
+            views = Views(directory)
+            await views.spawn()  # it loads its modules while the broker starts
         try:
             broker = await EmbeddedBroker.start(directory, port, principals)
         except BaseException:

@@ -207,6 +207,8 @@ def test_a_node_whose_views_cannot_start_does_not(writ: Shell) -> None:
     shown = writ("up", "--detach")
     assert shown.code == 1
     assert "the process of the views failed by DatabaseError: file is not a database" in shown.err
+    assert f"delete {path} with its -wal and -shm" in shown.err
+    assert "Traceback" not in shown.err
     assert writ.processes() == []
 
 

@@ -42,6 +42,12 @@ def up(args: Namespace) -> int:
 
 async def _serve(args: Namespace) -> int:
     """The node in this process, until a signal or until a part of it fails."""
+    from writ.views.keeper import Views
+
+    directory = directory_of(args)
+    views = Views(directory)
+    await views.spawn()  # first, so that it loads its modules while this process loads the node's
+
     from writ.node import Node
 
     asked = asyncio.Event()
@@ -49,7 +55,7 @@ async def _serve(args: Namespace) -> int:
     if args.until_stdin_ends:
         when_stdin_ends(_PATIENCE_S)
     stopping = asyncio.create_task(asked.wait())
-    starting = asyncio.create_task(Node.start(directory_of(args), args.port))
+    starting = asyncio.create_task(Node.start(directory, args.port, views=views))
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()

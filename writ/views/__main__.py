@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -30,6 +31,9 @@ _BROKER_S: Final = 20.0
 
 _PATIENCE_S: Final = 1.0
 _LINE_MAX: Final = 1_000
+_SWITCH_S: Final = 0.001
+"""A query gets its turn so soon while a thread folds a long batch; Python's own 5 ms count several times."""
+
 _NICE: Final = 5
 """A view may be late, as it says how late it is; the engine's answers may not. So where both want the same
 core the engine gets three quarters of it, and a view that has a long way to catch up holds nobody up."""
@@ -42,11 +46,17 @@ def main(path: Path) -> int:
     if settings is None:
         return 0
     when_stdin_ends(_PATIENCE_S)
+    sys.setswitchinterval(_SWITCH_S)
     try:
         with asyncio.Runner(loop_factory=new_loop()) as runner:
             runner.run(_serve(path, settings))
     except asyncio.CancelledError:
         return 0
+    except sqlite3.Error as error:
+        # The file holds nothing that the log does not.
+        ways = f"stop the node, delete {path} with its -wal and -shm, and it is built anew from the log"
+        _say(f"{FAILED}{type(error).__name__}: {error} ({ways})")
+        return 1
     except Exception as error:
         log.exception("the views cannot go on")
         _say(f"{FAILED}{type(error).__name__}: {error}")

@@ -2,6 +2,8 @@
 
 The node writes one line of settings to the process's standard input and keeps that open: where it ends, the
 node is gone, and so the process ends. On standard output it says when it is ready, and what it failed by.
+
+This module itself imports next to nothing, so that the process can be started before the node loads the rest.
 """
 
 from __future__ import annotations
@@ -10,19 +12,16 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sqlite3
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from writ.broker.queries import serve_queries
-from writ.schemas.commands import Answer
-from writ.schemas.queries import NodeStatus, PartitionStatus, ViewStatus
-from writ.schemas.rejections import Rejection, RejectionKind
+if TYPE_CHECKING:
+    from writ.schemas.queries import PartitionStatus
 
 log = logging.getLogger("writ.node")
 
@@ -35,6 +34,14 @@ _PAUSE_MIN_S: Final = 0.1
 _PAUSE_MAX_S: Final = 10.0
 _SOUND_S: Final = 30.0
 """After a life of so long the pauses between starts begin anew, from the shortest."""
+
+
+class ViewsFailed(Exception):
+    """The process of the views has ended; the text says how."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        super().__init__(f"the process of the views {how}")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -79,7 +86,7 @@ class Views:
         self._life = asyncio.create_task(_live(process, ready), name="views")
 
     async def open(self, settings: Settings) -> None:
-        """Returns when the process answers queries. Raises RuntimeError where it ends instead."""
+        """Returns when the process answers queries. Raises ViewsFailed where it ends instead."""
         process, life = self._process, self._life
         assert process is not None, "spawn() comes first"
         assert process.stdin is not None
@@ -91,7 +98,7 @@ class Views:
         finally:
             ready.cancel()
         if life.done():
-            raise RuntimeError(f"the process of the views {life.result()}")
+            raise ViewsFailed(life.result())
         self.away = None
 
     async def keep(self, settings: Settings, answers: Any, standing: Callable[[], PartitionStatus]) -> None:
@@ -99,6 +106,8 @@ class Views:
 
         While it is away, queries on the connection `answers` are told so.
         """
+        from writ.broker.queries import serve_queries
+
         loop = asyncio.get_running_loop()
         pause_s = _PAUSE_MIN_S
         since = loop.time()
@@ -120,8 +129,10 @@ class Views:
                     try:
                         await self.spawn()
                         await self.open(settings)
-                    except (OSError, RuntimeError) as error:
-                        self.away = str(error).removeprefix("the process of the views ")
+                    except ViewsFailed as failed:
+                        self.away = failed.how
+                    except OSError as error:
+                        self.away = f"cannot be started: {error}"
             finally:
                 await stop_answering()
             since = loop.time()
@@ -129,13 +140,20 @@ class Views:
 
     async def _speak_for(self, partition: PartitionStatus, version: str, subject: str) -> bytes:
         """The answer to a query while the process is away."""
+        import sqlite3
+
+        from writ.projections.runner import position_in
+        from writ.schemas.commands import Answer
+        from writ.schemas.queries import NodeStatus, ViewStatus
+        from writ.schemas.rejections import Rejection, RejectionKind
+
         away = f"the process of the views {self.away}"
         if subject.rpartition(".")[2] != "status":
             reason = f"{away}; it is started again"
             return msgspec.json.encode(Answer(Rejection(RejectionKind.TRY_LATER, reason)))
         position = 0
         try:
-            position = await asyncio.to_thread(_position_in, self._path)
+            position = await asyncio.to_thread(position_in, self._path)
         except sqlite3.Error as error:
             away = f"{away}, and its position is not known: {error}"
         view = ViewStatus(VIEW, position, max(0, partition.last_seq - position), None, away)
@@ -175,9 +193,3 @@ async def _live(process: Process, ready: asyncio.Event) -> str:
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with code {code}"
-
-
-def _position_in(path: Path) -> int:
-    from writ.projections.runner import position_in  # rarely needed, and the engine's process stays small
-
-    return position_in(path)
