@@ -35,6 +35,7 @@ from writ.schemas.subjects import link_filter
 from .desk import Desk
 from .logtime import LogTime
 from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
+from .replay.text import clock_time
 from .round import Round, system_record
 from .state import Partition
 
@@ -49,6 +50,8 @@ SETTLE_S = 1.0
 """How long the log's intake position may lag behind what was dealt with."""
 AWAY_S = 1.0
 """A leader that stood still, or waited for an append, for longer gives leases their time back."""
+CLOCK_MAX_S = 2.0
+"""Whose clock is further than this off the broker's does not lead: log time would follow it."""
 _RETRY_S = 0.2
 _READ_MAX = 2_000
 """Jobs that were read of the intake and wait to be decided on: there, more cost no memory and no time."""
@@ -72,6 +75,10 @@ _UNTOLD = msgspec.json.encode(
 
 class Deposed(Exception):
     """Another engine extended the log: this one leads no more."""
+
+
+class ClockOff(Exception):
+    """This engine's clock and the broker's do not agree: it does not lead."""
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -157,6 +164,9 @@ class Engine:
                     await self._lead()
             except (Deposed, WrongLastSequence) as deposed:
                 log.warning("%s steps back: %s", self.name, deposed or "another leader extended the log")
+                rest_s = REST_S
+            except ClockOff as off:
+                log.error("%s does not lead: %s", self.name, off)
                 rest_s = REST_S
             except (OutcomeUnknown, NotStored, ConnectionError, TimeoutError) as failed:
                 log.warning("%s cannot stand now: %s", self.name, failed)
@@ -276,8 +286,25 @@ class Engine:
         event = LeaderElected(self.name, self._version, self.state.leader)
         system_record(round_, event, "election")
         encoded = round_.encode()
+        begun_us = self._clock.wall_us()
         await self._log.append(encoded.messages, round_.after)
+        ended_us = self._clock.wall_us()
         round_.keep(encoded.digests)
+        async for part in self._log.read(self.state.seq):
+            for message in part:
+                if message.seq == self.state.seq:
+                    self._compare_clocks(begun_us, ended_us, message.stored_us)
+
+    def _compare_clocks(self, begun_us: int, ended_us: int, stored_us: int) -> None:
+        """Raises ClockOff where the broker stored a record far from the time that this clock told."""
+        told_us = min(max(stored_us, begun_us), ended_us)
+        off_s = (told_us - stored_us) / bounds.SECOND_US
+        if abs(off_s) > CLOCK_MAX_S:
+            raise ClockOff(
+                f"its clock told {clock_time(told_us)} as the broker stored record {self.state.seq} at "
+                f"{clock_time(stored_us)}: {off_s:+.3f} s off, and at most {CLOCK_MAX_S:g} s are allowed; "
+                f"set the clocks of both right; this engine tries again after {REST_S:g} s"
+            )
 
     async def _beat(self) -> None:
         """Says that this engine leads."""

@@ -97,7 +97,10 @@ class Newest:
 
 
 class Queries:
-    """Answers the queries of one partition. `warnings` is asked at each status."""
+    """Answers the queries of one partition. At each status `warnings` is asked, and `who` leads it now.
+
+    Without `who`, the newest leader that was elected is told, whether or not it leads still.
+    """
 
     def __init__(
         self,
@@ -106,6 +109,7 @@ class Queries:
         intake: Intake,
         version: str,
         warnings: Callable[[], Sequence[str]] = tuple,
+        who: Callable[[int], Awaitable[str | None]] | None = None,
     ) -> None:
         self._runner = runner
         self._reader = JobsReader(runner.path)
@@ -115,6 +119,7 @@ class Queries:
         self._submitted = Newest(intake)
         self._version = version
         self._warnings = warnings
+        self._who = who
         governed = Governed(self._reader)
         self._verbs: dict[str, Callable[[str, bytes], Awaitable[Answer]]] = {
             "jobs": self._jobs,
@@ -282,9 +287,12 @@ class Queries:
         except _Refused as refused:
             last = runner.position
             warnings.append(refused.rejection.reason)
-        leader = await self._reader.leader()
+        if self._who is not None:
+            name = await self._who(self._log.partition)
+        else:
+            leader = await self._reader.leader()
+            name = leader.leader if leader else None
         counts = await self._reader.counts(tenant)
-        name = leader.leader if leader else None
         view = ViewStatus(runner.view.name, runner.position, max(0, last - runner.position), runner.halted)
         return NodeStatus(
             None,

@@ -149,6 +149,7 @@ class Runner:
             self._at = Position(epoch, seq, known_digest)
             self._source = Source(source_epoch, source_seq, 0)
         self.view.discard()
+        self._wake()  # a batch may have been stored by a run that was cancelled before it said so
 
     async def _connect(self) -> aiosqlite.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)

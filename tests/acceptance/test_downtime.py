@@ -1,15 +1,16 @@
 """Every orchestrator is down for ten minutes: a real broker, a real worker, real disks.
 
 What is not real is the length of the ten minutes: the node is stopped and started again within a second or
-two, and the second one is given clocks that are ten minutes ahead, the wall's and the monotonic one. To the
-orchestrator that is the same, as these clocks are all it knows of time. The worker lives on on the machine's
-own clock. In wholly virtual time, with the matrix of policies: `tests/orchestrator/engine/test_downtime.py`.
+two, and the second one is given clocks that are ten minutes ahead, the wall's and the monotonic one, and a
+log whose broker stores by that wall. To the orchestrator that is the same, as these are all it knows of time.
+The worker lives on on the machine's own clock. In wholly virtual time, with the matrix of policies:
+`tests/orchestrator/engine/test_downtime.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from writ.broker.client import Client
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.log import JetStreamLog
+from writ.broker.ports import Stored
 from writ.node import Node
 from writ.schemas.codec import decode
 from writ.schemas.events import LeaderElected, LeaseExpired, LeasesRenewed
@@ -56,6 +58,18 @@ class MovedClock(SystemClock):
         return super().mono_us() + self._ahead_us
 
 
+class MovedLog(JetStreamLog):
+    """The log of a broker on the same machine: its clock moved as well."""
+
+    ahead_us = 0
+
+    async def read(
+        self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
+    ) -> AsyncIterator[list[Stored]]:
+        async for part in super().read(start, subjects, follow=follow):
+            yield [message._replace(stored_us=message.stored_us + self.ahead_us) for message in part]
+
+
 class Downtime:
     """A node that is taken away and comes back later than it is."""
 
@@ -66,6 +80,8 @@ class Downtime:
 
     async def start(self, ahead_us: int = 0) -> Node:
         self._monkeypatch.setattr("writ.node.SystemClock", lambda: MovedClock(ahead_us))
+        self._monkeypatch.setattr("writ.node.JetStreamLog", MovedLog)
+        self._monkeypatch.setattr(MovedLog, "ahead_us", ahead_us)
         self.node = await Node.start(self._directory)
         return self.node
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,12 @@ Asking = Callable[..., AbstractAsyncContextManager[Asker]]
 @pytest.fixture
 def asking(running: Running) -> Asking:
     @asynccontextmanager
-    async def ask(told: History, log: ListLog | None = None) -> AsyncGenerator[Asker]:
+    async def ask(
+        told: History, log: ListLog | None = None, who: Callable[[int], Awaitable[str | None]] | None = None
+    ) -> AsyncGenerator[Asker]:
         log = log or told.log()
         async with running(log) as runner:
-            queries = Queries(runner, log, MemoryIntake(), "0.1.0", lambda: ["the disk is slow"])
+            queries = Queries(runner, log, MemoryIntake(), "0.1.0", lambda: ["the disk is slow"], who)
             await queries.open()
             try:
                 yield Asker(queries, log)
@@ -248,6 +250,19 @@ async def test_status_has_leader_counts_and_warnings(history: Histories, asking:
         assert status.jobs == {"completed": 1, "pending": 1}
         assert status.warnings == ("the disk is slow",)
         assert status.version == "0.1.0"
+
+
+@pytest.mark.parametrize("leads", ["node-2", None])
+async def test_status_tells_who_leads_now(history: Histories, asking: Asking, leads: str | None) -> None:
+    """An engine that was elected and stepped back at once, as its clock is off, leads nothing."""
+
+    async def who(partition: int) -> str | None:
+        assert partition == 0
+        return leads
+
+    async with asking(history().elected("node-1"), who=who) as asker:
+        await asker.jobs()
+        assert [each.leader for each in (await asker.status()).partitions] == [leads]
 
 
 @pytest.mark.parametrize(

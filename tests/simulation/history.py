@@ -298,6 +298,7 @@ class History:
         for host in (*self.orchestrators, *self.workers, *self.clients):
             if host.cut:
                 self._cut(host, False)
+            host.wall_offset_us = 0  # somebody sets the clocks right: else nobody might lead again
             host.fuse = 0
 
     # --- the run ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import msgspec
 from writ.broker.connect import Target, connect
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import serve_queries
+from writ.broker.requests import NatsRequests
 from writ.cli.processes import log_to_stderr, new_loop, when_stdin_ends
 from writ.projections.jobs import JobsView
 from writ.projections.queries import Queries
@@ -109,7 +110,8 @@ async def _open(path: Path, settings: Settings, parts: AsyncExitStack) -> asynci
     await runner.open()
     running = asyncio.create_task(runner.run(), name="jobs view")
     parts.push_async_callback(_end, running)
-    queries = Queries(runner, log_, intake, settings.version)
+    who = NatsRequests(answers, logs).who
+    queries = Queries(runner, log_, intake, settings.version, who=who)
     parts.push_async_callback(queries.close)
     await queries.open()
     await serve_queries(answers, queries.answer)

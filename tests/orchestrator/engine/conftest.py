@@ -49,13 +49,16 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 class LoopClock:
-    """The loop's time, on a wall that stands on 2026-01-01 at its start."""
+    """The loop's time, on a wall that stands on 2026-01-01 at its start, and so much off."""
+
+    def __init__(self, off_us: int = 0) -> None:
+        self.off_us = off_us
 
     def mono_us(self) -> int:
         return round(asyncio.get_running_loop().time() * 1_000_000)
 
     def wall_us(self) -> int:
-        return START_US + self.mono_us() - 1_000_000_000
+        return START_US + self.mono_us() - 1_000_000_000 + self.off_us
 
 
 Step = Callable[[MemoryLog, Sequence[Message], int, bool], Awaitable[None]]
@@ -131,6 +134,7 @@ class Twin:
         self.intake: MemoryIntake = MemoryIntake(clock=LoopClock()) if beside is None else beside.intake
         self.hub: RequestHub = RequestHub() if beside is None else beside.hub
         self.others: list[Log] = []
+        self.clocks: dict[str, LoopClock] = {}
         self.engine: Engine | None = None
         self.running: list[tuple[Engine, asyncio.Task[None]]] = []
         self._random = random.Random(7)
@@ -141,13 +145,14 @@ class Twin:
         await engine.leading.wait()
         return engine
 
-    def stand(self, name: str | None = None) -> Engine:
-        """Another engine, that may have to wait for its turn."""
+    def stand(self, name: str | None = None, off_us: int = 0) -> Engine:
+        """Another engine, that may have to wait for its turn; its clock may be so much off."""
+        clock = self.clocks[name or ""] = LoopClock(off_us)
         self.engine = Engine(
             self.log,
             self.intake,
             self.hub.host(),
-            LoopClock(),
+            clock,
             name=name or f"engine-{len(self.running)}",
             version="test",
             entropy=self._random.random,
