@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, cast
 
 import hypothesis  # noqa: F401  # pyright: ignore[reportUnusedImport] - else its plugin does, mid-test
@@ -12,6 +14,30 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories
+
+Work = Callable[[Callable[[], object]], int]
+
+
+@pytest.fixture(scope="session")
+def work() -> Work:
+    """How many calls something makes, of Python and of C: the same on every machine, however busy it is."""
+
+    def count(what: Callable[[], object]) -> int:
+        calls = 0
+
+        def called(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            what()
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    return count
 
 
 @pytest.fixture(scope="session")

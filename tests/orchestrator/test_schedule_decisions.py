@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import time
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -52,6 +53,8 @@ from writ.schemas.schedules import (
     next_times,
 )
 from writ.schemas.sealed import seal
+
+Work = Callable[[Callable[[], object]], int]
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -297,12 +300,11 @@ def test_jobs_that_the_queue_refuses_are_told_as_skipped() -> None:
 
 
 @pytest.mark.parametrize("spec", [{"cron": "* * * * *", "tz": "Europe/Berlin"}, {"every_s": 1.0}], ids=str)
-def test_years_of_downtime_are_not_stepped_through(spec: dict[str, object]) -> None:
+def test_years_of_downtime_are_not_stepped_through(spec: dict[str, object], work: Work) -> None:
     schedule = declared(**spec, catch_up_max=2, overlap="allow")
     now = NOON + 10 * 365 * DAY + 90 * SECOND
-    begin = time.perf_counter()
     firing = due(schedule, [], now)
-    assert time.perf_counter() - begin < 1
+    assert work(lambda: due(schedule, [], now)) < 20_000
     head = firing.events[0]
     assert isinstance(head, ScheduleSkipped)
     assert len(fired(firing)) == 2
@@ -470,9 +472,8 @@ def test_a_backfill_runs_times_of_the_past_once() -> None:
     assert firing_of(backfill(schedule, [], NOON, *asked, exists=lambda _: True)).events == ()
 
 
-def test_refused_backfills_name_the_limit_and_the_value() -> None:
+def test_refused_backfills_name_the_limit_and_the_value(work: Work) -> None:
     schedule = declared(every_s=60.0)
-    begin = time.perf_counter()
     cases = {
         "more than 500 due times lie from 19700101T000000Z": backfill(schedule, [], NOON, 0, NOON, "x"),
         "more than 2 due times": backfill(schedule, [], NOON, NOON - HOUR, NOON, "x", limit=2),
@@ -484,7 +485,7 @@ def test_refused_backfills_name_the_limit_and_the_value() -> None:
         "a backfill takes queue or allow": backfill(schedule, [], NOON, 0, NOON, "x", overlap=Overlap.SKIP),
         "no due time lies": backfill(schedule, [], NOON, NOON + 1 - MINUTE, NOON - 1, "x"),
     }
-    assert time.perf_counter() - begin < 1
+    assert work(lambda: backfill(schedule, [], NOON, 0, NOON, "x")) < 3_000
     for words, outcome in cases.items():
         assert words in refused(outcome).reason
 
@@ -497,12 +498,8 @@ def test_the_largest_backfill_fits_one_record() -> None:
     assert len(msgspec.json.encode(firing.events)) < 256 * 1024
 
 
-def test_ten_thousand_schedules_after_a_week_of_downtime(capsys: pytest.CaptureFixture[str]) -> None:
-    begin = time.perf_counter()
-    for n in range(1_000):
+def test_many_schedules_after_a_week_of_downtime(work: Work) -> None:
+    for n in range(120):
         schedule = declared(cron=f"{'*' if n % 2 else n % 60} * * * *", tz="Europe/Berlin")
         assert len(due(schedule, [], NOON + 7 * DAY).starts) == 1
-    cost = (time.perf_counter() - begin) / 1_000 * 1e6
-    with capsys.disabled():
-        print(f"\ndue after a week away: {cost:.0f} us a schedule")
-    assert cost < 20_000
+        assert work(partial(due, schedule, [], NOON + 7 * DAY)) < 20_000

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import time
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
@@ -34,6 +34,8 @@ from writ.schemas.schedules import (
     spec_fault,
 )
 from writ.schemas.sealed import seal
+
+Work = Callable[[Callable[[], object]], int]
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -561,7 +563,7 @@ def test_events_out_of_place_are_refused() -> None:
 # ---- cost
 
 
-def test_ten_thousand_schedules_are_cheap(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_thousand_schedules_are_cheap(work: Work) -> None:
     zones = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Tokyo"]
     specs = [
         ScheduleSpec(task="t", every_s=float(60 + n))
@@ -572,11 +574,6 @@ def test_ten_thousand_schedules_are_cheap(capsys: pytest.CaptureFixture[str]) ->
         for n in range(10_000)
     ]
     schedules = [fold((NOON, ScheduleDeclared(1, spec, INPUT))) for spec in specs]
-    costs: list[float] = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        assert all(next_due(schedule) for schedule in schedules)
-        costs.append((time.perf_counter() - begin) / len(schedules) * 1e6)
-    with capsys.disabled():
-        print(f"\nnext_due: {costs[0]:.1f} us at first, {costs[1]:.1f} us when read before")
-    assert min(costs) < 100
+    assert all(next_due(schedule) for schedule in schedules)
+    most = max(work(partial(next_due, schedule)) for schedule in schedules)
+    assert most < 300
