@@ -19,6 +19,9 @@ IDLE_MAX_CORES: Final = 0.01
 IDLE_MAX_MB: Final = 150
 STORED_MAX_BYTES: Final = 2_000
 
+_SERVICE: Final = ("node", "views", "broker")
+"""All that `writ up` runs."""
+
 
 def verdicts(results: Sequence[Result], peers: list[Line]) -> list[Verdict]:
     """Each bar with its figure; None where nothing was measured that could tell."""
@@ -79,13 +82,13 @@ def start_p99(result: Result) -> float | None:
 
 def cores(result: Result) -> float:
     """What the node and its broker use."""
-    return result.cpu_cores["node"] + result.cpu_cores["broker"]
+    return sum(result.cpu_cores.get(who, 0.0) for who in _SERVICE)
 
 
 def _costs(results: Sequence[Result]) -> list[Verdict]:
     polling = middle(results, "pollers", cores)
     resting = middle(results, "idle", cores)
-    memory = middle(results, "idle", lambda r: r.rss_mb["node"] + r.rss_mb["broker"])
+    memory = middle(results, "idle", lambda r: sum(r.rss_mb.get(who, 0.0) for who in _SERVICE))
     stored = [
         bytes_
         for name in ("bulk", "single", "fifty", "light")

@@ -17,6 +17,14 @@ class Usage(NamedTuple):
     rss_bytes: int
 
 
+def child(pid: int, word: str) -> int | None:
+    """The child of a process whose command line holds a word; None where there is none."""
+    for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split():
+        if word in Path(f"/proc/{one}/cmdline").read_text(encoding="utf-8"):
+            return int(one)
+    return None
+
+
 def usage(pid: int) -> Usage:
     """Raises FileNotFoundError where the process is gone."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

@@ -20,7 +20,7 @@ from writ.cli.processes import tail, writ_command
 from writ.cli.reach import node_info
 from writ.schemas.subjects import log_stream
 
-from .processes import Usage, usage
+from .processes import Usage, child, usage
 from .tasks import LEDGER, LINE
 
 QUEUE: Final = "bench"
@@ -142,6 +142,9 @@ class Stage:
         pids = {name: process.pid for name, process in self._running.items()}
         pids["broker"] = int((self.directory / "broker.pid").read_text(encoding="utf-8"))
         pids["client"] = os.getpid()
+        views = child(pids["node"], "writ.views") if "node" in pids else None
+        if views is not None:
+            pids["views"] = views
         return {name: usage(pid) for name, pid in pids.items()}
 
     # --- what came of it --------------------------------------------------------------------------------
