@@ -48,6 +48,8 @@ REST_S = 10.0
 """How long a deposed leader stands by before it may stand again."""
 SETTLE_S = 1.0
 """How long the log's intake position may lag behind what was dealt with."""
+LOOK_S = 5.0
+"""How often a leader looks whether the log ends where it thinks."""
 AWAY_S = 1.0
 """A leader that stood still, or waited for an append, for longer gives leases their time back."""
 CLOCK_MAX_S = 2.0
@@ -317,11 +319,21 @@ class Engine:
             await asyncio.sleep(BEAT_S)
 
     async def _forget(self) -> None:
-        """Has the intake forget what need not be kept. Apart from the beat: it may take long to answer."""
+        """Has the intake forget what need not be kept. Apart from the beat: it may take long to answer.
+
+        And looks now and then whether the log went on without us: a leader with nothing to do learns it in no
+        other way where the one that deposed it was never heard.
+        """
+        looked_us = self._clock.mono_us()
         while True:
             await asyncio.sleep(BEAT_S)
             try:
                 await self._purge()
+                if self._clock.mono_us() - looked_us >= LOOK_S * bounds.SECOND_US:
+                    looked_us = self._clock.mono_us()
+                    if await self._log.last_seq() > self.state.seq:
+                        self._rival = True
+                        self._wake.set()
             except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
                 log.warning("%s cannot purge the intake: %s", self.name, silent)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 import hypothesis  # noqa: F401  # pyright: ignore[reportUnusedImport] - else its plugin does, mid-test
 import pytest
+
+# Processes that tests start must hear Ctrl-C, also where the whole run was started in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories

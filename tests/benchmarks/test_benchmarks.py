@@ -57,13 +57,13 @@ def test_a_report_says_what_was_measured_where(report: dict[str, Any]) -> None:
     for result in (bulk, retries):
         assert result["jobs_per_s"] > 0
         assert result["records_per_s"] > result["jobs_per_s"]
-        assert set(result["cpu_us_per_job"]) == {"broker", "client", "node", "worker"}
+        assert set(result["cpu_us_per_job"]) == {"broker", "client", "node", "views", "worker"}
         assert result["stored_bytes_per_job"] > 0
         assert result["limit"]["records_per_s"] == max(result["limit"]["tries_records_per_s"])
         assert result["start"]["count"] == result["completion"]["count"] == result["jobs"]
         for spread in (result["start"], result["completion"]):
             assert 0 < spread["p50_ms"] <= spread["p99_ms"] <= spread["p999_ms"] <= spread["max_ms"]
-    assert set(idle["cpu_cores"]) == {"broker", "client", "node"}
+    assert set(idle["cpu_cores"]) == {"broker", "client", "node", "views"}
 
 
 def test_its_jobs_are_told_whole_by_the_log(report: dict[str, Any]) -> None:
