@@ -166,7 +166,8 @@ class Engine:
                     await self._lead()
             except (Deposed, WrongLastSequence) as deposed:
                 log.warning("%s steps back: %s", self.name, deposed or "another leader extended the log")
-                rest_s = REST_S
+                # Who lost an election has nothing to rest from, and may be needed soon.
+                rest_s = REST_S if self.leading.is_set() else SILENCE_S
             except ClockOff as off:
                 log.error("%s does not lead: %s", self.name, off)
                 rest_s = REST_S

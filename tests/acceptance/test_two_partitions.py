@@ -13,11 +13,12 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.errors import NoRespondersError
 
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
@@ -113,11 +114,18 @@ class Cluster:
         return inputs
 
     async def _ask(self, verb: str, queue: str, **command: Any) -> dict[str, Any]:
+        """A leader unsure of an append steps down and stands again: it is asked anew, as clients do."""
+        subject = f"writ.lease.{OWN}.{verb}.{queue}"
         body = json.dumps({"worker": "w"} | command).encode()
-        answer = await self.client.request(f"writ.lease.{OWN}.{verb}.{queue}", body, timeout=WAIT_S)
-        said: dict[str, Any] = json.loads(answer.data)
-        assert "error" not in said, said
-        return said
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                with suppress(NoRespondersError):
+                    answer = await self.client.request(subject, body, timeout=WAIT_S)
+                    said: dict[str, Any] = json.loads(answer.data)
+                    if "error" not in said:
+                        return said
+                    assert said["error"]["kind"] == "try_later", said
+                await asyncio.sleep(0.02)
 
     def states(self, queue: str) -> set[State]:
         jobs = self.engines[home(queue)].state.jobs.values()

@@ -6,10 +6,11 @@ Every history has a few themes: with all of them at once, none would come far en
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from .loop import SECOND_US
-from .plan import Deed, JobPlan, Plan, draw_faults, draw_queues, draw_workers
+from .plan import Deed, Fault, JobPlan, Plan, draw_faults, draw_queues, draw_workers
 
 THEMES: Final = {
     "limits": 0.3,
@@ -64,6 +65,10 @@ _DEEDS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
 """What is done to a job: how often, and the states that are waited for."""
 
 
+_APART: Final = 0.05
+"""How often an orchestrator comes back that does not know that it was deposed."""
+
+
 def related(queue: str, other: str) -> bool:
     """Whether jobs of one queue may come after, or be children of, jobs of the other."""
     return True
@@ -91,9 +96,13 @@ def draw(seed: int) -> Plan:
     workers = draw_workers(rng)
     storm = rng.choice((0.3, 1.0, 1.0, 2.5))
     faults = draw_faults(rng)
+    apart = random.Random(f"apart-{seed}")
+    if apart.random() < _APART:
+        faults = (_draw_parting(apart), *faults)
     orchestrators = 3 if rng.random() < 0.15 else 2
-    deeds = tuple(_draw_deeds(scene, jobs))
-    return Plan(seed, queues, orchestrators, workers, clients, storm, tuple(jobs), deeds, faults)
+    deeds = [*_draw_deeds(scene, jobs), *_draw_looks(apart, jobs, faults)]
+    deeds.sort(key=lambda deed: deed.at_us)
+    return Plan(seed, queues, orchestrators, workers, clients, storm, tuple(jobs), tuple(deeds), faults)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -310,6 +319,29 @@ def _draw_deed(scene: Scene, job: JobPlan) -> Deed:
     if when:
         at_us = min(at_us, job.at_us + rng.randrange(SECOND_US))
     return Deed(at_us, rng.randrange(scene.clients), what, job.queue, job.number, when, how)
+
+
+def _draw_parting(rng: random.Random) -> Fault:
+    """An orchestrator is cut off for long enough to be deposed, and soon enough to have nothing to do."""
+    at_us = rng.randrange(SECOND_US, 2 * SECOND_US)
+    return Fault(at_us, "cut_orchestrator", rng.randrange(6), round(rng.uniform(4, 8) * SECOND_US), 1, 0)
+
+
+def _draw_looks(rng: random.Random, jobs: list[JobPlan], faults: tuple[Fault, ...]) -> Iterator[Deed]:
+    """Somebody asks as an orchestrator comes back, about a job that came while it was away.
+
+    It may believe that it leads: what it says before it finds out is what fencing of verdicts is for.
+    """
+    for fault in faults:
+        if fault.kind not in ("pause_orchestrator", "cut_orchestrator"):
+            continue
+        back_us = fault.at_us + fault.for_us
+        missed = [job for job in jobs if job.id is not None and fault.at_us < job.at_us < back_us]
+        if missed:
+            job = rng.choice(missed)
+            how = {"priority": rng.randint(1, 5)}
+            at_us = back_us + rng.randrange(SECOND_US // 50)
+            yield Deed(at_us, job.client, "edit", job.queue, job.number, how=how)
 
 
 def _draw_policy(scene: Scene, queue: str, at_us: int) -> Deed:
