@@ -255,7 +255,8 @@ class Partition:
                 served = self._ready.setdefault(place_of_queue, Ready()).served
                 if undo is not None:
                     undo.turns.append((place_of_queue, fair, served.get(fair, 0)))
-                served[fair] = record.seq
+                # A record of this round that is extended may be older than the key's newest turn.
+                served[fair] = max(served.get(fair, 0), record.seq)
                 if queue is not None and queue.policy.rate_per_s is not None:
                     queue = granted(queue, record.at)
                     self._put_queue(place_of_queue, queue, undo)

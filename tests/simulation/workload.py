@@ -130,6 +130,9 @@ def _draw_job(scene: Scene, number: int, before: list[JobPlan]) -> JobPlan:
     if "limits" in scene.themes and rng.random() < 0.7:
         options["concurrency_key"] = rng.choice(("k", "k", "l"))
         given["ms"] = max(given["ms"], rng.choice((50, 300, 900)))
+        if number % 2:
+            # Several at once: of those that a grant looks at together, each takes a slot.
+            at_us = 2 * SECOND_US + rng.randrange(SECOND_US // 10)
     if "unique" in scene.themes and rng.random() < 0.7:
         options["unique_key"] = "u"
         queue = scene.queues[0]

@@ -62,6 +62,13 @@ async def test_a_grant_stands_behind_what_made_room_for_it(twin: Twin) -> None:
         assert state.running_in("default.mail") <= 1
 
 
+async def test_a_turn_is_not_taken_back_where_the_later_record_was_granted_first(twin: Twin) -> None:
+    options = {"fairness_key": "a", "delay_s": 1}
+    await submit(twin, {"id": "a", **options}, {"id": "b", "priority": 1, **options})
+    assert [lease["id"] for lease in await twin.acquire(2, wait_s=5)] == ["b", "a"]
+    await twin.check()
+
+
 async def test_jobs_without_a_fairness_key_do_not_starve_the_others(twin: Twin) -> None:
     await submit(twin, *({"id": f"free{n}"} for n in range(3)), {"id": "a", "fairness_key": "a"})
     assert [lease["id"] for _ in range(3) for lease in await twin.acquire(1)] == ["free0", "a", "free1"]
