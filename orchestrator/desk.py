@@ -13,7 +13,7 @@ from writ.schemas.rejections import Rejection
 from .control_desk import ControlDesk
 from .decide import timers
 from .incidents import Incidents
-from .intake_desk import IntakeDesk
+from .intake_desk import Dealt, IntakeDesk
 from .lease_desk import LeaseDesk
 from .link_desk import LinkDesk
 from .messages import Asked
@@ -45,13 +45,13 @@ class Desk:
         self.links.recover()
         self.incidents.recover()
 
-    def begin(self) -> None:
-        """A round begins."""
-        self.intake.begin()
+    def begin(self) -> Dealt:
+        """A round begins: what `take_back` goes back to."""
+        return self.intake.begin()
 
-    def take_back(self) -> None:
-        """The round was not stored, and the state is as it was: so is what the desks remember."""
-        self.intake.take_back()
+    def take_back(self, dealt: Dealt) -> None:
+        """A round was not stored, and the state is as it was: so is what the desks remember."""
+        self.intake.take_back(dealt)
         self.operating.recover()
         self.office.consequences.recover()
         self.links.recover()

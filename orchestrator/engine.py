@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,10 +34,11 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import link_filter
 
 from .desk import Desk
+from .intake_desk import Dealt
 from .logtime import LogTime
 from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
 from .replay.text import clock_time
-from .round import Round, system_record
+from .round import Encoded, Round, system_record
 from .state import Partition
 
 log = logging.getLogger("writ.orchestrator")
@@ -62,21 +64,32 @@ _ASKED_MAX = 8_000
 _SUBMITS_A_ROUND = 500
 """Records that a round holds before the last message of the intake in it. Short rounds answer soon."""
 
+AHEAD_FROM = 64
+"""Of an append of so many records on, the next round is decided while it is being stored, if as many wait."""
+
 _NOT_LEADING = msgspec.json.encode(
     commands.Answer(
         Rejection(RejectionKind.TRY_LATER, "the leader stepped down; nothing was decided, ask again")
     )
 )
 
-_UNTOLD = msgspec.json.encode(
-    commands.Answer(
-        Rejection(RejectionKind.TRY_LATER, "the leader was deposed before it could answer; ask again")
-    )
-)
+_AGAIN = "the log was away; nothing was decided, ask again"
+_DEPOSED = "the leader was deposed before it could answer; ask again"
 
 
 class Deposed(Exception):
     """Another engine extended the log: this one leads no more."""
+
+
+class Decided(NamedTuple):
+    """A round with what it takes to take it back: what it took of what was read, and what stood before it."""
+
+    round: Round
+    taken: list[Submitted | Linked]
+    dealt: Dealt
+    away_us: int
+    since_us: int
+    """When it was decided: what was noticed until then is in it."""
 
 
 class ClockOff(Exception):
@@ -119,11 +132,15 @@ class Engine:
         version: str,
         entropy: Callable[[], float],
         others: Sequence[Log] = (),
+        ahead_from: int = AHEAD_FROM,
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
         self.state = Partition(log_.partition, log_.epoch)
         self.rounds = 0
+        self.open: deque[Decided] = deque()
+        """Rounds in memory that are not known to be stored, in their order; two at most."""
+
         self._log = log_
         self._intake = intake
         self._requests = requests
@@ -131,6 +148,7 @@ class Engine:
         self._version = version
         self._entropy = entropy
         self._others = others
+        self._ahead_from = ahead_from
         self._shards = shards_of(log_.partition, len(others) + 1)
         self._time = LogTime(clock, 0)
         self._desk = Desk(self.state, clock, entropy)
@@ -232,12 +250,14 @@ class Engine:
         self.leading.set()
         log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
         try:
-            while not self._stopping:
-                await self._next()
-                for reading in self._reading:
-                    if reading.done():
-                        reading.result()
-                await self._round()
+            while self.open or not self._stopping:
+                if not self.open:
+                    await self._next()
+                    for reading in self._reading:
+                        if reading.done():
+                            reading.result()
+                    self._decide()
+                await self._store()
         finally:
             for task in beside:
                 await _end(task)
@@ -271,6 +291,7 @@ class Engine:
                 state.advance(record, at.digest)
         self.state = state
         self._desk = Desk(state, self._clock, self._entropy)
+        self.open.clear()
         self._time = LogTime(self._clock, state.at)
         self._purged = 0
         self._behind_since = None
@@ -350,10 +371,10 @@ class Engine:
             self._away_us += gap_us
             self._wake.set()
 
-    def _wrote(self, begun_us: int) -> None:
-        """An append has succeeded: what was given back until it began is settled, its own time is not."""
+    def _wrote(self, since_us: int) -> None:
+        """A round is stored: what was given back until it was decided is settled, the time since is not."""
         self._away_us = 0
-        self._was_away(self._clock.mono_us() - begun_us)
+        self._was_away(self._clock.mono_us() - since_us)
 
     # --- gather -----------------------------------------------------------------------------------------
 
@@ -404,6 +425,8 @@ class Engine:
         """Returns when there is something to do: a message, or a time that has come."""
         if self._asked or self._read or self._desk.unfinished or self._away_us or self._rival:
             return
+        if any([reading.done() for reading in self._reading]):
+            return
         self._wake.clear()
         delay_s = self._delay_s()
         if delay_s is None:
@@ -435,15 +458,17 @@ class Engine:
 
     # --- decide, append, answer -------------------------------------------------------------------------
 
-    async def _round(self) -> None:
+    def _decide(self, behind: Encoded | None = None) -> None:
+        """Opens a round of whatever waits, on top of one that is still being stored where there is one."""
         desk = self._desk
-        desk.begin()
         self._notice_gap()
-        round_ = Round(self.state, self._time.now())
+        round_ = Round(self.state, self._time.now(), behind)
+        decided = Decided(round_, [], desk.begin(), self._away_us, self._awake_us)
+        taken = decided.taken
         if self._away_us:
             system_record(round_, TimeResumed(self._away_us // 1_000), "outage")
+            self._away_us = 0
         desk.fire(round_)
-        taken: list[Submitted | Linked] = []
         if self._passed_over:
             self._take(round_, taken)
         # Requests first otherwise: who asks waits, and a beat must not stand behind a flood of submits.
@@ -453,19 +478,12 @@ class Engine:
         self._take(round_, taken)
         self._passed_over = bool(self._read) and not taken
         desk.finish(round_)
-        self._settle(round_)
+        if behind is None:
+            self._settle(round_)
         if (round_.needs_fence or self._rival) and not round_.records:
             system_record(round_, Barrier(), "rival" if self._rival else "verdict")
         self._rival = False  # somebody else beats as leader: this append tells which of the two is one
-        if not round_.records:
-            self._send(round_)
-            return
-        try:
-            await self._store(round_, taken)
-        except (Deposed, WrongLastSequence):
-            for send, _ in round_.answers:
-                send(_UNTOLD)
-            raise
+        self.open.append(decided)
 
     def _take(self, round_: Round, taken: list[Submitted | Linked]) -> None:
         """Decides on what was read, in its order."""
@@ -495,50 +513,113 @@ class Engine:
             self._desk.intake.settle(round_)
             self._behind_since = None
 
-    async def _store(self, round_: Round, taken: list[Submitted | Linked]) -> None:
+    async def _store(self) -> None:
+        """Appends the oldest open round, and answers."""
+        decided = self.open[0]
+        round_ = decided.round
+        if not round_.records:
+            self._send(round_)
+            self.open.popleft()
+            return
         encoded = round_.encode()
-        begun_us = self._clock.mono_us()
         try:
-            await self._log.append(encoded.messages, round_.after, whole=round_.whole)
+            await self._append(encoded, round_.whole)
         except NotStored as full:
             log.error("%s cannot store: %s", self.name, full)
-            self._take_back(round_, taken)
-            self._put_off(round_, f"the log takes no records now: {full}")
+            self._put_off(f"the log takes no records now: {full}", self._take_back())
             await asyncio.sleep(_RETRY_S)
-            self._away_us += self._clock.mono_us() - begun_us  # no renewal could be stored meanwhile
+            self._away_us += self._clock.mono_us() - decided.since_us  # no renewal could be stored meanwhile
             return
         except OutcomeUnknown as unknown:
             log.warning("%s asks the log what became of an append: %s", self.name, unknown)
-            if not await self._resolve(encoded.messages, round_.after):
-                # What was decided while the log was away, such as the end of a lease, is decided anew.
-                self._take_back(round_, taken)
-                await self._resume(begun_us)
-                self._put_off(round_, "the log was away; nothing was decided, ask again")
+            self._put_off(_AGAIN, self._take_back(down_to=1))
+            if not await self._was_stored(decided, encoded):
                 return
-            round_.keep(encoded.digests)
-            await self._resume(begun_us)
+        except WrongLastSequence:
+            self._put_off(_DEPOSED, self.open)
+            raise
         else:
             round_.keep(encoded.digests)
-            self._wrote(begun_us)
+            self._wrote(decided.since_us)
         self.rounds += 1
+        self.open.popleft()
         self._send(round_)
+
+    async def _append(self, encoded: Encoded, whole: bool) -> None:
+        """One append. While a long one is under way, and as much waits, the next round is decided."""
+        if len(encoded.messages) < self._ahead_from:
+            await self._log.append(encoded.messages, encoded.after, whole=whole)
+            return
+        append = asyncio.create_task(self._log.append(encoded.messages, encoded.after, whole=whole))
+        append.add_done_callback(lambda _: self._wake.set())
+        try:
+            await asyncio.sleep(0)  # it is on its way
+            while not append.done():
+                if self._may_decide_ahead():
+                    self._decide(encoded)
+                self._wake.clear()
+                await self._wake.wait()
+        except BaseException:
+            await _end(append)
+            raise
+        append.result()
+
+    async def _was_stored(self, decided: Decided, encoded: Encoded) -> bool:
+        """Whether a round is stored, by the log's own word; one that is not is taken back."""
+        try:
+            stored = await self._resolve(encoded.messages, encoded.after)
+            if stored:
+                decided.round.keep(encoded.digests)
+            else:
+                # What was decided while the log was away, such as the end of a lease, is decided anew.
+                self._take_back()
+            await self._resume(decided.since_us)
+        except (Deposed, WrongLastSequence):
+            self._put_off(_DEPOSED, [decided])
+            raise
+        if not stored:
+            self._put_off(_AGAIN, [decided])
+        return stored
+
+    def _may_decide_ahead(self) -> bool:
+        """Whether much waits, behind one open round that is being stored in good time.
+
+        One that takes long keeps renewals waiting: who decided on leases now would end them for it.
+        """
+        if len(self.open) > 1 or self._stopping:
+            return False
+        if self._clock.mono_us() - self.open[0].since_us > AWAY_S / 2 * bounds.SECOND_US:
+            return False
+        return self._jobs_read + sum([asked.records_max for asked in self._asked]) >= self._ahead_from
 
     def _send(self, round_: Round) -> None:
         for send, body in round_.answers:
             send(body)
 
-    def _take_back(self, round_: Round, taken: list[Submitted | Linked]) -> None:
-        """Nothing of the round was stored: undo it, and keep what was read for another try."""
-        round_.drop()
-        self._desk.take_back()
-        self._read.extendleft(reversed(taken))
-        self._jobs_read += sum([1 + len(item.sound) for item in taken if isinstance(item, Submitted)])
+    def _take_back(self, down_to: int = 0) -> list[Decided]:
+        """Undoes open rounds, of which nothing was stored, and keeps what was read for another try.
 
-    def _put_off(self, round_: Round, reason: str) -> None:
-        """Nothing was decided: whoever asked may ask again."""
+        All but the oldest `down_to`; those that were undone.
+        """
+        undone: list[Decided] = []
+        while len(self.open) > down_to:
+            decided = self.open.pop()
+            decided.round.drop()
+            self._desk.take_back(decided.dealt)
+            self._away_us += decided.away_us
+            self._read.extendleft(reversed(decided.taken))
+            self._jobs_read += sum(
+                [1 + len(each.sound) for each in decided.taken if isinstance(each, Submitted)]
+            )
+            undone.append(decided)
+        return undone
+
+    def _put_off(self, reason: str, rounds: Iterable[Decided]) -> None:
+        """Whoever asked in these rounds may ask again."""
         body = msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason)))
-        for send, _ in round_.answers:
-            send(body)
+        for decided in rounds:
+            for send, _ in decided.round.answers:
+                send(body)
 
     async def _resolve(self, messages: Sequence[Message], after: int) -> bool:
         """Whether the messages are stored, all of them, after an append whose outcome is unknown.

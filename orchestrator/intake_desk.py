@@ -25,6 +25,9 @@ from .messages import Element, Submitted
 from .office import Office, encode, size_of
 from .round import Round, system_record
 
+Dealt = tuple[Source, dict[tuple[str, str], RejectionsFolded]]
+"""The last submit dealt with, and refusals that are counted but not recorded yet."""
+
 
 class IntakeDesk:
     """Deals with submits in their order, and knows how far it has come."""
@@ -37,15 +40,14 @@ class IntakeDesk:
         self.dealt = False
         """Whether a submit was dealt with: until then, the one at the log's position may be there in part."""
         self._folded: dict[tuple[str, str], RejectionsFolded] = {}
-        self._before = self.handled, self._folded
 
-    def begin(self) -> None:
-        """Notes, as a round begins, what `take_back` goes back to."""
-        self._before = self.handled, dict(self._folded)
+    def begin(self) -> Dealt:
+        """What `take_back` goes back to, as a round begins."""
+        return self.handled, dict(self._folded)
 
-    def take_back(self) -> None:
+    def take_back(self, dealt: Dealt) -> None:
         """Forgets what a round that was not stored had dealt with; its submits will come again."""
-        self.handled, self._folded = self._before
+        self.handled, self._folded = dealt
 
     def submit(self, round_: Round, message: Submitted) -> None:
         """Accepts or refuses each element. What the log holds of this message already is passed over."""

@@ -21,19 +21,23 @@ _ENVELOPE_BYTES = 700
 
 
 class Encoded(NamedTuple):
-    """A round ready to be appended."""
+    """A round ready to be appended behind record `after`."""
 
+    after: int
     messages: list[Message]
     digests: list[str]
 
 
 class Round:
-    """An overlay on the partition's state: applied at once with an undo list, kept only if it is stored."""
+    """An overlay on the partition's state: applied at once with an undo list, kept only if it is stored.
 
-    def __init__(self, state: Partition, now: int) -> None:
+    One decided while another is still being stored comes `behind` that, and is dropped before it.
+    """
+
+    def __init__(self, state: Partition, now: int, behind: Encoded | None = None) -> None:
         self.state = state
         self.now = now
-        self.after = state.seq
+        self.after = state.seq if behind is None else behind.after + len(behind.messages)
         self.records: list[Record] = []
         self.answers: list[tuple[Answer, bytes]] = []
         self.needs_fence = False
@@ -44,6 +48,7 @@ class Round:
         self.long: dict[str, int] = {}
         """Jobs with a long history, by the newest record that this round adds to it."""
 
+        self._prev = state.prev if behind is None else behind.digests[-1]
         self._undo = Undo()
         self._own: dict[str, int] = {}
 
@@ -124,7 +129,7 @@ class Round:
 
     def encode(self) -> Encoded:
         """The records' bytes, each chained to the one before."""
-        prev = self.state.prev
+        prev = self._prev
         messages: list[Message] = []
         digests: list[str] = []
         number = self.state.number
@@ -133,7 +138,7 @@ class Round:
             prev = digest(body)
             digests.append(prev)
             messages.append(Message(log_subject(number, record.tenant, record.kind, record.key), body))
-        return Encoded(messages, digests)
+        return Encoded(self.after, messages, digests)
 
     def keep(self, digests: list[str]) -> None:
         """The round is stored: moves the state's position behind it."""

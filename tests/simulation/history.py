@@ -15,7 +15,7 @@ import msgspec
 
 from writ.broker.client import Client
 from writ.broker.connect import Target
-from writ.orchestrator.engine import Engine
+from writ.orchestrator.engine import AHEAD_FROM, Engine
 from writ.schemas.commands import Answer
 from writ.schemas.events import DeadReason
 from writ.schemas.lifecycle import State
@@ -118,6 +118,8 @@ class History:
                 version="sim",
                 entropy=self.entropy.random,
                 others=[other for other in logs if other is not log],
+                # Appends here are short: every other history decides ahead whatever there is.
+                ahead_from=1 if self.plan.seed % 2 else AHEAD_FROM,
             )
             host.engines.append((engine, log))
             self._run(host, engine.run(), f"engine {engine.name}")

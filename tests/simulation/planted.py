@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from writ.orchestrator import control_desk, state
 from writ.orchestrator.deadlines import Deadlines
 from writ.orchestrator.decide import control, lease, retry, timers
-from writ.orchestrator.engine import Engine
+from writ.orchestrator.engine import Decided, Engine
 from writ.orchestrator.intake_desk import IntakeDesk
 from writ.orchestrator.lease_desk import LeaseDesk
 from writ.orchestrator.logtime import LogTime
@@ -152,12 +152,40 @@ def answer_before_append(patch: Patch) -> None:
     """Whoever asked is answered while the records are still on their way."""
     honest = Engine._store
 
-    async def store(self: Engine, round_: Round, taken: Any) -> None:
-        self._send(round_)
-        round_.answers.clear()
-        await honest(self, round_, taken)
+    async def store(self: Engine) -> None:
+        self._send(self.open[0].round)
+        self.open[0].round.answers.clear()
+        await honest(self)
 
     patch(Engine, "_store", store)
+
+
+@bug
+def ahead_answered_with_the_one_before(patch: Patch) -> None:
+    """What was decided while a round was being stored is answered with that round."""
+    honest = Engine._store
+
+    async def store(self: Engine) -> None:
+        await honest(self)
+        for ahead in self.open:
+            self._send(ahead.round)
+            ahead.round.answers.clear()
+
+    patch(Engine, "_store", store)
+
+
+@bug
+def ahead_kept_without_the_one_before(patch: Patch) -> None:
+    """A round that was decided on top of one that was not stored is appended in its place."""
+    honest = Engine._take_back
+
+    def take_back(self: Engine, down_to: int = 0) -> list[Decided]:
+        ahead = [self.open.pop()] if not down_to and len(self.open) == 2 else []
+        undone = honest(self, down_to)
+        self.open.extend(ahead)
+        return undone
+
+    patch(Engine, "_take_back", take_back)
 
 
 @bug
@@ -335,7 +363,13 @@ def submit_dropped_in_silence(patch: Patch) -> None:
 def not_stored_submits_forgotten(patch: Patch) -> None:
     """After a full log the submits of that round are not taken up again."""
     honest = Engine._take_back
-    patch(Engine, "_take_back", lambda self, round_, taken: honest(self, round_, []))
+
+    def take_back(self: Engine, down_to: int = 0) -> list[Decided]:
+        for decided in list(self.open)[down_to:]:
+            decided.taken.clear()
+        return honest(self, down_to)
+
+    patch(Engine, "_take_back", take_back)
 
 
 @bug

@@ -67,10 +67,13 @@ class Watch:
     # --- the log ------------------------------------------------------------------------------------------
 
     def append_begins(self, log: SimLog, messages: Sequence[Message], after: int) -> int:
-        """A leader has decided these records; when it did counts, however often it has to send them."""
+        """A leader has decided these records: when counts, however late or often it has to send them."""
         now, decided = self.world.now_us, self._decided[log.partition]
+        since_us = now
+        if log.engine is not None and log.engine.open:
+            since_us -= log.host.mono_us() - log.engine.open[0].since_us
         for message in messages:
-            decided.setdefault(message.body, (now, log.host))
+            decided.setdefault(message.body, (since_us, log.host))
         return now
 
     def append_ends(self, log: SimLog, begun_us: int) -> None:
@@ -81,8 +84,9 @@ class Watch:
     def append_answered(self, log: SimLog, last: int) -> None:
         """A leader knows its records stored: what it has in memory must be what the log says."""
         fold = self.folds[log.partition]
-        if log.engine is not None and fold.seq == last:
-            self.compare(log.engine, fold)
+        engine = log.engine
+        if engine is not None and fold.seq == last and len(engine.open) <= 1:  # this one
+            self.compare(engine, fold)
 
     def stored(self, partition: int, stored: Stored) -> None:
         fold = self.folds[partition]
@@ -150,7 +154,7 @@ class Watch:
     def compare_at_rest(self, engine: Engine, log: SimLog) -> None:
         """At a crash or the end: the whole memory, where no append is under way."""
         fold = self.folds[log.partition]
-        if not engine.leading.is_set() or log.busy or engine.state.seq != fold.seq:
+        if not engine.leading.is_set() or engine.open or log.busy or engine.state.seq != fold.seq:
             return
         self.checks["memory at rest"] += 1
         found = difference_at_rest(engine, fold)
