@@ -13,7 +13,7 @@ from writ.broker.embedded import server_binary
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
-_PACKAGES: Final = ("writ-orchestrator", "nats-py", "msgspec", "uvloop", "aiosqlite")
+_PACKAGES: Final = ("writ-orchestrator", "nats-py", "msgspec", "uvloop")
 
 
 def machine(data: Path) -> dict[str, str]:

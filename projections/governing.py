@@ -5,10 +5,10 @@ One row for each, as the fold of its own events left it, and a history of what p
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import aiosqlite
 import msgspec
 from msgspec.structs import replace
 
@@ -116,11 +116,11 @@ class _Row:
 
 def _place(record: Record) -> Place | None:
     """What that governs jobs a record tells of."""
-    if record.kind in _FOLDS:
-        return (record.kind, record.tenant, record.key)
-    if record.kind == "job" and record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
+    if record.kind == "job":  # nearly all are, and have no operation for a cause
+        if record.cause is None or not record.cause.startswith(OPERATION_CAUSE):
+            return None
         return ("operation", record.tenant, record.cause.removeprefix(OPERATION_CAUSE))
-    return None
+    return (record.kind, record.tenant, record.key) if record.kind in _FOLDS else None
 
 
 def _drawn_on(record: Record) -> Place | None:
@@ -141,12 +141,12 @@ class Governing:
         self._changes: list[tuple[Any, ...]] = []
         self._due: dict[Place, None] = {}
 
-    async def load(self, db: aiosqlite.Connection, records: Sequence[Record]) -> None:
+    def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
         named = [place for record in records for place in (_place(record), _drawn_on(record))]
         places = dict.fromkeys([place for place in named if place is not None])
         if not places:
             return
-        found = await db.execute_fetchall(_LOOKUP, (_encode(list(places)).decode(),))
+        found = db.execute(_LOOKUP, (_encode(list(places)).decode(),))
         for kind, tenant, key, seq, at, actor, made_by, body in found:
             row = _Row(seq, at, actor, made_by, decoders[kind].decode(body))
             self._rows[kind, tenant, key] = row

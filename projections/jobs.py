@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-import aiosqlite
 import msgspec
 from msgspec.structs import replace
 
@@ -127,6 +127,7 @@ _LOOKUP: Final = (
 )
 _RUNNING: Final = "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
 _LOOKUP_AT_ONCE: Final = 500
+_RUNS: Final = State.RUNNING
 
 Address = tuple[str, str]
 """Tenant and key of a job."""
@@ -173,9 +174,9 @@ class JobsView:
 
     # --- loading ----------------------------------------------------------------------------------------
 
-    async def load(self, db: aiosqlite.Connection, records: Sequence[Record]) -> None:
+    def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
         """The jobs that the records name, and all running ones where their leases get time back."""
-        await self._governing.load(db, records)
+        self._governing.load(db, records)
         wanted: dict[Address, None] = {}
         kept = self._kept
         for record in records:
@@ -191,16 +192,13 @@ class JobsView:
                             wanted[record.tenant, lease.key] = None
                 elif isinstance(event, LeaderElected | TimeResumed) and not self._running_loaded:
                     self._running_loaded = True
-                    sql = (
-                        "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
-                    )
-                    await self._load(db, sql, ())
+                    self._load(db, _RUNNING, ())
         places = [[tenant, *split_job_key(key)] for tenant, key in wanted]
         for start in range(0, len(places), _LOOKUP_AT_ONCE):
-            await self._load(db, _LOOKUP, (_encode(places[start : start + _LOOKUP_AT_ONCE]).decode(),))
+            self._load(db, _LOOKUP, (_encode(places[start : start + _LOOKUP_AT_ONCE]).decode(),))
 
-    async def _load(self, db: aiosqlite.Connection, sql: str, parts: Sequence[str]) -> None:
-        for tenant, queue, job_id, opened, seq, state, blob in await db.execute_fetchall(sql, parts):
+    def _load(self, db: sqlite3.Connection, sql: str, parts: Sequence[str]) -> None:
+        for tenant, queue, job_id, opened, seq, state, blob in db.execute(sql, parts):
             place = (tenant, f"{queue}~{job_id}")
             if place not in self._kept:
                 self._loaded[place] = Row(opened, seq, decode_job(blob), State(state))
@@ -282,10 +280,11 @@ class JobsView:
         changed: list[tuple[Any, ...]] = []
         inputs: list[tuple[int, bytes]] = []
         outputs: list[tuple[int, bytes]] = []
-        for (tenant, _), row in self._dirty.items():
+        counts = _Counts()
+        for (tenant, key), row in self._dirty.items():
             job = row.job
             if row.stored is None:
-                queue, job_id = split_job_key(job.key)
+                queue, job_id = split_job_key(key)
                 new.append(
                     (
                         *(row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor),
@@ -294,65 +293,24 @@ class JobsView:
                 )
             else:
                 changed.append((job.state.value, row.seq, _encode(job), row.opened))
+            if row.stored is not job.state:
+                counts.moved(tenant, key, row.stored, job)
             if row.input is not None:
                 inputs.append((row.opened, _encode(row.input)))
             if row.output is not None:
                 outputs.append((row.opened, _encode(row.output)))
-        counts = self._count_changes()
         writes = [
             Write(_INSERT_JOB, new),
             Write(_UPDATE_JOB, changed),
             Write(_PUT_LINK, self._links),
             Write(_PUT_INPUT, inputs),
             Write(_PUT_OUTPUT, outputs),
-            Write(_ADD_COUNT, counts),
-            Write(_DROP_ZERO, [count[:-1] for count in counts]),
-            Write(_ADD_BATCH, batches := self._batch_changes()),
-            Write(_DROP_BATCH, [count[:-1] for count in batches]),
-            Write(_ADD_KEY, keys := self._key_changes()),
-            Write(_DROP_KEY, [count[:-1] for count in keys]),
+            *counts.writes(),
             *self._governing.writes(),
             Write(_PUT_LEADER, [self._leader] if self._leader else []),
             Write(_INSERT_REJECTION, self._rejections),
         ]
         return [write for write in writes if write.rows]
-
-    def _count_changes(self) -> list[tuple[str, str, str, int]]:
-        """How the numbers of jobs by tenant, queue and state change; what evens out is left out."""
-        changes: dict[tuple[str, str, State], int] = {}
-        for (tenant, key), row in self._dirty.items():
-            before, after = row.stored, row.job.state
-            if before is after:
-                continue
-            queue = split_job_key(key)[0]
-            changes[tenant, queue, after] = changes.get((tenant, queue, after), 0) + 1
-            if before is not None:
-                changes[tenant, queue, before] = changes.get((tenant, queue, before), 0) - 1
-        return [(t, q, s.value, n) for (t, q, s), n in changes.items() if n]
-
-    def _batch_changes(self) -> list[tuple[str, str, str, str, int]]:
-        """The same for the jobs of batches."""
-        changes: dict[tuple[str, str, str, State], int] = {}
-        for (tenant, key), row in self._dirty.items():
-            before, after, batch = row.stored, row.job.state, row.job.batch
-            if batch is None or before is after:
-                continue
-            queue = split_job_key(key)[0]
-            changes[tenant, queue, batch, after] = changes.get((tenant, queue, batch, after), 0) + 1
-            if before is not None:
-                changes[tenant, queue, batch, before] = changes.get((tenant, queue, batch, before), 0) - 1
-        return [(t, q, b, s.value, n) for (t, q, b, s), n in changes.items() if n]
-
-    def _key_changes(self) -> list[tuple[str, str, str, int]]:
-        """How the numbers of running jobs by concurrency key change."""
-        changes: dict[tuple[str, str, str], int] = {}
-        for (tenant, key), row in self._dirty.items():
-            name = row.job.concurrency_key
-            change = (row.job.state is State.RUNNING) - (row.stored is State.RUNNING)
-            if name is not None and change:
-                place = (tenant, split_job_key(key)[0], name)
-                changes[place] = changes.get(place, 0) + change
-        return [(*place, n) for place, n in changes.items() if n]
 
     def settle(self) -> None:
         """What was written is what the file has. Live jobs stay in memory; the longest untouched go first."""
@@ -378,6 +336,49 @@ class JobsView:
         self._links = []
         self._running_loaded = False
         self._governing.forget()
+
+
+class _Counts:
+    """How the numbers of jobs change by state, of batches too, and of running jobs by concurrency key."""
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[str, str, State], int] = {}
+        self._batches: dict[tuple[str, str, str, State], int] = {}
+        self._keys: dict[tuple[str, str, str], int] = {}
+
+    def moved(self, tenant: str, key: str, before: State | None, job: Job) -> None:
+        """A job has come to another state than it had."""
+        queue, after = split_job_key(key)[0], job.state
+        _add(self._states, (tenant, queue, after), 1)
+        if before is not None:
+            _add(self._states, (tenant, queue, before), -1)
+        if job.batch is not None:
+            _add(self._batches, (tenant, queue, job.batch, after), 1)
+            if before is not None:
+                _add(self._batches, (tenant, queue, job.batch, before), -1)
+        if job.concurrency_key is not None:
+            _add(self._keys, (tenant, queue, job.concurrency_key), (after is _RUNS) - (before is _RUNS))
+
+    def writes(self) -> list[Write]:
+        """What evens out is left out, and what comes to nothing is deleted."""
+        states = [(t, q, s.value, n) for (t, q, s), n in self._states.items() if n]
+        batches = [(t, q, b, s.value, n) for (t, q, b, s), n in self._batches.items() if n]
+        keys = [(*place, n) for place, n in self._keys.items() if n]
+        return [
+            Write(_ADD_COUNT, states),
+            Write(_DROP_ZERO, [row[:-1] for row in states if row[-1] < 0]),
+            Write(_ADD_BATCH, batches),
+            Write(_DROP_BATCH, [row[:-1] for row in batches if row[-1] < 0]),
+            Write(_ADD_KEY, keys),
+            Write(_DROP_KEY, [row[:-1] for row in keys if row[-1] < 0]),
+        ]
+
+
+_Place = TypeVar("_Place")
+
+
+def _add(changes: dict[_Place, int], place: _Place, n: int) -> None:
+    changes[place] = changes.get(place, 0) + n
 
 
 def _rejection_rows(record: Record, event: object) -> Iterator[tuple[Any, ...]]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import aiosqlite
 import msgspec
 
 from writ.schemas.lifecycle import Job, State
 from writ.schemas.sealed import Sealed
 
+from .file import File
 from .jobs import decode_job
+
+T = TypeVar("T")
 
 CONTENT_MAX_BYTES = 700 * 1024
 """Inputs, outputs and the rest of a page's jobs together; a page holds one job at least."""
@@ -108,31 +109,22 @@ class JobsReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db: aiosqlite.Connection | None = None
-        self._turn = asyncio.Lock()
+        self._file: File | None = None
 
     async def open(self) -> None:
         """The view's runner must have opened the file before."""
-        self._db = await aiosqlite.connect(self._path, isolation_level=None)
-        await self._db.execute("PRAGMA query_only = ON")
+        self._file = await File.open(self._path, "query_only = ON")
 
     async def close(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            await db.close()
+        file, self._file = self._file, None
+        if file is not None:
+            await file.close()
 
-    @asynccontextmanager
-    async def _at_one_position(self) -> AsyncGenerator[tuple[aiosqlite.Connection, int]]:
-        """The connection inside a read transaction, and the position that it sees."""
-        if self._db is None:
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, on the file's thread and in one read transaction."""
+        if self._file is None:
             raise RuntimeError("the reader of the jobs view is not open")
-        async with self._turn:
-            await self._db.execute("BEGIN")
-            try:
-                found = await self._db.execute_fetchall("SELECT seq FROM position")
-                yield self._db, next((int(seq) for (seq,) in found), 0)
-            finally:
-                await self._db.execute("COMMIT")
+        return await self._file.use(_at_one_position, work)
 
     async def page(
         self,
@@ -153,11 +145,14 @@ class JobsReader:
             sql, parts = _linked(tenant, states, queue, task, links, before)
         else:
             sql, parts = _walked(tenant, states, queue, task, before, limit)
-        async with self._at_one_position() as (db, position):
-            found = await db.execute_fetchall(f"{sql} ORDER BY 1 DESC LIMIT ?", (*parts, limit + 1))
+
+        def read(db: sqlite3.Connection) -> JobRows:
+            found = db.execute(f"{sql} ORDER BY 1 DESC LIMIT ?", (*parts, limit + 1))
             places = [int(opened) for (opened,) in found]
-            rows, more = await self._rows(db, places[:limit])
-        return JobRows(position, rows, more or len(places) > limit)
+            rows, more = _rows(db, places[:limit])
+            return JobRows(_position(db), rows, more or len(places) > limit)
+
+        return await self._read(read)
 
     async def lookup(self, tenant: str, job_id: str, queue: str | None = None) -> JobRows:
         """The jobs with this id, newest first: one for each queue that has one."""
@@ -166,66 +161,38 @@ class JobsReader:
         if queue is not None:
             sql += " AND queue = ?"
             parts.append(queue)
-        async with self._at_one_position() as (db, position):
-            found = await db.execute_fetchall(sql + " ORDER BY opened DESC", parts)
-            rows, more = await self._rows(db, [int(opened) for (opened,) in found])
-        return JobRows(position, rows, more)
 
-    async def _rows(self, db: aiosqlite.Connection, places: Sequence[int]) -> tuple[list[JobRow], bool]:
-        """These jobs in this order, as many as one answer can carry, and whether some were left out."""
-        sizes = dict(await _pairs(db, _SIZES, (msgspec.json.encode(places).decode(),)))
-        fitting: list[int] = []
-        room = CONTENT_MAX_BYTES
-        for opened in places:
-            room -= sizes[opened] + _ROW_EXTRA_BYTES
-            if room < 0 and fitting:
-                break
-            fitting.append(opened)
-        found = await db.execute_fetchall(_CONTENTS, (msgspec.json.encode(fitting).decode(),))
-        rows = [
-            JobRow(opened, seq, decode_job(job), _decode_sealed(i), None if o is None else _decode_sealed(o))
-            for opened, seq, job, i, o in found
-        ]
-        return rows, len(fitting) < len(places)
+        def read(db: sqlite3.Connection) -> JobRows:
+            found = db.execute(sql + " ORDER BY opened DESC", parts)
+            rows, more = _rows(db, [int(opened) for (opened,) in found])
+            return JobRows(_position(db), rows, more)
+
+        return await self._read(read)
 
     async def counts(self, tenant: str) -> dict[State, int]:
         """Jobs of the tenant by state; states without jobs are left out."""
         sql = "SELECT state, sum(n) FROM counts WHERE tenant = ? GROUP BY state"
-        async with self._at_one_position() as (db, _):
-            found = await _pairs(db, sql, (tenant,))
-        return {State(state): n for state, n in found}
+        return await self._read(lambda db: {State(state): n for state, n in db.execute(sql, (tenant,))})
 
     async def queue_counts(self, tenant: str) -> dict[str, dict[State, int]]:
         """Jobs of the tenant by queue and state."""
         sql = "SELECT queue, state, n FROM counts WHERE tenant = ? ORDER BY queue, state"
-        queues: dict[str, dict[State, int]] = {}
-        async with self._at_one_position() as (db, _):
-            for queue, state, n in await db.execute_fetchall(sql, (tenant,)):
-                queues.setdefault(queue, {})[State(state)] = n
-        return queues
+        return await self._read(lambda db: _by_name(db.execute(sql, (tenant,)), State))
 
     async def running_keys(self, tenant: str) -> dict[str, dict[str, int]]:
         """Running jobs of the tenant by queue and concurrency key."""
         sql = "SELECT queue, concurrency_key, n FROM running_keys WHERE tenant = ? ORDER BY 1, 2"
-        queues: dict[str, dict[str, int]] = {}
-        async with self._at_one_position() as (db, _):
-            for queue, key, n in await db.execute_fetchall(sql, (tenant,)):
-                queues.setdefault(queue, {})[key] = n
-        return queues
+        return await self._read(lambda db: _by_name(db.execute(sql, (tenant,)), str))
 
     async def batch_counts(self, tenant: str, keys: Sequence[str]) -> dict[str, dict[State, int]]:
         """Jobs of batches by `<queue>~<batch>` and state."""
         sql = (
-            "SELECT queue, batch, state, n FROM json_each(?) AS wanted CROSS JOIN batch_counts"
+            "SELECT queue || '~' || batch, state, n FROM json_each(?) AS wanted CROSS JOIN batch_counts"
             " ON tenant = ? AND queue = json_extract(wanted.value, '$[0]')"
             " AND batch = json_extract(wanted.value, '$[1]')"
         )
         wanted = msgspec.json.encode([key.split("~", 1) for key in keys]).decode()
-        batches: dict[str, dict[State, int]] = {}
-        async with self._at_one_position() as (db, _):
-            for queue, batch, state, n in await db.execute_fetchall(sql, (wanted, tenant)):
-                batches.setdefault(f"{queue}~{batch}", {})[State(state)] = n
-        return batches
+        return await self._read(lambda db: _by_name(db.execute(sql, (wanted, tenant)), State))
 
     async def batch_keys(
         self, tenant: str, queue: str | None, batch: str | None, after: str, limit: int
@@ -240,8 +207,7 @@ class JobsReader:
         of_queue = None if queue is None else f"{_literal(queue)}~%"
         named = None if batch is None else f"%~{_literal(batch)}"
         parts = (tenant, tenant, after, queue, of_queue, batch, named, limit)
-        async with self._at_one_position() as (db, position):
-            return position, [str(key) for (key,) in await db.execute_fetchall(sql, parts)]
+        return await self._read(lambda db: (_position(db), [str(key) for (key,) in db.execute(sql, parts)]))
 
     async def governed(
         self, kind: str, tenant: str, *, key: str | None = None, after: str = "", until: str | None = None,
@@ -254,9 +220,11 @@ class JobsReader:
             if value is not None:
                 sql += f" AND {term}"
                 parts.append(value)
-        async with self._at_one_position() as (db, position):
-            found = await db.execute_fetchall(f"{sql} ORDER BY key LIMIT ?", (*parts, limit))
-            return position, [GovernedRow(*row) for row in found]
+        sql += " ORDER BY key LIMIT ?"
+        parts.append(limit)
+        return await self._read(
+            lambda db: (_position(db), [GovernedRow(*row) for row in db.execute(sql, parts)])
+        )
 
     async def changes(self, kind: str, tenant: str, key: str, limit: int) -> list[ChangeRow]:
         """What was done to an aggregate, newest first."""
@@ -264,20 +232,57 @@ class JobsReader:
             "SELECT seq, at, actor, event, data FROM changes WHERE kind = ? AND tenant = ? AND key = ?"
             " ORDER BY seq DESC, nth LIMIT ?"
         )
-        async with self._at_one_position() as (db, _):
-            return [ChangeRow(*row) for row in await db.execute_fetchall(sql, (kind, tenant, key, limit))]
+        return await self._read(
+            lambda db: [ChangeRow(*row) for row in db.execute(sql, (kind, tenant, key, limit))]
+        )
 
     async def leader(self) -> Leader | None:
         """The newest leader that the view has read of."""
-        async with self._at_one_position() as (db, _):
-            found = await db.execute_fetchall("SELECT leader, version, seq FROM leader")
-        return next((Leader(*row) for row in found), None)
+        sql = "SELECT leader, version, seq FROM leader"
+        return await self._read(lambda db: next((Leader(*row) for row in db.execute(sql)), None))
 
     async def rejections(self, tenant: str, limit: int = 100) -> list[Refusal]:
         """What the tenant's principals were refused, newest first."""
         sql = "SELECT * FROM rejections WHERE tenant = ? ORDER BY seq DESC, nth LIMIT ?"
-        async with self._at_one_position() as (db, _):
-            return [Refusal(*row) for row in await db.execute_fetchall(sql, (tenant, limit))]
+        return await self._read(lambda db: [Refusal(*row) for row in db.execute(sql, (tenant, limit))])
+
+
+def _at_one_position(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    db.execute("BEGIN")
+    try:
+        return work(db)
+    finally:
+        db.execute("COMMIT")
+
+
+def _position(db: sqlite3.Connection) -> int:
+    return next((int(seq) for (seq,) in db.execute("SELECT seq FROM position")), 0)
+
+
+def _rows(db: sqlite3.Connection, places: Sequence[int]) -> tuple[list[JobRow], bool]:
+    """These jobs in this order, as many as one answer can carry, and whether some were left out."""
+    sizes: dict[int, int] = dict(db.execute(_SIZES, (msgspec.json.encode(places).decode(),)).fetchall())
+    fitting: list[int] = []
+    room = CONTENT_MAX_BYTES
+    for opened in places:
+        room -= sizes[opened] + _ROW_EXTRA_BYTES
+        if room < 0 and fitting:
+            break
+        fitting.append(opened)
+    found = db.execute(_CONTENTS, (msgspec.json.encode(fitting).decode(),))
+    rows = [
+        JobRow(opened, seq, decode_job(job), _decode_sealed(i), None if o is None else _decode_sealed(o))
+        for opened, seq, job, i, o in found
+    ]
+    return rows, len(fitting) < len(places)
+
+
+def _by_name(rows: Iterable[tuple[str, str, int]], kind: Callable[[str], T]) -> dict[str, dict[T, int]]:
+    """Numbers of something by what they belong to and by what they count."""
+    found: dict[str, dict[T, int]] = {}
+    for name, counted, n in rows:
+        found.setdefault(name, {})[kind(counted)] = n
+    return found
 
 
 def _walked(
@@ -335,7 +340,3 @@ def _linked(
 def _literal(text: str) -> str:
     """Text that LIKE takes as it is."""
     return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-
-
-async def _pairs(db: aiosqlite.Connection, sql: str, parts: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return [(one, other) for one, other in await db.execute_fetchall(sql, tuple(parts))]

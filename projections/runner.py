@@ -8,6 +8,7 @@ it anew.
 from __future__ import annotations
 
 import asyncio
+import collections
 import heapq
 import itertools
 import sqlite3
@@ -16,19 +17,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import aiosqlite
-
 from writ.broker.ports import Log, Stored
 from writ.schemas.chain import Position, Violation, link
 from writ.schemas.codec import digest
 from writ.schemas.records import Record, Source
 
-BATCH_MAX_RECORDS = 1_024
-BATCH_MAX_BYTES = 16 * 1024 * 1024
-SLICE_RECORDS = 32
-"""Records decoded and folded before the event loop gets its turn: about a millisecond."""
+from .file import File
 
-_LISTS_AHEAD = 8
+BATCH_MAX_RECORDS = 4_096
+"""A view that keeps up takes what there is. The further behind it is, the larger its batches, up to this, and
+what happens to a job within one costs a row once."""
+
+BATCH_MAX_BYTES = 16 * 1024 * 1024
+
+_PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -32768")
 _META = """
 CREATE TABLE IF NOT EXISTS position (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -69,7 +71,7 @@ class View(Protocol):
     @property
     def schema(self) -> str: ...
 
-    async def load(self, db: aiosqlite.Connection, records: Sequence[Record]) -> None:
+    def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
         """Brings into memory the rows that the records change."""
         ...
 
@@ -96,6 +98,57 @@ def position_in(path: Path) -> int:
         return next((int(row[1]) for row in db.execute(_WHERE)), 0)
 
 
+class _Reached(NamedTuple):
+    """How far a view has come in log and intake, and the fault that it cannot go beyond."""
+
+    at: Position
+    source: Source
+    fault: str | None = None
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+class _Ahead:
+    """What has been read and is not applied yet: about two batches at most."""
+
+    def __init__(self, batch_max: int) -> None:
+        self._batch_max = batch_max
+        self._stored: collections.deque[Stored] = collections.deque()
+        self._size = 0
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    async def put(self, stored: Sequence[Stored]) -> None:
+        """Returns when there is room for more."""
+        self._stored += stored
+        self._size += sum([len(each.body) for each in stored])
+        self._changed.set()
+        while len(self._stored) >= self._batch_max or self._size >= BATCH_MAX_BYTES:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._ended = True
+        self._changed.set()
+
+    async def take(self) -> list[Stored]:
+        """All that there is, as far as it fits one batch; waits for something. Empty at the end."""
+        while not self._stored and not self._ended:
+            self._changed.clear()
+            await self._changed.wait()
+        batch: list[Stored] = []
+        size = 0
+        while self._stored and len(batch) < self._batch_max and size < BATCH_MAX_BYTES:
+            batch.append(each := self._stored.popleft())
+            size += len(each.body)
+        self._size -= size
+        self._changed.set()
+        return batch
+
+
 class Runner:
     """Runs one view over one log, in the file `path`.
 
@@ -114,71 +167,48 @@ class Runner:
         self.view = view
         self.halted: str | None = None
         self._batch_max = batch_max
-        self._at = Position()
-        self._source = Source(0, 0, 0)
-        self._db: aiosqlite.Connection | None = None
+        self._reached = _Reached(Position(), Source(0, 0, 0))
+        self._file: File | None = None
         self._waiting: list[tuple[int, int, asyncio.Future[bool]]] = []
         self._numbers = itertools.count()
 
     @property
     def position(self) -> int:
-        return self._at.seq
+        return self._reached.at.seq
 
     @property
     def epoch(self) -> int:
         """The newest record's; 0 before the first."""
-        return self._at.epoch
+        return self._reached.at.epoch
 
     async def open(self) -> None:
         """Opens the file, makes its tables and finds the position. Raises sqlite3.Error, OSError."""
-        self._db = await self._connect()
-        if await self._number("PRAGMA user_version") not in (0, self.view.version):
-            await self._db.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = await File.open(self.path, *_PRAGMAS)
+        if await self._file.use(_version) not in (0, self.view.version):
+            await self._file.close()
             forget(self.path)
-            self._db = await self._connect()
-        await self._db.executescript(f"{_META};{self.view.schema};PRAGMA user_version = {self.view.version}")
+            self._file = await File.open(self.path, *_PRAGMAS)
+        script = f"{_META};{self.view.schema};PRAGMA user_version = {self.view.version}"
+        await self._file.use(sqlite3.Connection.executescript, script)
         await self._resume()
 
     async def _resume(self) -> None:
         """Stands where the file stands."""
-        async with self._opened.execute(_WHERE) as cursor:
-            row = await cursor.fetchone()
-        self._at, self._source = Position(), Source(0, 0, 0)
-        if row is not None:
-            epoch, seq, known_digest, source_epoch, source_seq = row
-            self._at = Position(epoch, seq, known_digest)
-            self._source = Source(source_epoch, source_seq, 0)
-        self.view.discard()
-        self._wake()  # a batch may have been stored by a run that was cancelled before it said so
-
-    async def _connect(self) -> aiosqlite.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        db = await aiosqlite.connect(self.path, isolation_level=None)
-        try:
-            await db.execute("PRAGMA journal_mode = WAL")
-            await db.execute("PRAGMA synchronous = NORMAL")
-            await db.execute("PRAGMA cache_size = -32768")
-        except BaseException:
-            await db.close()  # its thread would keep the process alive
-            raise
-        return db
-
-    async def _number(self, sql: str) -> int:
-        async with self._opened.execute(sql) as cursor:
-            row = await cursor.fetchone()
-        return int(row[0]) if row else 0
+        self._reached = await self._opened.use(self._look)
+        self._wake()  # it may stand further than we knew
 
     @property
-    def _opened(self) -> aiosqlite.Connection:
-        if self._db is None:
+    def _opened(self) -> File:
+        if self._file is None:
             raise RuntimeError(f"the view {self.view.name} is not open")
-        return self._db
+        return self._file
 
     async def close(self) -> None:
         """Closes the file; those who wait are told no. `run` must have ended."""
-        db, self._db = self._db, None
-        if db is not None:
-            await db.close()
+        file, self._file = self._file, None
+        if file is not None:
+            await file.close()
         self._give_up()
 
     async def run(self) -> None:
@@ -194,107 +224,104 @@ class Runner:
         """Returns when the view has halted."""
         await self._resume()
         last = await self.log.last_seq()
-        if last < self._at.seq:
-            self._halt(f"the log ends at record {last}, before the view's position {self._at.seq}")
+        if last < self.position:
+            self._halt(f"the log ends at record {last}, before the view's position {self.position}")
             return
-        lists: asyncio.Queue[list[Stored] | None] = asyncio.Queue(_LISTS_AHEAD)
-        reader = asyncio.create_task(self._read(lists), name=f"view {self.view.name}: reader")
+        ahead = _Ahead(self._batch_max)
+        reader = asyncio.create_task(self._read(ahead), name=f"view {self.view.name}: reader")
         try:
-            await self._apply_all(lists)
+            await self._apply_all(ahead)
             if self.halted is None:
                 await reader
-                raise ConnectionError(f"the reading of the log ended at record {self._at.seq}")
+                raise ConnectionError(f"the reading of the log ended at record {self.position}")
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _read(self, lists: asyncio.Queue[list[Stored] | None]) -> None:
-        start = max(1, self._at.seq)  # the record at the position is read again, to compare its digest
+    async def _read(self, ahead: _Ahead) -> None:
+        start = max(1, self.position)  # the record at the position is read again, to compare its digest
         try:
             async for stored in self.log.read(start, follow=True):
-                await lists.put(stored)
-        except Exception:
-            await lists.put(None)
-            raise
-        await lists.put(None)
+                await ahead.put(stored)
+        finally:
+            ahead.end()
 
-    async def _apply_all(self, lists: asyncio.Queue[list[Stored] | None]) -> None:
+    async def _apply_all(self, ahead: _Ahead) -> None:
         """Applies what is read, in batches of all that has arrived."""
-        compared = self._at.seq == 0
-        while (stored := await lists.get()) is not None:
-            batch = list(stored)
-            size = sum([len(m.body) for m in batch])
-            while len(batch) < self._batch_max and size < BATCH_MAX_BYTES and not lists.empty():
-                more = lists.get_nowait()
-                if more is None:
-                    lists.put_nowait(None)
-                    break
-                batch += more
-                size += sum([len(m.body) for m in more])
-            if not compared and batch:
+        compared = self.position == 0
+        while batch := await ahead.take():
+            if not compared:
                 compared = True
                 if not self._is_ours(batch.pop(0)):
                     return
-            for at in range(0, len(batch), self._batch_max):
-                await self._apply(batch[at : at + self._batch_max])
-                if self.halted is not None:
+            if batch:
+                # If we are cancelled the batch is stored all the same; the next run looks where the file is.
+                self._reached = await self._opened.use(self._apply, batch)
+                self._wake()
+                if self._reached.fault is not None:
+                    self._halt(self._reached.fault)
                     return
 
     def _is_ours(self, stored: Stored) -> bool:
         """Whether the log's record at the position is the one that the view has read; halts if not."""
-        seq = self._at.seq
-        if stored.seq == seq and digest(stored.body) == self._at.digest:
+        seq = self.position
+        if stored.seq == seq and digest(stored.body) == self._reached.at.digest:
             return True
         reason = f"record {seq} of the log is another than the view has read"
         self._halt(f"{reason}: the log was cut, restored or made anew under the view")
         return False
 
-    async def _apply(self, batch: list[Stored]) -> None:
-        """One batch, stored as a whole; of one with a violation, what comes before it, and then a halt."""
+    # --- on the file's thread ---------------------------------------------------------------------------
+
+    def _look(self, db: sqlite3.Connection) -> _Reached:
+        """Where the file stands; the view forgets what it has beyond that."""
+        self.view.discard()
+        for epoch, seq, known_digest, source_epoch, source_seq in db.execute(_WHERE):
+            return _Reached(Position(epoch, seq, known_digest), Source(source_epoch, source_seq, 0))
+        return _Reached(Position(), Source(0, 0, 0))
+
+    def _apply(self, db: sqlite3.Connection, batch: Sequence[Stored]) -> _Reached:
+        """Stores a batch as a whole; of one with a violation, what comes before it."""
+        before = self._reached
         try:
-            fault = await self._store(batch)
-            if fault is not None and (sound := batch[: fault.seq - 1 - self._at.seq]):
+            try:
+                return self._store(db, before, batch)
+            except Violation as violation:
                 self.view.discard()
-                again = await self._store(sound)
-                assert again is None, f"a batch that was sound is not: {again}"
+                reached, sound = before, batch[: violation.seq - 1 - before.at.seq]
+                if sound:
+                    reached = self._store(db, before, sound)
+                return reached._replace(fault=str(violation))
         except BaseException:
             self.view.discard()
             raise
-        if fault is not None:
-            self._halt(str(fault))
 
-    async def _store(self, batch: list[Stored]) -> Violation | None:
-        db, view = self._opened, self.view
-        records: list[Record] = []
-        at, source = self._at, self._source
+    def _store(self, db: sqlite3.Connection, before: _Reached, batch: Sequence[Stored]) -> _Reached:
+        """Raises Violation, and has stored nothing then."""
+        view = self.view
+        at, source = before.at, before.source
         partition, epoch = self.log.partition, self.log.epoch
-        try:
-            for start in range(0, len(batch), SLICE_RECORDS):
-                for stored in batch[start : start + SLICE_RECORDS]:
-                    record, at = link(at, stored.seq, stored.subject, stored.body, partition, epoch)
-                    records.append(record)
-                    source = record.source or source
-                await asyncio.sleep(0)
-            await view.load(db, records)
-            for start in range(0, len(records), SLICE_RECORDS):
-                for record in records[start : start + SLICE_RECORDS]:
-                    view.fold(record)
-                await asyncio.sleep(0)
-        except Violation as error:
-            return error
-        await db.execute("BEGIN IMMEDIATE")
+        records: list[Record] = []
+        for stored in batch:
+            record, at = link(at, stored.seq, stored.subject, stored.body, partition, epoch)
+            records.append(record)
+            source = record.source or source
+        view.load(db, records)
+        for record in records:
+            view.fold(record)
+        db.execute("BEGIN IMMEDIATE")
         try:
             for sql, rows in view.writes():
-                await db.executemany(sql, rows)
-            await db.execute(_MOVE, (*at, source.epoch, source.seq))
-            await db.execute("COMMIT")
+                db.executemany(sql, rows)
+            db.execute(_MOVE, (*at, source.epoch, source.seq))
+            db.execute("COMMIT")
         except BaseException:
-            await db.rollback()
+            db.rollback()
             raise
         view.settle()
-        self._at, self._source = at, source
-        self._wake()
-        return None
+        return _Reached(at, source)
+
+    # --- halting ----------------------------------------------------------------------------------------
 
     def _halt(self, reason: str) -> None:
         self.halted = reason
@@ -307,7 +334,7 @@ class Runner:
 
         False at once where the view has halted before it.
         """
-        if self._at.seq >= position:
+        if self.position >= position:
             return True
         if self.halted is not None or timeout_s <= 0:
             return False
@@ -323,13 +350,13 @@ class Runner:
         """Whether the view tells of all submits up to `seq`, waiting up to `timeout_s` seconds."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        while self._source.epoch == epoch and self._source.seq < seq:
-            if not await self.wait_for(self._at.seq + 1, until - loop.time()):
+        while self._reached.source.epoch == epoch and self._reached.source.seq < seq:
+            if not await self.wait_for(self.position + 1, until - loop.time()):
                 return False
         return True
 
     def _wake(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._at.seq:
+        while self._waiting and self._waiting[0][0] <= self.position:
             self._tell(heapq.heappop(self._waiting), True)
 
     def _give_up(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from writ.projections.jobs import JobsView
 from writ.projections.runner import Runner, Write, forget
 from writ.schemas.events import HistoryLong
 from writ.schemas.lifecycle import State
+from writ.schemas.records import Record
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories
@@ -202,6 +204,60 @@ async def test_an_incident_leaves_its_job_as_it_was(
         assert await runner.wait_for(len(told.records), 5)
         assert runner.halted is None
     assert "'completed'" in dump(runner.path)
+
+
+@pytest.mark.parametrize("chunk_max", [1, 100])
+async def test_a_view_that_is_behind_takes_all_that_waits_and_no_more_than_its_limit(
+    chunk_max: int, history: Histories, tmp_path: Path
+) -> None:
+    told = history.wander(8, 100)
+    sizes: list[int] = []
+
+    class Noting(JobsView):
+        def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
+            sizes.append(len(records))
+            super().load(db, records)
+
+    runner = Runner(tmp_path / "v.db", told.log(0, chunk_max), Noting(), batch_max=40)
+    await runner.open()
+    task = asyncio.create_task(runner.run())
+    assert await runner.wait_for(len(told.records), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await runner.close()
+    assert sum(sizes) == len(told.records)
+    assert max(sizes) == 40, "the log comes faster than it is stored"
+
+
+async def test_a_batch_that_is_stored_while_its_run_is_cancelled_is_applied_once(
+    history: Histories, tmp_path: Path, dump: Callable[[Path], str]
+) -> None:
+    told = history.wander(9, 60)
+    entered, left = threading.Event(), threading.Event()
+
+    class Slow(JobsView):
+        def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
+            entered.set()
+            assert left.wait(20)
+            super().load(db, records)
+
+    dumps: list[str] = []
+    for name, view in (("whole.db", JobsView()), ("cancelled.db", Slow())):
+        runner = Runner(tmp_path / name, told.log(), view)
+        await runner.open()
+        task = asyncio.create_task(runner.run())
+        if name == "cancelled.db":
+            assert await asyncio.to_thread(entered.wait, 20)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            left.set()
+            task = asyncio.create_task(runner.run())
+        assert await runner.wait_for(len(told.records), 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await runner.close()
+        dumps.append(dump(runner.path))
+    assert dumps[0] == dumps[1]
 
 
 async def test_a_log_that_lost_records_halts_the_view(history: Histories, running: Running) -> None:
