@@ -20,7 +20,7 @@ from writ.schemas.queues import Queue, evolve_queue, granted, retried
 from writ.schemas.records import Record
 from writ.schemas.schedules import Schedule, ScheduleFired, ScheduleSkipped, evolve_schedule
 
-from .runner import Write
+from .view import Write
 
 GOVERNING_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS governed (

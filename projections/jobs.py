@@ -35,7 +35,7 @@ from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import Sealed
 
 from .governing import GOVERNING_SCHEMA, Governing
-from .runner import Write
+from .view import Write
 
 KEPT_JOBS: Final = 32_768
 """Live jobs kept in memory, about 1.5 KB each."""

@@ -1,21 +1,25 @@
-"""The query service: one request and one answer, as JSON, over the jobs view and its log."""
+"""The query service: one request and one answer, as JSON, over the views of a log."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from writ.broker.clock import Clock, SystemClock
 from writ.broker.ports import Intake, Log, Stored
+from writ.schemas.bounds import SECOND_US
 from writ.schemas.codec import CodecError, decode
 from writ.schemas.commands import Answer
 from writ.schemas.events import LeaderElected, LeasesRenewed, TimeResumed
 from writ.schemas.faults import explain_fault
 from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
-from writ.schemas.lifecycle import TERMINAL, Job
+from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.queries import (
     BatchesQuery,
     ErrorView,
@@ -97,22 +101,25 @@ class Newest:
 
 
 class Queries:
-    """Answers the queries of one partition. At each status `warnings` is asked, and `who` leads it now.
+    """Answers the queries of one partition, from the views that `runners` run.
 
-    Without `who`, the newest leader that was elected is told, whether or not it leads still.
+    At each status `warnings` is asked, and `who` leads it now. Without `who`, the newest leader that was
+    elected is told, whether or not it leads still.
     """
 
     def __init__(
         self,
-        runner: Runner,
+        runners: Sequence[Runner],
         log: Log,
         intake: Intake,
         version: str,
         warnings: Callable[[], Sequence[str]] = tuple,
         who: Callable[[int], Awaitable[str | None]] | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self._runner = runner
-        self._reader = JobsReader(runner.path)
+        self._runners = {runner.name: runner for runner in runners}
+        self._runner = self._runners["jobs"]
+        self._reader = JobsReader(self._runner.path)
         self._log = log
         self._newest = Newest(log)
         self._intake = intake
@@ -120,21 +127,18 @@ class Queries:
         self._version = version
         self._warnings = warnings
         self._who = who
+        self._clock = clock or SystemClock()
         governed = Governed(self._reader)
         self._verbs: dict[str, Callable[[str, bytes], Awaitable[Answer]]] = {
             "jobs": self._jobs,
             "job": self._job,
             "records": self._records,
-            "queues": self._governed(QueuesQuery, governed.queues),
-            "schedules": self._governed(SchedulesQuery, governed.schedules),
-            "operations": self._governed(OperationsQuery, governed.operations),
-            "batches": self._governed(BatchesQuery, governed.batches),
+            "queues": self._of("jobs", QueuesQuery, governed.queues),
+            "schedules": self._of("jobs", SchedulesQuery, governed.schedules),
+            "operations": self._of("jobs", OperationsQuery, governed.operations),
+            "batches": self._of("jobs", BatchesQuery, governed.batches),
             "status": self._status,
         }
-
-    async def open(self) -> None:
-        """Opens the view's file for reading; its runner must have opened it before. Raises sqlite3.Error."""
-        await self._reader.open()
 
     async def close(self) -> None:
         await self._reader.close()
@@ -168,24 +172,30 @@ class Queries:
             reason = f"the log's last sequence is not known: {str(error) or type(error).__name__}"
             raise _Refused(RejectionKind.TRY_LATER, reason) from error
 
-    async def _caught_up(self, query: Query) -> None:
-        """Waits until the view is as new as the query asks."""
+    async def _caught_up(self, query: Query, view: str = "jobs") -> None:
+        """Waits until a view is as new as the query asks."""
+        runner = self._runners[view]
         loop = asyncio.get_running_loop()
         until = loop.time() + query.max_wait_s
         wanted = query.min_position
         if wanted is None:
             newest, _ = await asyncio.gather(
                 self._newest_seq(query.max_wait_s),
-                self._submits_seen(min(query.max_wait_s, SUBMITS_WAIT_S)),
+                self._submits_seen(runner, min(query.max_wait_s, SUBMITS_WAIT_S)),
             )
             wanted = newest
-        if not await self._runner.wait_for(wanted, until - loop.time()):
-            runner = self._runner
-            why = f"; it has halted: {runner.halted}" if runner.halted else f" after {query.max_wait_s} s"
-            reason = f"the view is at record {runner.position}, not yet at {wanted}{why}"
+        if not await runner.wait_for(wanted, until - loop.time()):
+            why = f" after {query.max_wait_s} s"
+            if runner.halted:
+                why = f"; it has halted: {runner.halted}"
+            elif runner.away:
+                why = f"; it is away: {runner.away}"
+            elif runner.outdated:
+                why = f"; it is built anew, up to record {runner.building or 0} by now"
+            reason = f"the view {view} is at record {runner.position}, not yet at {wanted}{why}"
             raise _Refused(RejectionKind.TRY_LATER, reason)
 
-    async def _submits_seen(self, timeout_s: float) -> None:
+    async def _submits_seen(self, runner: Runner, timeout_s: float) -> None:
         """Waits until every submit acknowledged before the question is in the view, but not for ever.
 
         While nobody leads, what was submitted is safe in the intake and nowhere else.
@@ -195,7 +205,7 @@ class Queries:
         except Exception as error:
             log.warning("the newest submit is not known: %s", error)
             return
-        await self._runner.wait_for_submit(self._intake.epoch, seq, timeout_s)
+        await runner.wait_for_submit(self._intake.epoch, seq, timeout_s)
 
     # --- verbs ------------------------------------------------------------------------------------------
 
@@ -267,18 +277,20 @@ class Queries:
                 views.append(_record_view(stored))
         return views, False
 
-    def _governed(
-        self, kind: type[Asked], read: Callable[[str, Asked], Awaitable[Answer]]
+    def _of(
+        self, view: str, kind: type[Asked], read: Callable[[str, Asked], Awaitable[Answer]]
     ) -> Callable[[str, bytes], Awaitable[Answer]]:
+        """What answers a query from one view, as soon as that is as new as it asks."""
+
         async def answer(tenant: str, body: bytes) -> Answer:
             query = _parse(body, kind)
-            await self._caught_up(query)
+            await self._caught_up(query, view)
             return await read(tenant, query)
 
         return answer
 
     async def _status(self, tenant: str, body: bytes) -> NodeStatus:
-        """Never waits for the view, as how far behind it is belongs to the answer."""
+        """Never waits for a view, as how far behind it is belongs to the answer."""
         query = _parse(body, StatusQuery)
         runner = self._runner
         warnings = list(self._warnings())
@@ -292,16 +304,24 @@ class Queries:
         else:
             leader = await self._reader.leader()
             name = leader.leader if leader else None
-        counts = await self._reader.counts(tenant)
-        view = ViewStatus(runner.view.name, runner.position, max(0, last - runner.position), runner.halted)
+        counts: dict[State, int] = {}
+        with suppress(sqlite3.Error):  # why it cannot be read belongs to the answer too
+            counts = await self._reader.counts(tenant)
         return NodeStatus(
             None,
             runner.position,
             self._version,
             (PartitionStatus(self._log.partition, self._log.epoch, name, last),),
-            (view,),
+            tuple([self._view_status(each, last) for each in self._runners.values()]),
             {state.value: n for state, n in counts.items()},
             tuple(warnings),
+        )
+
+    def _view_status(self, runner: Runner, last: int) -> ViewStatus:
+        lag = max(0, last - runner.position)
+        lag_s = max(0, self._clock.wall_us() - runner.at) / SECOND_US if lag and runner.at else 0.0
+        return ViewStatus(
+            runner.name, runner.position, lag, runner.halted, runner.away, lag_s, runner.building
         )
 
 

@@ -1,10 +1,9 @@
-"""Reads of the jobs view's file, on a connection of its own that never waits for the view's writes."""
+"""Reads of the jobs view."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -12,7 +11,7 @@ import msgspec
 from writ.schemas.lifecycle import Job, State
 from writ.schemas.sealed import Sealed
 
-from .file import File
+from .file import Reader, position_of
 from .jobs import decode_job
 
 T = TypeVar("T")
@@ -101,30 +100,11 @@ class ChangeRow(NamedTuple):
     data: bytes
 
 
-class JobsReader:
-    """Answers from one file of the jobs view. Every answer is of one tenant and of one position.
+class JobsReader(Reader):
+    """Answers from the jobs view. Every answer is of one tenant and of one position.
 
     All methods raise sqlite3.Error where the file cannot be read.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: File | None = None
-
-    async def open(self) -> None:
-        """The view's runner must have opened the file before."""
-        self._file = await File.open(self._path, "query_only = ON")
-
-    async def close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            await file.close()
-
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` returns, on the file's thread and in one read transaction."""
-        if self._file is None:
-            raise RuntimeError("the reader of the jobs view is not open")
-        return await self._file.use(_at_one_position, work)
 
     async def page(
         self,
@@ -150,9 +130,9 @@ class JobsReader:
             found = db.execute(f"{sql} ORDER BY 1 DESC LIMIT ?", (*parts, limit + 1))
             places = [int(opened) for (opened,) in found]
             rows, more = _rows(db, places[:limit])
-            return JobRows(_position(db), rows, more or len(places) > limit)
+            return JobRows(position_of(db), rows, more or len(places) > limit)
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def lookup(self, tenant: str, job_id: str, queue: str | None = None) -> JobRows:
         """The jobs with this id, newest first: one for each queue that has one."""
@@ -165,24 +145,24 @@ class JobsReader:
         def read(db: sqlite3.Connection) -> JobRows:
             found = db.execute(sql + " ORDER BY opened DESC", parts)
             rows, more = _rows(db, [int(opened) for (opened,) in found])
-            return JobRows(_position(db), rows, more)
+            return JobRows(position_of(db), rows, more)
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def counts(self, tenant: str) -> dict[State, int]:
         """Jobs of the tenant by state; states without jobs are left out."""
         sql = "SELECT state, sum(n) FROM counts WHERE tenant = ? GROUP BY state"
-        return await self._read(lambda db: {State(state): n for state, n in db.execute(sql, (tenant,))})
+        return await self.read(lambda db: {State(state): n for state, n in db.execute(sql, (tenant,))})
 
     async def queue_counts(self, tenant: str) -> dict[str, dict[State, int]]:
         """Jobs of the tenant by queue and state."""
         sql = "SELECT queue, state, n FROM counts WHERE tenant = ? ORDER BY queue, state"
-        return await self._read(lambda db: _by_name(db.execute(sql, (tenant,)), State))
+        return await self.read(lambda db: _by_name(db.execute(sql, (tenant,)), State))
 
     async def running_keys(self, tenant: str) -> dict[str, dict[str, int]]:
         """Running jobs of the tenant by queue and concurrency key."""
         sql = "SELECT queue, concurrency_key, n FROM running_keys WHERE tenant = ? ORDER BY 1, 2"
-        return await self._read(lambda db: _by_name(db.execute(sql, (tenant,)), str))
+        return await self.read(lambda db: _by_name(db.execute(sql, (tenant,)), str))
 
     async def batch_counts(self, tenant: str, keys: Sequence[str]) -> dict[str, dict[State, int]]:
         """Jobs of batches by `<queue>~<batch>` and state."""
@@ -192,7 +172,7 @@ class JobsReader:
             " AND batch = json_extract(wanted.value, '$[1]')"
         )
         wanted = msgspec.json.encode([key.split("~", 1) for key in keys]).decode()
-        return await self._read(lambda db: _by_name(db.execute(sql, (wanted, tenant)), State))
+        return await self.read(lambda db: _by_name(db.execute(sql, (wanted, tenant)), State))
 
     async def batch_keys(
         self, tenant: str, queue: str | None, batch: str | None, after: str, limit: int
@@ -207,7 +187,7 @@ class JobsReader:
         of_queue = None if queue is None else f"{_literal(queue)}~%"
         named = None if batch is None else f"%~{_literal(batch)}"
         parts = (tenant, tenant, after, queue, of_queue, batch, named, limit)
-        return await self._read(lambda db: (_position(db), [str(key) for (key,) in db.execute(sql, parts)]))
+        return await self.read(lambda db: (position_of(db), [str(key) for (key,) in db.execute(sql, parts)]))
 
     async def governed(
         self, kind: str, tenant: str, *, key: str | None = None, after: str = "", until: str | None = None,
@@ -222,8 +202,8 @@ class JobsReader:
                 parts.append(value)
         sql += " ORDER BY key LIMIT ?"
         parts.append(limit)
-        return await self._read(
-            lambda db: (_position(db), [GovernedRow(*row) for row in db.execute(sql, parts)])
+        return await self.read(
+            lambda db: (position_of(db), [GovernedRow(*row) for row in db.execute(sql, parts)])
         )
 
     async def changes(self, kind: str, tenant: str, key: str, limit: int) -> list[ChangeRow]:
@@ -232,31 +212,19 @@ class JobsReader:
             "SELECT seq, at, actor, event, data FROM changes WHERE kind = ? AND tenant = ? AND key = ?"
             " ORDER BY seq DESC, nth LIMIT ?"
         )
-        return await self._read(
+        return await self.read(
             lambda db: [ChangeRow(*row) for row in db.execute(sql, (kind, tenant, key, limit))]
         )
 
     async def leader(self) -> Leader | None:
         """The newest leader that the view has read of."""
         sql = "SELECT leader, version, seq FROM leader"
-        return await self._read(lambda db: next((Leader(*row) for row in db.execute(sql)), None))
+        return await self.read(lambda db: next((Leader(*row) for row in db.execute(sql)), None))
 
     async def rejections(self, tenant: str, limit: int = 100) -> list[Refusal]:
         """What the tenant's principals were refused, newest first."""
         sql = "SELECT * FROM rejections WHERE tenant = ? ORDER BY seq DESC, nth LIMIT ?"
-        return await self._read(lambda db: [Refusal(*row) for row in db.execute(sql, (tenant, limit))])
-
-
-def _at_one_position(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    db.execute("BEGIN")
-    try:
-        return work(db)
-    finally:
-        db.execute("COMMIT")
-
-
-def _position(db: sqlite3.Connection) -> int:
-    return next((int(seq) for (seq,) in db.execute("SELECT seq FROM position")), 0)
+        return await self.read(lambda db: [Refusal(*row) for row in db.execute(sql, (tenant, limit))])
 
 
 def _rows(db: sqlite3.Connection, places: Sequence[int]) -> tuple[list[JobRow], bool]:

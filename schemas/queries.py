@@ -330,7 +330,9 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 class ViewStatus(msgspec.Struct, frozen=True):
     """`lag` in records; `halted` says why a view stopped rather than guess.
 
-    `away` says why it is not being read now; its node starts it again.
+    `away` says why it does not follow the log now; its node starts it again. `lag_s` is how long ago the
+    newest record was made that it tells of, 0 where it tells of all. `building` is the position of the file
+    that is built anew beside it, None where there is none.
     """
 
     name: str
@@ -338,6 +340,8 @@ class ViewStatus(msgspec.Struct, frozen=True):
     lag: int
     halted: str | None = None
     away: str | None = None
+    lag_s: float = 0.0
+    building: int | None = None
 
 
 class NodeStatus(Answer, frozen=True):

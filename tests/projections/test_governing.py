@@ -58,8 +58,7 @@ def tell(told: History, kind: str, key: str, *events: Fact, cause: str | None = 
 async def asked(running: Running, told: History, verb: str, kind: type[Any], **query: Any) -> Any:
     log = told.log()
     async with running(log) as runner:
-        queries = Queries(runner, log, MemoryIntake(), "0.1.0")
-        await queries.open()
+        queries = Queries([runner], log, MemoryIntake(), "0.1.0")
         try:
             subject = f"writ.query.default.owner.{verb}"
             answer = await queries.answer(subject, msgspec.json.encode(query))

@@ -52,8 +52,7 @@ def asking(running: Running) -> Asking:
     ) -> AsyncGenerator[Asker]:
         log = log or told.log()
         async with running(log) as runner:
-            queries = Queries(runner, log, MemoryIntake(), "0.1.0", lambda: ["the disk is slow"], who)
-            await queries.open()
+            queries = Queries([runner], log, MemoryIntake(), "0.1.0", lambda: ["the disk is slow"], who)
             try:
                 yield Asker(queries, log)
             finally:
@@ -296,7 +295,6 @@ async def test_refusals_are_listed_newest_first(history: Histories, running: Run
     async with running(told.log()) as runner:
         assert await runner.wait_for(3, 5)
         reader = JobsReader(runner.path)
-        await reader.open()
         found = await reader.rejections("default")
         assert await reader.rejections("other") == []
         assert len(await reader.rejections("default", 2)) == 2

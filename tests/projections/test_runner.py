@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from writ.broker.ports import Stored
+from writ.projections import places
+from writ.projections.feed import Feeds
 from writ.projections.jobs import JobsView
-from writ.projections.runner import Runner, Write, forget
+from writ.projections.runner import Runner
+from writ.projections.view import Write
 from writ.schemas.events import HistoryLong
 from writ.schemas.lifecycle import State
 from writ.schemas.records import Record
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories
-    from tests.projections.conftest import Running
+    from tests.projections.conftest import Running, Until
 
 FOR_EVER = 10**9
 
@@ -85,26 +88,40 @@ async def test_a_deleted_file_is_rebuilt(
             assert runner.position == 0
             assert await runner.wait_for(len(told.records), 5)
         dumps.append(dump(runner.path))
-        forget(runner.path)
+        for file in runner.path.parent.glob("jobs*.db*"):
+            file.unlink()
         assert not runner.path.exists()
     assert dumps[0] == dumps[1]
 
 
-async def test_a_file_of_another_version_is_rebuilt(history: Histories, tmp_path: Path) -> None:
+async def test_a_file_of_another_version_is_built_anew_beside_it(
+    history: Histories, running: Running, dump: Callable[[Path], str], until: Until
+) -> None:
     told = history.wander(5, 50)
+    go_on = threading.Event()
 
     class NextView(JobsView):
         version = JobsView.version + 1
 
-    for view in (JobsView(), NextView()):
-        runner = Runner(tmp_path / "v.db", told.log(), view)
-        await runner.open()
-        assert runner.position == 0
-        task = asyncio.create_task(runner.run())
+        def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
+            assert go_on.wait(20)
+            super().load(db, records)
+
+    async with running(told.log()) as runner:
         assert await runner.wait_for(len(told.records), 5)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await runner.close()
+        before, first = dump(runner.path), runner.path.resolve()
+    async with running(told.log(), make=NextView) as runner:
+        await until(lambda: runner.building is not None)
+        assert runner.outdated
+        assert (runner.position, runner.building) == (len(told.records), 0)
+        assert dump(runner.path) == before, "it is read as it was"
+        go_on.set()
+        await until(lambda: not runner.outdated)
+        assert await runner.wait_for(len(told.records), 5)
+        assert places.live(runner.path) != first
+        await until(lambda: not first.exists())
+    assert dump(runner.path) == before
+    assert places.newer(runner.path) is None
 
 
 def with_body(stored: Stored, old: bytes, new: bytes) -> Stored:
@@ -160,36 +177,48 @@ async def test_a_beat_of_a_lease_that_is_not_live_halts_the_view(
         assert "not live" in (runner.halted or "")
 
 
-async def test_a_batch_that_could_not_be_written_is_applied_once_by_the_next_run(
-    history: Histories, tmp_path: Path, dump: Callable[[Path], str]
+async def test_a_batch_that_could_not_be_written_is_applied_once_as_soon_as_it_can_be(
+    history: Histories, running: Running, dump: Callable[[Path], str], until: Until
 ) -> None:
     told = history.wander(6, 200)
+    mended = threading.Event()
 
     class Failing(JobsView):
-        left = 0
+        left = 3
 
         def writes(self) -> list[Write]:
             self.left -= 1
-            broken = [Write("INSERT INTO nowhere VALUES (?)", [(1,)])] if self.left == 0 else []
-            return super().writes() + broken
+            broken = self.left <= 0 and not mended.is_set()
+            return super().writes() + ([Write("INSERT INTO nowhere VALUES (?)", [(1,)])] if broken else [])
 
-    dumps: list[str] = []
-    for name, at in (("sound.db", 0), ("failing.db", 3)):
-        view = Failing()
-        view.left = at
-        runner = Runner(tmp_path / name, told.log(), view, batch_max=20)
-        await runner.open()
-        if at:
-            with pytest.raises(sqlite3.OperationalError, match="nowhere"):
-                await runner.run()
-            assert runner.position == 40
-        task = asyncio.create_task(runner.run())
+    async with running(told.log(), "sound.db") as runner:
         assert await runner.wait_for(len(told.records), 5)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await runner.close()
-        dumps.append(dump(runner.path))
-    assert dumps[0] == dumps[1]
+        sound = dump(runner.path)
+    async with running(told.log(chunk_max=20), "failing.db", 20, make=Failing) as runner:
+        await until(lambda: runner.away is not None)
+        assert "no such table: nowhere" in (runner.away or "")
+        assert 0 < runner.position <= 40
+        mended.set()
+        assert await runner.wait_for(len(told.records), 5)
+        assert runner.away is None
+    assert dump(runner.path) == sound
+
+
+async def test_a_view_that_fails_on_a_record_halts_just_before_it(
+    history: Histories, running: Running
+) -> None:
+    told = history.wander(6, 50)
+
+    class Failing(JobsView):
+        def fold(self, record: Record) -> None:
+            if record.seq == 30:
+                raise KeyError("a bug")
+            super().fold(record)
+
+    async with running(told.log(), make=Failing) as runner:
+        assert not await runner.wait_for(FOR_EVER, 5)
+        assert runner.halted == "record 30: cannot be folded: KeyError('a bug')"
+        assert runner.position == 29
 
 
 async def test_an_incident_leaves_its_job_as_it_was(
@@ -208,7 +237,7 @@ async def test_an_incident_leaves_its_job_as_it_was(
 
 @pytest.mark.parametrize("chunk_max", [1, 100])
 async def test_a_view_that_is_behind_takes_all_that_waits_and_no_more_than_its_limit(
-    chunk_max: int, history: Histories, tmp_path: Path
+    chunk_max: int, history: Histories, running: Running
 ) -> None:
     told = history.wander(8, 100)
     sizes: list[int] = []
@@ -218,19 +247,14 @@ async def test_a_view_that_is_behind_takes_all_that_waits_and_no_more_than_its_l
             sizes.append(len(records))
             super().load(db, records)
 
-    runner = Runner(tmp_path / "v.db", told.log(0, chunk_max), Noting(), batch_max=40)
-    await runner.open()
-    task = asyncio.create_task(runner.run())
-    assert await runner.wait_for(len(told.records), 5)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await runner.close()
+    async with running(told.log(0, chunk_max), batch_max=40, make=Noting) as runner:
+        assert await runner.wait_for(len(told.records), 5)
     assert sum(sizes) == len(told.records)
     assert max(sizes) == 40, "the log comes faster than it is stored"
 
 
 async def test_a_batch_that_is_stored_while_its_run_is_cancelled_is_applied_once(
-    history: Histories, tmp_path: Path, dump: Callable[[Path], str]
+    history: Histories, running: Running, tmp_path: Path, dump: Callable[[Path], str]
 ) -> None:
     told = history.wander(9, 60)
     entered, left = threading.Event(), threading.Event()
@@ -241,23 +265,24 @@ async def test_a_batch_that_is_stored_while_its_run_is_cancelled_is_applied_once
             assert left.wait(20)
             super().load(db, records)
 
-    dumps: list[str] = []
-    for name, view in (("whole.db", JobsView()), ("cancelled.db", Slow())):
-        runner = Runner(tmp_path / name, told.log(), view)
-        await runner.open()
-        task = asyncio.create_task(runner.run())
-        if name == "cancelled.db":
-            assert await asyncio.to_thread(entered.wait, 20)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            left.set()
-            task = asyncio.create_task(runner.run())
+    async with running(told.log(), "whole.db") as runner:
         assert await runner.wait_for(len(told.records), 5)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await runner.close()
-        dumps.append(dump(runner.path))
-    assert dumps[0] == dumps[1]
+        whole = dump(runner.path)
+    feeds = Feeds(told.log())
+    runner = Runner(tmp_path / "cancelled.db", feeds, Slow)
+    await runner.open()
+    task = asyncio.create_task(runner.run())
+    assert await asyncio.to_thread(entered.wait, 20)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    left.set()
+    task = asyncio.create_task(runner.run())
+    assert await runner.wait_for(len(told.records), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await runner.close()
+    await feeds.close()
+    assert dump(runner.path) == whole
 
 
 async def test_a_log_that_lost_records_halts_the_view(history: Histories, running: Running) -> None:

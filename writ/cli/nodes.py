@@ -271,7 +271,7 @@ def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
         views.add(view.name, str(view.position), str(view.lag))
     views.print()
     total = sum(found.jobs.values())
-    counted = not any(view.away for view in found.views)
+    counted = not any(view.away for view in found.views if view.name == "jobs")
     parts = ", ".join(f"{number:,} {state(name)}" for name, number in found.jobs.items() if number)
     print(f"\n{count(total, 'job')}{': ' if parts else ''}{parts}" if counted else "")
     for line in [*wrong, *found.warnings]:

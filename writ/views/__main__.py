@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sqlite3
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,8 +18,9 @@ from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import serve_queries
 from writ.broker.requests import NatsRequests
 from writ.cli.processes import log_to_stderr, new_loop, when_stdin_ends
-from writ.projections.jobs import JobsView
+from writ.projections.feed import Feeds
 from writ.projections.queries import Queries
+from writ.projections.registry import VIEWS
 from writ.projections.runner import Runner
 
 from .keeper import FAILED, READY, Settings
@@ -40,8 +40,8 @@ _NICE: Final = 5
 core the engine gets three quarters of it, and a view that has a long way to catch up holds nobody up."""
 
 
-def main(path: Path) -> int:
-    """Serves the view in a file until standard input ends or SIGTERM comes."""
+def main(directory: Path) -> int:
+    """Serves the views in a directory until standard input ends or SIGTERM comes."""
     log_to_stderr()
     settings = _settings()
     if settings is None:
@@ -50,14 +50,9 @@ def main(path: Path) -> int:
     sys.setswitchinterval(_SWITCH_S)
     try:
         with asyncio.Runner(loop_factory=new_loop()) as runner:
-            runner.run(_serve(path, settings))
+            runner.run(_serve(directory, settings))
     except asyncio.CancelledError:
         return 0
-    except sqlite3.Error as error:
-        # The file holds nothing that the log does not.
-        ways = f"stop the node, delete {path} with its -wal and -shm, and it is built anew from the log"
-        _say(f"{FAILED}{type(error).__name__}: {error} ({ways})")
-        return 1
     except Exception as error:
         log.exception("the views cannot go on")
         _say(f"{FAILED}{type(error).__name__}: {error}")
@@ -80,20 +75,20 @@ def _say(line: str) -> None:
     os.write(1, line.replace("\n", " ")[:_LINE_MAX].encode() + b"\n")
 
 
-async def _serve(path: Path, settings: Settings) -> None:
+async def _serve(directory: Path, settings: Settings) -> None:
     """Never returns; SIGTERM cancels it."""
     serving = asyncio.current_task()
     assert serving is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     async with AsyncExitStack() as parts:
-        running = await _open(path, settings, parts)
+        await _open(directory, settings, parts)
         os.nice(_NICE)  # not sooner: the node waits for all before this
         _say(READY)
-        await running
+        await asyncio.get_running_loop().create_future()
 
 
-async def _open(path: Path, settings: Settings, parts: AsyncExitStack) -> asyncio.Task[None]:
-    """Opens the view and answers queries; the task that follows the log. All of it is closed with `parts`."""
+async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> None:
+    """Opens the views, has them follow the log and answers queries. All of it is closed with `parts`."""
 
     async def link(key: str, purpose: str) -> Any:
         made = await connect(
@@ -105,18 +100,18 @@ async def _open(path: Path, settings: Settings, parts: AsyncExitStack) -> asynci
     logs, answers = await asyncio.gather(link(settings.log_key, "view"), link(settings.answer_key, "query"))
     log_ = JetStreamLog(logs, settings.partition, settings.log_epoch)
     intake = JetStreamIntake(logs, settings.submit_epoch)
-    runner = Runner(path, log_, JobsView())
-    parts.push_async_callback(runner.close)
-    await runner.open()
-    running = asyncio.create_task(runner.run(), name="jobs view")
-    parts.push_async_callback(_end, running)
+    feeds = Feeds(log_)
+    parts.push_async_callback(feeds.close)
+    runners = [Runner(directory / f"{make().name}.db", feeds, make) for make in VIEWS]
+    for runner in runners:
+        parts.push_async_callback(runner.close)
+        await runner.open()
+        parts.push_async_callback(_end, asyncio.create_task(runner.run(), name=f"view {runner.name}"))
     who = NatsRequests(answers, logs).who
-    queries = Queries(runner, log_, intake, settings.version, who=who)
+    queries = Queries(runners, log_, intake, settings.version, who=who)
     parts.push_async_callback(queries.close)
-    await queries.open()
     await serve_queries(answers, queries.answer)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
-    return running
 
 
 async def _end(task: asyncio.Task[None]) -> None:

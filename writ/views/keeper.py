@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from writ.schemas.queries import PartitionStatus
+    from writ.schemas.queries import PartitionStatus, ViewStatus
 
 log = logging.getLogger("writ.node")
 
 READY: Final = "ready"
 FAILED: Final = "failed: "
-VIEW: Final = "jobs"
 
 STOP_GRACE_S: Final = 10.0
 _PAUSE_MIN_S: Final = 0.1
@@ -63,7 +62,7 @@ class Views:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory.absolute() / "views" / "jobs.db"
+        self._directory = directory.absolute() / "views"
         self.away: str | None = "has not started yet"
         self._process: Process | None = None
         self._ready = asyncio.Event()
@@ -76,7 +75,7 @@ class Views:
 
     async def spawn(self) -> None:
         """Starts a process; it loads what it needs and waits to be told where. Raises OSError."""
-        command = (sys.executable, "-P", "-m", "writ.views", str(self._path))
+        command = (sys.executable, "-P", "-m", "writ.views", str(self._directory))
         # A session of its own, so that Ctrl-C in a terminal reaches the node, which ends it.
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, start_new_session=True
@@ -140,24 +139,35 @@ class Views:
 
     async def _speak_for(self, partition: PartitionStatus, version: str, subject: str) -> bytes:
         """The answer to a query while the process is away."""
-        import sqlite3
-
-        from writ.projections.runner import position_in
         from writ.schemas.commands import Answer
-        from writ.schemas.queries import NodeStatus, ViewStatus
+        from writ.schemas.queries import NodeStatus
         from writ.schemas.rejections import Rejection, RejectionKind
 
         away = f"the process of the views {self.away}"
         if subject.rpartition(".")[2] != "status":
             reason = f"{away}; it is started again"
             return msgspec.json.encode(Answer(Rejection(RejectionKind.TRY_LATER, reason)))
-        position = 0
-        try:
-            position = await asyncio.to_thread(position_in, self._path)
-        except sqlite3.Error as error:
-            away = f"{away}, and its position is not known: {error}"
-        view = ViewStatus(VIEW, position, max(0, partition.last_seq - position), None, away)
-        return msgspec.json.encode(NodeStatus(None, position, version, (partition,), (view,)))
+        views = await asyncio.to_thread(self._absent, partition.last_seq, away)
+        position = min([view.position for view in views], default=0)
+        return msgspec.json.encode(NodeStatus(None, position, version, (partition,), tuple(views)))
+
+    def _absent(self, last: int, away: str) -> list[ViewStatus]:
+        """The views as their files tell of them."""
+        import sqlite3
+
+        from writ.projections.folded import reached_in
+        from writ.projections.registry import VIEWS
+        from writ.schemas.queries import ViewStatus
+
+        views: list[ViewStatus] = []
+        for name in [make().name for make in VIEWS]:
+            position, why = 0, away
+            try:
+                position = reached_in(self._directory / f"{name}.db").position.seq
+            except sqlite3.Error as error:
+                why = f"{away}, and its position is not known: {error}"
+            views.append(ViewStatus(name, position, max(0, last - position), None, why))
+        return views
 
     async def stop(self) -> None:
         """Ends the process in order, by force after 10 s; returns when it is gone. `keep` must have ended."""

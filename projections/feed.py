@@ -1,0 +1,335 @@
+"""Reads a log once for all that fold it, and decodes each record once.
+
+Who folds is a `Follower` with a position of its own. Those who are near each other share one reading, a
+`_Feed`: a window of decoded records that moves with the slowest of them. One that holds the others up loses
+its place and reads for itself until it is near them again, as does one that starts far behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from writ.broker.ports import Log, Stored
+from writ.schemas.chain import Position, Violation, link
+from writ.schemas.codec import CodecError, decode, digest
+from writ.schemas.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+log = logging.getLogger("writ.projections")
+
+WINDOW_RECORDS: Final = 8_192
+WINDOW_BYTES: Final = 32 * 1024 * 1024
+"""Of record bodies; decoded they take two to three times as much."""
+
+REST_S: Final = 0.05
+"""Between two lists of a log while nobody waits: each view takes one batch for all that came meanwhile."""
+
+STALL_S: Final = 1.0
+"""A follower that others have waited for so long reads for itself."""
+
+QUIET_S: Final = 5.0
+"""How often it is asked whether a log that brings nothing still is as long as it was."""
+
+_SLICE: Final = 64
+"""Records decoded before the event loop gets its turn: less than a millisecond."""
+
+
+class Halted(Exception):
+    """A log and a follower do not belong together; the text says why, for people."""
+
+
+class Batch(NamedTuple):
+    """Records that follow each other, and the position behind each."""
+
+    records: Sequence[Record]
+    ends: Sequence[Position]
+
+    def before(self, seq: int) -> Batch:
+        """The part before a record."""
+        part = seq - self.records[0].seq
+        return Batch(self.records[:part], self.ends[:part])
+
+
+class _Signal:
+    """Wakes all that wait for it now."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def give(self) -> None:
+        self._event.set()
+        self._event.clear()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Follower:
+    """One place in the reading of a log; `at` is the position behind what was handed out."""
+
+    def __init__(self, feeds: Feeds, at: Position) -> None:
+        self._feeds = feeds
+        self._feed: _Feed | None = None
+        self.at = at
+
+    async def next(self, limit: int) -> Batch:
+        """All records that have come behind `at`, at most `limit`; waits for one. Raises Halted."""
+        while True:
+            feed = self._feed = self._feeds.place(self, self._feed)
+            batch = feed.behind(self.at, limit)
+            if batch is not None:
+                self.at = batch.ends[-1]
+                feed.trim()
+                return batch
+            await feed.came.wait()
+
+    def leave(self) -> None:
+        """Gives the place up. `next` may take another."""
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            self._feeds.leave(self, feed)
+
+
+class Feeds:
+    """All readings of one log. `window` is in records, see the constants for the rest."""
+
+    def __init__(
+        self, source: Log, *, window: int = WINDOW_RECORDS, rest_s: float = REST_S,
+        stall_s: float = STALL_S, quiet_s: float = QUIET_S,
+    ) -> None:  # fmt: skip
+        self.log = source
+        self.window = window
+        self.rest_s = rest_s
+        self.stall_s = stall_s
+        self.quiet_s = quiet_s
+        self._feeds: list[_Feed] = []
+        self.last = 0  # of the log, when somebody last began to follow
+        self._hurried = 0
+        self.hurry = asyncio.Event()
+
+    async def follow(self, at: Position) -> Follower:
+        """A place behind a position. Raises Halted where the log ends before it, and what the log raises."""
+        self.last = await self.log.last_seq()
+        if self.last < at.seq:
+            raise Halted(_cut(self.last, at.seq))
+        return Follower(self, at)
+
+    @contextmanager
+    def hurried(self) -> Generator[None]:
+        """While somebody waits for the newest records nobody rests."""
+        self._hurried += 1
+        self.hurry.set()
+        try:
+            yield
+        finally:
+            self._hurried -= 1
+            if not self._hurried:
+                self.hurry.clear()
+
+    @property
+    def readings(self) -> int:
+        return len(self._feeds)
+
+    async def close(self) -> None:
+        """Ends all reading. Followers must have left."""
+        tasks = [task for feed in self._feeds for task in feed.end()]
+        self._feeds = []
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def place(self, follower: Follower, feed: _Feed | None) -> _Feed:
+        """The reading for a follower: its own, or one that is further and covers its place too."""
+        if feed is not None and follower in feed.followers and len(self._feeds) == 1:
+            return feed
+        able = [each for each in self._feeds if each is feed or each.covers(follower.at.seq)]
+        if feed is not None and follower not in feed.followers:
+            able.remove(feed)  # it has moved on without this one
+        best = max(able, key=lambda each: each.newest, default=None)  # of equals the first, so that all meet
+        if best is None:
+            best = _Feed(self, follower.at.seq)
+            self._feeds.append(best)
+        if best is not feed and feed is not None:
+            self.leave(follower, feed)
+        best.followers.add(follower)
+        return best
+
+    def leave(self, follower: Follower, feed: _Feed) -> None:
+        feed.followers.discard(follower)
+        if feed.followers:
+            feed.trim()
+        elif feed in self._feeds:
+            self._feeds.remove(feed)
+            feed.end()
+
+
+class _Feed:
+    """One reading: the records behind sequence `base` that somebody still needs, as far as they were read."""
+
+    def __init__(self, feeds: Feeds, base: int) -> None:
+        self._feeds = feeds
+        self._log = feeds.log
+        self.base = base
+        self._before: Position | None = None if base else Position()
+        self._records: list[Record] = []
+        self._ends: list[Position] = []
+        self._sizes: list[int] = []
+        self._size = 0
+        self._fault: str | None = None
+        self.followers: set[Follower] = set()
+        self.came = _Signal()
+        self._room = _Signal()
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._watch())]
+
+    @property
+    def newest(self) -> int:
+        """The sequence of the newest record that was read, as far as this can tell."""
+        return self.base + len(self._records)
+
+    def covers(self, seq: int) -> bool:
+        """Whether a follower that stands there will find what it needs."""
+        return self._fault is None and self.base <= seq <= self.newest + self._feeds.window
+
+    def behind(self, at: Position, limit: int) -> Batch | None:
+        """The records behind a position; None where they are still to come. Raises Halted."""
+        index = at.seq - self.base
+        known = None
+        if index <= len(self._records):
+            known = self._ends[index - 1] if index else self._before
+        if known is not None:
+            if known.digest != at.digest:
+                reason = f"record {at.seq} of the log is another than the view has read"
+                raise Halted(f"{reason}: the log was cut, restored or made anew under the view")
+            if index < len(self._records):
+                part = slice(index, index + limit)
+                return Batch(self._records[part], self._ends[part])
+        if self._fault is not None:
+            raise Halted(self._fault)
+        return None
+
+    def trim(self) -> None:
+        """Forgets what all followers have."""
+        have = min([follower.at.seq for follower in self.followers], default=self.newest)
+        count = min(have, self.newest) - self.base
+        if count <= 0:
+            return
+        self._before = self._ends[count - 1]
+        self._size -= sum(self._sizes[:count])
+        for part in (self._records, self._ends, self._sizes):
+            del part[:count]
+        self.base += count
+        self._room.give()
+
+    def end(self) -> list[asyncio.Task[None]]:
+        """Cancels the reading."""
+        for task in self._tasks:
+            task.cancel()
+        return self._tasks
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while self._fault is None:
+            try:
+                await self._read()
+            except Exception as error:
+                log.warning("the log could not be read for the views, and is read again: %r", error)
+            await asyncio.sleep(self._feeds.rest_s)
+
+    async def _read(self) -> None:
+        """Returns where there is a fault. Raises what the log raises."""
+        begun = self.newest == 0
+        lists: Any = self._log.read(max(1, self.newest), follow=True)
+        async with aclosing(lists) as stored_lists:
+            async for stored in stored_lists:
+                if begun:
+                    await self._take(stored)
+                else:
+                    begun = True
+                    self._begin(stored[0])
+                    await self._take(stored[1:])
+                if self._fault is not None:
+                    return
+                await self._rest()
+
+    def _begin(self, stored: Stored) -> None:
+        """The record behind which the reading goes on: views compare its digest with the one they know."""
+        known = self._ends[-1] if self._ends else self._before
+        if stored.seq != self.newest:
+            self._fail(f"record {self.newest}: missing; the log begins with sequence {stored.seq}")
+        elif known is None:
+            try:
+                self._before = Position(decode(stored.body).epoch, stored.seq, digest(stored.body))
+            except CodecError as error:
+                self._fail(f"record {stored.seq}: {error}")
+        elif digest(stored.body) != known.digest:
+            self._fail(f"record {stored.seq} of the log is another than it was")
+
+    async def _take(self, stored: Sequence[Stored]) -> None:
+        for start in range(0, len(stored), _SLICE):
+            if self._fault is not None:
+                return
+            self._decode(stored[start : start + _SLICE])
+            self.came.give()
+            await asyncio.sleep(0)
+            await self._make_room()
+
+    def _decode(self, stored: Sequence[Stored]) -> None:
+        partition, epoch = self._log.partition, self._log.epoch
+        at = self._ends[-1] if self._ends else self._before
+        assert at is not None
+        try:
+            for each in stored:
+                record, at = link(at, each.seq, each.subject, each.body, partition, epoch)
+                self._records.append(record)
+                self._ends.append(at)
+                self._sizes.append(len(each.body))
+                self._size += len(each.body)
+        except Violation as violation:
+            self._fail(str(violation))
+
+    def _fail(self, reason: str) -> None:
+        self._fault = reason
+        self.came.give()
+
+    async def _make_room(self) -> None:
+        """Returns when the window is not full. Who alone keeps it so loses its place."""
+        while len(self._records) >= self._feeds.window or self._size >= WINDOW_BYTES:
+            try:
+                async with asyncio.timeout(self._feeds.stall_s):
+                    await self._room.wait()
+            except TimeoutError:
+                behind = {each for each in self.followers if each.at.seq == self.base}
+                if any(each.at.seq >= self.newest for each in self.followers):
+                    self.followers -= behind
+                    self.trim()
+
+    async def _rest(self) -> None:
+        if self.newest < self._feeds.last or self._feeds.hurry.is_set():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._feeds.rest_s):
+                await self._feeds.hurry.wait()
+
+    async def _watch(self) -> None:
+        """Notices a log that has become shorter, which brings nothing."""
+        newest = -1
+        while True:
+            await asyncio.sleep(self._feeds.quiet_s)
+            if newest == self.newest:
+                try:
+                    last = await self._log.last_seq()
+                except Exception as error:  # the reading itself waits for the broker
+                    log.info("the log's last sequence is not known: %r", error)
+                    continue
+                if last < newest:
+                    self._fail(_cut(last, newest))
+            newest = self.newest
+
+
+def _cut(last: int, position: int) -> str:
+    return f"the log ends at record {last}, before the view's position {position}"

@@ -1,0 +1,154 @@
+"""A view in its file: the fold of a log up to a position, exactly once.
+
+The rows of a batch and the position behind it are written in one SQLite transaction, so that the file is
+always the fold of the log up to its position.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from writ.schemas.chain import Position, Violation
+from writ.schemas.records import Source
+
+from .feed import Batch
+from .file import File
+from .view import View
+
+log = logging.getLogger("writ.projections")
+
+_FORMAT: Final = 1
+"""Of the table `position`; a file of another is built anew, as one of another version of its view."""
+
+_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -16384")
+_META: Final = """
+CREATE TABLE IF NOT EXISTS position (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch INTEGER NOT NULL, seq INTEGER NOT NULL, digest TEXT NOT NULL, -- of the newest record folded
+    at INTEGER NOT NULL, -- its log time
+    source_epoch INTEGER NOT NULL, source_seq INTEGER NOT NULL -- of the newest submit
+)
+"""
+_WHERE: Final = "SELECT epoch, seq, digest, at, source_epoch, source_seq FROM position"
+_MOVE: Final = (
+    "INSERT INTO position VALUES (1, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, digest = excluded.digest,"
+    " at = excluded.at, source_epoch = excluded.source_epoch, source_seq = excluded.source_seq"
+)
+
+
+class Reached(NamedTuple):
+    """How far a view has come in log and intake; `at` is the log time of its newest record."""
+
+    position: Position = Position()
+    at: int = 0
+    source: Source = Source(0, 0, 0)
+
+
+def reached_in(path: Path) -> Reached:
+    """How far the view in a file has come; nobody need have opened it. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return _look(db)
+
+
+def _look(db: sqlite3.Connection) -> Reached:
+    for epoch, seq, digest, at, source_epoch, source_seq in db.execute(_WHERE):
+        return Reached(Position(epoch, seq, digest), at, Source(source_epoch, source_seq, 0))
+    return Reached()
+
+
+class Folded:
+    """A view and its file, open. `outdated` where the file is of another version: it can be read at best."""
+
+    def __init__(self, path: Path, view: View, file: File) -> None:
+        self.path = path
+        self.view = view
+        self.reached = Reached()
+        self.outdated = False
+        self._file = file
+
+    @classmethod
+    async def open(cls, path: Path, view: View) -> Self:
+        """Opens the file, or makes it, and finds the position. Raises sqlite3.Error."""
+        folded = cls(path, view, await File.open(path, *_PRAGMAS))
+        try:
+            folded.reached, folded.outdated = await folded._file.use(folded._prepare)
+        except BaseException:
+            await folded.close()
+            raise
+        return folded
+
+    async def close(self) -> None:
+        """Once only."""
+        await self._file.close()
+
+    async def resume(self) -> None:
+        """Stands where the file stands: a run that was cancelled may have stored a batch meanwhile."""
+        self.reached = await self._file.use(self._again)
+
+    async def apply(self, batch: Batch) -> str | None:
+        """Stores what follows `reached`; of a batch that the view refuses what comes before, and the reason.
+
+        Raises sqlite3.Error, and has stored nothing then: `resume` comes next.
+        """
+        self.reached, fault = await self._file.use(self._apply, batch)
+        return fault
+
+    # --- on the file's thread ---------------------------------------------------------------------------
+
+    def _prepare(self, db: sqlite3.Connection) -> tuple[Reached, bool]:
+        stamp = _FORMAT * 10_000 + self.view.version
+        found = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if found == 0:
+            db.executescript(f"BEGIN;{_META};{self.view.schema};PRAGMA user_version = {stamp};COMMIT")
+        elif found != stamp:
+            return (_look(db) if found // 10_000 == _FORMAT else Reached()), True
+        return _look(db), False
+
+    def _again(self, db: sqlite3.Connection) -> Reached:
+        self.view.discard()
+        return _look(db)
+
+    def _apply(self, db: sqlite3.Connection, batch: Batch) -> tuple[Reached, str | None]:
+        try:
+            try:
+                return self._store(db, batch), None
+            except Violation as violation:
+                self.view.discard()
+                sound, reached = batch.before(violation.seq), self.reached
+                if sound.records:
+                    reached = self._store(db, sound)
+                return reached, str(violation)
+        except BaseException:
+            self.view.discard()
+            raise
+
+    def _store(self, db: sqlite3.Connection, batch: Batch) -> Reached:
+        """Raises Violation, and has stored nothing then."""
+        view, source = self.view, self.reached.source
+        view.load(db, batch.records)
+        for record in batch.records:
+            try:
+                view.fold(record)
+            except Violation:
+                raise
+            except Exception as error:
+                log.exception("the view %s cannot fold record %d", view.name, record.seq)
+                raise Violation(record.seq, f"cannot be folded: {error!r}") from error
+            source = record.source or source
+        reached = Reached(batch.ends[-1], batch.records[-1].at, source)
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, rows in view.writes():
+                db.executemany(sql, rows)
+            db.execute(_MOVE, (*reached.position, reached.at, source.epoch, source.seq))
+            db.execute("COMMIT")
+        except BaseException:
+            db.rollback()
+            raise
+        view.settle()
+        return reached
