@@ -9,7 +9,10 @@ form feed: one such submit, stored, would end every reader that meets it.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -17,17 +20,23 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import (
+    BadSubjectError,
     ConnectionClosedError,
     ConnectionDrainingError,
+    ConnectionReconnectingError,
     MaxPayloadError,
+    NoRespondersError,
     OutboundBufferLimitError,
     ProtocolError,
 )
+from nats.errors import TimeoutError as NatsTimeout
 from nats.protocol.parser import Parser
 
 _CRLF: Final = b"\r\n"
 _HEAD_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
 _LINE_MAX_BYTES: Final = 1 << 20
+_NOT_IN_SUBJECTS: Final = re.compile(rb"[\x00-\x20\x7f]")
+_NO_RESPONDERS: Final = b"NATS/1.0 503"
 
 Take = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes a message as the server sent it: subject, reply, body, header block. Must neither block nor raise."""
@@ -104,17 +113,22 @@ def _message_line(line: bytes) -> tuple[int, bytes, bytes, int, int]:
 
 
 class HardenedClient(Client):
-    """Bytes that are no UTF-8 show as `\\xNN` in subjects; header blocks that cannot be read are left out."""
+    """Bytes that are no UTF-8 show as `\\xNN` in subjects; header blocks that cannot be read are left out.
+
+    `put`, `ask` and `feed` are what a hot path needs, past what nats-py does for each message: an object, its
+    headers, a queue, and two tasks to wake.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._ps = self._parser = _Parser(self)
+        self._flushing = False
+        self._inbox = b""
+        self._asked: dict[bytes, tuple[bytes, asyncio.Future[bytes]]] = {}
+        self._tokens = itertools.count(1)
 
     async def feed(self, subject: str, take: Take) -> Subscription:
-        """Subscribes without what nats-py does for each message: an object, its headers, a queue, a task.
-
-        A reader of a stream spends most of its time there. What comes before this returns is lost.
-        """
+        """Subscribes; what comes before this returns is lost."""
         sub = await self.subscribe(subject, cb=_drop)
         self._parser.feeds[sub._id] = take  # pyright: ignore[reportPrivateUsage]
         return sub
@@ -126,6 +140,84 @@ class HardenedClient(Client):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
         await super()._process_msg(sid, _plain(subject), _plain(reply), data, headers)
 
+    def put(self, subject: bytes, body: bytes, reply: bytes = b"", head: bytes = b"") -> None:
+        """Publishes without waiting; what is put in one turn of the loop goes out in one write.
+
+        `head` is as in `publish_many`. Raises nats-py's errors, as `publish` does.
+        """
+        self._may_publish(len(body))
+        if not subject or _NOT_IN_SUBJECTS.search(subject):
+            raise BadSubjectError
+        if head:
+            size = len(head) + _HEAD_BYTES
+            line = b"HPUB %b %b %d %d\r\nNATS/1.0\r\n%b\r\n" % (subject, reply, size, size + len(body), head)
+        else:
+            line = b"PUB %b %b %d\r\n" % (subject, reply, len(body))
+        command = b"%b%b\r\n" % (line, body)
+        if self._pending_data_size + len(command) > self._max_pending_size:
+            raise OutboundBufferLimitError
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(body)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        if self._pending_data_size and self.is_connected and self._transport is not None:
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            self._transport.writelines(pending)
+
+    def _may_publish(self, size_bytes: int) -> None:
+        if self.is_closed:
+            raise ConnectionClosedError
+        if self.is_draining_pubs:
+            raise ConnectionDrainingError
+        if size_bytes > self._max_payload:
+            raise MaxPayloadError
+
+    async def ask(self, subject: bytes, body: bytes, timeout_s: float, head: bytes = b"") -> bytes:
+        """The body of the answer to a request. Nothing is sent while the connection is broken.
+
+        Raises nats-py's errors, as `request` does, ConnectionReconnectingError, and those of `fail_asked`.
+        """
+        if not self.is_connected:
+            raise ConnectionReconnectingError
+        if not self._inbox:
+            inbox = self.new_inbox()
+            self._inbox = inbox.encode() + b"."
+            await self.feed(inbox + ".*", self._answered)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
+        reply = b"%b%x" % (self._inbox, next(self._tokens))
+        self._asked[reply] = subject, future
+        timer = loop.call_later(timeout_s, _fail, future, NatsTimeout())
+        try:
+            self.put(subject, body, reply, head)
+            return await future
+        finally:
+            timer.cancel()
+            del self._asked[reply]
+
+    def fail_asked(self, error: Callable[[str], Exception], subject: str | None = None) -> None:
+        """Ends the requests under way, or those to one subject in whatever case, with the error for each."""
+        for asked_of, future in self._asked.values():
+            name = readable(asked_of)
+            if subject is None or name.lower() == subject.lower():
+                _fail(future, error(name))
+
+    def _answered(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+        asked = self._asked.get(subject)
+        if asked is None:
+            return
+        future = asked[1]
+        if not body and headers.startswith(_NO_RESPONDERS):
+            _fail(future, NoRespondersError())
+        elif not future.done():
+            future.set_result(body)
+
     async def publish_many(self, messages: Sequence[tuple[bytes, bytes, bytes]]) -> None:
         """Publishes messages of subject, header block and body with one write, in their order.
 
@@ -134,10 +226,8 @@ class HardenedClient(Client):
 
         One call of `publish` costs 5 microseconds, one message here 1: most of it is the same for all.
         """
-        if self.is_closed:
-            raise ConnectionClosedError
-        if self.is_draining_pubs:
-            raise ConnectionDrainingError
+        sizes = [len(body) for _, _, body in messages]
+        self._may_publish(max(sizes))
         block = b"".join(
             [
                 b"HPUB %b %d %d\r\nNATS/1.0\r\n%b\r\n%b\r\n"
@@ -147,9 +237,6 @@ class HardenedClient(Client):
         )
         if not self.is_connected and len(block) + self._pending_data_size > self._max_pending_size:
             raise OutboundBufferLimitError
-        sizes = [len(body) for _, _, body in messages]
-        if max(sizes) > self._max_payload:
-            raise MaxPayloadError
         self.stats["out_msgs"] += len(messages)
         self.stats["out_bytes"] += sum(sizes)
         await self._send_command(block)
@@ -161,6 +248,11 @@ class HardenedClient(Client):
             return await super()._process_headers(headers)
         except (ValueError, IndexError):
             return None
+
+
+def _fail(future: asyncio.Future[bytes], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 async def _drop(_: Msg) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 from nats.aio.client import Client as Nats
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
@@ -107,8 +106,9 @@ class JetStreamLog:
                 raise OutcomeUnknown(f"{index} of {len(messages)} records were stored: {failed}") from failed
 
     async def _publish(self, message: Message, after: int) -> None:
-        headers = {"Nats-Expected-Last-Sequence": str(after)}
-        self._check_ack(await self._request(message, headers), after + 1)
+        self._check_ack(
+            await self._request(message, b"Nats-Expected-Last-Sequence:%d\r\n" % after), after + 1
+        )
 
     async def _append_batch(self, messages: Sequence[Message], after: int) -> None:
         self._batches += 1
@@ -120,32 +120,26 @@ class JetStreamLog:
         ]
         subject, first, body = blocks[0]
         blocks[0] = subject, b"%bNats-Expected-Last-Sequence:%d\r\n" % (first, after), body
-        headers = {
-            "Nats-Batch-Id": batch,
-            "Nats-Batch-Sequence": str(len(messages)),
-            "Nats-Batch-Commit": "1",
-        }
+        last = b"%b%d\r\nNats-Batch-Commit:1\r\n" % (head, len(messages))
         try:
             await self._nats.publish_many(blocks)
-            self._check_ack(await self._request(messages[-1], headers), after + len(messages))
+            self._check_ack(await self._request(messages[-1], last), after + len(messages))
         except MaxPayloadError as large:
             raise NotStored(f"a record is larger than the broker's max_payload: {large}") from large
         except (NatsError, OSError) as lost:
             raise OutcomeUnknown(f"the connection failed in a batch: {lost or type(lost).__name__}") from lost
 
-    async def _request(self, message: Message, headers: dict[str, str]) -> Msg:
+    async def _request(self, message: Message, head: bytes) -> bytes:
         try:
-            return await self._nats.request(
-                message.subject, message.body, timeout=REQUEST_TIMEOUT_S, headers=headers
-            )
+            return await self._nats.ask(message.subject.encode(), message.body, REQUEST_TIMEOUT_S, head)
         except MaxPayloadError as large:
             raise NotStored(f"a record is larger than the broker's max_payload: {large}") from large
         except (NatsError, OSError) as lost:
             raise OutcomeUnknown(f"no answer to an append: {lost or type(lost).__name__}") from lost
 
     @staticmethod
-    def _check_ack(answer: Msg, expected: int) -> None:
-        ack = _decode_ack(answer.data)
+    def _check_ack(answer: bytes, expected: int) -> None:
+        ack = _decode_ack(answer)
         if ack.error is not None:
             raise _failure(ack.error.get("err_code", 0), ack.error.get("description", "refused"))
         if ack.seq != expected:

@@ -38,7 +38,7 @@ class _Consumer:
         self._stream = stream
         self._got: list[Stored] = []
         self._flow: list[str] = []
-        self._came = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
         self._count = 0
         self._lost = False
         self._name = ""
@@ -88,7 +88,15 @@ class _Consumer:
                 self._keep(subject, reply, body)
         except (ValueError, IndexError):
             self._lost = True  # no server that we know speaks so: ask it again
-        self._came.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _fall_silent(self) -> None:
+        self._lost = True
+        self._wake()
 
     def _obey(self, reply: bytes, fields: dict[bytes, bytes]) -> None:
         """The server's own word: a request for an answer before it goes on, or a sign of life."""
@@ -122,11 +130,13 @@ class _Consumer:
                 return got
             if self._lost:
                 raise _Gap
-            self._came.clear()
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            silence = loop.call_later(_SILENT_S, self._fall_silent)
             try:
-                await asyncio.wait_for(self._came.wait(), _SILENT_S)
-            except TimeoutError as silent:
-                raise _Gap from silent
+                await self._waiting
+            finally:
+                silence.cancel()
 
 
 def _fields(headers: bytes) -> dict[bytes, bytes]:

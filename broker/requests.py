@@ -12,13 +12,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from writ.schemas.subjects import leader_subject, served
 
+from .hardened import HardenedClient, readable
 from .ports import Serve, Shards
 
 log = logging.getLogger("writ.broker")
@@ -29,47 +29,31 @@ _WHO_TIMEOUT_S = 0.5
 class NatsRequests:
     """`Requests` of `ports.py` on two connections, those of the users `answer` and `log`."""
 
-    def __init__(self, answering: Nats, beating: Nats) -> None:
+    def __init__(self, answering: HardenedClient, beating: HardenedClient) -> None:
         self._answering = answering
         self._beating = beating
         self._subs: list[Subscription] = []
         self._telling: asyncio.Task[Subscription] | None = None
         self._leader = b""
-        self._outbox: list[tuple[str, bytes]] = []
-        self._sending: asyncio.Task[None] | None = None
 
     async def serve(self, handler: Serve, shards: Shards = None) -> None:
-        async def take(msg: Msg) -> None:
-            reply = msg.reply
-            handler(msg.subject, msg.data, lambda body: self._send(reply, body))
+        def take(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+            handler(readable(subject), body, lambda answer: self._send(reply, answer))
 
         try:
             for subject in served(shards):
-                self._subs.append(
-                    await self._answering.subscribe(
-                        subject, cb=take, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 28
-                    )
-                )
+                self._subs.append(await self._answering.feed(subject, take))
             await self._answering.flush()  # whoever hears that there is a leader must reach it
         except (NatsError, OSError) as lost:
             raise ConnectionError(f"requests cannot be served: {lost}") from lost
 
-    def _send(self, reply: str, body: bytes) -> None:
-        """Queues an answer; one task sends what has gathered."""
+    def _send(self, reply: bytes, body: bytes) -> None:
         if not reply:
             return
-        self._outbox.append((reply, body))
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send_all())
-
-    async def _send_all(self) -> None:
-        while self._outbox:
-            outbox, self._outbox = self._outbox, []
-            for reply, body in outbox:
-                try:
-                    await self._answering.publish(reply, body)
-                except (NatsError, OSError) as lost:
-                    log.warning("an answer could not be sent; its requester will ask again: %s", lost)
+        try:
+            self._answering.put(reply, body)
+        except (NatsError, OSError) as lost:
+            log.warning("an answer could not be sent; its requester will ask again: %s", lost)
 
     async def stop(self) -> None:
         # May be cancelled at any point and called again: nothing is let go of before it is ended.
@@ -99,7 +83,7 @@ class NatsRequests:
                 self._telling = asyncio.create_task(self._tell_who(partition))
             # Shielded: were it cancelled half way, nobody could take the subscription back.
             await asyncio.shield(self._telling)
-            await self._beating.publish(leader_subject(partition), self._leader)
+            self._beating.put(leader_subject(partition).encode(), self._leader)
         except (NatsError, OSError) as lost:
             raise ConnectionError(str(lost)) from lost
 
@@ -110,7 +94,7 @@ class NatsRequests:
         await msg.respond(self._leader)
 
     async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
-        async def take(msg: Msg) -> None:
-            heard(msg.data.decode(errors="replace"))
+        def take(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+            heard(body.decode(errors="replace"))
 
-        await self._beating.subscribe(leader_subject(partition), cb=take)
+        await self._beating.feed(leader_subject(partition), take)

@@ -12,9 +12,7 @@ from .connect import Target, Watch, connect
 from .errors import NoAnswer, NoResponders, PermissionDenied, SubmitNotStored, Unreachable, WireError
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client as Nats
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
+    from .hardened import HardenedClient
 
 OnMessage = Callable[[str, bytes], None]
 """Takes a subject and a body; called on the loop of the wire and never blocks."""
@@ -23,8 +21,6 @@ Unsubscribe = Callable[[], Awaitable[None]]
 
 SUBMIT_TIMEOUT_S: Final = 5.0
 """How long one publish of a submit waits for the broker's word that it is stored."""
-
-_NO_RESPONDERS: Final = "503"
 
 
 class Wire(Protocol):
@@ -56,6 +52,9 @@ class _PubAck(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
+_decode_ack = msgspec.json.Decoder(_PubAck).decode
+
+
 class NatsWire:
     """The wire over one NATS connection.
 
@@ -63,13 +62,10 @@ class NatsWire:
     would have leases granted to nobody.
     """
 
-    def __init__(self, connection: Nats, watch: Watch, url: str) -> None:
+    def __init__(self, connection: HardenedClient, watch: Watch, url: str) -> None:
         self._nats = connection
         self._watch = watch
         self._url = url
-        self._inbox = connection.new_inbox() + "."
-        self._count = 0
-        self._asked: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
         self._denied_subscriptions: dict[str, PermissionDenied] = {}
         watch.on_denied = self._on_denied
         watch.on_ended = self._on_ended
@@ -79,21 +75,16 @@ class NatsWire:
         """Connects as the target's principal. Raises Unreachable after `wait_s` seconds of trying."""
         watch = Watch()
         connection = await connect(target, name, watch=watch, wait_s=wait_s)
-        wire = cls(connection, watch, target.url)
-        await wire.listen()
-        return wire
-
-    async def listen(self) -> None:
-        """Opens the inbox: once, before the first request."""
-        await _subscribe(self._nats, self._inbox + "*", self._on_answer)
+        return cls(connection, watch, target.url)
 
     async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
-        return (await self._exchange(subject, body, None, timeout_s)).data
+        return await self._exchange(subject, body, b"", timeout_s)
 
     async def publish_submit(self, subject: str, body: bytes, msg_id: str) -> int:
-        message = await self._exchange(subject, body, {"Nats-Msg-Id": msg_id}, SUBMIT_TIMEOUT_S)
+        head = b"Nats-Msg-Id:%b\r\n" % msg_id.encode()
+        answer = await self._exchange(subject, body, head, SUBMIT_TIMEOUT_S)
         try:
-            ack = msgspec.json.decode(message.data, type=_PubAck)
+            ack = _decode_ack(answer)
         except msgspec.MsgspecError as error:
             raise WireError(f"{subject} answered something else than a stream does: {error}") from error
         if ack.error is not None:
@@ -103,12 +94,12 @@ class NatsWire:
         return ack.seq
 
     async def subscribe(self, subject: str, callback: OnMessage) -> Unsubscribe:
-        async def arrived(message: Msg) -> None:
-            callback(message.subject, message.data)
+        def arrived(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+            callback(subject.decode(errors="backslashreplace"), body)
 
         self._check()
         self._denied_subscriptions.pop(subject.lower(), None)
-        subscription = await _subscribe(self._nats, subject, arrived)
+        subscription = await self._nats.feed(subject, arrived)
         # The refusal of a subscription comes before the answer to a ping sent after it. nats-py 2.16 writes a
         # ping ahead of what waits to be sent; when that one is answered, the next comes behind it.
         try:
@@ -130,65 +121,39 @@ class NatsWire:
     async def close(self) -> None:
         self._watch.on_ended = None
         await self._nats.close()
-        for subject, future in self._asked.values():
-            if not future.done():
-                future.set_exception(NoAnswer(subject, 0))
+        self._nats.fail_asked(lambda subject: NoAnswer(subject, 0))
 
     def _check(self) -> None:
         if self._nats.is_closed:
             raise Unreachable(self._url, self._nats.last_error or "the connection is closed")
 
-    async def _exchange(
-        self, subject: str, body: bytes, headers: dict[str, str] | None, timeout_s: float
-    ) -> Msg:
+    async def _exchange(self, subject: str, body: bytes, head: bytes, timeout_s: float) -> bytes:
+        from nats.errors import NoRespondersError  # noqa: PLC0415 - loaded by now, and not before there is need
+
         self._check()
-        self._count += 1
-        token = f"{self._count:x}"
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                if not self._nats.is_connected:
+            if not self._nats.is_connected:
+                async with asyncio.timeout(timeout_s):
                     await self._watch.connected.wait()
-                future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-                self._asked[token] = (subject, future)
-                await self._nats.publish(subject, body, reply=self._inbox + token, headers=headers)
-                message = await future
-        except TimeoutError as error:
-            raise NoAnswer(subject, timeout_s) from error
+            return await self._nats.ask(subject.encode(), body, until - loop.time(), head)
         except WireError:
             raise
+        except NoRespondersError as error:
+            raise NoResponders(subject) from error
+        except TimeoutError as error:
+            raise NoAnswer(subject, timeout_s) from error
         except Exception as error:
             self._check()
             raise WireError(f"cannot send to {subject}: {error}") from error
-        finally:
-            self._asked.pop(token, None)
-        if not message.data and message.headers and message.headers.get("Status") == _NO_RESPONDERS:
-            raise NoResponders(subject)
-        return message
-
-    async def _on_answer(self, message: Msg) -> None:
-        asked = self._asked.get(message.subject.rpartition(".")[2])
-        if asked is not None and not asked[1].done():
-            asked[1].set_result(message)
 
     def _on_denied(self, denied: PermissionDenied) -> None:
-        where = denied.subject.lower()
         if denied.verb == "subscribe":
-            self._denied_subscriptions[where] = denied
-            return
-        for subject, future in self._asked.values():
-            if subject.lower() == where and not future.done():
-                future.set_exception(PermissionDenied(subject))
+            self._denied_subscriptions[denied.subject.lower()] = denied
+        else:
+            self._nats.fail_asked(PermissionDenied, denied.subject)
 
     def _on_ended(self) -> None:
         ended = Unreachable(self._url, self._nats.last_error or "the broker ended the connection")
-        for _, future in self._asked.values():
-            if not future.done():
-                future.set_exception(ended)
-
-
-async def _subscribe(
-    connection: Nats, subject: str, callback: Callable[[Msg], Awaitable[None]]
-) -> Subscription:
-    client: Any = connection  # nats-py leaves a part of the method untyped
-    subscription: Subscription = await client.subscribe(subject, cb=callback)
-    return subscription
+        self._nats.fail_asked(lambda _: ended)

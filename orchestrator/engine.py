@@ -67,6 +67,9 @@ _SUBMITS_A_ROUND = 500
 AHEAD_FROM = 64
 """Of an append of so many records on, the next round is decided while it is being stored, if as many wait."""
 
+AHEAD_WITHIN_S = 0.1
+"""From then on the log may be away, and renewals are kept waiting: nothing is decided ahead any more."""
+
 _NOT_LEADING = msgspec.json.encode(
     commands.Answer(
         Rejection(RejectionKind.TRY_LATER, "the leader stepped down; nothing was decided, ask again")
@@ -582,13 +585,10 @@ class Engine:
         return stored
 
     def _may_decide_ahead(self) -> bool:
-        """Whether much waits, behind one open round that is being stored in good time.
-
-        One that takes long keeps renewals waiting: who decided on leases now would end them for it.
-        """
+        """Whether much waits, behind one open round that is being stored in good time."""
         if len(self.open) > 1 or self._stopping:
             return False
-        if self._clock.mono_us() - self.open[0].since_us > AWAY_S / 2 * bounds.SECOND_US:
+        if self._clock.mono_us() - self.open[0].since_us > AHEAD_WITHIN_S * bounds.SECOND_US:
             return False
         return self._jobs_read + sum([asked.records_max for asked in self._asked]) >= self._ahead_from
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from writ.broker.ports import Message, Stored
+from writ.orchestrator.engine import AHEAD_WITHIN_S
 from writ.schemas.ids import derived_job_id
 
 from .answers import NOTHING, Answers, Asked, arrived
@@ -77,9 +78,13 @@ class Watch:
         return now
 
     def append_ends(self, log: SimLog, begun_us: int) -> None:
-        """The append is over, whatever became of it: a broker that takes its time is away meanwhile."""
+        """The append is over, whatever became of it: a broker that takes its time is away meanwhile.
+
+        But for its first moments, in which its leader decides ahead as if it were not.
+        """
         if self.world.now_us - begun_us > AWAY_US:
-            self._away.setdefault((log.host, log.partition), []).append((begun_us, self.world.now_us))
+            span = begun_us + round(AHEAD_WITHIN_S * SECOND_US), self.world.now_us
+            self._away.setdefault((log.host, log.partition), []).append(span)
 
     def append_answered(self, log: SimLog, last: int) -> None:
         """A leader knows its records stored: what it has in memory must be what the log says."""
