@@ -27,8 +27,11 @@ WINDOW_RECORDS: Final = 8_192
 WINDOW_BYTES: Final = 32 * 1024 * 1024
 """Of record bodies; decoded they take two to three times as much."""
 
-REST_S: Final = 0.05
-"""Between two lists of a log while nobody waits: each view takes one batch for all that came meanwhile."""
+REST_MIN_S: Final = 0.05
+REST_MAX_S: Final = 0.25
+REST_RECORDS: Final = 500
+"""While nobody waits for them, records are gathered so long; the longest where so many have come since the
+last rest. Each view then stores one batch in place of many, and one row for a job that came and went."""
 
 STALL_S: Final = 1.0
 """A follower that others have waited for so long reads for itself."""
@@ -100,12 +103,10 @@ class Feeds:
     """All readings of one log. `window` is in records, see the constants for the rest."""
 
     def __init__(
-        self, source: Log, *, window: int = WINDOW_RECORDS, rest_s: float = REST_S,
-        stall_s: float = STALL_S, quiet_s: float = QUIET_S,
-    ) -> None:  # fmt: skip
+        self, source: Log, *, window: int = WINDOW_RECORDS, stall_s: float = STALL_S, quiet_s: float = QUIET_S
+    ) -> None:
         self.log = source
         self.window = window
-        self.rest_s = rest_s
         self.stall_s = stall_s
         self.quiet_s = quiet_s
         self._feeds: list[_Feed] = []
@@ -179,6 +180,7 @@ class _Feed:
         self._ends: list[Position] = []
         self._sizes: list[int] = []
         self._size = 0
+        self._rested = base  # the newest record at the last rest
         self._fault: str | None = None
         self.followers: set[Follower] = set()
         self.came = _Signal()
@@ -238,7 +240,7 @@ class _Feed:
                 await self._read()
             except Exception as error:
                 log.warning("the log could not be read for the views, and is read again: %r", error)
-            await asyncio.sleep(self._feeds.rest_s)
+            await asyncio.sleep(REST_MAX_S)
 
     async def _read(self) -> None:
         """Returns where there is a fault. Raises what the log raises."""
@@ -309,10 +311,12 @@ class _Feed:
                     self.trim()
 
     async def _rest(self) -> None:
+        came, self._rested = self.newest - self._rested, self.newest
         if self.newest < self._feeds.last or self._feeds.hurry.is_set():
             return
+        rest_s = max(REST_MIN_S, REST_MAX_S * min(1.0, came / REST_RECORDS))
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._feeds.rest_s):
+            async with asyncio.timeout(rest_s):
                 await self._feeds.hurry.wait()
 
     async def _watch(self) -> None:

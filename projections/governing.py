@@ -59,6 +59,9 @@ _LOOKUP: Final = (
 _DUE: Final = (ScheduleFired, ScheduleSkipped)
 """Due times: nobody did them, and there is no end to them. The newest are kept."""
 
+_DRAWING: Final = frozenset({LeaseGranted, RetryScheduled})
+"""Leases and retries take tokens of the queue's rate and retry budget."""
+
 DUE_KEPT: Final = 100
 _FORGET: Final = (
     "DELETE FROM changes WHERE kind = ?1 AND tenant = ?2 AND key = ?3 AND event IN (?4, ?5)"
@@ -123,13 +126,14 @@ def _place(record: Record) -> Place | None:
     return (record.kind, record.tenant, record.key) if record.kind in _FOLDS else None
 
 
-def _drawn_on(record: Record) -> Place | None:
-    """The queue whose tokens a job's record takes."""
-    if record.kind == "job" and any(
-        isinstance(event, LeaseGranted | RetryScheduled) for event in record.events
-    ):
-        return ("queue", record.tenant, split_job_key(record.key)[0])
-    return None
+def _draws(record: Record) -> bool:
+    """Whether a job's record takes tokens of its queue."""
+    return not _DRAWING.isdisjoint(map(type, record.events))
+
+
+def _queue(record: Record) -> Place:
+    """The queue of a job's record."""
+    return ("queue", record.tenant, split_job_key(record.key)[0])
 
 
 class Governing:
@@ -140,30 +144,43 @@ class Governing:
         self._dirty: dict[Place, _Row] = {}
         self._changes: list[tuple[Any, ...]] = []
         self._due: dict[Place, None] = {}
+        self._of_queues = False  # whether any of the rows, or of the records, is of a queue
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
-        named = [place for record in records for place in (_place(record), _drawn_on(record))]
-        places = dict.fromkeys([place for place in named if place is not None])
+        places: dict[Place, None] = {}
+        for record in records:
+            place = _place(record)
+            if place is not None:
+                places[place] = None
+                self._of_queues = self._of_queues or record.kind == "queue"
+            if record.kind == "job" and _draws(record):
+                places[_queue(record)] = None
         if not places:
             return
         found = db.execute(_LOOKUP, (_encode(list(places)).decode(),))
         for kind, tenant, key, seq, at, actor, made_by, body in found:
             row = _Row(seq, at, actor, made_by, decoders[kind].decode(body))
             self._rows[kind, tenant, key] = row
+            self._of_queues = self._of_queues or kind == "queue"
 
-    def fold(self, record: Record) -> None:
-        """Raises Violation where the record cannot follow what was before."""
-        self._draw(record)
+    def fold_job(self, record: Record) -> None:
+        """What a job's record tells of its queue and of the operation that caused it. Raises Violation."""
+        if self._of_queues and _draws(record):
+            self._draw(record)
         place = _place(record)
-        if place is None:
-            return
-        row = self._rows.get(place)
-        if record.kind == "job":
+        if place is not None:
+            row = self._rows.get(place)
             if row is None or not isinstance(row.body, Operation):
                 raise Violation(record.seq, f"was caused by the operation {place[2]}, which there is not")
             row.body = acted(row.body, record.at)
             self._dirty[place] = row
+
+    def fold(self, record: Record) -> None:
+        """Any other record. Raises Violation where it cannot follow what was before."""
+        place = _place(record)
+        if place is None:
             return
+        row = self._rows.get(place)
         body: msgspec.Struct | None = None if row is None else row.body
         try:
             for event in record.events:
@@ -188,10 +205,9 @@ class Governing:
         ]
 
     def _draw(self, record: Record) -> None:
-        """Leases and retries take tokens of the queue's rate and retry budget."""
-        place = _drawn_on(record)
-        row = None if place is None else self._rows.get(place)
-        if place is None or row is None or not isinstance(row.body, Queue):
+        place = _queue(record)
+        row = self._rows.get(place)
+        if row is None or not isinstance(row.body, Queue):
             return
         queue = row.body
         for event in record.events:
@@ -218,3 +234,4 @@ class Governing:
         self._dirty = {}
         self._changes = []
         self._due = {}
+        self._of_queues = False

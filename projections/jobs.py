@@ -32,7 +32,7 @@ from writ.schemas.lifecycle import (
 from writ.schemas.operations import OPERATION_CAUSE
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
-from writ.schemas.sealed import Sealed
+from writ.schemas.sealed import UNSEALED, Sealed
 
 from .governing import GOVERNING_SCHEMA, Governing
 from .view import Write
@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     actor TEXT NOT NULL,
     submitted_at INTEGER NOT NULL,
     seq INTEGER NOT NULL, -- of its newest record
-    job BLOB NOT NULL -- the Job as JSON, without the content of input and output
+    job BLOB NOT NULL -- the Job as JSON, without input and output
 );
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_id ON jobs (tenant, id, queue);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, tenant);
@@ -129,6 +129,9 @@ _RUNNING: Final = "SELECT tenant, queue, id, opened, seq, state, job FROM jobs W
 _LOOKUP_AT_ONCE: Final = 500
 _RUNS: Final = State.RUNNING
 
+_ELSEWHERE: Final = Sealed(UNSEALED, "")
+"""Stands in a row for content that has a row of its own, so that a job's changes do not write it again."""
+
 Address = tuple[str, str]
 """Tenant and key of a job."""
 
@@ -150,15 +153,11 @@ class Row:
         self.output: Sealed | None = None
 
 
-def _hollow(content: Sealed) -> Sealed:
-    return Sealed(content.key, content.digest)
-
-
 class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 6
+    version = 7
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
@@ -210,10 +209,11 @@ class JobsView:
 
     def fold(self, record: Record) -> None:
         """Raises Violation where the lifecycle refuses the record."""
-        self._governing.fold(record)
         if record.kind == "job":
+            self._governing.fold_job(record)
             self._fold_job(record)
             return
+        self._governing.fold(record)
         for event in record.events:
             match event:
                 case LeasesRenewed(leases=leases):
@@ -245,16 +245,16 @@ class JobsView:
         if row is None:
             row = Row(record.seq, record.seq, job, None)
             row.input = job.input
-            job = replace(job, input=_hollow(job.input))
+            job = replace(job, input=_ELSEWHERE)
             self._link(row, "batch", job.batch)
             self._link(row, "parent", job.parent)
             self._link(row, "schedule", job.schedule)
         elif job.input is not row.job.input:  # an edit
             row.input = job.input
-            job = replace(job, input=_hollow(job.input))
+            job = replace(job, input=_ELSEWHERE)
         if job.output is not None and job.output is not row.job.output:
             row.output = job.output
-            job = replace(job, output=_hollow(job.output))
+            job = replace(job, output=_ELSEWHERE)
         if record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
             self._link(row, "operation", split_job_key(record.cause)[1])
         row.job = job
@@ -284,13 +284,13 @@ class JobsView:
         for (tenant, key), row in self._dirty.items():
             job = row.job
             if row.stored is None:
-                queue, job_id = split_job_key(key)
+                queue, _, job_id = key.partition("~")
                 new.append(
                     (
-                        *(row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor),
-                        *(job.submitted_at, row.seq, _encode(job)),
+                        row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor,
+                        job.submitted_at, row.seq, _encode(job),
                     )
-                )
+                )  # fmt: skip
             else:
                 changed.append((job.state.value, row.seq, _encode(job), row.opened))
             if row.stored is not job.state:
@@ -342,16 +342,15 @@ class _Counts:
     """How the numbers of jobs change by state, of batches too, and of running jobs by concurrency key."""
 
     def __init__(self) -> None:
+        self._moves: dict[tuple[str, str, State | None, State], int] = {}
         self._states: dict[tuple[str, str, State], int] = {}
         self._batches: dict[tuple[str, str, str, State], int] = {}
         self._keys: dict[tuple[str, str, str], int] = {}
 
     def moved(self, tenant: str, key: str, before: State | None, job: Job) -> None:
         """A job has come to another state than it had."""
-        queue, after = split_job_key(key)[0], job.state
-        _add(self._states, (tenant, queue, after), 1)
-        if before is not None:
-            _add(self._states, (tenant, queue, before), -1)
+        queue, after = key.partition("~")[0], job.state
+        _add(self._moves, (tenant, queue, before, after), 1)
         if job.batch is not None:
             _add(self._batches, (tenant, queue, job.batch, after), 1)
             if before is not None:
@@ -361,6 +360,10 @@ class _Counts:
 
     def writes(self) -> list[Write]:
         """What evens out is left out, and what comes to nothing is deleted."""
+        for (tenant, queue, before, after), n in self._moves.items():
+            _add(self._states, (tenant, queue, after), n)
+            if before is not None:
+                _add(self._states, (tenant, queue, before), -n)
         states = [(t, q, s.value, n) for (t, q, s), n in self._states.items() if n]
         batches = [(t, q, b, s.value, n) for (t, q, b, s), n in self._batches.items() if n]
         keys = [(*place, n) for place, n in self._keys.items() if n]

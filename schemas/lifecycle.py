@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from .bounds import SECOND_US
 from .errors import AttemptError, ErrorClass
@@ -206,7 +206,7 @@ class Reopened(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-class Job(msgspec.Struct, frozen=True, gc=False):
+class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One job as its records tell it. Times are log time in microseconds.
 
     `attempt` counts grants in this round, `failures` and `lease_losses` what the policy counts. `since` is
@@ -475,10 +475,14 @@ def _ended(
 
 def evolve_record(job: Job | None, record: Record) -> Job:
     """The job after a whole record of it."""
+    before = job
     for event in record.events:
         job = evolve(job, event, record)
     assert job is not None, f"record {record.seq} holds no event"
-    return replace(job, records=job.records + 1)
+    if job is before:
+        return replace(job, records=job.records + 1)
+    force_setattr(job, "records", job.records + 1)  # it was made just now, and nobody else has it yet
+    return job
 
 
 def renewed(job: Job, at: int) -> Job:

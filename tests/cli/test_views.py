@@ -70,8 +70,7 @@ def writ(writ: Shell) -> Iterator[Shell]:
 
 def view(shell: Shell) -> dict[str, Any]:
     """What `writ status` tells of the jobs view."""
-    (only,) = shell("status", "--json").document["views"]
-    return dict(only)
+    return next(dict(each) for each in shell("status", "--json").document["views"] if each["name"] == "jobs")
 
 
 def submit(shell: Shell) -> str:
@@ -199,7 +198,7 @@ def test_a_view_that_has_halted_stays_so_in_a_new_process(writ: Shell) -> None:
     assert writ("down").code == 0
 
 
-def test_a_view_whose_file_is_no_database_is_away_and_says_what_to_do(writ: Shell) -> None:
+def test_a_view_whose_file_is_no_database_is_away_until_it_is_built_anew(writ: Shell) -> None:
     path = writ.directory / ".writ" / "views" / "jobs.db"
     path.parent.mkdir(mode=0o700, parents=True)
     path.write_text("not a database" * 100)
@@ -208,8 +207,45 @@ def test_a_view_whose_file_is_no_database_is_away_and_says_what_to_do(writ: Shel
     assert shown.code == 1
     assert "view jobs is away: DatabaseError: file is not a database" in shown.out
     assert "writ views rebuild jobs" in shown.out
+    job = submit(writ)
+    assert writ("views", "rebuild", "jobs", "--wait", "30").out == "view jobs was built anew\n"
+    assert writ("status").code == 0
+    assert listed(writ) == {job}
     assert writ("down").code == 0
     assert writ.processes() == []
+
+
+def test_a_halted_view_is_built_anew_from_the_log_as_it_is(writ: Shell) -> None:
+    up = Processes(writ)
+    job = submit(writ)
+    assert listed(writ) == {job}
+    assert writ("down").code == 0
+    with closing(sqlite3.connect(up.path)) as db, db:
+        db.execute("UPDATE position SET digest = 'another'")
+        db.execute("DELETE FROM jobs")
+    asked = writ("views", "rebuild", "--all", "--wait", "30")
+    assert "view jobs is built anew as soon as the node runs; it goes on answering meanwhile\n" in asked.out
+    Processes(writ)
+    writ.until(lambda: writ("status").code == 0)
+    assert listed(writ) == {job}
+    for each in writ("views", "list", "--json").document:
+        assert (each["halted"], each["away"], each["building"]) == (None, None, None)
+    assert writ("down").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["jobs"], "has no views: no node ever ran in it"),
+        (["tables"], "there is no view 'tables'; there are "),
+        ([], "say which views, or --all"),
+        (["jobs", "--all"], "say which views, or --all"),
+    ],
+)
+def test_a_rebuild_that_cannot_be_says_why(words: list[str], said: str, writ: Shell) -> None:
+    shown = writ("views", "rebuild", *words)
+    assert shown.code in (1, 2)
+    assert said in shown.err
 
 
 def test_without_a_node_the_process_ends_before_it_began(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from .output import Table, count, fields, next_steps, on_terminal, paint, print_
 from .processes import log_to_stderr, new_loop, tail, when_stdin_ends, writ_command
 from .reach import connected, directory_of, find, node_info, with_dir
 from .usage import UNREACHABLE, CommandError
+from .views import table
 
 if TYPE_CHECKING:
     from writ.node import Node
@@ -266,10 +267,7 @@ def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
         )
     partitions.print()
     print()
-    views = Table(["view", "position", "behind by"], right=["position", "behind by"])
-    for view in found.views:
-        views.add(view.name, str(view.position), str(view.lag))
-    views.print()
+    table(found.views).print()
     total = sum(found.jobs.values())
     counted = not any(view.away for view in found.views if view.name == "jobs")
     parts = ", ".join(f"{number:,} {state(name)}" for name, number in found.jobs.items() if number)

@@ -59,6 +59,10 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from . import nodes
 
             return {"up": nodes.up, "down": nodes.down, "status": nodes.status}[parsed.command](parsed)
+        case "views":
+            from .views import views
+
+            return views(parsed)
         case "env":
             from .variables import env
 
@@ -166,6 +170,7 @@ def _add_node_commands(to: Subparsers) -> None:
         "  writ status\n  writ status --wait 30",
     )  # fmt: skip
     status.add_argument("--wait", type=number(0), metavar="SECONDS", help="wait that long for it to be up")
+    _add_views(to)
     command(to, "env", "Where the node is, as shell variables.", '  eval "$(writ env)"')
     demo = command(
         to, "demo", "A short real run on a node of its own: success, retry, killed worker, dead letter.",
@@ -174,6 +179,24 @@ def _add_node_commands(to: Subparsers) -> None:
     demo.add_argument("--seed", type=whole(0), metavar="N", help="which jobs are slow, flaky and broken")
     demo.add_argument("--jobs", type=whole(4), metavar="N", help="at most so many jobs [all distributions]")
     demo.add_argument("--keep", action="store_true", help="keep the directory, to look around in afterwards")
+
+
+def _add_views(to: Subparsers) -> None:
+    views = command(
+        to, "views", "The views: what lists and pages are read from, folded from the log.",
+        "  writ views list --watch\n  writ views rebuild jobs",
+    )  # fmt: skip
+    verbs = views.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    views.commands = verbs.choices
+    watched(command(verbs, "list", "All views, and how far they are.", prog="writ views"))
+    rebuild = command(
+        verbs, "rebuild", "Build views of the node of --dir anew from the log; they answer meanwhile.",
+        "  writ views rebuild jobs --wait 60\n  writ views rebuild --all", prog="writ views",
+    )  # fmt: skip
+    rebuild.add_argument("names", metavar="NAME", nargs="*")
+    rebuild.rest = "names"
+    rebuild.add_argument("--all", action="store_true", help="all of them")
+    rebuild.add_argument("--wait", type=number(0), metavar="SECONDS", help="wait that long until it is done")
 
 
 def _add_job_commands(to: Subparsers) -> None:
