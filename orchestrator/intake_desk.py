@@ -11,7 +11,6 @@ from writ.schemas.events import (
     CancelRequested,
     CommandRejected,
     Fact,
-    JobCancelled,
     RejectionsFolded,
 )
 from writ.schemas.ids import job_key
@@ -21,6 +20,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed
 
 from .decide import depend, intake
+from .decide.death import cancelled
 from .messages import Element, Submitted
 from .office import Office, encode, size_of
 from .round import Round, system_record
@@ -123,7 +123,8 @@ class IntakeDesk:
         """Ends the live job that has the unique key, a running one by request."""
         reason = f"replaced by {by}, which has its unique_key"
         asked: tuple[Fact, ...] = () if clash.cancel is not None else (CancelRequested(reason),)
-        ended: tuple[Fact, ...] = () if clash.lease is not None else (JobCancelled(reason),)
+        runs_on = clash.lease is not None or clash.compensation is not None
+        ended: tuple[Fact, ...] = () if runs_on else (cancelled(clash, reason),)
         if asked or ended:
             self._office.store(round_, clash.tenant, clash.key, asked + ended, cause="submit")
 

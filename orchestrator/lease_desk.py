@@ -18,11 +18,14 @@ from writ.schemas.events import (
 )
 from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import Job
+from writ.schemas.notes import Note, Recall
+from writ.schemas.policy import ANY_TOOL
+from writ.schemas.prices import NO_PRICES
 from writ.schemas.queues import Mode
 from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import unseal
 
-from .decide import lease
+from .decide import lease, steps
 from .decide.lease import Repeated
 from .messages import Asked
 from .office import TRY_LATER, Office, encode, size_of
@@ -55,6 +58,8 @@ class LeaseDesk:
             commands.Snooze: self._snooze,
             commands.Suspend: self._suspend,
             commands.Progress: self._progress,
+            Note: self._note,
+            Recall: self._recall,
         }
 
     # --- grants -----------------------------------------------------------------------------------------
@@ -171,6 +176,7 @@ class LeaseDesk:
         return self._lease(self._state.jobs[f"{tenant}.{job.key}"])
 
     def _lease(self, job: Job) -> commands.Lease:
+        queue = self._state.queue(f"{job.tenant}.{job.queue}")
         content = unseal(job.input)
         if job.input_from:
             content = self._filled(job, content)
@@ -183,6 +189,12 @@ class LeaseDesk:
             job.limits.lease_s,
             job.limits.attempt_timeout_s,
             _signals(job, 0),
+            len(job.steps),
+            job.compensation is not None,
+            job.reproduces,
+            None if queue.policy.tools == ANY_TOOL else queue.policy.tools,
+            queue.version,
+            job.tool_calls,
         )
 
     def _filled_bytes(self, job: Job) -> int:
@@ -259,7 +271,7 @@ class LeaseDesk:
                 continue
             assert job is not None
             live.append(Renewal(key, held.token))
-            if job.cancel is not None:
+            if job.stops is not None:
                 cancel.append(held.id)
             if job.signals and (came := _signals(job, held.seen)):
                 # What does not fit is told at the next beat, when its holder has seen the rest.
@@ -400,6 +412,34 @@ class LeaseDesk:
         job, who = self._office.job(asked, command.id), asked.address.principal
         find = partial(self._state.find, asked.address.tenant)
         self._one(round_, asked, command, lease.suspend(job, command, who, round_.now, find))
+
+    def _note(self, round_: Round, asked: Asked, command: Note) -> None:
+        tenant, who, _, _ = asked.address
+        find, now = self._office.job, round_.now
+        prices = self._state.prices.get(tenant, NO_PRICES)
+        self._reports(
+            round_,
+            asked,
+            command.worker,
+            (
+                (
+                    r.id,
+                    r.token,
+                    job := find(asked, r.id),
+                    steps.note(job, r, who, i, prices, now, round_.position + 1),
+                    asked.size_bytes // len(command.reports),
+                )
+                for i, r in enumerate(command.reports)
+            ),
+        )
+
+    def _recall(self, round_: Round, asked: Asked, command: Recall) -> None:
+        job, who = self._office.job(asked, command.id), asked.address.principal
+        outcome = steps.recall(job, command, who, round_.position)
+        if isinstance(outcome, Rejection):
+            self._office.refuse(round_, asked, outcome)
+        else:
+            round_.answer(asked.send, encode(outcome), verdict_only=True)
 
     def _progress(self, round_: Round, asked: Asked, command: commands.Progress) -> None:
         job, who = self._office.job(asked, command.id), asked.address.principal

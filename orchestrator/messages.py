@@ -15,6 +15,7 @@ from writ.schemas.facts import Fact
 from writ.schemas.faults import explain_fault
 from writ.schemas.ids import derived_job_id, token_fault
 from writ.schemas.links import MessageAccepted, MessageSent
+from writ.schemas.notes import Note
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed, parse_served
@@ -66,7 +67,7 @@ class Asked(NamedTuple):
         command = self.command
         if isinstance(command, commands.Acquire):
             return command.count
-        if isinstance(command, commands.Complete | commands.Fail):
+        if isinstance(command, commands.Complete | commands.Fail | Note):
             return len(command.reports) + 1
         if isinstance(command, commands.Start | commands.Release):
             return len(command.leases) + 1

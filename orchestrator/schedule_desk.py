@@ -14,7 +14,7 @@ import msgspec
 
 from writ.schemas import commands
 from writ.schemas.commands import SubmitJob
-from writ.schemas.events import CancelRequested, Fact, JobCancelled, OnDead
+from writ.schemas.events import CancelRequested, Fact, OnDead
 from writ.schemas.ids import job_key
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Schedule, log_time
@@ -23,6 +23,7 @@ from writ.schemas.sealed import unseal
 from .consequences import ORCHESTRATOR
 from .decide import depend, intake
 from .decide import schedule as deciding
+from .decide.death import cancelled
 from .decide.schedule import Firing, Start
 from .messages import Asked
 from .office import Office, encode
@@ -142,8 +143,8 @@ class ScheduleDesk:
             return
         reason = f"its schedule started {by}; overlap is cancel_running"
         events: tuple[Fact, ...] = (CancelRequested(reason),)
-        if job.lease is None:
-            events = (*events, JobCancelled(reason))
+        if job.lease is None and job.compensation is None:
+            events = (*events, cancelled(job, reason))
         self._office.store(round_, tenant, job.key, events, cause="schedule")
 
     def _record(

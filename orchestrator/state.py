@@ -29,6 +29,7 @@ from writ.schemas.lifecycle import (
 )
 from writ.schemas.links import Afar, PartitionOpened
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
+from writ.schemas.prices import Prices, evolve_prices
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.schedules import Schedule, evolve_schedule, next_due
@@ -51,6 +52,7 @@ class Undo:
         self.turns: list[tuple[str, str, int]] = []
         self.links: list[Change] = []
         self.long: list[tuple[str, int | None]] = []
+        self.prices: list[tuple[str, Prices | None]] = []
 
 
 _PENDING, _RUNNING, _ELSE = "pending", "running", "else"
@@ -88,6 +90,9 @@ class Partition:
         self.operations: dict[str, Operation] = {}
         self.schedules: dict[str, Schedule] = {}
         self.schedule_deadlines = Deadlines()
+        self.prices: dict[str, Prices] = {}
+        """The price table of each tenant."""
+
         self._ready: dict[str, Ready] = {}
         self._running_in: dict[str, int] = {}
         self._running_by_key: dict[tuple[str, str], int] = {}
@@ -229,6 +234,11 @@ class Partition:
             for event in record.events:
                 batch = evolve_batch(batch, event)
             self._put_batch(place, batch, undo)
+        elif record.kind == "prices":
+            prices = self.prices.get(record.tenant)
+            for event in record.events:
+                prices = evolve_prices(prices, event)
+            self._put_prices(record.tenant, prices, undo)
         elif record.kind == "link":
             self.links.evolve(record, None if undo is None else undo.links)
         else:
@@ -306,6 +316,14 @@ class Partition:
         else:
             self.relations.batches[place] = batch
 
+    def _put_prices(self, tenant: str, prices: Prices | None, undo: Undo | None = None) -> None:
+        if undo is not None:
+            undo.prices.append((tenant, self.prices.get(tenant)))
+        if prices is None:
+            self.prices.pop(tenant, None)
+        else:
+            self.prices[tenant] = prices
+
     def _put_long(self, place: str, told: int | None, undo: Undo | None = None) -> None:
         if undo is not None:
             undo.long.append((place, self.long.get(place)))
@@ -367,6 +385,8 @@ class Partition:
             self._put_operation(place, operation)
         for place, told in reversed(undo.long):
             self._put_long(place, told)
+        for tenant, prices in reversed(undo.prices):
+            self._put_prices(tenant, prices)
         self.links.revert(undo.links)
         for place, fair, seq in reversed(undo.turns):
             served = self._ready[place].served

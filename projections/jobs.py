@@ -33,6 +33,7 @@ from writ.schemas.operations import OPERATION_CAUSE
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import UNSEALED, Sealed
+from writ.schemas.steps import RecordedStep
 
 from .governing import GOVERNING_SCHEMA, Governing
 from .view import Write
@@ -153,6 +154,15 @@ class Row:
         self.output: Sealed | None = None
 
 
+def _hollow_step(step: RecordedStep) -> RecordedStep:
+    result, error = step.result, step.error
+    if result is not None:
+        result = _ELSEWHERE
+    if error is not None:
+        error = replace(error, text=None)
+    return replace(step, result=result, error=error)
+
+
 class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
@@ -255,6 +265,8 @@ class JobsView:
         if job.output is not None and job.output is not row.job.output:
             row.output = job.output
             job = replace(job, output=_ELSEWHERE)
+        if job.steps is not row.job.steps:
+            job = replace(job, steps=tuple([_hollow_step(step) for step in job.steps]))
         if record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
             self._link(row, "operation", split_job_key(record.cause)[1])
         row.job = job

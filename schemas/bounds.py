@@ -54,3 +54,22 @@ REFUSALS_NAMED_MAX: Final = 100
 REFUSALS_BURST: Final = 50
 REFUSALS_PER_S: Final = 10.0
 """Records of refusals that one principal may cause: a burst, and then so many per second."""
+
+STEPS_MAX: Final = 1_000
+"""Recorded steps of one job."""
+
+STEPS_MAX_BYTES: Final = 1024 * 1024
+"""Results of its recorded steps, together: when they have so much, no further step begins."""
+
+NOTES_PER_REPORT_MAX: Final = 100
+NOTES_MAX_BYTES: Final = 400 * 1024
+"""What one report may note, as it becomes one record."""
+
+NAME_MAX_CHARS: Final = 256
+"""A step, tool or model."""
+
+TOOL_RULES_MAX: Final = 100
+"""Patterns in each list of a queue's tool policy."""
+
+PRICES_MAX: Final = 2_000
+"""Prices in the table of a tenant."""

@@ -16,32 +16,27 @@ from .bounds import (
     ACQUIRE_WAIT_MAX_S,
     AFTER_MAX,
     LEASES_PER_REQUEST_MAX,
-    REASON_MAX_CHARS,
     RENEWALS_PER_REQUEST_MAX,
-    TASK_MAX_BYTES,
     TOKEN_MAX_BYTES,
 )
 from .errors import ErrorClass
 from .events import Approval as Approval  # noqa: PLC0414 - a part of the message
 from .events import Filter, OnDead, OnParentEnd, OnTimeout, OperationVerb
-from .ids import KEY_PATTERN, TOKEN_PATTERN
-from .policy import PositiveSeconds, Priority, QueuePolicy, Retry, Seconds
+from .forms import Answer as Answer  # noqa: PLC0414 - parts of the messages
+from .forms import Attempt as Attempt  # noqa: PLC0414 - parts of the messages
+from .forms import Command as Command  # noqa: PLC0414
+from .forms import Fence as Fence  # noqa: PLC0414
+from .forms import JobKey as JobKey  # noqa: PLC0414
+from .forms import Reason as Reason  # noqa: PLC0414
+from .forms import RunMs as RunMs  # noqa: PLC0414
+from .forms import TaskName as TaskName  # noqa: PLC0414
+from .forms import Token as Token  # noqa: PLC0414
+from .notes import ModelName, Note, Recall
+from .policy import PositiveSeconds, Priority, QueuePolicy, Retry, Seconds, ToolPolicy
+from .prices import Price
 from .rejections import Rejection
 from .schedules import Overlap, ScheduleSpec
-
-Token = Annotated[str, Meta(min_length=1, max_length=TOKEN_MAX_BYTES, pattern=TOKEN_PATTERN)]
-JobKey = Annotated[str, Meta(min_length=3, max_length=TOKEN_MAX_BYTES, pattern=KEY_PATTERN)]
-"""`<queue>~<id>`."""
-
-TaskName = Annotated[str, Meta(min_length=1, max_length=TASK_MAX_BYTES, pattern=r"^[^\x00-\x20\x7f]+$(?!\n)")]
-Reason = Annotated[str, Meta(min_length=1, max_length=REASON_MAX_CHARS)]
-Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Attempt = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-RunMs = Annotated[int, Meta(ge=0, le=2**53)]
-
-
-class Command(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """Base of what is asked."""
+from .steps import Reproduces
 
 
 class SubmitJob(Command, frozen=True):
@@ -54,7 +49,8 @@ class SubmitJob(Command, frozen=True):
     `after` are keys (`<queue>~<id>`) of jobs that must complete first, `on_dead` says what happens if one
     ends otherwise, and `input_from` fills fields of the input, an object, with the output of one of them.
     `parent` is the job that starts this one, and `batch` a group that it counts in. Where the parent has
-    ended already, otherwise than completed, `on_parent_end` is met at once.
+    ended already, otherwise than completed, `on_parent_end` is met at once. With `reproduces` the job repeats
+    a run of the same task with the same input, whose steps and tools answer from the record.
     """
 
     task: TaskName
@@ -78,6 +74,7 @@ class SubmitJob(Command, frozen=True):
     parent: JobKey | None = None
     on_parent_end: OnParentEnd = OnParentEnd.CANCEL
     batch: Token | None = None
+    reproduces: Reproduces | None = None
 
 
 class Acquire(Command, frozen=True):
@@ -172,7 +169,8 @@ class Suspend(Command, frozen=True):
     """The task waits for an approval, a signal or children, and gives its lease and slot back until then.
 
     `on` names the signal, and `seen` the newest one of it that the task has had. `children` are the keys of
-    the jobs that must have ended. After `timeout_s`, `on_timeout` decides.
+    the jobs that must have ended. `step` is the number of a step whose outcome a person shall tell. After
+    `timeout_s`, `on_timeout` decides.
     """
 
     worker: Token
@@ -184,6 +182,7 @@ class Suspend(Command, frozen=True):
     on_timeout: OnTimeout = OnTimeout.DEAD_LETTER
     seen: Fence = 0
     children: Annotated[tuple[JobKey, ...], Meta(max_length=AFTER_MAX)] = ()
+    step: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Progress(Command, frozen=True):
@@ -243,7 +242,11 @@ class Resume(Control, frozen=True):
 
 
 class Approve(Control, frozen=True):
-    """Says yes to a job that waits for approval. `data` reaches the task."""
+    """Says yes to a job that waits for approval. `data` reaches the task.
+
+    To one that waits for word of a step's outcome, `data` says it: `{"done": true, "result": ...}`, or
+    `{"done": false}`.
+    """
 
     data: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -343,6 +346,22 @@ class Backfill(Command, frozen=True, kw_only=True):
     reason: Reason = "requested"
 
 
+class SetPrice(Command, frozen=True):
+    """What a million tokens of a model cost from a time on, in micro-dollars; from now if it is left out."""
+
+    model: ModelName
+    input_microusd: Annotated[int, Meta(ge=0, le=10**12)]
+    output_microusd: Annotated[int, Meta(ge=0, le=10**12)]
+    from_: Annotated[datetime.datetime, Meta(tz=True)] | None = msgspec.field(name="from", default=None)
+    reason: Reason = "requested"
+
+
+class ListPrices(Command, frozen=True):
+    """Asks for the tenant's price table, or for the prices of one model."""
+
+    model: ModelName | None = None
+
+
 class PauseQueue(Command, frozen=True):
     """No more grants in the subject's queue; submits are taken."""
 
@@ -361,13 +380,6 @@ class ResumeQueue(Command, frozen=True):
     reason: Reason = "requested"
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What any request may be answered."""
-
-    error: Rejection | None = None
-    position: int = 0
-
-
 class SignalCame(msgspec.Struct, frozen=True, gc=False):
     """A signal for a job; `seq` orders them."""
 
@@ -377,7 +389,12 @@ class SignalCame(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The right to run one attempt for `lease_s` seconds from its grant, and from each renewal."""
+    """The right to run one attempt for `lease_s` seconds from its grant, and from each renewal.
+
+    `steps` of the job are recorded: `recall` gives them. With `compensates` the attempt is to undo what they
+    did. `tools` is what version `policy` of the queue's policy says of tools, of which the round has called
+    `tool_calls`.
+    """
 
     id: str
     task: str
@@ -387,6 +404,12 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     lease_s: float = 30.0
     attempt_timeout_s: float = 900.0
     signals: tuple[SignalCame, ...] = ()
+    steps: int = 0
+    compensates: bool = False
+    reproduces: Reproduces | None = None
+    tools: ToolPolicy | None = None
+    policy: int = 0
+    tool_calls: int = 0
 
 
 class Acquired(Answer, frozen=True):
@@ -419,6 +442,13 @@ class Started(Answer, frozen=True):
     jobs: tuple[str, ...] = ()
 
 
+class PriceTable(Answer, frozen=True):
+    """A price table by model and time."""
+
+    version: int = 0
+    table: tuple[Price, ...] = ()
+
+
 class Reported(Answer, frozen=True):
     """`refused` names the reports, or releases or starts, that changed nothing, by index."""
 
@@ -436,6 +466,8 @@ LEASE_VERBS: dict[str, type[Command]] = {
     "snooze": Snooze,
     "suspend": Suspend,
     "progress": Progress,
+    "note": Note,
+    "recall": Recall,
 }
 CONTROL_VERBS: dict[str, type[Command]] = {
     "cancel": Cancel,
@@ -461,4 +493,6 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "pause_queue": PauseQueue,
     "drain_queue": DrainQueue,
     "resume_queue": ResumeQueue,
+    "set_price": SetPrice,
+    "list_prices": ListPrices,
 }

@@ -31,11 +31,13 @@ and on the way, without a place in that order:
     signal_received      data for the job from outside
     job_edited           changed by an operator before it started
 
+and those of recorded steps, tools, usage and compensation (`steps.py`).
+
 Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partition); queue_declared,
 queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); history_long (incident); command_rejected, report_rejected,
 rejections_folded (principal); partition_opened (partition), message_sent, message_accepted,
-message_settled (link).
+message_settled (link); price_set (prices).
 """
 
 from __future__ import annotations
@@ -50,25 +52,13 @@ from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
 from .links import LINK_EVENTS, PartitionOpened
 from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, PositiveSeconds, QueuePolicy, Retry
+from .prices import PriceSet
 from .rejections import Rejection
 from .schedules import SCHEDULE_EVENTS
 from .sealed import Sealed
+from .states import DeadReason as DeadReason  # noqa: PLC0414 - a part of the events
 from .states import State
-
-
-class DeadReason(StrEnum):
-    """Why a job was dead-lettered."""
-
-    EXHAUSTED = "exhausted"
-    NON_RETRYABLE = "non_retryable"
-    POLICY = "policy"
-    POISON = "poison"
-    EXPIRED = "expired"
-    JOB_TIMEOUT = "job_timeout"
-    HISTORY_LIMIT = "history_limit"
-    DEPENDENCY = "dependency"
-    REJECTED = "rejected"
-    WAIT_TIMEOUT = "wait_timeout"
+from .steps import STEP_EVENTS, Reproduces
 
 
 class WaitReason(StrEnum):
@@ -120,7 +110,8 @@ class JobSubmitted(Fact, frozen=True):
     `after` are the keys of jobs that must complete first, `on_dead` what happens if one ends otherwise;
     `input_from` names fields of the input that take the output of one of them. `parent` is the key of the
     job that started it, `batch` the group it counts in, `schedule` the key of what fired it. `approval` is
-    asked for when the job has waited for those before it.
+    asked for when the job has waited for those before it. `reproduces` is the run that it repeats, whose
+    steps and tools answer from the record.
 
     `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one.
     """
@@ -143,6 +134,7 @@ class JobSubmitted(Fact, frozen=True):
     batch: str | None = None
     schedule: str | None = None
     approval: Approval | None = None
+    reproduces: Reproduces | None = None
 
 
 class JobDue(Fact, frozen=True):
@@ -247,12 +239,14 @@ class JobRedriven(Fact, frozen=True):
 class JobRerun(Fact, frozen=True):
     """`answers` is the sequence of the terminal record that this round answers.
 
-    `operation` is the key of the one that did it, where it was not a person.
+    `operation` is the key of the one that did it, where it was not a person. The first `steps` of the
+    recorded steps are kept: the round goes on behind them.
     """
 
     answers: int
     reason: str
     operation: str | None = None
+    steps: int = 0
 
 
 class JobDropped(Fact, frozen=True):
@@ -500,6 +494,7 @@ JOB_EVENTS: Final[tuple[type[Fact], ...]] = (
     ProgressReported,
     SignalReceived,
     JobEdited,
+    *STEP_EVENTS,
 )
 OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     LeasesRenewed,
@@ -520,6 +515,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     CommandRejected,
     ReportRejected,
     RejectionsFolded,
+    PriceSet,
     *SCHEDULE_EVENTS,
 )
 for _cls in JOB_EVENTS + OTHER_EVENTS:

@@ -33,11 +33,11 @@ def explain_fault(
     if named:
         name = named.group(1)
         reason = reason.replace(f"`{name}`", f"`{name[:_NAME_CHARS]}`")
-        known = _allowed(_at(kind, path)) if "unknown" in reason else ""
+        known = _allowed(_at(kind, path, sent)) if "unknown" in reason else ""
         path = f"{path}.{name}" if path else name
         return path or None, f"{reason}; {known}" if known else reason
     words = [reason]
-    if not reason.startswith("Expected") and (allowed := _allowed(_at(kind, path, "`key` in" in text))):
+    if not reason.startswith("Expected") and (allowed := _allowed(_at(kind, path, sent, "`key` in" in text))):
         words.append(allowed)
     if sent is not None and path and "`key` in" not in text and (stood := _stood(sent, path)):
         words.append(f"{path} is {stood}")
@@ -71,11 +71,14 @@ def _shown(value: bytes) -> str:
     return f"{text[:_SHOWN_CHARS]}... of {size} characters"
 
 
-def _at(kind: Any, path: str, key: bool = False) -> inspect.Type | None:
-    """The type at a place below `kind`, or that of its keys."""
+def _at(kind: Any, path: str, sent: bytes | msgspec.Raw | None, key: bool = False) -> inspect.Type | None:
+    """The type at a place below `kind`, or that of its keys. What was sent tells which one of a union is."""
     found: inspect.Type | None = None if kind is None else inspect.type_info(kind)
-    for name, *_ in _STEP.findall(f".{path}" if path and path[0] != "[" else path):
-        below = [] if found is None else _bare(found)
+    steps = list(_STEP.finditer(f".{path}" if path and path[0] != "[" else path))
+    for number, step in enumerate(steps):
+        name = step.group(1)
+        before = "".join([s.group(0) for s in steps[:number]])
+        below = [] if found is None else _tagged(_bare(found), sent, before)
         found = None
         for each in below:
             if name and isinstance(each, inspect.StructType):
@@ -84,9 +87,21 @@ def _at(kind: Any, path: str, key: bool = False) -> inspect.Type | None:
                 found = each.value_type
             elif not name and isinstance(each, inspect.VarTupleType | inspect.ListType):
                 found = each.item_type
+    if found is not None and len(several := _bare(found)) > 1:
+        found = next(iter(_tagged(several, sent, path)), found)
     if key:
         found = next((d.key_type for d in _bare(found) if isinstance(d, inspect.DictType)), None)
     return found
+
+
+def _tagged(types: list[inspect.Type], sent: bytes | msgspec.Raw | None, path: str) -> list[inspect.Type]:
+    """Of several Structs the one that the value at a place is tagged as; all where it is tagged as none."""
+    fields = {each.tag_field for each in types if isinstance(each, inspect.StructType)} - {None}
+    if len(types) < 2 or not fields or sent is None:
+        return types
+    tag = _stood(sent, f"{path}.{fields.pop()}".lstrip(".")).strip('"')
+    named = [each for each in types if isinstance(each, inspect.StructType) and each.tag == tag]
+    return list(named) or types
 
 
 def _bare(type_: inspect.Type | None) -> list[inspect.Type]:

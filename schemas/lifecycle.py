@@ -10,14 +10,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-import msgspec
 from msgspec.structs import force_setattr, replace
 
 from .bounds import SECOND_US
 from .errors import AttemptError, ErrorClass
 from .events import (
     JOB_EVENTS,
-    Approval,
     AttemptFailed,
     AttemptStarted,
     CancelRequested,
@@ -38,20 +36,35 @@ from .events import (
     LeaseExpired,
     LeaseGranted,
     LeaseReleased,
-    OnDead,
-    OnParentEnd,
-    OnTimeout,
     ProgressReported,
     RetryScheduled,
     SignalReceived,
     WaitReason,
     type_names,
 )
-from .ids import fencing_token, split_job_key
-from .policy import Limits, Retry
+from .ids import fencing_token
+from .jobs import HeldLease as HeldLease  # noqa: PLC0414 - for all who fold, like the others of jobs
+from .jobs import Job as Job  # noqa: PLC0414
+from .jobs import Reopened as Reopened  # noqa: PLC0414
+from .jobs import Signal as Signal  # noqa: PLC0414
+from .jobs import Wait as Wait  # noqa: PLC0414
 from .records import Record
 from .sealed import Sealed
 from .states import State as State  # noqa: PLC0414 - for all who fold; events need it too
+from .steps import (
+    NOTED,
+    Compensation,
+    CompensationDue,
+    CompensationEnded,
+    StepCompensated,
+    StepDone,
+    StepFailed,
+    StepIntended,
+    ToolCalled,
+    ToolOutcome,
+    UsageRecorded,
+    stepped,
+)
 
 S = State
 TERMINAL: Final = frozenset({S.COMPLETED, S.CANCELLED, S.DEAD})
@@ -68,6 +81,7 @@ TRANSITIONS: Final[dict[tuple[Place, type[Fact]], tuple[State, ...]]] = {
     (S.SCHEDULED, CancelRequested): (S.SCHEDULED,),
     (S.SCHEDULED, JobCancelled): (S.CANCELLED,),
     (S.SCHEDULED, JobDeadLettered): (S.DEAD,),
+    (S.SCHEDULED, CompensationDue): (S.PENDING,),
     (S.PENDING, LeaseGranted): (S.RUNNING,),
     (S.PENDING, JobSuspended): (S.SUSPENDED,),
     (S.PENDING, JobEdited): (S.PENDING, S.SCHEDULED),
@@ -75,6 +89,7 @@ TRANSITIONS: Final[dict[tuple[Place, type[Fact]], tuple[State, ...]]] = {
     (S.PENDING, CancelRequested): (S.PENDING,),
     (S.PENDING, JobCancelled): (S.CANCELLED,),
     (S.PENDING, JobDeadLettered): (S.DEAD,),
+    (S.PENDING, CompensationDue): (S.PENDING,),
     (S.SUSPENDED, JobResumed): (S.PENDING, S.SCHEDULED, S.RETRYING),
     (S.SUSPENDED, JobSuspended): (S.SUSPENDED,),
     (S.SUSPENDED, JobEdited): (S.SUSPENDED,),
@@ -82,10 +97,13 @@ TRANSITIONS: Final[dict[tuple[Place, type[Fact]], tuple[State, ...]]] = {
     (S.SUSPENDED, CancelRequested): (S.SUSPENDED,),
     (S.SUSPENDED, JobCancelled): (S.CANCELLED,),
     (S.SUSPENDED, JobDeadLettered): (S.DEAD,),
+    (S.SUSPENDED, CompensationDue): (S.PENDING,),
     (S.RUNNING, AttemptStarted): (S.RUNNING,),
     (S.RUNNING, ProgressReported): (S.RUNNING,),
     (S.RUNNING, SignalReceived): (S.RUNNING,),
     (S.RUNNING, CancelRequested): (S.RUNNING,),
+    **{(S.RUNNING, noted): (S.RUNNING,) for noted in NOTED},
+    (S.RUNNING, CompensationEnded): (S.PENDING,),
     (S.RUNNING, JobCompleted): (S.COMPLETED,),
     (S.RUNNING, AttemptFailed): (S.RETRYING,),
     (S.RUNNING, LeaseExpired): (S.PENDING,),
@@ -99,6 +117,7 @@ TRANSITIONS: Final[dict[tuple[Place, type[Fact]], tuple[State, ...]]] = {
     (S.RETRYING, CancelRequested): (S.RETRYING,),
     (S.RETRYING, JobCancelled): (S.CANCELLED,),
     (S.RETRYING, JobDeadLettered): (S.DEAD,),
+    (S.RETRYING, CompensationDue): (S.PENDING,),
     (S.DEAD, JobRedriven): (S.PENDING,),
     (S.DEAD, JobRerun): (S.PENDING,),
     (S.DEAD, JobDropped): (S.DEAD,),
@@ -128,6 +147,9 @@ _NOT_FROM: Final[dict[type[Fact], str]] = {
     ProgressReported: "not_running",
     SignalReceived: "already_finished",
     JobEdited: "already_started",
+    **dict.fromkeys(NOTED, "not_running"),
+    CompensationDue: "lease_is_live",
+    CompensationEnded: "not_running",
 }
 
 
@@ -155,124 +177,8 @@ class IllegalTransition(Exception):
         super().__init__(f"job {key}: {event.__name__} from {place or 'nothing'} is refused: {self.refusal}")
 
 
-_SIGNAL_BYTES: Final = 100
-"""More than a signal weighs beside its name and its data."""
-
 LEASES_LOST: Final = AttemptError(ErrorClass.POISON, "LeasesLost")
 """The error of a job that took its process down too often to be tried again."""
-
-
-class HeldLease(msgspec.Struct, frozen=True, gc=False):
-    """The live lease of a running job; times are log time in microseconds."""
-
-    worker: str
-    principal: str
-    token: int
-    granted_at: int
-    expires_at: int
-    started_at: int | None = None
-
-
-class Signal(msgspec.Struct, frozen=True, gc=False):
-    """Data that came for a job from outside."""
-
-    name: str
-    data: Sealed
-    seq: int
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it weighs in an answer."""
-        return len(bytes(self.data.plain)) + len(self.name) + _SIGNAL_BYTES
-
-
-class Wait(msgspec.Struct, frozen=True, gc=False):
-    """What a suspended job waits for, see `JobSuspended`; `since_at` is when the wait began."""
-
-    reason: WaitReason
-    on: tuple[str, ...]
-    until: int | None
-    on_timeout: OnTimeout
-    since_at: int
-
-
-class Reopened(msgspec.Struct, frozen=True, gc=False):
-    """What opened a job's round, after the first: the record, the end that it answers, and by whom."""
-
-    seq: int
-    answers: int
-    by: str
-    event: str
-    reason: str
-
-
-class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One job as its records tell it. Times are log time in microseconds.
-
-    `attempt` counts grants in this round, `failures` and `lease_losses` what the policy counts. `since` is
-    the sequence at which it entered its state, which orders a queue. `last_token` is the newest lease's,
-    kept after the lease ended so that a repeated report is known. `round_at` and `round_due` are when this
-    round was opened and when it was first due; `stood_us` is how long the round was suspended in all, and
-    `signals` what came in it. `ended_by` is the newest terminal record,
-    `approval` what is still to be asked for.
-    """
-
-    tenant: str
-    key: str
-    state: State
-    task: str
-    input: Sealed
-    actor: str
-    submitted_at: int
-    due_at: int
-    since: int
-    priority: int
-    retry: Retry
-    limits: Limits
-    policy: int
-    fairness_key: str | None = None
-    concurrency_key: str | None = None
-    unique_key: str | None = None
-    after: tuple[str, ...] = ()
-    on_dead: OnDead = OnDead.DEAD_LETTER
-    input_from: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    parent: str | None = None
-    on_parent_end: OnParentEnd = OnParentEnd.CANCEL
-    batch: str | None = None
-    schedule: str | None = None
-    approval: Approval | None = None
-    round: int = 1
-    attempt: int = 0
-    failures: int = 0
-    lease_losses: int = 0
-    records: int = 0
-    round_at: int = 0
-    round_due: int = 0
-    lease: HeldLease | None = None
-    wait: Wait | None = None
-    stood_us: int = 0
-    progress: Sealed | None = None
-    signals: tuple[Signal, ...] = ()
-    last_token: int = 0
-    cancel: str | None = None
-    output: Sealed | None = None
-    error: AttemptError | None = None
-    dead: DeadReason | None = None
-    cause: str | None = None
-    operation: str | None = None
-    dropped: str | None = None
-    reason: str | None = None
-    finished_at: int | None = None
-    ended_by: int = 0
-    reopened: Reopened | None = None
-
-    @property
-    def queue(self) -> str:
-        return split_job_key(self.key)[0]
-
-    @property
-    def id(self) -> str:
-        return split_job_key(self.key)[1]
 
 
 @lru_cache(1_024)  # the same few limits, several times with each record
@@ -319,6 +225,7 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
         approval=event.approval,
         round_at=record.at,
         round_due=due_at,
+        reproduces=event.reproduces,
     )
 
 
@@ -341,6 +248,8 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             return replace(job, lease=replace(job.lease, started_at=record.at))
         case ProgressReported(progress=progress):
             return replace(job, progress=progress)
+        case StepIntended() | StepDone() | StepFailed() | StepCompensated() | ToolCalled() | UsageRecorded():
+            return _noted(job, event, record)
         case JobCompleted(output=output):
             return _ended(job, target, record, output=output)
         case AttemptFailed(error=error):
@@ -349,7 +258,7 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             )
         case LeaseExpired(losses=losses):
             return replace(job, state=target, since=record.seq, lease=None, lease_losses=losses)
-        case LeaseReleased() | JobDue():
+        case LeaseReleased() | JobDue() | CompensationEnded():
             return replace(job, state=target, since=record.seq, lease=None)
         case JobSnoozed(due_at=due_at):
             return replace(job, state=target, since=record.seq, lease=None, due_at=due_at)
@@ -364,12 +273,42 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
                 # No attempt reported it, as each died with its process: this is what it died of.
                 job = replace(job, error=LEASES_LOST)
             return _ended(job, target, record, reason=rule, dead=dead, cause=cause)
+        case CompensationDue():
+            return _compensating(job, target, event, record)
         case JobDropped(reason=reason):
             return replace(job, dropped=reason)
         case JobRedriven() | JobRerun():
             return _reopened(job, target, record, event)
         case _:
             return _evolve_waiting(job, target, event, record)
+
+
+def _noted(job: Job, event: Fact, record: Record) -> Job:
+    """What the holder of the lease has noted."""
+    assert job.lease is not None
+    called = isinstance(event, ToolCalled) and event.outcome is not ToolOutcome.DENIED
+    return replace(
+        job,
+        lease=replace(job.lease, noted=job.lease.noted + 1),
+        steps=stepped(job.steps, event, record.seq),
+        tool_calls=job.tool_calls + called,
+    )
+
+
+def _compensating(job: Job, state: State, event: CompensationDue, record: Record) -> Job:
+    """What its steps did is undone before the job ends, by attempts like any other, counted anew."""
+    return replace(
+        job,
+        state=state,
+        since=record.seq,
+        due_at=record.at,
+        round_due=record.at,
+        wait=None,
+        failures=0,
+        lease_losses=0,
+        stood_us=0,
+        compensation=Compensation(event.rule, event.dead, event.cause),
+    )
 
 
 def _evolve_waiting(job: Job, target: State, event: Fact, record: Record) -> Job:
@@ -446,6 +385,9 @@ def _reopened(job: Job, state: State, record: Record, event: JobRedriven | JobRe
         reason=None,
         finished_at=None,
         reopened=Reopened(record.seq, event.answers, record.actor, type_names[type(event)], event.reason),
+        steps=job.steps[: event.steps] if isinstance(event, JobRerun) else job.steps,
+        tool_calls=0,
+        compensation=None,
     )
 
 
@@ -518,6 +460,6 @@ def next_deadline(job: Job) -> int | None:
         return min(first, lease.expires_at, lease.granted_at + micros(limits.attempt_timeout_s))
     if job.state in (S.SCHEDULED, S.RETRYING):
         first = min(first, job.due_at)
-    if job.attempt == 0 and limits.expires_in_s is not None:
+    if job.attempt == 0 and limits.expires_in_s is not None and job.compensation is None:
         first = min(first, job.round_at + job.stood_us + micros(limits.expires_in_s))
     return first

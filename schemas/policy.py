@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from .bounds import NAME_MAX_CHARS, REASON_MAX_CHARS, TOOL_RULES_MAX
 from .errors import ErrorClass
 
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
@@ -84,6 +86,43 @@ class OnClash(StrEnum):
     """The live job is cancelled, a running one by request, and the new one accepted."""
 
 
+ToolPattern = Annotated[str, Meta(min_length=1, max_length=NAME_MAX_CHARS)]
+"""A name, in which `*` stands for anything."""
+
+ToolPatterns = Annotated[tuple[ToolPattern, ...], Meta(max_length=TOOL_RULES_MAX)]
+
+
+class ToolPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """Which tools a queue's jobs may call, how often, and what of their parameters is kept.
+
+    A tool must match one of `allow`, where that is not empty, and none of `deny`. `max_calls` is a job's
+    budget, over the attempts of a round. Parameters whose names match `redact` are recorded as `[redacted]`.
+    """
+
+    allow: ToolPatterns = ()
+    deny: ToolPatterns = ()
+    max_calls: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    redact: ToolPatterns = ()
+
+    def denies(self, tool: str, calls: int) -> str | None:
+        """The rule by which a tool must not be called after so many calls; None where it may."""
+        for pattern in self.deny:
+            if fnmatchcase(tool, pattern):
+                return f"deny lists {pattern}"
+        if self.allow and not any(fnmatchcase(tool, pattern) for pattern in self.allow):
+            return f"allow lists {', '.join(self.allow)}"[:REASON_MAX_CHARS]
+        if self.max_calls is not None and calls >= self.max_calls:
+            return f"max_calls is {self.max_calls}, and {calls} were made"
+        return None
+
+    def redacts(self, parameter: str) -> bool:
+        """Whether a parameter's value is not kept."""
+        return any(fnmatchcase(parameter, pattern) for pattern in self.redact)
+
+
+ANY_TOOL: Final = ToolPolicy()
+
+
 class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What governs a queue. A default here never changes: old records leave defaults out.
 
@@ -91,7 +130,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     accepted under. The rest holds at every grant: `concurrency` running jobs in the queue and
     `key_concurrency` for each `concurrency_key`; `rate_per_s` grants with a `burst`; at most
     `retries_per_min` retries started, so that an outage is not amplified; `pending_max` jobs waiting, beyond
-    which submits are refused.
+    which submits are refused; `tools` governs what their attempts call.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -104,6 +143,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     retries_per_min: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     pending_max: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
     on_clash: OnClash = OnClash.RETURN
+    tools: ToolPolicy = ANY_TOOL
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

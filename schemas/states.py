@@ -1,4 +1,4 @@
-"""Where a job can stand."""
+"""Where a job can stand, and why it is dead."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ class State(StrEnum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     DEAD = "dead"
+
+
+class DeadReason(StrEnum):
+    """Why a job was dead-lettered."""
+
+    EXHAUSTED = "exhausted"
+    NON_RETRYABLE = "non_retryable"
+    POLICY = "policy"
+    POISON = "poison"
+    EXPIRED = "expired"
+    JOB_TIMEOUT = "job_timeout"
+    HISTORY_LIMIT = "history_limit"
+    DEPENDENCY = "dependency"
+    REJECTED = "rejected"
+    WAIT_TIMEOUT = "wait_timeout"

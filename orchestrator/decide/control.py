@@ -42,8 +42,10 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
 from writ.schemas.submits import content_fault, filled_fault
 
-from .death import dead
+from .death import cancelled, dead
 from .depend import ask_approval
+from .lease import awaits_word
+from .steps import outcome_fault
 
 Outcome = tuple[Fact, ...] | Rejection
 _NULL = b"null"
@@ -76,13 +78,23 @@ def cancel(job: Job | None, command: Cancel) -> Outcome:
         return unknown(command)
     if job.state in TERMINAL:
         return refused(job, CancelRequested)
+    if job.compensation is not None:
+        return _ending(job)
     if job.state is State.RUNNING:
         return () if job.cancel is not None else (CancelRequested(command.reason),)
-    return (CancelRequested(command.reason), JobCancelled(command.reason))
+    return (CancelRequested(command.reason), cancelled(job, command.reason))
+
+
+def _ending(job: Job) -> Rejection:
+    reason = f"job {job.id} is ending, and undoes what its steps did; terminate ends it without that"
+    return _conflict(f"already_ending: {reason}")
 
 
 def terminate(job: Job | None, command: Terminate) -> Outcome:
-    """Ends a job at once: a running one loses its lease here, and its worker hears that it is void."""
+    """Ends a job at once: a running one loses its lease here, and its worker hears that it is void.
+
+    What its steps did is not undone.
+    """
     if job is None:
         return unknown(command)
     if job.state in TERMINAL:
@@ -137,16 +149,20 @@ def drop(job: Job | None, command: Drop) -> Outcome:
 
 
 def rerun(job: Job | None, command: Rerun, operation: str | None = None) -> Outcome:
-    """Opens a new round of any finished job: the whole of it, as jobs record no steps to go on from."""
+    """Opens a new round of any finished job: from its start, or from one of its recorded steps on."""
     if job is None:
         return unknown(command)
     if not _allowed(job, JobRerun):
         return refused(job, JobRerun)
+    kept = 0
     if command.from_step is not None:
-        # No event of the log records a step yet.
-        reason = f"the job has no step {command.from_step!r} to run from; its recorded steps: none"
-        return Rejection(RejectionKind.NOT_FOUND, reason, "from_step")
-    return (JobRerun(job.ended_by, command.reason, operation),)
+        names = [step.name for step in job.steps]
+        if command.from_step not in names:
+            known = ", ".join([repr(name) for name in names]) or "none"
+            reason = f"the job has no step {command.from_step!r} to run from; its recorded steps: {known}"
+            return Rejection(RejectionKind.NOT_FOUND, reason[: bounds.REASON_MAX_CHARS], "from_step")
+        kept = names.index(command.from_step)
+    return (JobRerun(job.ended_by, command.reason, operation, kept),)
 
 
 def pause(job: Job | None, command: Pause) -> Outcome:
@@ -187,6 +203,8 @@ def resume(job: Job | None, command: Resume, now: int) -> Outcome:
 def approve(job: Job | None, command: Approve) -> Outcome:
     """Says yes."""
     fault = _no_approval(job, command)
+    if fault is None and job is not None and awaits_word(job):
+        fault = outcome_fault(command.data)
     if fault is None and job is not None:
         fault = _data_fault(job, WaitReason.APPROVAL, command.data)
     if fault is not None:

@@ -9,7 +9,6 @@ from writ.schemas.events import (
     CancelRequested,
     DeadReason,
     Fact,
-    JobCancelled,
     JobResumed,
     JobSuspended,
     OnDead,
@@ -19,7 +18,7 @@ from writ.schemas.events import (
 from writ.schemas.lifecycle import TERMINAL, Job, State, micros
 from writ.schemas.links import Afar
 
-from .death import dead
+from .death import cancelled, dead
 
 Known = Job | Afar
 """A job of this partition, or what is known of one of another."""
@@ -92,7 +91,7 @@ def _otherwise(job: Job, failed: Known) -> tuple[Fact, ...]:
         case OnDead.DEAD_LETTER:
             return (dead(job, DeadReason.DEPENDENCY, rule),)
         case OnDead.CANCEL:
-            return (JobCancelled(rule),)
+            return (cancelled(job, rule),)
         case OnDead.SUSPEND:
             # Told once; a person resumes, cancels, or redrives what failed.
             told = job.wait is not None and job.wait.on == (failed.key,)
@@ -107,12 +106,14 @@ def on_parent_ended(child: Job, parent: Known) -> tuple[Fact, ...]:
         return ()
     if child.on_parent_end is OnParentEnd.ABANDON or child.state in TERMINAL or child.cancel is not None:
         return ()
+    if child.compensation is not None:
+        return ()  # it ends anyway, when what its steps did is undone
     if child.reopened is not None and child.reopened.seq > parent.ended_by:
         return ()  # an operator wants it all the same
     reason = f"its parent {parent.key} is {_how(parent)}"
     if child.state is State.RUNNING:
         return (CancelRequested(reason),)
-    return (CancelRequested(reason), JobCancelled(reason))
+    return (CancelRequested(reason), cancelled(child, reason))
 
 
 def on_child_ended(parent: Job, find: Find) -> tuple[Fact, ...]:

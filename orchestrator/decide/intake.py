@@ -6,13 +6,14 @@ from typing import TypeVar
 
 from writ.schemas.commands import SubmitJob
 from writ.schemas.events import Fact, JobSubmitted
-from writ.schemas.lifecycle import Job, micros
+from writ.schemas.lifecycle import TERMINAL, Job, micros
 from writ.schemas.policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, OnClash, Retry
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import seal
+from writ.schemas.steps import Reproduces
 
-from .depend import Find
+from .depend import Find, Known
 
 _T = TypeVar("_T", Retry, Limits)
 
@@ -36,7 +37,29 @@ def refusal(
     if command.parent is not None and find(command.parent) is None:
         reason = f"parent names {command.parent}; there is no such job"
         return Rejection(RejectionKind.NOT_FOUND, reason, "parent", index)
+    if command.reproduces is not None:
+        return _unreproducible(command, command.reproduces, find(command.reproduces.job), index)
     return None
+
+
+def _unreproducible(
+    command: SubmitJob, wanted: Reproduces, found: Known | None, index: int | None
+) -> Rejection | None:
+    """Why a job cannot be the same run as another once more."""
+    if not isinstance(found, Job):
+        reason = f"reproduces names {wanted.job}; there is no such job in this partition"
+        return Rejection(RejectionKind.NOT_FOUND, reason, "reproduces", index)
+    why = None
+    if found.state not in TERMINAL or found.ended_by != wanted.end:
+        ended = f"record {found.ended_by}" if found.ended_by else "none yet"
+        why = f"is {found.state}, and its newest end is {ended}, not record {wanted.end}"
+    elif found.task != command.task:
+        why = f"is of task {found.task}, and this one of {command.task}"
+    elif seal(bytes(command.input)).digest != found.input.digest:
+        why = "has another input"
+    if why is None:
+        return None
+    return Rejection(RejectionKind.CONFLICT, f"{wanted.job}, to be reproduced, {why}", "reproduces", index)
 
 
 def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None) -> Rejection | None:
@@ -80,6 +103,7 @@ def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = No
             batch=command.batch,
             schedule=schedule,
             approval=command.approval if command.after else None,
+            reproduces=command.reproduces,
         ),
     )
 

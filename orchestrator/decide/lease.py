@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from writ.schemas import bounds
 from writ.schemas.commands import Acquire, Completion, Failure, Progress, Snooze, Suspend
@@ -14,7 +15,6 @@ from writ.schemas.events import (
     AttemptStarted,
     DeadReason,
     Fact,
-    JobCancelled,
     JobCompleted,
     JobResumed,
     JobSnoozed,
@@ -27,14 +27,18 @@ from writ.schemas.events import (
 from writ.schemas.lifecycle import Job, State, micros
 from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.sealed import seal
+from writ.schemas.sealed import Sealed, seal
+from writ.schemas.steps import CompensationEnded, Steps, StepState, owing
 from writ.schemas.submits import content_fault, malformed
 
-from .death import dead
+from .death import cancelled, compensated, dead
 from .depend import Find, children_ended, ended
 from .retry import after_failure
 
 _encode = msgspec.json.Encoder().encode
+_ABOUT = "step {}"
+"""What a job waits for that asks about a step; no signal's name holds a blank."""
+
 _CUT = "\n[cut: {} characters in all]"
 
 
@@ -115,6 +119,10 @@ def complete(
         if fault is not None:
             return fault
         output = seal(bytes(report.output))
+    if job.compensation is not None:
+        if owing(job.steps):
+            return replace(still_owed(job.steps), index=index)
+        return (CompensationEnded(job.attempt, report.token, report.run_ms), compensated(job))
     return (JobCompleted(job.attempt, report.token, output, report.run_ms),)
 
 
@@ -127,11 +135,7 @@ def fail(
     now: int,
     seed: float,
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    text = report.text
-    if len(text) > bounds.ERROR_TEXT_MAX_CHARS:
-        note = _CUT.format(len(text))
-        text = text[: bounds.ERROR_TEXT_MAX_CHARS - len(note)] + note
-    error = AttemptError(report.class_, report.type, seal(_encode(text)) if text else None)
+    error = AttemptError(report.class_, report.type, error_text(report.text))
     if job is not None and report.token == job.last_token and error == job.error and _ended_by_failure(job):
         return Repeated()
     void = fence(job, report, principal, index)
@@ -140,6 +144,14 @@ def fail(
     assert job is not None
     failed = AttemptFailed(job.attempt, report.token, error, report.run_ms, report.retry_after_s)
     return after_failure(job, queue, failed, now, seed)
+
+
+def error_text(text: str) -> Sealed | None:
+    """A text of an error as the log keeps it: cut where it is too long."""
+    if len(text) > bounds.ERROR_TEXT_MAX_CHARS:
+        note = _CUT.format(len(text))
+        text = text[: bounds.ERROR_TEXT_MAX_CHARS - len(note)] + note
+    return seal(_encode(text)) if text else None
 
 
 def _ended_by_failure(job: Job) -> bool:
@@ -173,8 +185,8 @@ def release(
         return void
     assert job is not None
     released = LeaseReleased(job.attempt, held.token, reason)
-    if job.cancel is not None:
-        return (released, JobCancelled(job.cancel))
+    if job.stops is not None:
+        return (released, cancelled(job, job.stops))
     return (released,)
 
 
@@ -187,8 +199,8 @@ def snooze(
         return void
     assert job is not None
     snoozed = JobSnoozed(job.attempt, command.token, now + micros(command.delay_s))
-    if job.cancel is not None:
-        return (LeaseReleased(job.attempt, command.token, "snooze"), JobCancelled(job.cancel))
+    if job.stops is not None:
+        return (LeaseReleased(job.attempt, command.token, "snooze"), cancelled(job, job.stops))
     return (snoozed,)
 
 
@@ -200,13 +212,15 @@ def suspend(
     if void is not None:
         return void
     assert job is not None
-    if job.cancel is not None:
-        return (LeaseReleased(job.attempt, command.token, "suspend"), JobCancelled(job.cancel))
+    if job.stops is not None:
+        return (LeaseReleased(job.attempt, command.token, "suspend"), cancelled(job, job.stops))
     reason = WaitReason(command.reason)
     if reason is WaitReason.SIGNAL and command.on is None:
         return malformed("on is missing; a wait for a signal names it there", "on")
     until = None if command.timeout_s is None else now + micros(command.timeout_s)
     children = command.children
+    if command.step is not None:
+        return _asks_about_step(job, command, reason, until)
     if reason is WaitReason.CHILD and not children:
         return malformed("children is empty; a wait for children names them there", "children")
     for key in children:
@@ -228,6 +242,29 @@ def suspend(
     return (waits,)
 
 
+def _asks_about_step(
+    job: Job, command: Suspend, reason: WaitReason, until: int | None
+) -> tuple[Fact, ...] | Rejection:
+    """A person is to say whether a step was done."""
+    number = command.step or 0
+    step = job.steps[number - 1] if number <= len(job.steps) else None
+    if reason is not WaitReason.APPROVAL or step is None or step.state is not StepState.INTENDED:
+        told = "there is none such" if step is None else f"it is {step.state}"
+        return malformed(f"step {number} is not one to ask about, for {reason}: {told}", "step")
+    rule = (
+        f"the outcome of step {number}, {step.name!r}, is unknown: attempt {step.attempt} ended within it. "
+        'Approve with {"done": true, "result": ...} or {"done": false}'
+    )
+    on = (_ABOUT.format(number),)
+    return (JobSuspended(reason, rule, on, until, command.on_timeout, job.attempt, command.token),)
+
+
+def awaits_word(job: Job) -> bool:
+    """Whether the job waits for a person's word about a step."""
+    about = [_ABOUT.format(number) for number in range(1, len(job.steps) + 1)]
+    return job.wait is not None and any(on in about for on in job.wait.on)
+
+
 def progress(job: Job | None, command: Progress, principal: str) -> tuple[Fact, ...] | Repeated | Rejection:
     """What the attempt says of itself."""
     void = fence(job, command, principal)
@@ -238,3 +275,9 @@ def progress(job: Job | None, command: Progress, principal: str) -> tuple[Fact, 
         return fault
     assert job is not None
     return (ProgressReported(job.attempt, command.token, seal(bytes(command.progress))),)
+
+
+def still_owed(steps: Steps) -> Rejection:
+    """The refusal of a compensation said to be over too early."""
+    numbers = ", ".join([f"{number} ({steps[number - 1].name})" for number in owing(steps)])
+    return Rejection(RejectionKind.CONFLICT, f"steps that are not undone yet: {numbers}", "output")

@@ -9,7 +9,6 @@ from writ.schemas.events import (
     AttemptFailed,
     DeadReason,
     Fact,
-    JobCancelled,
     JobSuspended,
     LeaseExpired,
     RetryScheduled,
@@ -19,7 +18,7 @@ from writ.schemas.lifecycle import Job, micros
 from writ.schemas.policy import NEVER_RETRIED, OnExhausted, Retry
 from writ.schemas.queues import Queue
 
-from .death import dead
+from .death import cancelled, dead
 
 
 def backoff_s(policy: Rules | Retry, failures: int) -> float:
@@ -68,10 +67,10 @@ def consequence(
 ) -> Fact:
     """Retry, dead letter or cancelled: the class decides first, then the type, then the count."""
     policy, failures = job.retry, job.failures + 1
-    if job.cancel is not None:
-        return JobCancelled(job.cancel)
+    if job.stops is not None:
+        return cancelled(job, job.stops)
     if error.class_ is ErrorClass.CANCELLED:
-        return JobCancelled("the worker ended it as cancelled")
+        return cancelled(job, "the worker ended it as cancelled")
     if error.class_ in NEVER_RETRIED:
         reason = DeadReason.POLICY if error.class_ is ErrorClass.POLICY else DeadReason.POISON
         return dead(job, reason, f"class {error.class_} is never retried", error)
@@ -90,7 +89,7 @@ def _exhausted(job: Job, error: AttemptError, failures: int, most: int) -> Fact:
         case OnExhausted.DEAD_LETTER:
             return dead(job, DeadReason.EXHAUSTED, rule, error)
         case OnExhausted.CANCEL:
-            return JobCancelled(f"{rule}; on_exhausted is cancel")
+            return cancelled(job, f"{rule}; on_exhausted is cancel")
         case OnExhausted.SUSPEND:
             return JobSuspended(WaitReason.EXHAUSTED, f"{rule}; on_exhausted is suspend")
 
@@ -134,8 +133,8 @@ def after_lost_lease(job: Job) -> tuple[Fact, ...]:
     assert lease is not None
     losses, cap = job.lease_losses + 1, job.retry.max_lease_losses
     expired = LeaseExpired(job.attempt, lease.token, lease.worker, lease.expires_at, losses, cap)
-    if job.cancel is not None:
-        return (expired, JobCancelled(job.cancel))
+    if job.stops is not None:
+        return (expired, cancelled(job, job.stops))
     if losses >= cap:
         rule = f"lost its lease {losses} times; max_lease_losses is {cap}"
         return (expired, dead(job, DeadReason.POISON, rule))

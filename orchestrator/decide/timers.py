@@ -7,7 +7,6 @@ from writ.schemas.events import (
     AttemptFailed,
     DeadReason,
     Fact,
-    JobDeadLettered,
     JobDue,
     JobResumed,
     OnTimeout,
@@ -30,6 +29,7 @@ def due(job: Job, queue: Queue, now: int, seed: float) -> tuple[Fact, ...]:
     limits = job.limits
     if (
         job.attempt == 0
+        and job.compensation is None
         and limits.expires_in_s is not None
         and job.round_at + job.stood_us + micros(limits.expires_in_s) <= now
     ):
@@ -61,7 +61,7 @@ def _running(job: Job, queue: Queue, now: int, seed: float) -> tuple[Fact, ...]:
         kind = "JobTimeout" if over else "AttemptTimeout"
         error = AttemptError(ErrorClass.TIMEOUT, kind)
         failed = AttemptFailed(job.attempt, lease.token, error)
-        if over and job.cancel is None:
+        if over and job.stops is None:
             return (failed, _timed_out(job))
         return after_failure(job, queue, failed, now, seed)
     if lease.expires_at <= now:
@@ -69,6 +69,6 @@ def _running(job: Job, queue: Queue, now: int, seed: float) -> tuple[Fact, ...]:
     return ()
 
 
-def _timed_out(job: Job) -> JobDeadLettered:
+def _timed_out(job: Job) -> Fact:
     rule = f"not finished within job_timeout_s {job.limits.job_timeout_s}"
     return dead(job, DeadReason.JOB_TIMEOUT, rule)

@@ -31,9 +31,10 @@ from writ.schemas.lifecycle import WAITING, Job, State, job_deadline, micros
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED
+from writ.schemas.steps import StepCompensated, StepDone, StepFailed, ToolCalled, UsageRecorded
 
 from .history import Step
-from .text import clock_time, delay_words, duration, error_words, one_line
+from .text import call_words, clock_time, delay_words, duration, error_words, noted_words, one_line, shown
 
 _LISTED_MAX = 20
 
@@ -120,10 +121,7 @@ def explain(steps: Sequence[Step], now: int, standing: QueueStanding | None = No
         at=now,
         who=_who(steps),
         code=_code(steps),
-        tools=Answer(
-            "Which tools were called, with what?",
-            ("Not recorded: this version of the log has no tool calls.",),
-        ),
+        tools=_tools(steps),
         retries=_retries(steps),
         policies=_policies(steps),
         reproducible=_reproducible(steps),
@@ -193,6 +191,20 @@ def _code(steps: Sequence[Step]) -> Answer:
     if len(found) == 1:
         found.append(("No worker has been given it.", steps[0].record.seq))
     return _answer("What code, at which version, ran?", found, "")
+
+
+def _tools(steps: Sequence[Step]) -> Answer:
+    """Calls of tools, the steps that ran, and the tokens used."""
+    found: list[tuple[str, int]] = []
+    for step, event in _events(steps):
+        if isinstance(event, ToolCalled):
+            called = f"{call_words(event)}, with {shown(event.params)} (digest {event.digest[:12]})"
+            found.append((f"{called[0].upper()}{called[1:]}.", step.record.seq))
+        elif isinstance(event, StepDone | StepFailed | StepCompensated | UsageRecorded):
+            words = noted_words(event, step.job.steps)
+            found.append((f"{words[0].upper()}{words[1:]}.", step.record.seq))
+    question = "Which tools were called, with what?"
+    return _answer(question, found, "None is recorded: it called no tool of @tool, and took no ctx.step.")
 
 
 def _retries(steps: Sequence[Step]) -> Answer:
@@ -270,18 +282,25 @@ def _policies(steps: Sequence[Step]) -> Answer:
 
 
 def _reproducible(steps: Sequence[Step]) -> Answer:
+    question = "Can we reproduce it on demand?"
     first = steps[0]
     sealed = first.job.input
     if sealed.key == UNSEALED:
         have = f"its input is in the log (digest {sealed.digest[:16]}...)"
     else:
         have = f"its input is sealed under key {sealed.key}, which must still exist"
+    job = steps[-1].job
+    calls = sum(isinstance(event, ToolCalled) for _, event in _events(steps))
+    answers = f"{len(job.steps)} steps and {calls} calls of tools"
     sentences = (
         "Its decisions can be recomputed: times, limits and seeds are in the records.",
-        f"Running it again is possible in part: {have} and its task is named, "
-        "but the release of the code and the answers of tools are not recorded.",
+        f"It can be run again with the recorded answers of {answers}: {have} and its task is named; "
+        f"the release of its code is not recorded. writ reproduce {job.id} does it and compares.",
     )
-    return Answer("Can we reproduce it on demand?", sentences, (first.record.seq,))
+    if job.reproduces is not None:
+        told = f"It reproduces {job.reproduces.job} as that ended in record {job.reproduces.end}."
+        return Answer(question, (told, *sentences), (first.record.seq,))
+    return Answer(question, sentences, (first.record.seq,))
 
 
 def _last_with(steps: Sequence[Step], *kinds: type[Fact]) -> int:

@@ -62,6 +62,7 @@ from writ.schemas.links import (
     MessageSettled,
     PartitionOpened,
 )
+from writ.schemas.prices import PriceSet
 from writ.schemas.records import Record
 from writ.schemas.schedules import (
     ScheduleBackfilled,
@@ -74,6 +75,19 @@ from writ.schemas.schedules import (
     ScheduleTriggered,
 )
 from writ.schemas.sealed import UNSEALED, Sealed
+from writ.schemas.steps import (
+    CompensationDue,
+    CompensationEnded,
+    StepBy,
+    StepCompensated,
+    StepDone,
+    StepFailed,
+    StepIntended,
+    Steps,
+    ToolCalled,
+    ToolOutcome,
+    UsageRecorded,
+)
 
 from .history import Step
 
@@ -184,7 +198,11 @@ def event_words(event: Fact, step: Step) -> str:
                 f"the log could not be written for {duration(gap_ms * 1_000)}{_lives_until(job, record.at)}"
             )
         case _:
-            return _waiting_words(event, record) or governing_words(event, record.actor)
+            return (
+                _waiting_words(event, record)
+                or noted_words(event, job.steps)
+                or governing_words(event, record.actor)
+            )
 
 
 def _waiting_words(event: Fact, record: Record) -> str:
@@ -215,6 +233,55 @@ def _waiting_words(event: Fact, record: Record) -> str:
             return f"by {record.actor}: {', '.join(changed) or 'nothing'} ({one_line(reason)})"
         case _:
             return ""
+
+
+def noted_words(event: Fact, steps: Steps) -> str:
+    """Events of recorded steps, tools, usage and compensation; `steps` are the job's after the record."""
+
+    def named(number: int) -> str:
+        name = f", {one_line(steps[number - 1].name)}" if number <= len(steps) else ""
+        return f"step {number}{name}"
+
+    match event:
+        case StepIntended(attempt=attempt, step=step, params=params, again=again):
+            more = "" if again is None else f", again by {again}"
+            return f"attempt {attempt} begins {named(step)}{more}, parameters {params[:12]}"
+        case StepDone(step=step, result=result, run_ms=run_ms, by=by):
+            how = "" if by is StepBy.RAN else f" ({by})"
+            return f"{named(step)}{_ran(run_ms)}{how}, result {shown(result)}"
+        case StepFailed(step=step, error=error, run_ms=run_ms):
+            return f"{named(step)}{_ran(run_ms)}: {error_words(error)}"
+        case StepCompensated(step=step, run_ms=run_ms):
+            return f"{named(step)}{_ran(run_ms)}: what it did is undone"
+        case ToolCalled():
+            return f"{call_words(event)}, parameters {shown(event.params)}"
+        case UsageRecorded(model=model, input_tokens=given, output_tokens=got, cost_microusd=cost):
+            price = "no price known" if cost is None else f"{cost} micro-dollars by prices {event.prices}"
+            return f"{model}: {given} tokens in, {got} out, {price}"
+        case CompensationDue(rule=rule, dead=dead):
+            end = "cancelled" if dead is None else f"dead, {dead}"
+            return f"what its steps did is to be undone, then it is {end}: {rule}"
+        case CompensationEnded(attempt=attempt, run_ms=run_ms):
+            return f"attempt {attempt}{_ran(run_ms)}: all is undone"
+        case PriceSet(version=version, model=model, from_at=from_at):
+            price = f"{event.input_microusd} in, {event.output_microusd} out"
+            since = f"from {clock_time(from_at)}"
+            why = one_line(event.reason)
+            return f"version {version}, {model} {price} micro-dollars a million {since}: {why}"
+        case _:
+            return ""
+
+
+def call_words(call: ToolCalled) -> str:
+    """A call of a tool: which, in what attempt, and what became of it."""
+    if call.outcome is ToolOutcome.DENIED:
+        denied = f"attempt {call.attempt}, tool {call.tool} denied"
+        return f"{denied}: {call.rule}, version {call.policy} of the queue's policy"
+    within = "" if call.step is None else f" in step {call.step}"
+    answer = f"result {shown(call.result)}" if call.error is None else error_words(call.error)
+    how = "" if call.by is StepBy.RAN else f" ({call.by})"
+    tool = f"tool {call.tool} {call.schema[:12]}{within}"
+    return f"attempt {call.attempt}, {tool}{_ran(call.run_ms)}{how}: {answer}"
 
 
 def governing_words(event: Fact, actor: str) -> str:
@@ -299,6 +366,7 @@ def _ties(event: JobSubmitted) -> str:
         ("child of", event.parent),
         ("in batch", event.batch),
         ("of schedule", event.schedule),
+        ("reproduces", None if event.reproduces is None else event.reproduces.job),
         ("unique key", event.unique_key),
         ("concurrency key", event.concurrency_key),
         ("fairness key", event.fairness_key),

@@ -40,9 +40,20 @@ from writ.schemas.lifecycle import IllegalTransition, Job, evolve, regranted, re
 from writ.schemas.links import NOTHING, Mark, MessageAccepted
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, LOGIC, Record
+from writ.schemas.steps import (
+    CompensationDue,
+    CompensationEnded,
+    StepCompensated,
+    StepDone,
+    StepFailed,
+    StepIntended,
+    ToolCalled,
+    UsageRecorded,
+)
 
 from ..decide import retry, timers
 from .history import Entry, HistoryError, read_entry
+from .noted import Governed
 
 FAULTS_MAX = 100
 _SYSTEM = "writ:"
@@ -97,6 +108,7 @@ class Verifier:
         self._jobs: dict[tuple[str, str], Job] = {}
         self._queues: dict[tuple[str, str], Queue] = {}
         self._accepted: dict[str, Mark] = {}
+        self._governed = Governed()
         self._records = self._decisions = self._skipped = 0
         self._faults: list[Fault] = []
 
@@ -147,6 +159,8 @@ class Verifier:
         self._check_decision(job, record)
         for event in record.events:
             self._check_lease(job, event, record)
+            if job is not None and (noted := self._governed.fault(job, event, record.at)) is not None:
+                self._fault(record.seq, *noted)
             self._count(record, event)
             try:
                 job = evolve(job, event, record)
@@ -184,6 +198,13 @@ class Verifier:
                 | ProgressReported(attempt=attempt, token=token)
                 | JobSnoozed(attempt=attempt, token=token)
                 | JobSuspended(attempt=int(attempt), token=int(token))
+                | StepIntended(attempt=attempt, token=token)
+                | StepDone(attempt=attempt, token=token)
+                | StepFailed(attempt=attempt, token=token)
+                | StepCompensated(attempt=attempt, token=token)
+                | ToolCalled(attempt=attempt, token=token)
+                | UsageRecorded(attempt=attempt, token=token)
+                | CompensationEnded(attempt=attempt, token=token)
             ):
                 live = job.lease.token if job.lease is not None else None
                 if token != live or attempt != job.attempt:
@@ -208,6 +229,7 @@ class Verifier:
             self._fault(record.seq, "decision", _difference(expected, record.events))
 
     def _take_other(self, record: Record) -> None:
+        self._governed.take(record)
         for event in record.events:
             match event:
                 case QueueDeclared() | QueuePaused() | QueueDraining() | QueueResumed():
@@ -258,9 +280,12 @@ def expected_events(job: Job, queue: Queue | None, record: Record) -> tuple[Fact
             return retry.after_failure(job, queue, first, record.at, seed)
         case JobDeadLettered(reason=DeadReason.HISTORY_LIMIT):
             return (first,) if job.records >= bounds.HISTORY_MAX_RECORDS else ()
-        case JobDeadLettered(reason=DeadReason.REJECTED | DeadReason.DEPENDENCY):
+        case (
+            JobDeadLettered(reason=DeadReason.REJECTED | DeadReason.DEPENDENCY)
+            | CompensationDue(dead=DeadReason.REJECTED | DeadReason.DEPENDENCY | None)
+        ):
             return None  # a person's word, or what another job's end meant
-        case AttemptFailed() | LeaseExpired() | JobDue() | JobDeadLettered():
+        case AttemptFailed() | LeaseExpired() | JobDue() | JobDeadLettered() | CompensationDue():
             return timers.due(job, queue, record.at, seed)
         case _:
             return None

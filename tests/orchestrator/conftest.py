@@ -76,6 +76,7 @@ def told(state: Partition) -> dict[str, Any]:
         "scheduled": {p: sorted(found) for p in state.schedules if (found := known.scheduled(p))},
         "tallies": {b: counts(known.tally(b)) for b in batches},
         "long": dict(state.long),
+        "prices": dict(state.prices),
         "afar": dict(state.links.afar),
         "watched": {p: dict(w) for p, w in state.links.watched.items()},
         "messages": (state.links.sent, state.links.accepted, state.links.settled),

@@ -15,6 +15,7 @@ from msgspec import inspect
 from writ.orchestrator.messages import open_request, open_submit
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
 from writ.schemas.ids import KEY_PATTERN
+from writ.schemas.notes import DIGEST_PATTERN
 from writ.schemas.rejections import Rejection, RejectionKind
 
 TYPES: dict[str, type[msgspec.Struct]] = {"submit": SubmitJob, **LEASE_VERBS, **CONTROL_VERBS}
@@ -51,9 +52,10 @@ def sound(kind: inspect.Type) -> Any:
     (kind, *_) = members(kind)
     match kind:
         case inspect.StructType(fields=fields):
-            return {f.encode_name: sound(f.type) for f in fields if f.required}
+            tagged = {kind.tag_field: kind.tag} if kind.tag_field else {}
+            return {**tagged, **{f.encode_name: sound(f.type) for f in fields if f.required}}
         case inspect.StrType(pattern=pattern):
-            return "q~a" if pattern == KEY_PATTERN else "a"
+            return {KEY_PATTERN: "q~a", DIGEST_PATTERN: "ab" * 32}.get(pattern or "", "a")
         case inspect.IntType(ge=ge) | inspect.FloatType(ge=ge):
             return ge if ge is not None else 1
         case inspect.EnumType(cls=cls):

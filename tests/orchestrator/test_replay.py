@@ -159,7 +159,7 @@ def test_the_questions_of_a_dead_letter(history: Histories) -> None:
     assert found.who.records == (2,)
     assert "Task mail.send; its release is not recorded." in found.code.sentences
     assert found.code.records == (2, 3, 7)
-    assert "Not recorded" in found.tools.sentences[0]
+    assert "None is recorded" in found.tools.sentences[0]
     assert found.retries.records == (5, 8)
     assert found.retries.sentences[-1] == (
         "Not retried, dead-lettered as exhausted: failed attempt 2 of max_attempts 2."

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from writ.orchestrator.deadlines import Deadlines
-from writ.orchestrator.decide import control, depend, intake, lease, schedule, timers
+from writ.orchestrator.decide import control, depend, intake, lease, schedule, steps, timers
 from writ.orchestrator.decide import queue as queues
+from writ.orchestrator.decide.prices import set_price
 from writ.orchestrator.decide.schedule import Firing
 from writ.orchestrator.round import Round
 from writ.orchestrator.state import Partition, Undo
@@ -41,12 +42,15 @@ from writ.schemas.events import (
 )
 from writ.schemas.lifecycle import TERMINAL, TRANSITIONS, Job, State, evolve, next_deadline
 from writ.schemas.links import LINK_EVENTS, PartitionOpened
+from writ.schemas.notes import Noted, StepFault, StepIntent, StepResult, StepUndone, TokensUsed, ToolCall
 from writ.schemas.operations import Operation, evolve_operation
 from writ.schemas.policy import Limits, OnExhausted, QueuePolicy, Retry
+from writ.schemas.prices import NO_PRICES, PRICES_KEY, evolve_prices
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Overlap, Schedule, ScheduleSpec, evolve_schedule, next_due
+from writ.schemas.steps import OnUnknown, ToolOutcome, owing
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories, History, JobWords
@@ -102,6 +106,7 @@ class Roamer:
         self.schedules: dict[str, Schedule] = {}
         self.operations: dict[str, Operation] = {}
         self.batches: dict[str, bool] = {}
+        self.prices = NO_PRICES
 
     def step(self) -> None:
         draw = self.draw
@@ -112,7 +117,7 @@ class Roamer:
 
     def system(self) -> None:
         history = self.history
-        self.draw.choice((history.elected, history.resumed, lambda: history.beat("w1")))()
+        self.draw.choice((history.elected, history.resumed, lambda: history.beat("w1"), self.price))()
 
     def of_queue(self) -> None:
         draw, queue = self.draw, self.queues.get(self.queue, BUILT_IN)
@@ -299,6 +304,9 @@ class Roamer:
         draw, at, token, i = self.draw, self.history.at, job.last_token, job.id
         assert job.lease is not None
         who = job.lease.principal
+        if job.compensation is not None and draw.random() < 0.7:
+            done = lease.complete(job, commands.Completion(i, token), who, None)
+            return done if isinstance(done, tuple) else self.note(job)
         wait = draw.choice((None, 9.0))
         suspend = commands.Suspend("w1", i, token, draw.choice(("signal", "approval")), "paid", wait)
         failure = commands.Failure(i, token, class_=draw.choice(list(ErrorClass)), type="Full", text="no")
@@ -313,9 +321,52 @@ class Roamer:
                 lambda: lease.snooze(job, commands.Snooze("w1", i, token, 5.0), who, at),
                 lambda: lease.suspend(job, suspend, who, at, lambda key: None),
                 lambda: lease.progress(job, commands.Progress("w1", i, token, RAW(b"1")), who),
+                *(lambda: self.note(job),) * 5,
             )
         )()
         return outcome if isinstance(outcome, tuple) else ()
+
+    def note(self, job: Job) -> tuple[Fact, ...]:
+        """What the holder notes: a step or the calls of tools; where the job is ending, what is undone."""
+        draw = self.draw
+        assert job.lease is not None
+        fresh = draw.random() < 0.7
+        number = len(job.steps) + 1 if fresh else draw.randint(1, len(job.steps) + 1)
+        known = job.steps[number - 1] if number <= len(job.steps) else None
+        intent = StepIntent(
+            number,
+            f"step {number}",
+            "ab" * 32,
+            draw.choice((OnUnknown.REPEAT, OnUnknown.COMPENSATE)),
+            draw.random() < 0.7,
+            None if known is None else known.on_unknown,
+        )
+        result = StepResult(number, RAW(b"[1]"))
+        fault = StepFault(number, class_=ErrorClass.APPLICATION, type="Full", text="no")
+        call = ToolCall("search", "1", RAW(b"{}"), "ab" * 32, draw.choice(list(ToolOutcome)))
+        remarks: tuple[Any, ...] = draw.choice(
+            (
+                (intent,),
+                (intent, result),
+                (intent, result),
+                (intent, fault),
+                (call, TokensUsed("small", 10, 20)),
+            )
+        )
+        if job.compensation is not None:
+            remarks = tuple([StepUndone(owed) for owed in owing(job.steps)[: draw.choice((1, 9))]])
+        noted = Noted(job.id, job.last_token, job.lease.noted + 1, remarks)
+        at, seq = self.history.at, len(self.history.records) + 1
+        outcome = steps.note(job, noted, job.lease.principal, None, self.prices, at, seq)
+        return outcome if isinstance(outcome, tuple) else ()
+
+    def price(self) -> None:
+        command = commands.SetPrice("small", self.draw.randrange(9), 5)
+        events = set_price(self.prices, command, self.history.at)
+        assert isinstance(events, tuple)
+        if events:
+            self.history.add("prices", PRICES_KEY, events, actor="owner")
+            self.prices = evolve_prices(self.prices, events[0])
 
 
 def roam(histories: Histories, seed: int, steps: int) -> History:
@@ -390,13 +441,14 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
     """
     told: set[type[Fact]] = set()
     taken: set[Edge] = set()
-    for seed in range(60):
+    for seed in range(90):
         for stored in (roamed := roam(history, seed, 250)).records:
             told |= {type(event) for event in decode(stored.body).events}
         taken |= edges(roamed)
     audit = {Barrier, HistoryLong, CommandRejected, ReportRejected, RejectionsFolded}
     assert told >= set(EVENT_TYPES.values()) - audit - {PartitionOpened, *LINK_EVENTS}
-    for seldom in (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed):
+    rare = (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed, undone_from_a_wait)
+    for seldom in rare:
         taken |= edges(seldom(history))
     untaken = {(place, event, to) for (place, event), ways in TRANSITIONS.items() for to in ways} - taken
     assert not untaken, "transition coverage: no decision of the shipped code is seen to take these edges"
@@ -455,6 +507,32 @@ def told_of_another_that_failed(history: Histories) -> History:
     words.add(*depend.on_submit(words.now, lambda key: None))
     words.add(*depend.on_ended(words.now, {dead.key: dead}.get, words.history.at))
     return words.history
+
+
+def undone_from_a_wait(history: Histories) -> History:
+    """Cancelled after a step that can be undone, one while it waits and one after a snooze."""
+    told = history()
+    for job_id, state in (("a", State.SUSPENDED), ("b", State.SCHEDULED)):
+        words = told.job(job_id).submitted().granted()
+        job = words.now
+        intent = StepIntent(1, "charge", "ab" * 32, compensable=True)
+        noted = Noted(job.id, job.last_token, 1, (intent, StepResult(1, RAW(b"7"))))
+        seq = len(told.records) + 1
+        made = steps.note(job, noted, "worker-1", None, NO_PRICES, told.at, seq)
+        assert isinstance(made, tuple)
+        words.add(*made)
+        ask: lease.Repeated | control.Outcome
+        if state is State.SUSPENDED:
+            suspend = commands.Suspend("w1", job.id, job.last_token, "approval")
+            ask = lease.suspend(words.now, suspend, "worker-1", told.at, lambda key: None)
+        else:
+            snooze = commands.Snooze("w1", job.id, job.last_token, 5.0)
+            ask = lease.snooze(words.now, snooze, "worker-1", told.at)
+        assert isinstance(ask, tuple)
+        words.add(*ask)
+        assert words.now.state is state
+        words.cancelled()
+    return told
 
 
 @pytest.mark.parametrize("seed", range(20))

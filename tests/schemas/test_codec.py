@@ -79,7 +79,8 @@ from writ.schemas.links import (
     MessageSettled,
     PartitionOpened,
 )
-from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry
+from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry, ToolPolicy
+from writ.schemas.prices import PriceSet
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import (
@@ -96,6 +97,20 @@ from writ.schemas.schedules import (
 )
 from writ.schemas.sealed import seal
 from writ.schemas.states import State
+from writ.schemas.steps import (
+    CompensationDue,
+    CompensationEnded,
+    OnUnknown,
+    Reproduces,
+    StepBy,
+    StepCompensated,
+    StepDone,
+    StepFailed,
+    StepIntended,
+    ToolCalled,
+    ToolOutcome,
+    UsageRecorded,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -140,6 +155,7 @@ RETRY = st.builds(
 LIMITS = st.builds(
     Limits, st.floats(1, 99), st.floats(0.1, 99), st.floats(0.1, 99), st.none() | st.floats(0.1, 9)
 )
+NAMES = st.lists(st.text("abc*", min_size=1, max_size=9), max_size=3).map(tuple)
 POLICY = st.builds(
     QueuePolicy,
     RETRY,
@@ -152,6 +168,7 @@ POLICY = st.builds(
     COUNT,
     COUNT,
     st.sampled_from(OnClash),
+    st.builds(ToolPolicy, NAMES, NAMES, st.none() | st.integers(0, 9), NAMES),
 )
 MOMENT = st.none() | st.datetimes(
     datetime.datetime(1970, 1, 2), datetime.datetime(2099, 1, 1), timezones=st.just(datetime.UTC)
@@ -221,6 +238,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         MAYBE_TEXT,
         MAYBE_TEXT,
         st.none() | st.builds(Approval, st.none() | st.floats(0.1, 9e4), st.sampled_from(OnTimeout)),
+        st.none() | st.builds(Reproduces, st.just("mail~a"), st.integers(1, 2**40)),
     ),
     JobDue: st.builds(JobDue),
     LeaseGranted: st.builds(LeaseGranted, TEXT, NUMBER, st.none() | TEXT),
@@ -236,7 +254,26 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     JobCancelled: st.builds(JobCancelled, TEXT),
     JobDeadLettered: st.builds(JobDeadLettered, st.sampled_from(DeadReason), TEXT, MAYBE_TEXT),
     JobRedriven: st.builds(JobRedriven, NUMBER, TEXT, MAYBE_TEXT),
-    JobRerun: st.builds(JobRerun, NUMBER, TEXT, MAYBE_TEXT),
+    JobRerun: st.builds(JobRerun, NUMBER, TEXT, MAYBE_TEXT, NUMBER),
+    StepIntended: st.builds(
+        StepIntended,
+        *(NUMBER, NUMBER, NUMBER, TEXT, TEXT),
+        st.sampled_from(OnUnknown),
+        st.booleans(),
+        st.none() | st.sampled_from(OnUnknown),
+    ),
+    StepDone: st.builds(StepDone, NUMBER, NUMBER, NUMBER, st.none() | SEALED, MAYBE, st.sampled_from(StepBy)),
+    StepFailed: st.builds(StepFailed, NUMBER, NUMBER, NUMBER, ERROR, MAYBE, st.sampled_from(StepBy)),
+    StepCompensated: st.builds(StepCompensated, NUMBER, NUMBER, NUMBER, MAYBE),
+    ToolCalled: st.builds(
+        ToolCalled,
+        *(NUMBER, NUMBER, TEXT, TEXT, SEALED, TEXT, st.sampled_from(ToolOutcome), NUMBER, MAYBE_TEXT),
+        *(st.none() | ERROR, st.none() | SEALED, MAYBE, MAYBE, st.sampled_from(StepBy)),
+    ),
+    UsageRecorded: st.builds(UsageRecorded, NUMBER, NUMBER, TEXT, NUMBER, NUMBER, MAYBE, NUMBER),
+    CompensationDue: st.builds(CompensationDue, TEXT, st.none() | st.sampled_from(DeadReason), MAYBE_TEXT),
+    CompensationEnded: st.builds(CompensationEnded, NUMBER, NUMBER, MAYBE),
+    PriceSet: st.builds(PriceSet, NUMBER, TEXT, NUMBER, NUMBER, NUMBER, TEXT),
     JobDropped: st.builds(JobDropped, TEXT),
     JobSuspended: st.builds(JobSuspended, WAIT, TEXT, TEXTS, MAYBE, st.sampled_from(OnTimeout), MAYBE, MAYBE),
     JobResumed: st.builds(JobResumed, WAIT, TEXT, st.none() | SEALED),

@@ -58,6 +58,17 @@ from writ.schemas.lifecycle import (
 from writ.schemas.policy import Limits
 from writ.schemas.records import Record
 from writ.schemas.sealed import seal
+from writ.schemas.steps import (
+    CompensationDue,
+    CompensationEnded,
+    StepCompensated,
+    StepDone,
+    StepFailed,
+    StepIntended,
+    ToolCalled,
+    ToolOutcome,
+    UsageRecorded,
+)
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories
@@ -86,6 +97,14 @@ SAMPLES: dict[type[Fact], Fact] = {
     ProgressReported: ProgressReported(1, 7, seal(b"0.5")),
     SignalReceived: SignalReceived("paid", seal(b"1")),
     JobEdited: JobEdited("why", priority=1),
+    StepIntended: StepIntended(1, 7, 1, "charge", "ab" * 32),
+    StepDone: StepDone(1, 7, 1),
+    StepFailed: StepFailed(1, 7, 1, ANY),
+    StepCompensated: StepCompensated(1, 7, 1),
+    ToolCalled: ToolCalled(1, 7, "search", "1", seal(b"{}"), "ab" * 32, ToolOutcome.DONE),
+    UsageRecorded: UsageRecorded(1, 7, "small", 10, 20),
+    CompensationDue: CompensationDue("rule", DeadReason.EXHAUSTED),
+    CompensationEnded: CompensationEnded(1, 7),
 }
 START_US = 1_767_225_600_000_000
 SOON = START_US + 500_000

@@ -9,13 +9,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from writ.schemas import commands
+from writ.schemas.notes import Note, Recall, Recalled
 from writ.schemas.rejections import Rejection, RejectionKind
 
 from .fold import Fold
 from .tally import TERMINAL, Tally, us
 
 NOTHING: Final = msgspec.json.encode(commands.Acquired())
-_REPORTS: Final = frozenset({"start", "complete", "fail", "release", "snooze", "suspend", "progress"})
+_REPORTS: Final = frozenset({"start", "complete", "fail", "release", "snooze", "suspend", "progress", "note"})
 _decoders: Final[dict[str, Callable[[bytes], Any]]] = {
     verb: msgspec.json.Decoder(cls).decode
     for verb, cls in (commands.LEASE_VERBS | commands.CONTROL_VERBS).items()
@@ -25,6 +26,7 @@ _renewed: Final = msgspec.json.Decoder(commands.Renewed).decode
 _reported: Final = msgspec.json.Decoder(commands.Reported).decode
 _started: Final = msgspec.json.Decoder(commands.Started).decode
 _planned: Final = msgspec.json.Decoder(commands.Planned).decode
+_recalled: Final = msgspec.json.Decoder(Recalled).decode
 _answer: Final = msgspec.json.Decoder(commands.Answer).decode
 _INSTEAD: Final = {"snooze": "release", "suspend": "release"}
 """How the lease of a job ends whose cancelling was accepted before."""
@@ -91,6 +93,8 @@ class Answers:
             self._acquired(fold, asked, _acquired(said))
         elif verb == "renew":
             self._renewed(fold, asked, _renewed(said))
+        elif verb == "recall":
+            self._recalled(fold, asked, _recalled(said))
         elif verb in _REPORTS:
             self._reported(fold, asked, _reported(said))
         elif verb in commands.CONTROL_VERBS:
@@ -152,7 +156,8 @@ class Answers:
         if missing:
             self._broken(f"a beat of {job.key} does not bring the signals {missing}")
         told = held.id in said.cancel
-        if job.token == held.token and job.cancel is not None and job.cancel_seq <= asked.seq and not told:
+        wanted = job.cancel is not None and job.cancel_seq <= asked.seq and job.undoes is None
+        if job.token == held.token and wanted and not told:
             self._broken(f"a beat of {job.key} does not say that it is cancelled")
 
     def _reported(self, fold: Fold, asked: Asked, said: commands.Reported) -> None:
@@ -160,7 +165,7 @@ class Answers:
             return
         rules, verb = fold.rules, asked.verb
         refused = {rejection.index: rejection for rejection in said.refused}
-        command = _decoders[verb](asked.body)
+        command: Any = _decoders[verb](asked.body)
         if verb in ("snooze", "suspend", "progress") and said.refused:
             self._void(fold, asked, command.id, command.token, said.refused[0])
             return
@@ -170,6 +175,9 @@ class Answers:
                 continue
             if verb == "start":
                 stored = token in rules.started
+            elif isinstance(command, Note):
+                report = command.reports[index]
+                stored = len(rules.noted.get(token, ())) >= report.first + len(report.notes) - 1
             elif verb == "progress":
                 stored = rules.progressed.get(token, 0) > asked.seq
             else:
@@ -179,8 +187,18 @@ class Answers:
                 self._broken(f"the {verb} of token {token} was accepted, and is not in the log")
             elif granted[0] != f"{asked.line}~{job_id}":
                 self._broken(f"{verb} of {job_id} was accepted for token {token} of {granted[0]}")
-            elif verb in _INSTEAD and token in rules.waits:
+            elif isinstance(command, commands.Snooze | commands.Suspend) and token in rules.waits:
                 self._asleep(fold, command, token)
+
+    def _recalled(self, fold: Fold, asked: Asked, said: Recalled) -> None:
+        """A later attempt is given every step, as the log has it."""
+        if said.error is not None:
+            return
+        command: Recall = _decoders["recall"](asked.body)
+        steps = fold.jobs[f"{asked.line}~{command.id}"].steps[command.after :]
+        have = [(step.name, step.seq) for step in said.steps]
+        if have != [(step.name, step.seq) for step in steps[: len(have)]] or (steps and not have):
+            self._broken(f"the steps of {command.id} recalled are {have}")
 
     def _asleep(self, fold: Fold, command: commands.Snooze | commands.Suspend, token: int) -> None:
         """An attempt sleeps for as long as it asked, and no longer."""
@@ -256,7 +274,7 @@ def _allowed(verb: str, job: Tally) -> bool:
     """Whether a job's state allows a command."""
     wait = None if job.wait is None else job.wait.reason
     held: dict[str, bool] = {
-        "cancel": job.live,
+        "cancel": job.live and job.undoes is None,
         "terminate": job.live,
         "redrive": job.state == "dead" and job.given.unique_key is None,
         "rerun": job.state in TERMINAL and job.given.unique_key is None,
@@ -273,7 +291,7 @@ def _allowed(verb: str, job: Tally) -> bool:
 
 def _named_in(command: Any) -> list[tuple[str, int]]:
     """The ids and tokens that a report is about."""
-    if isinstance(command, commands.Complete | commands.Fail):
+    if isinstance(command, commands.Complete | commands.Fail | Note):
         return [(each.id, each.token) for each in command.reports]
     if isinstance(command, commands.Start | commands.Release):
         return [(each.id, each.token) for each in command.leases]

@@ -102,7 +102,7 @@ class Bonds:
                 told = failed is not None and job.given.on_dead == "suspend" and len(wait.on) == 1
                 need(told or failed is None, f"{job.key} still waits, though one before it has failed")
                 need(not self.met(job), f"{job.key} still waits, though all before it have completed")
-            if job.live and job.cancel is None:
+            if job.live and job.cancel is None and job.undoes is None:
                 need(not self.parent_over(job), f"{job.key} goes on, though its parent has ended")
         for place, batch in self.batches.items():
             if not batch.told:

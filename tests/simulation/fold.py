@@ -22,6 +22,7 @@ from writ.schemas import events as e
 from writ.schemas.codec import CodecError, decode
 from writ.schemas.ids import derived_job_id
 from writ.schemas.links import PartitionOpened
+from writ.schemas.prices import PriceSet
 from writ.schemas.records import Record, Source
 from writ.schemas.schedules import SCHEDULE_EVENTS
 
@@ -229,7 +230,7 @@ class Fold:
                 self.bonds.batch(event, record)
             case e.OperationPlanned() | e.OperationEnded():
                 self.operations.change(event, record)
-            case e.CommandRejected() | e.ReportRejected() | e.Barrier() | PartitionOpened():
+            case e.CommandRejected() | e.ReportRejected() | e.Barrier() | PartitionOpened() | PriceSet():
                 pass
             case _ if isinstance(event, SCHEDULE_EVENTS):
                 self.timetable.change(event, record)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from writ.schemas import events as e
 from writ.schemas.records import Record
+from writ.schemas.steps import CompensationDue, CompensationEnded
 
+from . import steps
 from .tally import BY_OPERATION, SYSTEM, TERMINAL, Rules, Tally, Waits, Wrong, need, us
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class JobRules:
         self.renewals: dict[int, int] = {}
         self.progressed: dict[int, int] = {}
         self.started: set[int] = set()
+        self.noted: dict[int, list[Any]] = {}
+        """Token to what its holder noted, in order."""
         self.reopened: dict[str, int] = {}
         self.waits: dict[int, Waits] = {}
         """Token of an attempt that ended so to what it waits for; for a snooze, the time."""
@@ -66,6 +70,9 @@ class JobRules:
             e.ProgressReported: self._progressed,
             e.SignalReceived: self._signal,
             e.JobEdited: self._edited,
+            **dict.fromkeys(steps.NOTED, self._noted),
+            CompensationDue: self._undoes,
+            CompensationEnded: self._undone,
         }
 
     def take(self, job: Tally, event: e.Fact, record: Record) -> None:
@@ -107,7 +114,7 @@ class JobRules:
     def _granted(self, job: Tally, event: e.LeaseGranted, record: Record) -> None:
         need(not job.token, f"a second lease beside {job.token}")
         need(job.state == "pending", f"a lease while {job.state}")
-        need(job.cancel is None, "a lease after cancel was accepted")
+        need(job.cancel is None or job.undoes, "a lease after cancel was accepted")
         need(event.attempt == job.attempt + 1, f"attempt {event.attempt} after {job.attempt}")
         most = max(
             Rules.of(job.retry, class_).max_attempts or 1 << 60
@@ -145,9 +152,30 @@ class JobRules:
         self._by_holder(job, record)
         self.progressed[event.token] = record.seq
 
+    def _noted(self, job: Tally, event: Any, record: Record) -> None:
+        self._holds(job, event.token, event.attempt)
+        self._by_holder(job, record)
+        steps.NOTED[type(event)](job, event, record)
+        self.noted.setdefault(event.token, []).append(event)
+
+    def _undoes(self, job: Tally, event: CompensationDue, record: Record) -> None:
+        need(not job.token, "to be undone beside a live lease")
+        if event.dead is None:
+            self._may_cancel(job)
+        else:
+            self._may_die(job, event.dead, record)
+        steps.ends(job, event, record)
+
+    def _undone(self, job: Tally, event: CompensationEnded, record: Record) -> None:
+        self._holds(job, event.token, event.attempt)
+        self._by_holder(job, record)
+        self._free(job, "complete", record)
+        steps.ended(job, event, record)
+
     def _completed(self, job: Tally, event: e.JobCompleted, record: Record) -> None:
         self._holds(job, event.token, event.attempt)
         self._by_holder(job, record)
+        need(job.undoes is None, "completed, though it is ending")
         job.output = None if event.output is None else bytes(event.output.plain)
         self._free(job, "complete", record)
         self._end(job, "completed", record)
@@ -175,7 +203,7 @@ class JobRules:
         need(event.max_lease_losses == job.retry.max_lease_losses, "names another cap")
         self.lost_leases.append((job, job.base_us))
         self._free(job, "expire", record)
-        over = job.losses >= job.retry.max_lease_losses or job.cancel is not None
+        over = job.losses >= job.retry.max_lease_losses or (job.cancel is not None and not job.undoes)
         job.state, job.owes = "pending", "lost" if over else ""
 
     def _released(self, job: Tally, event: e.LeaseReleased, record: Record) -> None:
@@ -187,12 +215,12 @@ class JobRules:
         else:
             self._by_holder(job, record)
         self._free(job, "release", record)
-        job.state, job.owes = "pending", "" if job.cancel is None else "lost"
+        job.state, job.owes = "pending", "" if job.cancel is None or job.undoes else "lost"
 
     def _snoozed(self, job: Tally, event: e.JobSnoozed, record: Record) -> None:
         self._holds(job, event.token, event.attempt)
         self._by_holder(job, record)
-        need(job.cancel is None, "snoozed after cancel was accepted")
+        need(job.cancel is None or job.undoes, "snoozed after cancel was accepted")
         need(event.due_at >= record.at, "snoozed into the past")
         self._free(job, "snooze", record)
         job.state, job.due_at = "scheduled", event.due_at
@@ -201,7 +229,7 @@ class JobRules:
     def _retry(self, job: Tally, event: e.RetryScheduled, record: Record) -> None:
         policy, error = job.retry, job.error
         need(job.owes == "failed", f"a retry while {job.state}")
-        need(job.cancel is None, "a retry after cancel was accepted")
+        need(job.cancel is None or job.undoes, "a retry after cancel was accepted")
         need(error.class_ not in _NEVER, f"class {error.class_} is never retried")
         need(error.type not in policy.non_retryable_types, f"type {error.type} is not to be retried")
         need(event.failures == job.failures, f"counts {event.failures} failures, there were {job.failures}")
@@ -226,7 +254,7 @@ class JobRules:
 
     def _suspended(self, job: Tally, event: e.JobSuspended, record: Record) -> None:
         bonds, failed = self._fold.bonds, job.owes == "failed"
-        need(job.cancel is None, "suspended after cancel was accepted")
+        need(job.cancel is None or job.undoes, "suspended after cancel was accepted")
         if event.token is not None:
             self._holds(job, event.token, event.attempt or 0)
             self._by_holder(job, record)
@@ -313,25 +341,50 @@ class JobRules:
         )
         need(record.actor != SYSTEM or by_system, "nobody asked for it")
         job.cancel, job.cancel_seq = event.reason, record.seq
-        if not job.token:
+        if not job.token and job.undoes is None:
             job.owes = "cancel"
 
     def _cancelled(self, job: Tally, event: e.JobCancelled, record: Record) -> None:
         need(not job.token, "cancelled beside a live lease")
         need(event.reason, "names no reason")
+        if job.owes == "end":
+            assert job.undoes is not None
+            need(job.undoes.dead is None and event.reason == job.undoes.rule, "another end than waited")
+        else:
+            owes = job.undoes is None and any(step.owes for step in job.steps)
+            need(not owes or self._at_once(record), "what its steps did is not undone")
+            self._may_cancel(job)
+        job.reason = event.reason
+        self._end(job, "cancelled", record)
+
+    @staticmethod
+    def _at_once(record: Record) -> bool:
+        """Whether an operator ended the job without undoing what its steps did."""
+        released = any(isinstance(x, e.LeaseReleased) and x.reason == "terminated" for x in record.events)
+        return released or record.cause == "terminate" or _by_operation(record)
+
+    def _may_cancel(self, job: Tally) -> None:
         failed = job.owes == "failed"
         said = failed and job.error.class_ == "cancelled"
         used_up = failed and job.retry.on_exhausted == "cancel" and job.exhausted()
         alone = job.given.on_dead == "cancel" and self._fold.bonds.failed(job) is not None
         need(job.cancel is not None or said or used_up or alone, "nobody asked to cancel it")
-        job.reason = event.reason
-        self._end(job, "cancelled", record)
 
     def _dead_lettered(self, job: Tally, event: e.JobDeadLettered, record: Record) -> None:
         need(not job.token, "dead beside a live lease")
         need(event.rule, "names no rule")
-        need(job.cancel is None, "dead though cancel was accepted")
-        why, policy, failed, wait = event.reason, job.retry, job.owes == "failed", job.wait
+        if job.owes == "end":
+            assert job.undoes is not None
+            need((job.undoes.dead, job.undoes.rule) == (event.reason, event.rule), "another end than waited")
+        else:
+            need(job.undoes is not None or not any(s.owes for s in job.steps), "not undone")
+            self._may_die(job, event.reason, record)
+        job.dead, job.reason = str(event.reason), event.rule
+        self._end(job, "dead", record)
+
+    def _may_die(self, job: Tally, why: e.DeadReason, record: Record) -> None:
+        need(job.cancel is None or job.undoes, "dead though cancel was accepted")
+        policy, failed, wait = job.retry, job.owes == "failed", job.wait
         bonds = self._fold.bonds
         held: dict[str, object] = {
             "exhausted": failed and policy.on_exhausted == "dead_letter" and job.exhausted(),
@@ -350,8 +403,6 @@ class JobRules:
             and wait.on_timeout == "dead_letter",
         }
         need(held.get(why), f"reason {why} does not hold")
-        job.dead, job.reason = str(why), event.rule
-        self._end(job, "dead", record)
 
     @staticmethod
     def _end(job: Tally, state: str, record: Record) -> None:
@@ -375,6 +426,8 @@ class JobRules:
         by = f"{BY_OPERATION}{event.operation}"
         need(event.operation is None or record.cause == by, f"names operation {event.operation}")
         need(event.operation is not None or record.actor != SYSTEM, "names no operation")
+        if isinstance(event, e.JobRerun):
+            del job.steps[event.steps :]
         self._fold.lines.reopens(job)
         self.reopened[job.key] = record.seq
         job.reopen(record, event.operation)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from writ.orchestrator.engine import Engine
 
 
+_STEP = {"intended": "open", "done": "done", "failed": "failed", "compensated": "undone"}
+
+
 def _of_job(job: Job) -> tuple[object, ...]:
     """A leader's job, in the order of `_of_tally`."""
     lease, wait = job.lease, job.wait
@@ -25,6 +28,8 @@ def _of_job(job: Job) -> tuple[object, ...]:
         (0, 0, "", False) if lease is None
         else (lease.token, lease.expires_at, lease.principal, lease.started_at is not None),
         None if wait is None else (wait.reason, wait.on, wait.until, wait.on_timeout, wait.since_at),
+        job.tool_calls, None if job.compensation is None else job.compensation.rule,
+        tuple([(step.name, step.seq, _STEP[step.state], step.passed) for step in job.steps]),
     )  # fmt: skip
 
 
@@ -35,6 +40,8 @@ def _of_tally(job: Tally) -> tuple[object, ...]:
         tuple([(name, seq) for name, seq, _ in job.signals]),
         (job.token, job.expires_at, job.principal, job.started) if job.token else (0, 0, "", False),
         None if job.wait is None else tuple(job.wait),
+        job.calls, None if job.undoes is None else job.undoes.rule,
+        tuple([(step.name, step.seq, step.state, step.passed) for step in job.steps]),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from writ.schemas import events as e
 from writ.schemas.policy import Limits, Retry
 from writ.schemas.records import Record
+from writ.schemas.steps import CompensationDue, StepIntended
 
 from .loop import SECOND_US
 
@@ -56,15 +57,32 @@ class Rules(NamedTuple):
         )
 
 
+class StepTally:
+    """One step of a job by its records; `token` is that of the attempt which began it last."""
+
+    __slots__ = ("name", "passed", "seq", "state", "token", "undoable", "unknown")
+
+    def __init__(self, event: StepIntended, record: Record) -> None:
+        self.name, self.unknown, self.undoable = event.name, event.on_unknown, event.compensable
+        self.token, self.seq = event.token, record.seq
+        self.state = "open"
+        self.passed = False
+
+    @property
+    def owes(self) -> bool:
+        return self.undoable and self.state in ("open", "done")
+
+
 class Tally:
     """One job by its records. Times are log time in microseconds, `base_us` is true time."""
 
     __slots__ = (
-        "asks", "attempt", "base_us", "cancel", "cancel_seq", "dead", "dropped", "due_at", "ended_at",
-        "ended_by", "error", "excused", "expires_at", "failures", "given", "granted_at", "key", "last_token",
-        "limits", "losses", "opened", "operation", "output", "owes", "principal", "priority", "queue",
+        "asks", "attempt", "base_us", "calls", "cancel", "cancel_seq", "dead", "dropped", "due_at",
+        "ended_at", "ended_by", "error", "excused", "expires_at", "failures", "given", "granted_at",
+        "key", "last_token", "limits", "losses", "opened", "operation", "output", "owes", "principal",
+        "priority", "queue",
         "reason", "records", "retry", "round", "round_at", "round_due", "signals", "since", "source",
-        "started", "state", "stood", "task", "tenant", "token", "wait", "worker",
+        "started", "state", "steps", "stood", "task", "tenant", "token", "undoes", "wait", "worker",
     )  # fmt: skip
 
     def __init__(self, key: str, record: Record, event: e.JobSubmitted) -> None:
@@ -109,6 +127,10 @@ class Tally:
         self.operation: str | None = None
         self.reason: str | None = None
         self.ended_by = self.ended_at = 0
+        self.steps: list[StepTally] = []
+        self.calls = 0
+        self.undoes: CompensationDue | None = None
+        """The end that waits for its steps to be undone."""
 
     @property
     def live(self) -> bool:
@@ -122,7 +144,9 @@ class Tally:
     def expiry(self) -> int | None:
         """When it is too late for its first start."""
         most_s = self.limits.expires_in_s
-        return None if self.attempt or most_s is None else self.round_at + self.stood + us(most_s)
+        return (
+            None if self.attempt or most_s is None or self.undoes else self.round_at + self.stood + us(most_s)
+        )
 
     def overdue(self, at: int) -> str | None:
         """What should have happened to the job by itself before `at`, and has not."""
@@ -164,3 +188,5 @@ class Tally:
         self.operation = operation
         self.excused = False
         self.signals = []
+        self.calls = 0
+        self.undoes = None

@@ -94,6 +94,25 @@ PLAN = some(
 )
 
 
+STEP_1: Final = {"step": 1, "name": "pay", "params": "ab" * 32}
+CALLED: Final[dict[str, Any]] = {
+    "tool": "t",
+    "schema": "1",
+    "params": {},
+    "digest": "ab" * 32,
+    "outcome": "done",
+}
+BEGUN: Final = {"note": "step_intended", **STEP_1, "on_unknown": "repeat", "compensable": True}
+NOTES: Final = pick(
+    [BEGUN],
+    [{**BEGUN, "again": "repeat"}],
+    [BEGUN, {"note": "step_done", "step": 1}],
+    [BEGUN, {"note": "step_failed", "step": 1, "class": "application", "type": "Bad"}],
+    [{"note": "step_compensated", "step": 1}],
+    [{"note": "tool_called", **CALLED}, {"note": "usage_recorded", "model": "small", "input_tokens": 7}],
+)
+
+
 def ask(verb: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
     return st.tuples(st.just("ask"), st.just(verb), st.fixed_dictionaries(fields))
 
@@ -138,6 +157,8 @@ SELDOM: Final[list[st.SearchStrategy[Step]]] = [
     told(("snooze",), delay_s=pick(0, 5)),
     told(("suspend",), reason=pick("signal", "approval"), on=pick("paid"), timeout_s=pick(5)),
     told(("progress",), progress=pick(1)),
+    *[told(("note",), notes=NOTES)] * 2,
+    ask("set_price", model=pick("small"), input_microusd=pick(5, 9), output_microusd=pick(7)),
     on_a_job("cancel", "terminate", "pause", "resume", "approve", "reject"),
     on_a_job("redrive", "rerun"),
     on_a_job("drop"),
@@ -192,6 +213,14 @@ RARE: Final[list[Step]] = [
     ("acquire", "", {"count": 3, "wait_s": 5}),
     ("submit", "", {"task": "t", "fairness_key": "x"}),
     ("ask", "backfill_schedule", {"name": "s", "from": BEFORE, "to": BEGIN}),
+    ("submit", "", {"task": "t", "priority": 1}),
+    ("acquire", "", {"count": 3}),
+    ("report", "note", {"which": 1, "notes": [BEGUN, {"note": "step_done", "step": 1}]}),
+    ("report", "note", {"which": 1, "notes": [{"note": "tool_called", **CALLED}]}),
+    ("report", "fail", {"which": 1, "class": "policy", "type": "Bad"}),
+    ("acquire", "", {"count": 3}),
+    ("report", "note", {"which": 1, "notes": [{"note": "step_compensated", "step": 1}]}),
+    ("report", "complete", {"which": 1}),
 ]
 """What chance seldom leads to; one job is granted in the record that accepts it."""
 
@@ -257,6 +286,11 @@ class Player:
         lease = leases[-which]
         if verb in ("snooze", "suspend", "progress"):
             await self.twin.ask(verb, worker="w1", id=lease["id"], token=lease["token"], **fields)
+        elif verb == "note":
+            held = self.twin.job(lease["id"]).lease
+            first = 1 if held is None else held.noted + 1
+            report = {"id": lease["id"], "token": lease["token"], "first": first, **fields}
+            await self.twin.ask(verb, worker="w1", reports=[report])
         else:
             await self.twin.report(verb, lease, **fields)
 

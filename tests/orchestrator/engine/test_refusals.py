@@ -173,6 +173,29 @@ class Scene:
         fields: dict[str, Any] = {"reports" if verb in ("complete", "fail") else "leases": [held]}
         return self.reason(await self.twin.ask(verb, who=who, worker="w1", **fields))
 
+    async def note(self, *notes: dict[str, Any], first: int = 1) -> str:
+        """The reason for which notes on job `a` are refused."""
+        return self.reason(await self.noted(*notes, first=first))
+
+    async def noted(self, *notes: dict[str, Any], first: int = 1) -> dict[str, Any]:
+        """The answer to notes on job `a`; the first ones of its lease."""
+        held = {"id": "a", "token": self.leases["a"]["token"], "first": first, "notes": notes}
+        return await self.twin.ask("note", worker="w1", reports=[held])
+
+    async def undoing(self, *notes: dict[str, Any]) -> None:
+        """Job `a` has noted that, failed for good, and runs again to undo it."""
+        await self.run()
+        assert "refused" not in await self.noted(*notes)
+        await self.twin.report("fail", self.leases["a"], **{"class": "policy", "type": "Bad"})
+        (self.leases["a"],) = await self.twin.acquire(wait_s=1)
+
+    async def again(self, *notes: dict[str, Any]) -> None:
+        """Job `a` has noted that, was given back, and runs again."""
+        await self.run()
+        assert "refused" not in await self.noted(*notes)
+        await self.twin.report("release", self.leases["a"])
+        (self.leases["a"],) = await self.twin.acquire(wait_s=1)
+
     @staticmethod
     def reason(answer: dict[str, Any]) -> str:
         refused: list[dict[str, Any]] = answer.get("refused", []) + answer.get("lost", [])
@@ -669,6 +692,174 @@ for _name_, (_play, _rule, _limit, _value) in {
     ),
 }.items():
     simple(f"backfill {_name_}", _play, _rule, _limit, _value)
+
+
+# Steps: their order, their answers, and what is undone.
+HEX = "ab" * 32
+HUGE = "x" * 230_000
+
+
+def _begins(step: int, name: str = "pay", **more: Any) -> dict[str, Any]:
+    return {"note": "step_intended", "step": step, "name": name, "params": HEX, **more}
+
+
+def _done(step: int, **more: Any) -> dict[str, Any]:
+    return {"note": "step_done", "step": step, **more}
+
+
+def _undone(step: int) -> dict[str, Any]:
+    return {"note": "step_compensated", "step": step}
+
+
+def _tool(**more: Any) -> dict[str, Any]:
+    return {
+        "note": "tool_called", "tool": "t", "schema": "1", "params": {}, "digest": HEX, "outcome": "done",
+        **more,
+    }  # fmt: skip
+
+
+def _noting(*notes: dict[str, Any], first: int = 1, before: tuple[dict[str, Any], ...] = ()) -> Play:
+    """Notes of a running job, refused after others that were not."""
+
+    async def play(s: Scene) -> str:
+        await s.run()
+        if before:
+            assert "refused" not in await s.noted(*before)
+        return await s.note(*notes, first=first + len(before))
+
+    return play
+
+
+def _again(*notes: dict[str, Any], before: tuple[dict[str, Any], ...] = (_begins(1),)) -> Play:
+    """Notes of a second attempt, after those of the first."""
+
+    async def play(s: Scene) -> str:
+        await s.again(*before)
+        return await s.note(*notes)
+
+    return play
+
+
+def _ending(*notes: dict[str, Any]) -> Play:
+    """Notes of an attempt that undoes two steps."""
+
+    async def play(s: Scene) -> str:
+        both = (_begins(1, compensable=True), _done(1), _begins(2, "ship", compensable=True), _done(2))
+        await s.undoing(*both)
+        return await s.note(*notes)
+
+    return play
+
+
+_BOTH = (_begins(1), _done(1))
+for _name_, (_play, _rule, _limit, _value) in {
+    "a note before another": (_noting(_begins(1), first=3), "first is 3", "note 1", "has not come"),
+    "too much noted": (
+        _noting(_tool(result=HUGE), _tool(result=HUGE)),
+        *("at most", str(bounds.NOTES_MAX_BYTES), "bytes"),
+    ),
+    "a large result": (_noting(_begins(1), _done(1, result=BIG)), "result", INLINE, BIG_BYTES),
+    "large parameters": (_noting(_tool(params=BIG)), "params", INLINE, BIG_BYTES),
+    "a large answer": (_noting(_tool(result=BIG)), "result", INLINE, BIG_BYTES),
+    "a step out of turn": (_noting(_begins(3)), "step is 3", "0 recorded", "steps"),
+    "an answer out of turn": (_noting(_done(1)), "step is 1", "0 recorded", "steps"),
+    "a step undone out of turn": (_noting(_undone(1)), "step is 1", "0 recorded", "steps"),
+    "another name": (_again(_begins(1, "charge")), "'pay'", "keep their order", "'charge'"),
+    "a step that is done": (_again(_begins(1), before=_BOTH), "'pay'", "does not run again", "its answer"),
+    "a step that runs": (_noting(_begins(1), before=(_begins(1),)), "'pay'", "in this attempt", "step 1"),
+    "again by nothing": (_again(_begins(1)), "'pay'", "again must be ask", "left out"),
+    "again without a word": (_again(_begins(1, again="ask")), "'pay'", "nobody has said", "unknown"),
+    "two answers": (_noting(_done(1), before=_BOTH), "step 1, 'pay'", "already", "done"),
+    "an answer of another": (_again(_done(1)), "step 1, 'pay'", "attempt 1 began it", "cannot be ran"),
+    "undone while it goes on": (_noting(_undone(1), before=_BOTH), "'pay'", "the job goes on", "step 1"),
+    "undone too early": (_ending(_undone(1)), "step 1", "the last one comes first", "step 2, 'ship'"),
+    "undone twice": (_ending(_undone(2), _undone(1), _undone(1)), "step 1", "comes first", "none is left"),
+    "a step at the end": (_ending(_begins(3)), "ending", "no further step", "undoes"),
+}.items():
+    simple(_name_, _play, _rule, _limit, _value)
+
+
+@row("1000 steps", bounds.STEPS_MAX, "at most")
+async def many_steps(s: Scene) -> str:
+    await s.run()
+    for first in range(1, bounds.STEPS_MAX + 1, 100):
+        assert "refused" not in await s.noted(*[_begins(first + n) for n in range(100)], first=first)
+    return await s.note(_begins(bounds.STEPS_MAX + 1), first=bounds.STEPS_MAX + 1)
+
+
+@row("results of the steps", bounds.STEPS_MAX_BYTES, "1150010 bytes")
+async def large_steps(s: Scene) -> str:
+    await s.run()
+    for step in range(1, 6):
+        both = _begins(step), _done(step, result=HUGE)
+        assert "refused" not in await s.noted(*both, first=2 * step - 1)
+    return await s.note(_begins(6), first=11)
+
+
+@row("not undone yet", "1 (pay)", "2 (ship)")
+async def said_to_be_undone(s: Scene) -> str:
+    both = (_begins(1, compensable=True), _done(1), _begins(2, "ship", compensable=True), _done(2))
+    await s.undoing(*both)
+    return s.reason(await s.twin.report("complete", s.leases["a"]))
+
+
+@row("already_ending", "terminate", "undoes what its steps did")
+async def cancel_what_ends(s: Scene) -> str:
+    await s.undoing(_begins(1, compensable=True), _done(1))
+    return await s.ask("cancel", id="a")
+
+
+@row("step 2", "there is none such", "approval")
+async def ask_about_no_step(s: Scene) -> str:
+    token = await s.run()
+    return await s.ask("suspend", worker="w1", id="a", token=token, reason="approval", step=2)
+
+
+@row('{"done": false}', "say", "word of a step")
+async def say_nothing_of_a_step(s: Scene) -> str:
+    await s.again(_begins(1))
+    token = s.leases["a"]["token"]
+    asked: dict[str, Any] = {"worker": "w1", "id": "a", "token": token, "reason": "approval", "step": 1}
+    assert "refused" not in await s.twin.ask("suspend", **asked)
+    return await s.ask("approve", id="a")
+
+
+simple("recall of nobody", asking("recall", worker="w1", id="a", token=7), "no job", "token 7", "job a")
+simple(
+    "note of nobody",
+    asking("note", worker="w1", reports=[{"id": "a", "token": 7, "first": 1, "notes": [_begins(1)]}]),
+    "no job", "token 7", "job a",
+)  # fmt: skip
+
+
+# Reproductions, and prices.
+simple(
+    "reproduces nobody", lambda s: s.job(reproduces={"job": "mail~x", "end": 9}), "reproduces",
+    "no such job", "mail~x",
+)  # fmt: skip
+
+
+def _reproducing(**fields: Any) -> Play:
+    async def play(s: Scene) -> str:
+        await s.end()
+        given = {"job": "mail~a", "end": s.twin.job("a").ended_by, **fields.pop("reproduces", {})}
+        return await s.job(reproduces=given, **fields)
+
+    return play
+
+
+simple(
+    "reproduces another end", _reproducing(reproduces={"end": 1}), "newest end", "not record 1", "completed"
+)
+simple("reproduces another task", _reproducing(task="u"), "mail~a", "of task t", "this one of u")
+simple("reproduces another input", _reproducing(input=5), "mail~a", "to be reproduced", "another input")
+
+
+@row("prices", bounds.PRICES_MAX, "at most")
+async def many_prices(s: Scene) -> str:
+    for number in range(bounds.PRICES_MAX):
+        await s.do("set_price", model=f"m{number}", input_microusd=1, output_microusd=1)
+    return await s.ask("set_price", model="one more", input_microusd=1, output_microusd=1)
 
 
 # What no message can bring about, as an earlier check stands before it; asked of the decisions themselves.
