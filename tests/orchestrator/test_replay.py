@@ -165,7 +165,7 @@ def test_the_questions_of_a_dead_letter(history: Histories) -> None:
         "Not retried, dead-lettered as exhausted: failed attempt 2 of max_attempts 2."
     )
     assert found.policies.sentences[-2] == "Verdict: exhausted; failed attempt 2 of max_attempts 2."
-    assert "but the release of the code" in found.reproducible.sentences[1]
+    assert "the release of its code is not recorded" in found.reproducible.sentences[1]
     assert "dead letter 5 s ago" in found.not_running.sentences[0]
     assert found.not_running.records == (8,)
     text = "\n".join(found.lines())
