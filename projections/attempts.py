@@ -1,0 +1,146 @@
+"""The attempts view: every attempt with its lease, from the grant to its end."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Final
+
+from writ.schemas.events import (
+    AttemptFailed,
+    AttemptStarted,
+    JobCompleted,
+    JobSnoozed,
+    JobSuspended,
+    LeaseExpired,
+    LeaseGranted,
+    LeaseReleased,
+)
+from writ.schemas.ids import fencing_token, split_job_key, token_position
+from writ.schemas.lists import AttemptOutcome, AttemptsPage, AttemptsQuery, AttemptView
+from writ.schemas.records import Record
+
+from .collecting import Collecting
+from .paging import Listing, page, position
+from .shown import timestamp
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS attempts (
+    seq INTEGER PRIMARY KEY, -- of the record that granted its lease
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    job TEXT NOT NULL, -- the id
+    attempt INTEGER NOT NULL,
+    worker TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    token INTEGER NOT NULL,
+    granted_at INTEGER NOT NULL,
+    started_at INTEGER,
+    ended_at INTEGER,
+    ended_by INTEGER, -- sequence of the record that ended it
+    outcome TEXT NOT NULL, -- live while it has its lease
+    error_class TEXT,
+    error_type TEXT,
+    run_ms INTEGER
+);
+CREATE INDEX IF NOT EXISTS attempts_by_tenant ON attempts (tenant);
+CREATE INDEX IF NOT EXISTS attempts_by_time ON attempts (tenant, granted_at);
+CREATE INDEX IF NOT EXISTS attempts_by_job ON attempts (tenant, job);
+CREATE INDEX IF NOT EXISTS attempts_by_worker ON attempts (tenant, worker);
+CREATE INDEX IF NOT EXISTS attempts_by_outcome ON attempts (tenant, outcome);
+CREATE INDEX IF NOT EXISTS attempts_by_error ON attempts (tenant, error_class) WHERE error_class IS NOT NULL;
+CREATE INDEX IF NOT EXISTS attempts_by_queue ON attempts (tenant, queue);
+"""
+_GRANT: Final = (
+    "INSERT INTO attempts (seq, tenant, queue, job, attempt, worker, principal, token, granted_at, outcome)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'live')"
+)
+_START: Final = "UPDATE attempts SET started_at = ? WHERE seq = ?"
+_END: Final = (
+    "UPDATE attempts SET ended_at = ?, ended_by = ?, outcome = ?, error_class = ?, error_type = ?, run_ms = ?"
+    " WHERE seq = ?"
+)
+LISTING: Final = Listing(
+    "attempts",
+    "seq",
+    "granted_at",
+    "tenant, queue, job, attempt, worker, principal, token, granted_at, started_at, ended_at, ended_by,"
+    " outcome, error_class, error_type, run_ms",
+    ("job", "worker", "error_class", "outcome", "queue"),
+)
+_OUTCOMES: Final[dict[type, AttemptOutcome]] = {
+    AttemptFailed: AttemptOutcome.FAILED,
+    JobCompleted: AttemptOutcome.COMPLETED,
+    JobSnoozed: AttemptOutcome.SNOOZED,
+    JobSuspended: AttemptOutcome.SUSPENDED,
+    LeaseExpired: AttemptOutcome.EXPIRED,
+    LeaseReleased: AttemptOutcome.RELEASED,
+}
+
+
+def ends(event: object) -> tuple[int, AttemptOutcome] | None:
+    """The sequence that granted the attempt which an event ends, and how; None of any other event.
+
+    A job that is suspended while it does not run has no token in that event.
+    """
+    outcome = _OUTCOMES.get(type(event))
+    token = getattr(event, "token", None)
+    return None if outcome is None or token is None else (token_position(token)[1], outcome)
+
+
+class AttemptsView(Collecting):
+    """The fold."""
+
+    name = "attempts"
+    version = 1
+    schema = _SCHEMA
+    statements = (_GRANT, _START, _END)
+
+    def fold(self, record: Record) -> None:
+        if record.kind != "job":
+            return
+        for event in record.events:
+            match event:
+                case LeaseGranted(worker=worker, attempt=attempt, principal=principal):
+                    self._put(
+                        _GRANT,
+                        *(record.seq, record.tenant, *split_job_key(record.key), attempt, worker),
+                        *(principal or record.actor, fencing_token(record.epoch, record.seq), record.at),
+                    )
+                case AttemptStarted(token=token):
+                    self._put(_START, record.at, token_position(token)[1])
+                case _ if (ended := ends(event)) is not None:
+                    error = getattr(event, "error", None)
+                    shown = (None, None) if error is None else (error.class_.value, error.type)
+                    run_ms = getattr(event, "run_ms", None)
+                    self._put(_END, record.at, record.seq, ended[1].value, *shown, run_ms, ended[0])
+                case _:
+                    pass
+
+
+def attempts(db: sqlite3.Connection, tenant: str, query: AttemptsQuery) -> AttemptsPage:
+    """Attempts, newest grant first."""
+    equal = {
+        "job": query.job,
+        "worker": query.worker,
+        "error_class": query.error_class,
+        "outcome": query.outcome,
+        "queue": query.queue,
+    }
+    found, after = page(db, LISTING, tenant, equal, query)
+    views = tuple([_view(*row) for row in found])
+    return AttemptsPage(None, position(db), views, after)
+
+
+def _view(
+    seq: int, tenant: str, queue: str, job: str, attempt: int, worker: str, principal: str, token: int,
+    granted_at: int, started_at: int | None, ended_at: int | None, ended_by: int | None,
+    outcome: str, *rest: Any
+) -> AttemptView:  # fmt: skip
+    return AttemptView(
+        *(seq, tenant, queue, job, attempt, worker, principal, token, timestamp(granted_at)),
+        None if started_at is None else timestamp(started_at),
+        None if ended_at is None else timestamp(ended_at),
+        ended_by,
+        AttemptOutcome(outcome),
+        *rest,
+    )

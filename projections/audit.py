@@ -1,0 +1,135 @@
+"""The audit view: who did what, and what was refused.
+
+An act is a record that a principal caused by a submit or by what operators ask. What workers do under their
+leases is told by the attempts view, and what the system decides by itself by each job's own records.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, Final
+
+from writ.schemas.commands import LEASE_VERBS
+from writ.schemas.events import CommandRejected, RejectionsFolded, ReportRejected, type_names
+from writ.schemas.ids import split_job_key
+from writ.schemas.lists import ActView, AuditPage, AuditQuery
+from writ.schemas.records import Record
+from writ.schemas.rejections import Rejection
+
+from .collecting import Collecting
+from .paging import Listing, page, position
+from .shown import timestamp
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS acts (
+    place INTEGER PRIMARY KEY, -- sequence of the record, and which of its acts: seq * 65536 + nth
+    at INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    verb TEXT NOT NULL, -- of the command; the event's name where no command is behind it
+    event TEXT NOT NULL,
+    kind TEXT NOT NULL, -- with `key` the aggregate that the record is of
+    key TEXT NOT NULL,
+    queue TEXT,
+    job TEXT, -- the id
+    reason TEXT,
+    outcome TEXT NOT NULL, -- done or refused
+    refusal TEXT, -- its kind; these are NULL where it was done
+    field TEXT,
+    element INTEGER,
+    count INTEGER, -- how many refusals the record speaks of in all
+    token INTEGER,
+    worker TEXT
+);
+CREATE INDEX IF NOT EXISTS acts_by_tenant ON acts (tenant);
+CREATE INDEX IF NOT EXISTS acts_by_time ON acts (tenant, at);
+CREATE INDEX IF NOT EXISTS acts_by_job ON acts (tenant, job);
+CREATE INDEX IF NOT EXISTS acts_by_verb ON acts (tenant, verb);
+CREATE INDEX IF NOT EXISTS acts_by_actor ON acts (tenant, actor);
+CREATE INDEX IF NOT EXISTS acts_by_queue ON acts (tenant, queue);
+CREATE INDEX IF NOT EXISTS acts_by_outcome ON acts (tenant, outcome);
+"""
+_INSERT: Final = "INSERT INTO acts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SEQ_SHIFT: Final = 16
+_KEYED: Final = frozenset({"schedule", "operation", "batch"})
+"""Kinds whose keys begin with the queue, apart from jobs."""
+
+LISTING: Final = Listing(
+    "acts",
+    "place",
+    "at",
+    "at, tenant, actor, verb, event, kind, key, queue, job, reason, outcome, refusal, field, element, count,"
+    " token, worker",
+    ("job", "outcome", "verb", "actor", "queue"),
+)
+
+
+class AuditView(Collecting):
+    """The fold."""
+
+    name = "audit"
+    version = 1
+    schema = _SCHEMA
+    statements = (_INSERT,)
+
+    def fold(self, record: Record) -> None:
+        head = (record.at, record.tenant, record.actor)
+        for nth, act in enumerate(_acts(record)):
+            self._put(_INSERT, (record.seq << _SEQ_SHIFT) + nth, *head, *act)
+
+
+def _acts(record: Record) -> Iterator[tuple[Any, ...]]:
+    """The columns of each act behind `actor`; what was refused has one for each element that is named."""
+    first = record.events[0]
+    name = type_names[type(first)]
+    subject = (name, record.kind, record.key)
+    match first:
+        case CommandRejected(verb=verb, refused=refused, queue=queue, count=count):
+            for each in refused:
+                yield (verb, *subject, queue or None, None, *_refusal(each, count), None, None)
+        case ReportRejected(verb=verb, worker=worker, refused=reports):
+            for report in reports:
+                refusal = _refusal(report.rejection, len(reports))
+                yield (verb, *subject, *split_job_key(report.job), *refusal, report.token, worker)
+        case RejectionsFolded(count=count, last=last):
+            yield (name, *subject, None, None, *_refusal(last, count), None, None)
+        case _ if not record.actor.startswith("writ:") and record.cause not in LEASE_VERBS:
+            reason = next((text for event in record.events if (text := getattr(event, "reason", None))), None)
+            yield (record.cause or name, *subject, *_named(record), reason, "done", *[None] * 6)
+        case _:
+            pass
+
+
+def _named(record: Record) -> tuple[str | None, str | None]:
+    """The queue and the job that a record is about, where it is about any."""
+    if record.kind == "job":
+        return split_job_key(record.key)
+    if record.kind in _KEYED:
+        return split_job_key(record.key)[0], None
+    return record.key if record.kind == "queue" else None, None
+
+
+def _refusal(refused: Rejection, count: int) -> tuple[Any, ...]:
+    return (refused.reason, "refused", refused.kind.value, refused.field, refused.index, count)
+
+
+def audit(db: sqlite3.Connection, tenant: str, query: AuditQuery) -> AuditPage:
+    """What was done and refused, newest first."""
+    equal = {
+        "job": query.job,
+        "outcome": None if query.refused is None else ("refused" if query.refused else "done"),
+        "verb": query.verb,
+        "actor": query.actor,
+        "queue": query.queue,
+    }
+    found, after = page(db, LISTING, tenant, equal, query)
+    return AuditPage(None, position(db), tuple([_view(*row) for row in found]), after)
+
+
+def _view(
+    place: int, at: int, tenant: str, actor: str, verb: str, event: str, kind: str, key: str,
+    queue: str | None, job: str | None, reason: str | None, _outcome: str, *refusal: Any
+) -> ActView:  # fmt: skip
+    seq = place >> _SEQ_SHIFT
+    return ActView(seq, timestamp(at), tenant, actor, verb, event, kind, key, queue, job, reason, *refusal)

@@ -1,0 +1,260 @@
+"""The traffic view: what came and went in each queue by the minute, how long jobs wait, and since when."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from writ.schemas.bounds import SECOND_US
+from writ.schemas.chain import Violation
+from writ.schemas.events import (
+    AttemptFailed,
+    Fact,
+    JobCancelled,
+    JobCompleted,
+    JobDeadLettered,
+    JobDue,
+    JobEdited,
+    JobRedriven,
+    JobRerun,
+    JobResumed,
+    JobSnoozed,
+    JobSubmitted,
+    JobSuspended,
+    LeaseExpired,
+    LeaseGranted,
+    LeaseReleased,
+    RetryScheduled,
+)
+from writ.schemas.ids import split_job_key
+from writ.schemas.lists import QueueTraffic, TrafficPage, TrafficQuery, WaitsView
+from writ.schemas.records import Record
+from writ.schemas.schedules import log_time
+
+from .collecting import Collecting
+from .paging import position
+from .shown import timestamp
+
+KEPT_MINUTES: Final = 7 * 24 * 60
+"""Of log time, from the newest record back."""
+
+_MINUTE_US: Final = 60 * SECOND_US
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS waiting ( -- jobs that neither run nor have ended
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    id TEXT NOT NULL,
+    due_at INTEGER NOT NULL,
+    held INTEGER NOT NULL, -- 1 while suspended
+    ready_at INTEGER, -- since when it is pending; NULL while it is not
+    PRIMARY KEY (tenant, queue, id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS waiting_longest ON waiting (tenant, queue, ready_at) WHERE ready_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS queues (
+    tenant TEXT NOT NULL, queue TEXT NOT NULL, PRIMARY KEY (tenant, queue)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS minutes ( -- how many of each, in a minute of log time
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    minute INTEGER NOT NULL, -- since 1970
+    submitted INTEGER NOT NULL,
+    granted INTEGER NOT NULL,
+    completed INTEGER NOT NULL,
+    failed INTEGER NOT NULL, -- attempts
+    lost INTEGER NOT NULL, -- leases
+    dead INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    PRIMARY KEY (tenant, queue, minute)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS minutes_by_age ON minutes (minute);
+CREATE TABLE IF NOT EXISTS waits ( -- how many grants came after about so long
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    minute INTEGER NOT NULL,
+    step INTEGER NOT NULL, -- see `step_of`
+    n INTEGER NOT NULL,
+    PRIMARY KEY (tenant, queue, minute, step)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS waits_by_age ON waits (minute);
+"""
+_PUT: Final = "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?, ?)"
+_GONE: Final = "DELETE FROM waiting WHERE tenant = ? AND queue = ? AND id = ?"
+_QUEUE: Final = "INSERT OR IGNORE INTO queues VALUES (?, ?)"
+_FLOWS: Final[tuple[type[Fact], ...]] = (
+    JobSubmitted,
+    LeaseGranted,
+    JobCompleted,
+    AttemptFailed,
+    LeaseExpired,
+    JobDeadLettered,
+    JobCancelled,
+)
+"""What is counted, in the order of the columns."""
+
+_FLOW_NAMES: Final = ("submitted", "granted", "completed", "failed", "lost", "dead", "cancelled")
+_ADD: Final = (
+    "INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "  # noqa: S608 - the names are ours
+    + ", ".join([f"{name} = {name} + excluded.{name}" for name in _FLOW_NAMES])
+)
+_WAITED: Final = "INSERT INTO waits VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_OLD_MINUTES: Final = "DELETE FROM minutes WHERE minute < ?"
+_OLD_WAITS: Final = "DELETE FROM waits WHERE minute < ?"
+_LOOKUP: Final = (
+    "SELECT w.tenant, w.queue, w.id, w.due_at, w.held, w.ready_at FROM json_each(?) AS wanted"
+    " CROSS JOIN waiting AS w ON w.tenant = json_extract(wanted.value, '$[0]')"
+    " AND w.queue = json_extract(wanted.value, '$[1]') AND w.id = json_extract(wanted.value, '$[2]')"
+)
+_SUMS: Final = ", ".join([f"coalesce(sum({name}), 0)" for name in _FLOW_NAMES])
+
+Waiting = tuple[int, int, int | None]
+"""`due_at`, `held` and `ready_at`."""
+
+_UNITS: Final[dict[type[Fact], tuple[int, ...]]] = {
+    event: tuple([int(event is each) for each in _FLOWS]) for event in _FLOWS
+}
+
+
+def step_of(wait_us: int) -> int:
+    """The step of a scale on which each is a quarter of a doubling: at most 25 % wide."""
+    bits = max(wait_us, 4).bit_length()
+    return bits * 4 + ((max(wait_us, 4) >> (bits - 3)) & 3)
+
+
+def top_of(step: int) -> int:
+    """The end of a step, in microseconds."""
+    return (step % 4 + 5) << (step // 4 - 3)
+
+
+class TrafficView(Collecting):
+    """The fold."""
+
+    name = "traffic"
+    version = 1
+    schema = _SCHEMA
+    statements = (_GONE, _PUT, _QUEUE, _ADD, _WAITED, _OLD_MINUTES, _OLD_WAITS)
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str], Waiting | None] = {}
+        self._stored: set[tuple[str, str]] = set()
+        self._at = 0
+        super().__init__()
+
+    def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
+        places = {(record.tenant, record.key): None for record in records if record.kind == "job"}
+        wanted = msgspec.json.encode([[tenant, *split_job_key(key)] for tenant, key in places]).decode()
+        for tenant, queue, job_id, *waiting in db.execute(_LOOKUP, (wanted,)):
+            place = (tenant, f"{queue}~{job_id}")
+            self._stored.add(place)
+            self._waiting[place] = (waiting[0], waiting[1], waiting[2])
+
+    def fold(self, record: Record) -> None:
+        """Raises Violation where a job is granted that does not wait."""
+        self._at = record.at
+        if record.kind != "job":
+            return
+        place = (record.tenant, record.key)
+        minute = record.at // _MINUTE_US
+        waiting = self._waiting.get(place)
+        for event in record.events:
+            units = _UNITS.get(type(event))
+            if units is not None:
+                queue = (record.tenant, split_job_key(record.key)[0])
+                self._count(_ADD, (*queue, minute), *units)
+                if isinstance(event, JobSubmitted):
+                    self._count(_QUEUE, queue)
+                elif isinstance(event, LeaseGranted):
+                    if waiting is None or waiting[2] is None:
+                        raise Violation(record.seq, f"grants a lease of {record.key}, which is not pending")
+                    self._count(_WAITED, (*queue, minute, step_of(record.at - waiting[2])), 1)
+            waiting = _after(waiting, event, record.at)
+        self._waiting[place] = waiting
+
+    def writes(self) -> list[Any]:
+        for (tenant, key), waiting in self._waiting.items():
+            if waiting is not None:
+                self._put(_PUT, tenant, *split_job_key(key), *waiting)
+            elif (tenant, key) in self._stored:
+                self._put(_GONE, tenant, *split_job_key(key))
+        for statement in (_OLD_MINUTES, _OLD_WAITS):
+            self._put(statement, self._at // _MINUTE_US - KEPT_MINUTES)
+        return super().writes()
+
+    def discard(self) -> None:
+        self._waiting = {}
+        self._stored = set()
+        super().discard()
+
+
+def _after(waiting: Waiting | None, event: Fact, at: int) -> Waiting | None:
+    """How a job waits after an event; None where it runs or has ended."""
+    match event:
+        case JobSubmitted(due_at=due_at):
+            return _until(at if due_at is None else due_at, at)
+        case RetryScheduled(due_at=due_at) | JobSnoozed(due_at=due_at):
+            return (due_at, 0, None)
+        case JobDue() | LeaseExpired() | LeaseReleased() | JobRedriven() | JobRerun():
+            return (at, 0, at)
+        case AttemptFailed():
+            return (at, 0, None)  # what becomes of it is decided by the next event
+        case JobSuspended():
+            return (at if waiting is None else waiting[0], 1, None)
+        case JobResumed() if waiting is not None:
+            return _until(waiting[0], at)
+        case JobEdited(due_at=due_at) if waiting is not None:
+            due = waiting[0] if due_at is None else due_at
+            if waiting[1]:
+                return (due, 1, None)
+            since = waiting[2] if due <= at else None
+            return (due, 0, since) if since is not None else _until(due, at)
+        case LeaseGranted() | JobCompleted() | JobCancelled() | JobDeadLettered():
+            return None
+        case _:
+            return waiting
+
+
+def _until(due_at: int, at: int) -> Waiting:
+    return (due_at, 0, at if due_at <= at else None)
+
+
+def traffic(db: sqlite3.Connection, tenant: str, query: TrafficQuery) -> TrafficPage:
+    """Queues by name."""
+    sql = "SELECT queue FROM queues WHERE tenant = ? AND queue > ? ORDER BY queue LIMIT ?"
+    parts: tuple[Any, ...] = (tenant, query.cursor or "", query.limit + 1)
+    if query.queue is not None:
+        sql, parts = "SELECT queue FROM queues WHERE tenant = ? AND queue = ?", (tenant, query.queue)
+    names = [str(name) for (name,) in db.execute(sql, parts)]
+    since = None if query.since is None else log_time(query.since) // _MINUTE_US
+    views = tuple([_view(db, tenant, name, since) for name in names[: query.limit]])
+    return TrafficPage(
+        None, position(db), views, names[query.limit - 1] if len(names) > query.limit else None
+    )
+
+
+def _view(db: sqlite3.Connection, tenant: str, queue: str, since: int | None) -> QueueTraffic:
+    where = "WHERE tenant = ? AND queue = ? AND minute >= ?"
+    parts = (tenant, queue, since or 0)
+    sums = db.execute(f"SELECT {_SUMS} FROM minutes {where}", parts).fetchone()  # noqa: S608 - names of ours
+    steps: dict[int, int] = {}
+    for step, n in db.execute(f"SELECT step, n FROM waits {where}", parts):  # noqa: S608 - words of ours
+        steps[step] = steps.get(step, 0) + n
+    oldest = (
+        "SELECT ready_at FROM waiting WHERE tenant = ? AND queue = ? AND ready_at IS NOT NULL"
+        " ORDER BY ready_at LIMIT 1"
+    )
+    found = db.execute(oldest, (tenant, queue)).fetchone()
+    ready = None if found is None else timestamp(found[0])
+    waits = WaitsView(*[_quantile(steps, share) for share in (0.5, 0.95, 0.99)])
+    return QueueTraffic(queue, tenant, ready, waits, *sums)
+
+
+def _quantile(steps: dict[int, int], share: float) -> float | None:
+    """Seconds that so great a share of the waits did not exceed; up to 25 % too many. None without any."""
+    left = share * sum(steps.values())
+    for step in sorted(steps):
+        left -= steps[step]
+        if left <= 0:
+            return top_of(step) / SECOND_US
+    return None

@@ -1,0 +1,198 @@
+"""Reads of the views beside the jobs view: `writ.query.<tenant>.<principal>.<verb>`, as in `queries.py`.
+
+Verbs: `audit` (AuditQuery -> AuditPage), `attempts` (AttemptsQuery -> AttemptsPage), `workers` (WorkersQuery
+-> WorkersPage), `traffic` (TrafficQuery -> TrafficPage).
+"""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from .commands import Answer, Token
+from .errors import ErrorClass
+from .queries import Query, Timestamp
+from .rejections import RejectionKind
+
+Moment = Annotated[datetime.datetime, Meta(tz=True)]
+Place = Annotated[str, Meta(pattern=r"^[0-9]{1,18}$(?!\n)")]
+
+
+class NewestFirst(Query, frozen=True, kw_only=True):
+    """Base of lists of what happened, newest first, from log time `since` on and before `until`.
+
+    `cursor` is the `next` of the page before. A page looks at so many rows at most: with rare filters it may
+    hold less than `limit` and still have a `next`.
+    """
+
+    since: Moment | None = None
+    until: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    cursor: Place | None = None
+
+
+class AuditQuery(NewestFirst, frozen=True, kw_only=True):
+    """What principals did, and what they were refused; `refused` narrows to either. `job` is an id."""
+
+    actor: Token | None = None
+    queue: Token | None = None
+    job: Token | None = None
+    verb: Token | None = None
+    refused: bool | None = None
+
+
+class ActView(msgspec.Struct, frozen=True):
+    """Something that `actor` did, or was refused.
+
+    `verb` is the command's, or the event's name where no command is behind it. `kind` and `key` name the
+    aggregate that the record is of; `job` is an id. Of what was refused, `refused` is the kind of refusal,
+    and `field` and `element` what it was about; the record speaks of `of` refusals in all. `token` and
+    `worker` are those of a refused report.
+    """
+
+    seq: int
+    at: Timestamp
+    tenant: str
+    actor: str
+    verb: str
+    event: str
+    kind: str
+    key: str
+    queue: str | None
+    job: str | None
+    reason: str | None
+    refused: RejectionKind | None
+    field: str | None
+    element: int | None
+    of: int | None
+    token: int | None
+    worker: str | None
+
+
+class AuditPage(Answer, frozen=True):
+    acts: tuple[ActView, ...] = ()
+    next: str | None = None
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended; `live` while it holds its lease."""
+
+    LIVE = "live"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    RELEASED = "released"
+    SNOOZED = "snoozed"
+    SUSPENDED = "suspended"
+
+
+class AttemptsQuery(NewestFirst, frozen=True, kw_only=True):
+    """Attempts by the time of their grant; `job` is an id."""
+
+    job: Token | None = None
+    queue: Token | None = None
+    worker: Token | None = None
+    outcome: AttemptOutcome | None = None
+    error_class: ErrorClass | None = None
+
+
+class AttemptView(msgspec.Struct, frozen=True):
+    """One attempt: record `seq` granted its lease, `ended_by` ended it; `run_ms` is by the worker's clock."""
+
+    seq: int
+    tenant: str
+    queue: str
+    job: str
+    attempt: int
+    worker: str
+    principal: str
+    token: int
+    granted_at: Timestamp
+    started_at: Timestamp | None
+    ended_at: Timestamp | None
+    ended_by: int | None
+    outcome: AttemptOutcome
+    error_class: str | None
+    error_type: str | None
+    run_ms: int | None
+
+
+class AttemptsPage(Answer, frozen=True):
+    attempts: tuple[AttemptView, ...] = ()
+    next: str | None = None
+
+
+class WorkersQuery(Query, frozen=True, kw_only=True):
+    """Workers by name: those with leases, and those that were heard of from log time `since` on."""
+
+    worker: Token | None = None
+    since: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    cursor: Token | None = None
+
+
+class WorkerView(msgspec.Struct, frozen=True):
+    """A worker: `seen_at` is its newest grant, beat or report. `leases` are live, the other numbers are ends.
+
+    `returned` counts attempts that it gave back, or that were taken from it, unfinished.
+    """
+
+    worker: str
+    tenant: str
+    principal: str
+    queues: tuple[str, ...]
+    first_at: Timestamp
+    seen_at: Timestamp
+    leases: int
+    granted: int
+    completed: int
+    failed: int
+    expired: int
+    returned: int
+
+
+class WorkersPage(Answer, frozen=True):
+    workers: tuple[WorkerView, ...] = ()
+    next: str | None = None
+
+
+class TrafficQuery(Query, frozen=True, kw_only=True):
+    """What went through queues in the minutes of log time from `since` on; the last seven days are kept."""
+
+    queue: Token | None = None
+    since: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    cursor: Token | None = None
+
+
+class WaitsView(msgspec.Struct, frozen=True):
+    """Seconds from when a job was ready to its grant that so many of 100 did not exceed; up to 25 % more."""
+
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+
+
+class QueueTraffic(msgspec.Struct, frozen=True):
+    """Numbers of jobs, of attempts that `failed`, of leases `lost`; since `oldest_at` a pending job waits."""
+
+    queue: str
+    tenant: str
+    oldest_at: Timestamp | None
+    waits: WaitsView
+    submitted: int
+    granted: int
+    completed: int
+    failed: int
+    lost: int
+    dead: int
+    cancelled: int
+
+
+class TrafficPage(Answer, frozen=True):
+    queues: tuple[QueueTraffic, ...] = ()
+    next: str | None = None
