@@ -127,6 +127,7 @@ class Client(Looking, Operating):
         parent: JobHandle | str | None = None,
         on_parent_end: OnParentEnd | None = None,
         batch: str | None = None,
+        tags: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
     ) -> JobHandle:
         """Stores a job's submit, on the broker's disk when this returns.
@@ -143,7 +144,8 @@ class Client(Looking, Operating):
         say yes first. The job waits for those in `after` (handles, `<queue>~<id>`, or ids of this queue),
         with `on_dead` [dead_letter] if one ends otherwise than completed; `input_from` fills fields of the
         input with their outputs. `parent` is the job that starts this one, which ends with it by
-        `on_parent_end` [cancel], and `batch` a group that it counts in.
+        `on_parent_end` [cancel], and `batch` a group that it counts in. `tags` are names and values of your
+        own, at most 20, by which `jobs` finds it.
 
         With a `unique_key` it waits for the orchestrator, for `timeout_s` in all: where the queue's
         `on_clash` is `return`, the handle is that of the live job with that key, marked `existing`.
@@ -171,6 +173,7 @@ class Client(Looking, Operating):
             "parent": None if parent is None else _key(queue, parent),
             "on_parent_end": on_parent_end,
             "batch": batch,
+            "tags": tags,
         }
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
         until = asyncio.get_running_loop().time() + timeout_s

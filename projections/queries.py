@@ -47,7 +47,7 @@ from writ.schemas.subjects import log_subject
 from .governed import Governed
 from .reading import JobRow, JobRows, JobsReader
 from .runner import Runner
-from .shown import PAGE_MAX_BYTES, content, timestamp
+from .shown import PAGE_MAX_BYTES, content, tags_of, timestamp
 
 log = logging.getLogger("writ.projections")
 
@@ -421,6 +421,7 @@ def _job_view(row: JobRow) -> JobView:
         batch=job.batch,
         schedule=job.schedule,
         operation=job.operation,
+        tags=tags_of(job.tags),
         ended_by=job.ended_by if job.state in TERMINAL else None,
     )
 

@@ -15,6 +15,7 @@ PAGE_MAX_BYTES: Final = 900 * 1024
 
 _EPOCH = datetime.datetime(1970, 1, 1)
 _NULL = msgspec.Raw(b"null")
+_tags = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def timestamp(at: int) -> Timestamp:
@@ -27,3 +28,10 @@ def content(sealed: Sealed | None) -> msgspec.Raw:
     if sealed is None or sealed.key != UNSEALED or not bytes(sealed.plain):
         return _NULL
     return sealed.plain
+
+
+def tags_of(sealed: Sealed | None) -> dict[str, str]:
+    """The tags in an envelope; none where this reader has no key."""
+    if sealed is None or sealed.key != UNSEALED:
+        return {}
+    return _tags(sealed.plain)

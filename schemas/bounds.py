@@ -43,6 +43,11 @@ HISTORY_LONG_RECORDS: Final = 10_000
 HISTORY_MAX_RECORDS: Final = 50_000
 """Records of one job, lease renewals not counted; the next one dead-letters it."""
 
+TAGS_MAX: Final = 20
+"""Tags of one job."""
+
+TAG_NAME_MAX_CHARS: Final = 64
+TAG_VALUE_MAX_CHARS: Final = 256
 ACQUIRE_WAIT_MAX_S: Final = 60.0
 REASON_MAX_CHARS: Final = 1_000
 SHARDS: Final = 256

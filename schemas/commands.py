@@ -50,7 +50,8 @@ class SubmitJob(Command, frozen=True):
     ends otherwise, and `input_from` fills fields of the input, an object, with the output of one of them.
     `parent` is the job that starts this one, and `batch` a group that it counts in. Where the parent has
     ended already, otherwise than completed, `on_parent_end` is met at once. With `reproduces` the job repeats
-    a run of the same task with the same input, whose steps and tools answer from the record.
+    a run of the same task with the same input, whose steps and tools answer from the record. `tags`, at
+    most 20, are names and values of the submitter's own, to find the job by.
     """
 
     task: TaskName
@@ -75,6 +76,7 @@ class SubmitJob(Command, frozen=True):
     on_parent_end: OnParentEnd = OnParentEnd.CANCEL
     batch: Token | None = None
     reproduces: Reproduces | None = None
+    tags: dict[str, str] = {}
 
 
 class Acquire(Command, frozen=True):

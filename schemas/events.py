@@ -113,7 +113,8 @@ class JobSubmitted(Fact, frozen=True):
     asked for when the job has waited for those before it. `reproduces` is the run that it repeats, whose
     steps and tools answer from the record.
 
-    `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one.
+    `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one. `tags` is
+    a JSON object of strings.
     """
 
     task: str
@@ -135,6 +136,7 @@ class JobSubmitted(Fact, frozen=True):
     schedule: str | None = None
     approval: Approval | None = None
     reproduces: Reproduces | None = None
+    tags: Sealed | None = None
 
 
 class JobDue(Fact, frozen=True):

@@ -103,6 +103,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     batch: str | None = None
     schedule: str | None = None
     approval: Approval | None = None
+    tags: Sealed | None = None
     round: int = 1
     attempt: int = 0
     failures: int = 0

@@ -223,6 +223,7 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
         batch=event.batch,
         schedule=event.schedule,
         approval=event.approval,
+        tags=event.tags,
         round_at=record.at,
         round_due=due_at,
         reproduces=event.reproduces,

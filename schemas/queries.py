@@ -183,6 +183,7 @@ class JobView(msgspec.Struct, frozen=True):
     batch: str | None = None
     schedule: str | None = None
     operation: str | None = None
+    tags: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     ended_by: int | None = None
     """Log sequence of its terminal record, while it has ended: what a redrive or rerun answers."""
 

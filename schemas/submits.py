@@ -22,6 +22,7 @@ _TYPES_MAX_BYTES = 16 * 1024
 _FILLED_MAX_BYTES = 8 * 1024
 _KINDS = {"[": "an array", '"': "a string", "t": "true", "f": "false"}
 _DERIVED = re.compile(r"\d+-\d+-\d+")
+_TAG_NAME = re.compile(r"[A-Za-z0-9_\-./]+")
 _EARLIEST_US = 0
 _LATEST_US = 4_102_444_800 * bounds.SECOND_US
 """The year 2100: a time beyond it is taken for a mistake."""
@@ -73,6 +74,7 @@ def parse(data: bytes | msgspec.Raw, index: int | None) -> SubmitJob | Rejection
         content_fault("input", command.input, index)
         or retry_fault(command.retry, "retry", index)
         or _relations_fault(command, index)
+        or _tags_fault(command.tags, index)
     )
     if fault is not None:
         return fault
@@ -135,6 +137,23 @@ def _relations_fault(command: SubmitJob, index: int | None) -> Rejection | None:
         reason = f"input_from fills {len(command.input_from)} fields; at most {most} are allowed"
         return Rejection(RejectionKind.TOO_LARGE, reason, "input_from", index)
     return filled_fault(command.input_from, command.input, index)
+
+
+def _tags_fault(tags: dict[str, str], index: int | None) -> Rejection | None:
+    """Why tags cannot be carried in a record."""
+    if len(tags) > bounds.TAGS_MAX:
+        reason = f"tags has {len(tags)} names; at most {bounds.TAGS_MAX} are allowed"
+        return Rejection(RejectionKind.TOO_LARGE, reason, "tags", index)
+    for name, value in tags.items():
+        if len(name) > bounds.TAG_NAME_MAX_CHARS or not _TAG_NAME.fullmatch(name):
+            allowed = f"a name has 1 to {bounds.TAG_NAME_MAX_CHARS} letters, digits and _ - . /"
+            return malformed(f"tags names {name[:100]!r}; {allowed}", "tags", index)
+        if len(value) > bounds.TAG_VALUE_MAX_CHARS:
+            reason = (
+                f"tags.{name} has {len(value)} characters; at most {bounds.TAG_VALUE_MAX_CHARS} are allowed"
+            )
+            return Rejection(RejectionKind.TOO_LARGE, reason, f"tags.{name}", index)
+    return None
 
 
 def filled_fault(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import msgspec
+
 from writ.schemas.commands import SubmitJob
 from writ.schemas.events import Fact, JobSubmitted
 from writ.schemas.lifecycle import TERMINAL, Job, micros
@@ -104,6 +106,7 @@ def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = No
             schedule=schedule,
             approval=command.approval if command.after else None,
             reproduces=command.reproduces,
+            tags=seal(msgspec.json.encode(command.tags, order="sorted")) if command.tags else None,
         ),
     )
 

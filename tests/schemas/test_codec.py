@@ -239,6 +239,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         MAYBE_TEXT,
         st.none() | st.builds(Approval, st.none() | st.floats(0.1, 9e4), st.sampled_from(OnTimeout)),
         st.none() | st.builds(Reproduces, st.just("mail~a"), st.integers(1, 2**40)),
+        st.none() | SEALED,
     ),
     JobDue: st.builds(JobDue),
     LeaseGranted: st.builds(LeaseGranted, TEXT, NUMBER, st.none() | TEXT),

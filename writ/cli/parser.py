@@ -282,6 +282,7 @@ def _add_relations(submit: Parser) -> None:
     others.add_argument("--parent", metavar="JOB", help="the job that starts this one")
     others.add_argument("--on-parent-end", choices=("cancel", "abandon"), help="if it does not complete")
     others.add_argument("--batch", metavar="B", help="the group that it counts in")
+    others.add_argument("--tag", action="append", metavar="NAME=VALUE", help="to find it by; repeat for more")
     others.add_argument("--approval", action="store_true", help="a person must say yes first")
     others.add_argument("--approval-timeout", type=number(0), metavar="S", help="wait for that so long")
     others.add_argument("--on-timeout", choices=("dead_letter", "resume"), help="and then [dead_letter]")

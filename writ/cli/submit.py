@@ -13,6 +13,7 @@ import msgspec
 
 from .output import count, next_steps, on_terminal, paint, print_json
 from .reach import connected
+from .tags import tags_of
 from .usage import CommandError, UsageError, tell
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _options(args: Namespace) -> dict[str, Any]:
         "parent": None if args.parent is None else _key(args, args.parent),
         "on_parent_end": args.on_parent_end,
         "batch": args.batch,
+        "tags": tags_of(args.tag),
     }
     return {name: value for name, value in options.items() if value is not None}
 

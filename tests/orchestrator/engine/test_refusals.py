@@ -297,6 +297,9 @@ simple(
     "filled no object", lambda s: s.job(input=[1], after=["mail~x"], input_from={"f": "mail~x"}),
     "input_from", "an object", "an array",
 )  # fmt: skip
+simple("tags", lambda s: s.job(tags={f"n{n}": "" for n in range(21)}), "tags", "at most 20", "21 names")
+simple("tag name", lambda s: s.job(tags={"a b": "x"}), "tags", "1 to 64 letters", "'a b'")
+simple("tag value", lambda s: s.job(tags={"a": "x" * 257}), "tags.a", "at most 256", "257 characters")
 simple("after nobody", lambda s: s.job(after=["mail~x"]), "after", "there is no such job", "mail~x")
 simple("child of nobody", lambda s: s.job(parent="mail~x"), "parent", "there is no such job", "mail~x")
 
@@ -953,6 +956,7 @@ async def test_the_largest_submit_that_is_not_refused_fits_a_record(twin: Twin) 
         "after": keys,
         "input_from": {f"{costly}{n:02}": key for n, key in enumerate(keys)},
         "parent": keys[0],
+        "tags": {f"{n:0>64}": "\x01" * 256 for n in range(bounds.TAGS_MAX)},
     }
     await twin.submit(largest)
     await scene.submit("behind")
