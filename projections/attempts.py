@@ -20,7 +20,8 @@ from writ.schemas.lists import AttemptOutcome, AttemptsPage, AttemptsQuery, Atte
 from writ.schemas.records import Record
 
 from .collecting import Collecting
-from .paging import Listing, page, position
+from .file import position_of
+from .paging import Listing, page
 from .shown import timestamp
 
 _SCHEMA: Final = """
@@ -128,7 +129,7 @@ def attempts(db: sqlite3.Connection, tenant: str, query: AttemptsQuery) -> Attem
     }
     found, after = page(db, LISTING, tenant, equal, query)
     views = tuple([_view(*row) for row in found])
-    return AttemptsPage(None, position(db), views, after)
+    return AttemptsPage(None, position_of(db), views, after)
 
 
 def _view(

@@ -18,7 +18,8 @@ from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 
 from .collecting import Collecting
-from .paging import Listing, page, position
+from .file import position_of
+from .paging import Listing, page
 from .shown import timestamp
 
 _SCHEMA: Final = """
@@ -124,7 +125,7 @@ def audit(db: sqlite3.Connection, tenant: str, query: AuditQuery) -> AuditPage:
         "queue": query.queue,
     }
     found, after = page(db, LISTING, tenant, equal, query)
-    return AuditPage(None, position(db), tuple([_view(*row) for row in found]), after)
+    return AuditPage(None, position_of(db), tuple([_view(*row) for row in found]), after)
 
 
 def _view(

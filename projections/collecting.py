@@ -8,7 +8,7 @@ from typing import Any
 
 from writ.schemas.records import Record
 
-from .runner import Write
+from .view import Write
 
 
 class Collecting:

@@ -75,7 +75,7 @@ class Governed:
                     ),
                 )
             )
-        shown, more = _fit(views, query.limit)
+        shown, more = fit(views, query.limit)
         return QueuesPage(None, position, shown, more)
 
     async def schedules(self, tenant: str, query: SchedulesQuery) -> SchedulesPage:
@@ -88,7 +88,7 @@ class Governed:
             views.append((row.key, await self._schedule(tenant, row, schedule, query)))
             if len(views) > query.limit:
                 break
-        shown, more = _fit(views, query.limit)
+        shown, more = fit(views, query.limit)
         return SchedulesPage(None, position, shown, more)
 
     async def _schedule(
@@ -119,7 +119,7 @@ class Governed:
     async def operations(self, tenant: str, query: OperationsQuery) -> OperationsPage:
         position, rows = await self._rows("operation", tenant, query, query.id)
         views = [(row.key, _operation(tenant, row)) for row in rows[: query.limit + 1]]
-        shown, more = _fit(views, query.limit)
+        shown, more = fit(views, query.limit)
         return OperationsPage(None, position, shown, more)
 
     async def batches(self, tenant: str, query: BatchesQuery) -> BatchesPage:
@@ -137,7 +137,7 @@ class Governed:
             size = None if batch is None else batch.size
             history = await self._history("batch", tenant, key) if query.history else ()
             views.append((key, BatchView(name, queue, tenant, size, jobs, ended, history)))
-        shown, more = _fit(views, query.limit)
+        shown, more = fit(views, query.limit)
         return BatchesPage(None, position, shown, more)
 
     async def _rows(
@@ -193,7 +193,7 @@ def _operation(tenant: str, row: GovernedRow) -> OperationView:
     )
 
 
-def _fit(views: list[tuple[str, Any]], limit: int) -> tuple[Any, str | None]:
+def fit(views: list[tuple[str, Any]], limit: int) -> tuple[Any, str | None]:
     """What one answer carries, and the cursor behind it where there is more."""
     fitting: list[Any] = []
     room = PAGE_MAX_BYTES

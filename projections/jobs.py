@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from writ.schemas.causes import fingerprint
 from writ.schemas.chain import Violation
 from writ.schemas.events import (
-    CommandRejected,
     LeaderElected,
     LeasesRenewed,
-    RejectionsFolded,
-    ReportRejected,
     TimeResumed,
 )
 from writ.schemas.ids import split_job_key
@@ -31,11 +29,11 @@ from writ.schemas.lifecycle import (
 )
 from writ.schemas.operations import OPERATION_CAUSE
 from writ.schemas.records import Record
-from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import UNSEALED, Sealed
 from writ.schemas.steps import RecordedStep
 
 from .governing import GOVERNING_SCHEMA, Governing
+from .shown import tags_of
 from .view import Write
 
 KEPT_JOBS: Final = 32_768
@@ -51,6 +49,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     task TEXT NOT NULL,
     actor TEXT NOT NULL,
     submitted_at INTEGER NOT NULL,
+    error TEXT, -- class of its last one
+    cause TEXT, -- of a dead letter that nobody has settled
     seq INTEGER NOT NULL, -- of its newest record
     job BLOB NOT NULL -- the Job as JSON, without input and output
 );
@@ -58,9 +58,14 @@ CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_id ON jobs (tenant, id, queue);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, tenant);
 CREATE INDEX IF NOT EXISTS jobs_by_queue ON jobs (tenant, queue, state);
 CREATE INDEX IF NOT EXISTS jobs_by_task ON jobs (tenant, task, state);
+CREATE INDEX IF NOT EXISTS jobs_by_actor ON jobs (tenant, actor);
+CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (tenant, submitted_at);
+CREATE INDEX IF NOT EXISTS jobs_by_error ON jobs (tenant, error) WHERE error IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_by_cause ON jobs (tenant, cause) WHERE cause IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_by_queue_cause ON jobs (tenant, queue, cause) WHERE cause IS NOT NULL;
 CREATE TABLE IF NOT EXISTS links ( -- what a job belongs to
     tenant TEXT NOT NULL,
-    kind TEXT NOT NULL, -- batch, parent, schedule or operation
+    kind TEXT NOT NULL, -- batch, parent, schedule, operation or tag
     name TEXT NOT NULL,
     opened INTEGER NOT NULL,
     PRIMARY KEY (tenant, kind, name, opened)
@@ -75,6 +80,10 @@ CREATE TABLE IF NOT EXISTS batch_counts (
     tenant TEXT NOT NULL, queue TEXT NOT NULL, batch TEXT NOT NULL, state TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, batch, state)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dead_counts ( -- of those that nobody has settled
+    tenant TEXT NOT NULL, queue TEXT NOT NULL, cause TEXT NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY (tenant, queue, cause)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS running_keys (
     tenant TEXT NOT NULL, queue TEXT NOT NULL, concurrency_key TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, concurrency_key)
@@ -82,29 +91,9 @@ CREATE TABLE IF NOT EXISTS running_keys (
 CREATE TABLE IF NOT EXISTS leader (
     one INTEGER PRIMARY KEY CHECK (one = 1), leader TEXT NOT NULL, version TEXT NOT NULL, seq INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS rejections (
-    seq INTEGER NOT NULL,
-    nth INTEGER NOT NULL, -- within the record
-    at INTEGER NOT NULL,
-    tenant TEXT NOT NULL,
-    actor TEXT NOT NULL,
-    event TEXT NOT NULL,
-    verb TEXT, -- NULL where the record only counts
-    queue TEXT,
-    job TEXT,
-    token INTEGER,
-    worker TEXT,
-    kind TEXT NOT NULL,
-    field TEXT,
-    element INTEGER,
-    reason TEXT NOT NULL,
-    count INTEGER NOT NULL, -- how many the record speaks of in all
-    PRIMARY KEY (seq, nth)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rejections_by_tenant ON rejections (tenant, seq);
 """
-_INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_UPDATE_JOB: Final = "UPDATE jobs SET state = ?, seq = ?, job = ? WHERE opened = ?"
+_INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPDATE_JOB: Final = "UPDATE jobs SET state = ?, error = ?, cause = ?, seq = ?, job = ? WHERE opened = ?"
 _PUT_LINK: Final = "INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)"
 _PUT_INPUT: Final = "INSERT OR REPLACE INTO inputs VALUES (?, ?)"
 _PUT_OUTPUT: Final = "INSERT OR REPLACE INTO outputs VALUES (?, ?)"
@@ -116,10 +105,11 @@ _ADD_BATCH: Final = (
 _DROP_BATCH: Final = (
     "DELETE FROM batch_counts WHERE tenant = ? AND queue = ? AND batch = ? AND state = ? AND n = 0"
 )
+_ADD_DEAD: Final = "INSERT INTO dead_counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_DROP_DEAD: Final = "DELETE FROM dead_counts WHERE tenant = ? AND queue = ? AND cause = ? AND n = 0"
 _ADD_KEY: Final = "INSERT INTO running_keys VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _DROP_KEY: Final = "DELETE FROM running_keys WHERE tenant = ? AND queue = ? AND concurrency_key = ? AND n = 0"
 _PUT_LEADER: Final = "INSERT OR REPLACE INTO leader VALUES (1, ?, ?, ?)"
-_INSERT_REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LOOKUP: Final = (
     "SELECT tenant, queue, jobs.id, opened, seq, state, job FROM json_each(?) AS wanted CROSS JOIN jobs"
     " ON tenant = json_extract(wanted.value, '$[0]')"
@@ -141,15 +131,19 @@ decode_job = msgspec.json.Decoder(Job).decode
 
 
 class Row:
-    """A job in memory, as the records left it; `stored` is its state in the file, None where it has none."""
+    """A job in memory, as the records left it; `stored` is its state in the file, None where it has none.
 
-    __slots__ = ("input", "job", "opened", "output", "seq", "stored")
+    `listed` is the cause under which the file counts it among the dead letters.
+    """
+
+    __slots__ = ("input", "job", "listed", "opened", "output", "seq", "stored")
 
     def __init__(self, opened: int, seq: int, job: Job, stored: State | None) -> None:
         self.opened = opened
         self.seq = seq
         self.job = job
         self.stored = stored
+        self.listed = None if stored is None else cause_of(job)
         self.input: Sealed | None = None
         self.output: Sealed | None = None
 
@@ -163,11 +157,18 @@ def _hollow_step(step: RecordedStep) -> RecordedStep:
     return replace(step, result=result, error=error)
 
 
+def cause_of(job: Job) -> str | None:
+    """The cause of a dead letter that nobody has settled; None of any other job."""
+    if job.state is not State.DEAD or job.dropped is not None:
+        return None
+    return job.cause or fingerprint(job.task, job.dead or "", job.error)
+
+
 class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 7
+    version = 8
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
@@ -176,7 +177,6 @@ class JobsView:
         self._loaded: dict[Address, Row] = {}
         self._dirty: dict[Address, Row] = {}
         self._leader: tuple[str, str, int] | None = None
-        self._rejections: list[tuple[Any, ...]] = []
         self._links: list[tuple[str, str, str, int]] = []
         self._running_loaded = False
         self._governing = Governing()
@@ -239,11 +239,8 @@ class JobsView:
                     self._give_time_back(record.at)
                 case TimeResumed():
                     self._give_time_back(record.at)
-                case CommandRejected() | ReportRejected() | RejectionsFolded():
-                    rows = _rejection_rows(record, event)
-                    self._rejections += [(record.seq, nth, *row) for nth, row in enumerate(rows)]
                 case _:
-                    pass  # nothing changed: a barrier, a warning
+                    pass  # nothing changed: a barrier, a warning, a refusal
 
     def _fold_job(self, record: Record) -> None:
         place = (record.tenant, record.key)
@@ -259,6 +256,8 @@ class JobsView:
             self._link(row, "batch", job.batch)
             self._link(row, "parent", job.parent)
             self._link(row, "schedule", job.schedule)
+            for name, value in tags_of(job.tags).items():
+                self._link(row, "tag", f"{name}={value}")
         elif job.input is not row.job.input:  # an edit
             row.input = job.input
             job = replace(job, input=_ELSEWHERE)
@@ -295,18 +294,22 @@ class JobsView:
         counts = _Counts()
         for (tenant, key), row in self._dirty.items():
             job = row.job
+            cause = cause_of(job)
+            error = None if job.error is None else job.error.class_.value
             if row.stored is None:
                 queue, _, job_id = key.partition("~")
                 new.append(
                     (
-                        row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor,
-                        job.submitted_at, row.seq, _encode(job),
+                        *(row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor),
+                        *(job.submitted_at, error, cause, row.seq, _encode(job)),
                     )
                 )  # fmt: skip
             else:
-                changed.append((job.state.value, row.seq, _encode(job), row.opened))
+                changed.append((job.state.value, error, cause, row.seq, _encode(job), row.opened))
             if row.stored is not job.state:
                 counts.moved(tenant, key, row.stored, job)
+            if row.listed != cause:
+                counts.listed(tenant, key, row.listed, cause)
             if row.input is not None:
                 inputs.append((row.opened, _encode(row.input)))
             if row.output is not None:
@@ -320,7 +323,6 @@ class JobsView:
             *counts.writes(),
             *self._governing.writes(),
             Write(_PUT_LEADER, [self._leader] if self._leader else []),
-            Write(_INSERT_REJECTION, self._rejections),
         ]
         return [write for write in writes if write.rows]
 
@@ -328,7 +330,7 @@ class JobsView:
         """What was written is what the file has. Live jobs stay in memory; the longest untouched go first."""
         kept = self._kept
         for place, row in self._dirty.items():
-            row.stored, row.input, row.output = row.job.state, None, None
+            row.stored, row.listed, row.input, row.output = row.job.state, cause_of(row.job), None, None
             kept.pop(place, None)
             if row.job.state not in TERMINAL:
                 kept[place] = row
@@ -344,20 +346,20 @@ class JobsView:
         self._loaded = {}
         self._dirty = {}
         self._leader = None
-        self._rejections = []
         self._links = []
         self._running_loaded = False
         self._governing.forget()
 
 
 class _Counts:
-    """How the numbers of jobs change by state, of batches too, and of running jobs by concurrency key."""
+    """How the numbers of jobs change: by state, of batches too, by concurrency key, and by cause of death."""
 
     def __init__(self) -> None:
         self._moves: dict[tuple[str, str, State | None, State], int] = {}
         self._states: dict[tuple[str, str, State], int] = {}
         self._batches: dict[tuple[str, str, str, State], int] = {}
         self._keys: dict[tuple[str, str, str], int] = {}
+        self._dead: dict[tuple[str, str, str], int] = {}
 
     def moved(self, tenant: str, key: str, before: State | None, job: Job) -> None:
         """A job has come to another state than it had."""
@@ -370,6 +372,13 @@ class _Counts:
         if job.concurrency_key is not None:
             _add(self._keys, (tenant, queue, job.concurrency_key), (after is _RUNS) - (before is _RUNS))
 
+    def listed(self, tenant: str, key: str, before: str | None, after: str | None) -> None:
+        """A dead letter was added to those of a cause, or taken from them."""
+        queue = split_job_key(key)[0]
+        for cause, change in ((before, -1), (after, 1)):
+            if cause is not None:
+                _add(self._dead, (tenant, queue, cause), change)
+
     def writes(self) -> list[Write]:
         """What evens out is left out, and what comes to nothing is deleted."""
         for (tenant, queue, before, after), n in self._moves.items():
@@ -379,6 +388,7 @@ class _Counts:
         states = [(t, q, s.value, n) for (t, q, s), n in self._states.items() if n]
         batches = [(t, q, b, s.value, n) for (t, q, b, s), n in self._batches.items() if n]
         keys = [(*place, n) for place, n in self._keys.items() if n]
+        dead = [(*place, n) for place, n in self._dead.items() if n]
         return [
             Write(_ADD_COUNT, states),
             Write(_DROP_ZERO, [row[:-1] for row in states if row[-1] < 0]),
@@ -386,6 +396,8 @@ class _Counts:
             Write(_DROP_BATCH, [row[:-1] for row in batches if row[-1] < 0]),
             Write(_ADD_KEY, keys),
             Write(_DROP_KEY, [row[:-1] for row in keys if row[-1] < 0]),
+            Write(_ADD_DEAD, dead),
+            Write(_DROP_DEAD, [row[:-1] for row in dead if row[-1] < 0]),
         ]
 
 
@@ -394,25 +406,3 @@ _Place = TypeVar("_Place")
 
 def _add(changes: dict[_Place, int], place: _Place, n: int) -> None:
     changes[place] = changes.get(place, 0) + n
-
-
-def _rejection_rows(record: Record, event: object) -> Iterator[tuple[Any, ...]]:
-    """A refusal's columns behind `seq` and `nth`: one row for each element that the record names."""
-    head = (record.at, record.tenant, record.actor)
-
-    def tail(rejection: Rejection, count: int) -> tuple[Any, ...]:
-        return (rejection.kind.value, rejection.field, rejection.index, rejection.reason, count)
-
-    match event:
-        case CommandRejected(verb=verb, refused=refused, queue=queue, count=count):
-            for each in refused:
-                yield (*head, "command_rejected", verb, queue, None, None, None, *tail(each, count))
-        case ReportRejected(verb=verb, worker=worker, refused=reports):
-            for report in reports:
-                queue, job_id = split_job_key(report.job)
-                names = (verb, queue, job_id, report.token, worker)
-                yield (*head, "report_rejected", *names, *tail(report.rejection, len(reports)))
-        case RejectionsFolded(count=count, last=last):
-            yield (*head, "rejections_folded", None, None, None, None, None, *tail(last, count))
-        case _:
-            pass

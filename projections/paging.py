@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import datetime
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from writ.schemas.lists import NewestFirst
+from writ.schemas.queries import NewestFirst
 from writ.schemas.schedules import log_time
 
 SCANNED_MAX: Final = 10_000
 """Rows that one page looks at."""
 
-_END: Final = 2**63 - 1
+END: Final = 2**63 - 1
+"""Behind every key."""
 
 
 class Listing(NamedTuple):
@@ -33,6 +34,45 @@ class Listing(NamedTuple):
     indexed: tuple[str, ...]
 
 
+class Walk(NamedTuple):
+    """The parts of a SELECT along an index that ends in the key; the key is its first column."""
+
+    select: str
+    key: str
+    tables: str
+    where: str
+    values: Sequence[Any]
+
+
+class Terms(NamedTuple):
+    """What the index of a walk does not tell, of its rows as `found`; without words nothing."""
+
+    where: str
+    values: Sequence[Any]
+
+
+def follow(
+    db: sqlite3.Connection, walk: Walk, others: Terms, limit: int, scanned: int = SCANNED_MAX
+) -> tuple[list[tuple[Any, ...]], int | None]:
+    """At most `limit` rows, by their keys from the highest, and the key below which there may be more.
+
+    All words of SQL are this package's own; whatever came from outside is among the values.
+    """
+    select, key, tables, where, values = walk
+    rows = f"FROM {tables} WHERE {where} ORDER BY {key} DESC LIMIT ?"
+    if not others.where:
+        found = db.execute(f"SELECT {select} {rows}", (*values, limit + 1)).fetchall()
+    else:
+        sql = f"SELECT * FROM (SELECT {select} {rows}) AS found WHERE {others.where} LIMIT ?"  # noqa: S608
+        found = db.execute(sql, (*values, scanned, *others.values, limit + 1)).fetchall()
+    if len(found) > limit:
+        return found[:limit], int(found[limit - 1][0])
+    if not others.where:
+        return found, None
+    last = db.execute(f"SELECT {key} {rows} OFFSET ?", (*values, 1, scanned - 1)).fetchone()
+    return found, None if last is None else int(last[0])
+
+
 def page(
     db: sqlite3.Connection,
     of: Listing,
@@ -45,45 +85,29 @@ def page(
     A page may be short, even empty, and still have a next one.
     """
     given = {column: value for column, value in equal.items() if value is not None}
+    first, end = bounds(db, of, tenant, query)
+    where, values = f"tenant = ? AND {of.key} >= ? AND {of.key} < ?", [tenant, first, end]
     walked = next((column for column in of.indexed if column in given), None)
-    parts: list[str | int] = [tenant]
-    where = "tenant = ?"
     if walked is not None:
         where += f" AND {walked} = ?"
-        parts.append(given.pop(walked))
-    where += f" AND {of.key} >= ? AND {of.key} < ?"
-    before = _END if query.cursor is None else int(query.cursor)
-    parts += [_first(db, of, tenant, query.since, 0), min(before, _first(db, of, tenant, query.until, _END))]
-    walk = f"SELECT {of.key}, {of.columns} FROM {of.table} WHERE {where} ORDER BY {of.key} DESC"  # noqa: S608
-    if not given:
-        found = db.execute(f"{walk} LIMIT ?", (*parts, query.limit + 1)).fetchall()
-        return _cut(found, query.limit)
-    others = " AND ".join([f"{column} = ?" for column in given])
-    sql = f"SELECT * FROM ({walk} LIMIT {SCANNED_MAX}) WHERE {others} LIMIT ?"  # noqa: S608
-    found = db.execute(sql, (*parts, *given.values(), query.limit + 1)).fetchall()
-    if len(found) > query.limit:
-        return _cut(found, query.limit)
-    last = f"SELECT {of.key} FROM {of.table} WHERE {where} ORDER BY {of.key} DESC LIMIT 1 OFFSET ?"  # noqa: S608
-    end = db.execute(last, (*parts, SCANNED_MAX - 1)).fetchone()
-    return found, None if end is None else str(end[0])
+        values.append(given.pop(walked))
+    walk = Walk(f"{of.key}, {of.columns}", of.key, of.table, where, values)
+    others = Terms(" AND ".join([f"{column} = ?" for column in given]), [*given.values()])
+    found, after = follow(db, walk, others, query.limit)
+    return found, None if after is None else str(after)
 
 
-def _cut(found: list[tuple[Any, ...]], limit: int) -> tuple[list[tuple[Any, ...]], str | None]:
-    return found[:limit], str(found[limit - 1][0]) if len(found) > limit else None
+def bounds(db: sqlite3.Connection, of: Listing, tenant: str, query: NewestFirst) -> tuple[int, int]:
+    """The keys from which on, and before which, the rows of a page are."""
+    before = END if query.cursor is None else int(query.cursor)
+    since = 0 if query.since is None else _first(db, of, tenant, query.since)
+    until = END if query.until is None else _first(db, of, tenant, query.until)
+    return since, min(before, until)
 
 
-def _first(
-    db: sqlite3.Connection, of: Listing, tenant: str, moment: datetime.datetime | None, other: int
-) -> int:
-    """The key of the tenant's first row at or after a moment; `other` where none is given."""
-    if moment is None:
-        return other
+def _first(db: sqlite3.Connection, of: Listing, tenant: str, moment: datetime.datetime) -> int:
+    """The key of the tenant's first row at or after a moment."""
     order = f"ORDER BY {of.at}, {of.key}"
     sql = f"SELECT {of.key} FROM {of.table} WHERE tenant = ? AND {of.at} >= ? {order} LIMIT 1"  # noqa: S608
     found = db.execute(sql, (tenant, log_time(moment))).fetchone()
-    return _END if found is None else int(found[0])
-
-
-def position(db: sqlite3.Connection) -> int:
-    """The sequence of the newest record that the file tells of."""
-    return next((int(seq) for (seq,) in db.execute("SELECT seq FROM position")), 0)
+    return END if found is None else int(found[0])

@@ -22,6 +22,9 @@ from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
 from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.queries import (
     BatchesQuery,
+    DeadPage,
+    DeadQuery,
+    DeadView,
     ErrorView,
     JobQuery,
     JobsPage,
@@ -44,7 +47,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.subjects import log_subject
 
-from .governed import Governed
+from .governed import Governed, fit
 from .reading import JobRow, JobRows, JobsReader
 from .runner import Runner
 from .shown import PAGE_MAX_BYTES, content, tags_of, timestamp
@@ -132,6 +135,7 @@ class Queries:
         self._verbs: dict[str, Callable[[str, bytes], Awaitable[Answer]]] = {
             "jobs": self._jobs,
             "job": self._job,
+            "dead": self._dead,
             "records": self._records,
             "queues": self._of("jobs", QueuesQuery, governed.queues),
             "schedules": self._of("jobs", SchedulesQuery, governed.schedules),
@@ -211,27 +215,30 @@ class Queries:
 
     async def _jobs(self, tenant: str, body: bytes) -> JobsPage:
         query = _parse(body, JobsQuery)
-        before = _cursor(query.cursor)
         await self._caught_up(query)
-        found = await self._reader.page(
-            tenant,
-            states=query.states,
-            queue=query.queue,
-            task=query.task,
-            links={
-                kind: name
-                for kind in ("batch", "parent", "schedule", "operation")
-                if (name := getattr(query, kind)) is not None
-            },
-            before=before,
-            limit=query.limit,
-        )
-        return _page(found)
+        return _page(await self._reader.page(tenant, query))
 
     async def _job(self, tenant: str, body: bytes) -> JobsPage:
         query = _parse(body, JobQuery)
         await self._caught_up(query)
         return _page(await self._reader.lookup(tenant, query.id, query.queue))
+
+    async def _dead(self, tenant: str, body: bytes) -> DeadPage:
+        query = _parse(body, DeadQuery)
+        await self._caught_up(query)
+        found = await self._reader.dead_counts(tenant, query)
+        views = [
+            (
+                job_key(row.queue, row.cause),
+                DeadView(row.queue, tenant, row.cause, row.n, _job_view(row.newest)),
+            )
+            for row in found.rows
+            if query.task in (None, row.newest.job.task)
+        ]
+        shown, after = fit(views, query.limit)
+        if after is None and found.more:
+            after = job_key(found.rows[-1].queue, found.rows[-1].cause)
+        return DeadPage(None, found.position, shown, after)
 
     async def _records(self, tenant: str, body: bytes) -> RecordsPage:
         query = _parse(body, RecordsQuery)
@@ -344,31 +351,22 @@ def _parse(body: bytes, kind: type[Asked]) -> Asked:
         raise _Refused(RejectionKind.MALFORMED, f"the query is not JSON: {error}") from error
 
 
-def _cursor(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise _Refused(RejectionKind.MALFORMED, f"{cursor[:40]!r} is not the `next` of a page", "cursor")
-    return int(cursor)
-
-
 def _page(found: JobRows) -> JobsPage:
     """Rows as an answer that the broker carries."""
     jobs: list[msgspec.Raw] = []
     room = PAGE_MAX_BYTES
-    more = found.more
-    opened = 0
+    after, opened = found.next, 0
     for row in found.rows:
         encoded = _encode(_job_view(row))
         room -= len(encoded) + 1
         if room < 0 and jobs:
-            more = True
+            after = opened
             break
         jobs.append(msgspec.Raw(encoded))
         opened = row.opened
     # Encoded one by one to know their sizes; as bytes they go into the same field.
     views: Any = tuple(jobs)
-    return JobsPage(None, found.position, views, str(opened) if more else None)
+    return JobsPage(None, found.position, views, None if after is None else str(after))
 
 
 def _error_view(row: JobRow) -> ErrorView | None:

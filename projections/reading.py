@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import Job, State
+from writ.schemas.queries import DeadQuery, JobsQuery
 from writ.schemas.sealed import Sealed
 
 from .file import Reader, position_of
+from .finding import find
 from .jobs import decode_job
 
 T = TypeVar("T")
@@ -43,10 +46,27 @@ class JobRow(NamedTuple):
 
 
 class JobRows(NamedTuple):
-    """Rows as of `position`; `more` where rows after the last one here remain."""
+    """Rows as of `position`; there may be more that were opened before `next`."""
 
     position: int
     rows: list[JobRow]
+    next: int | None
+
+
+class DeadRow(NamedTuple):
+    """How many dead letters a queue has of a cause, and the newest submit among them."""
+
+    queue: str
+    cause: str
+    n: int
+    newest: JobRow
+
+
+class DeadRows(NamedTuple):
+    """Rows as of `position`; `more` where rows after the last one here remain."""
+
+    position: int
+    rows: list[DeadRow]
     more: bool
 
 
@@ -54,31 +74,6 @@ class Leader(NamedTuple):
     leader: str
     version: str
     seq: int
-
-
-class Refusal(NamedTuple):
-    """One refused element of a command or report, as the audit lists it. `at` is log time in microseconds.
-
-    `element` is its index in an array, `of` how many refusals the record speaks of in all; the names are None
-    where it only counts.
-    """
-
-    seq: int
-    nth: int
-    at: int
-    tenant: str
-    actor: str
-    event: str
-    verb: str | None
-    queue: str | None
-    job: str | None
-    token: int | None
-    worker: str | None
-    kind: str
-    field: str | None
-    element: int | None
-    reason: str
-    of: int
 
 
 class GovernedRow(NamedTuple):
@@ -106,31 +101,13 @@ class JobsReader(Reader):
     All methods raise sqlite3.Error where the file cannot be read.
     """
 
-    async def page(
-        self,
-        tenant: str,
-        *,
-        states: Sequence[State] = (),
-        queue: str | None = None,
-        task: str | None = None,
-        links: Mapping[str, str] | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> JobRows:
-        """Jobs by filters, newest submit first; `before` is the `opened` of the page before's last.
-
-        `links` names what they belong to, by kind: a batch, parent, schedule or operation.
-        """
-        if links:
-            sql, parts = _linked(tenant, states, queue, task, links, before)
-        else:
-            sql, parts = _walked(tenant, states, queue, task, before, limit)
+    async def page(self, tenant: str, query: JobsQuery) -> JobRows:
+        """Jobs by filters, newest submit first."""
 
         def read(db: sqlite3.Connection) -> JobRows:
-            found = db.execute(f"{sql} ORDER BY 1 DESC LIMIT ?", (*parts, limit + 1))
-            places = [int(opened) for (opened,) in found]
-            rows, more = _rows(db, places[:limit])
-            return JobRows(position_of(db), rows, more or len(places) > limit)
+            places, after = find(db, tenant, query)
+            rows = _rows(db, places)
+            return JobRows(position_of(db), rows, after if len(rows) == len(places) else rows[-1].opened)
 
         return await self.read(read)
 
@@ -144,8 +121,9 @@ class JobsReader(Reader):
 
         def read(db: sqlite3.Connection) -> JobRows:
             found = db.execute(sql + " ORDER BY opened DESC", parts)
-            rows, more = _rows(db, [int(opened) for (opened,) in found])
-            return JobRows(position_of(db), rows, more)
+            places = [int(opened) for (opened,) in found]
+            rows = _rows(db, places)
+            return JobRows(position_of(db), rows, None if len(rows) == len(places) else rows[-1].opened)
 
         return await self.read(read)
 
@@ -158,6 +136,32 @@ class JobsReader(Reader):
         """Jobs of the tenant by queue and state."""
         sql = "SELECT queue, state, n FROM counts WHERE tenant = ? ORDER BY queue, state"
         return await self.read(lambda db: _by_name(db.execute(sql, (tenant,)), State))
+
+    async def dead_counts(self, tenant: str, query: DeadQuery) -> DeadRows:
+        """Causes of dead letters that nobody has settled, by queue and cause, each with its newest submit."""
+        sql = "SELECT queue, cause, n FROM dead_counts WHERE tenant = ? AND (queue, cause) > (?, ?)"
+        parts: list[Any] = [tenant, *split_job_key(query.cursor or "")]
+        for column, value in (("queue", query.queue), ("cause", query.cause)):
+            if value is not None:
+                sql += f" AND {column} = ?"
+                parts.append(value)
+        newest = (
+            "SELECT opened FROM jobs WHERE tenant = ? AND queue = ? AND cause = ?"
+            " ORDER BY opened DESC LIMIT 1"
+        )
+
+        def read(db: sqlite3.Connection) -> DeadRows:
+            counts = db.execute(f"{sql} ORDER BY queue, cause LIMIT ?", (*parts, query.limit + 1)).fetchall()
+            places = [db.execute(newest, (tenant, *count[:2])).fetchone()[0] for count in counts]
+            jobs = {row.opened: row for row in _rows(db, places[: query.limit])}
+            found = [
+                DeadRow(queue, cause, n, jobs[opened])
+                for (queue, cause, n), opened in zip(counts, places, strict=True)
+                if opened in jobs
+            ]
+            return DeadRows(position_of(db), found, len(found) < len(counts))
+
+        return await self.read(read)
 
     async def running_keys(self, tenant: str) -> dict[str, dict[str, int]]:
         """Running jobs of the tenant by queue and concurrency key."""
@@ -221,14 +225,9 @@ class JobsReader(Reader):
         sql = "SELECT leader, version, seq FROM leader"
         return await self.read(lambda db: next((Leader(*row) for row in db.execute(sql)), None))
 
-    async def rejections(self, tenant: str, limit: int = 100) -> list[Refusal]:
-        """What the tenant's principals were refused, newest first."""
-        sql = "SELECT * FROM rejections WHERE tenant = ? ORDER BY seq DESC, nth LIMIT ?"
-        return await self.read(lambda db: [Refusal(*row) for row in db.execute(sql, (tenant, limit))])
 
-
-def _rows(db: sqlite3.Connection, places: Sequence[int]) -> tuple[list[JobRow], bool]:
-    """These jobs in this order, as many as one answer can carry, and whether some were left out."""
+def _rows(db: sqlite3.Connection, places: Sequence[int]) -> list[JobRow]:
+    """These jobs in this order, as many as one answer can carry."""
     sizes: dict[int, int] = dict(db.execute(_SIZES, (msgspec.json.encode(places).decode(),)).fetchall())
     fitting: list[int] = []
     room = CONTENT_MAX_BYTES
@@ -238,11 +237,10 @@ def _rows(db: sqlite3.Connection, places: Sequence[int]) -> tuple[list[JobRow], 
             break
         fitting.append(opened)
     found = db.execute(_CONTENTS, (msgspec.json.encode(fitting).decode(),))
-    rows = [
+    return [
         JobRow(opened, seq, decode_job(job), _decode_sealed(i), None if o is None else _decode_sealed(o))
         for opened, seq, job, i, o in found
     ]
-    return rows, len(fitting) < len(places)
 
 
 def _by_name(rows: Iterable[tuple[str, str, int]], kind: Callable[[str], T]) -> dict[str, dict[T, int]]:
@@ -251,58 +249,6 @@ def _by_name(rows: Iterable[tuple[str, str, int]], kind: Callable[[str], T]) -> 
     for name, counted, n in rows:
         found.setdefault(name, {})[kind(counted)] = n
     return found
-
-
-def _walked(
-    tenant: str, states: Sequence[State], queue: str | None, task: str | None, before: int | None, limit: int
-) -> tuple[str, list[Any]]:
-    """The page as one keyset walk for each state, merged: an index answers each in the page's order."""
-    where = ["state = ?", "tenant = ?"]
-    values: list[Any] = [tenant]
-    for column, value in (("queue = ?", queue), ("task = ?", task), ("opened < ?", before)):
-        if value is not None:
-            where.append(column)
-            values.append(value)
-    walk = (
-        "SELECT * FROM (SELECT opened FROM jobs WHERE "  # noqa: S608 - `where` holds words of ours alone
-        f"{' AND '.join(where)} ORDER BY opened DESC LIMIT ?)"
-    )
-    wanted = dict.fromkeys(states or tuple(State))
-    parts: list[Any] = []
-    for state in wanted:
-        parts += (state.value, *values, limit + 1)
-    return " UNION ALL ".join([walk] * len(wanted)), parts
-
-
-def _linked(
-    tenant: str,
-    states: Sequence[State],
-    queue: str | None,
-    task: str | None,
-    links: Mapping[str, str],
-    before: int | None,
-) -> tuple[str, list[Any]]:
-    """The page as a walk over the jobs of the first link, which stand together."""
-    (kind, name), *others = links.items()
-    sql = (
-        "SELECT first.opened FROM links AS first CROSS JOIN jobs USING (opened)"
-        " WHERE first.tenant = ? AND first.kind = ? AND first.name = ?"
-    )
-    parts: list[Any] = [tenant, kind, name]
-    for kind, name in others:
-        sql += (
-            " AND EXISTS (SELECT 1 FROM links WHERE tenant = ? AND kind = ? AND name = ?"
-            " AND opened = first.opened)"
-        )
-        parts += (tenant, kind, name)
-    if states:
-        sql += " AND state IN (SELECT value FROM json_each(?))"
-        parts.append(msgspec.json.encode(states).decode())
-    for term, value in (("queue = ?", queue), ("task = ?", task), ("first.opened < ?", before)):
-        if value is not None:
-            sql += f" AND {term}"
-            parts.append(value)
-    return sql, parts
 
 
 def _literal(text: str) -> str:

@@ -35,7 +35,7 @@ from writ.schemas.records import Record
 from writ.schemas.schedules import log_time
 
 from .collecting import Collecting
-from .paging import position
+from .file import position_of
 from .shown import timestamp
 
 KEPT_MINUTES: Final = 7 * 24 * 60
@@ -229,7 +229,7 @@ def traffic(db: sqlite3.Connection, tenant: str, query: TrafficQuery) -> Traffic
     since = None if query.since is None else log_time(query.since) // _MINUTE_US
     views = tuple([_view(db, tenant, name, since) for name in names[: query.limit]])
     return TrafficPage(
-        None, position(db), views, names[query.limit - 1] if len(names) > query.limit else None
+        None, position_of(db), views, names[query.limit - 1] if len(names) > query.limit else None
     )
 
 

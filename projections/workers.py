@@ -14,7 +14,7 @@ from writ.schemas.schedules import log_time
 
 from .attempts import ends
 from .collecting import Collecting
-from .paging import position
+from .file import position_of
 from .shown import timestamp
 
 _SCHEMA: Final = """
@@ -112,7 +112,7 @@ def workers(db: sqlite3.Connection, tenant: str, query: WorkersQuery) -> Workers
     sql = f"SELECT * FROM workers WHERE {where} ORDER BY worker LIMIT ?"  # noqa: S608 - words of ours alone
     found = db.execute(sql, (*parts, query.limit + 1)).fetchall()
     views = tuple([_view(db, *row) for row in found[: query.limit]])
-    return WorkersPage(None, position(db), views, views[-1].worker if len(found) > query.limit else None)
+    return WorkersPage(None, position_of(db), views, views[-1].worker if len(found) > query.limit else None)
 
 
 def _view(

@@ -6,7 +6,6 @@ Verbs: `audit` (AuditQuery -> AuditPage), `attempts` (AttemptsQuery -> AttemptsP
 
 from __future__ import annotations
 
-import datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -15,24 +14,8 @@ from msgspec import Meta
 
 from .commands import Answer, Token
 from .errors import ErrorClass
-from .queries import Query, Timestamp
+from .queries import Moment, NewestFirst, Query, Timestamp
 from .rejections import RejectionKind
-
-Moment = Annotated[datetime.datetime, Meta(tz=True)]
-Place = Annotated[str, Meta(pattern=r"^[0-9]{1,18}$(?!\n)")]
-
-
-class NewestFirst(Query, frozen=True, kw_only=True):
-    """Base of lists of what happened, newest first, from log time `since` on and before `until`.
-
-    `cursor` is the `next` of the page before. A page looks at so many rows at most: with rare filters it may
-    hold less than `limit` and still have a `next`.
-    """
-
-    since: Moment | None = None
-    until: Moment | None = None
-    limit: Annotated[int, Meta(ge=1, le=500)] = 100
-    cursor: Place | None = None
 
 
 class AuditQuery(NewestFirst, frozen=True, kw_only=True):

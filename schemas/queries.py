@@ -1,9 +1,9 @@
 """Reads of the views: `writ.query.<tenant>.<principal>.<verb>`, request and answer as JSON.
 
-Verbs: `jobs` (JobsQuery -> JobsPage), `job` (JobQuery -> JobsPage), `records` (RecordsQuery -> RecordsPage),
-`queues` (QueuesQuery -> QueuesPage), `schedules` (SchedulesQuery -> SchedulesPage), `operations`
-(OperationsQuery -> OperationsPage), `batches` (BatchesQuery -> BatchesPage), `status` (StatusQuery ->
-NodeStatus). An answer has `error` where the query was refused.
+Verbs: `jobs` (JobsQuery -> JobsPage), `dead` (DeadQuery -> DeadPage), `job` (JobQuery -> JobsPage), `records`
+(RecordsQuery -> RecordsPage), `queues` (QueuesQuery -> QueuesPage), `schedules` (SchedulesQuery ->
+SchedulesPage), `operations` (OperationsQuery -> OperationsPage), `batches` (BatchesQuery -> BatchesPage),
+`status` (StatusQuery -> NodeStatus). An answer has `error` where the query was refused.
 
 Every query but `status` waits until the view has reached the log's last record at the time of asking, so
 that nobody misses what they were already told; `max_wait_s` bounds the wait and is answered `try_later`. A
@@ -12,12 +12,14 @@ that nobody misses what they were already told; `max_wait_s` bounds the wait and
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from .commands import Answer, Command, JobKey, Token
+from .errors import ErrorClass
 from .events import DeadReason, Filter, OnTimeout, OperationVerb, WaitReason
 from .lifecycle import State
 from .policy import QueuePolicy
@@ -28,6 +30,10 @@ Timestamp = str
 """RFC 3339, UTC, with microseconds: `2026-01-31T12:00:00.000000Z`."""
 
 
+Moment = Annotated[datetime.datetime, Meta(tz=True)]
+Place = Annotated[str, Meta(pattern=r"^[0-9]{1,18}$(?!\n)")]
+
+
 class Query(Command, frozen=True, kw_only=True):
     """`min_position` asks for a view at least as new as this log sequence; None means the newest."""
 
@@ -35,11 +41,25 @@ class Query(Command, frozen=True, kw_only=True):
     max_wait_s: Annotated[float, Meta(ge=0, le=30)] = 5.0
 
 
-class JobsQuery(Query, frozen=True, kw_only=True):
-    """Jobs by filters, newest submit first; `cursor` is the `next` of the page before.
+class NewestFirst(Query, frozen=True, kw_only=True):
+    """Base of lists of what happened, newest first, from log time `since` on and before `until`.
+
+    `cursor` is the `next` of the page before. A page looks at so many rows at most: with rare filters it may
+    hold less than `limit`, and still have a `next`.
+    """
+
+    since: Moment | None = None
+    until: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    cursor: Place | None = None
+
+
+class JobsQuery(NewestFirst, frozen=True, kw_only=True):
+    """Jobs that match all filters that are given, by the time of their submit.
 
     `batch`, `schedule` and `operation` are names, and `parent` a key, `<queue>~<id>`. The jobs of an
-    operation are all that it changed.
+    operation are all that it changed. `error_class` is that of the last error, `actor` who submitted it, and
+    `cause` that of a dead letter which nobody has settled. A job has all the `tags`.
     """
 
     states: tuple[State, ...] = ()
@@ -49,8 +69,10 @@ class JobsQuery(Query, frozen=True, kw_only=True):
     parent: JobKey | None = None
     schedule: Token | None = None
     operation: Token | None = None
-    limit: Annotated[int, Meta(ge=1, le=500)] = 100
-    cursor: str | None = None
+    error_class: ErrorClass | None = None
+    actor: Token | None = None
+    cause: Token | None = None
+    tags: dict[str, str] = {}
 
 
 class JobQuery(Query, frozen=True, kw_only=True):
@@ -78,7 +100,7 @@ class GovernedQuery(Query, frozen=True, kw_only=True):
 
     queue: Token | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
-    cursor: JobKey | Token | None = None
+    cursor: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-+=:@/,~]{1,520}$(?!\n)")] | None = None
 
 
 class QueuesQuery(GovernedQuery, frozen=True, kw_only=True):
@@ -113,6 +135,13 @@ class BatchesQuery(GovernedQuery, frozen=True, kw_only=True):
 
     batch: Token | None = None
     history: bool = False
+
+
+class DeadQuery(GovernedQuery, frozen=True, kw_only=True):
+    """Dead letters that nobody has settled, by queue and cause."""
+
+    task: str | None = None
+    cause: Token | None = None
 
 
 class StatusQuery(Query, frozen=True, kw_only=True):
@@ -190,6 +219,21 @@ class JobView(msgspec.Struct, frozen=True):
 
 class JobsPage(Answer, frozen=True):
     jobs: tuple[JobView, ...] = ()
+    next: str | None = None
+
+
+class DeadView(msgspec.Struct, frozen=True):
+    """How many dead letters a queue has of one cause; `newest` is the one of them that was submitted last."""
+
+    queue: str
+    tenant: str
+    cause: str
+    count: int
+    newest: JobView
+
+
+class DeadPage(Answer, frozen=True):
+    causes: tuple[DeadView, ...] = ()
     next: str | None = None
 
 

@@ -140,6 +140,10 @@ async def test_a_batch_has_its_jobs_by_state(history: Histories, running: Runnin
     (x, y) = (await asked(running, told, "batches", BatchesPage)).batches
     assert (x.batch, x.size, x.jobs, x.ended_at) == ("x", 2, {"completed": 1, "pending": 1}, None)
     assert (y.batch, y.size, y.jobs) == ("y_", None, {"pending": 1})
+    first = await asked(running, told, "batches", BatchesPage, limit=1)
+    second = await asked(running, told, "batches", BatchesPage, limit=1, cursor=first.next)
+    assert ([b.batch for b in first.batches], [b.batch for b in second.batches]) == (["x"], ["y_"])
+    assert (first.next, second.next, second.error) == ("mail~x", None, None)
     told.job("b").granted("w1").completed()
     tell(told, "batch", "mail~x", BatchEnded(2, 0, 0))
     (x,) = (await asked(running, told, "batches", BatchesPage, batch="x", queue="mail")).batches

@@ -12,9 +12,11 @@ import pytest
 
 from writ.broker.memory import MemoryIntake
 from writ.projections.queries import Queries
-from writ.projections.reading import JobsReader
+from writ.projections.shown import timestamp
+from writ.schemas.events import JobDropped, JobSubmitted
 from writ.schemas.lifecycle import Job
-from writ.schemas.queries import JobsPage, NodeStatus, RecordsPage
+from writ.schemas.queries import DeadPage, JobsPage, NodeStatus, RecordsPage
+from writ.schemas.sealed import Sealed, seal
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories, History, ListLog
@@ -67,6 +69,8 @@ async def test_jobs_come_newest_first_in_pages_that_miss_and_repeat_nothing(
     told = history.wander(4, 600, 30)
     opened = {key: seq for seq, key in _submits(told)}
     newest = sorted(told.jobs.values(), key=lambda job: -opened[job.key])
+    middle, late = newest[len(newest) // 2].submitted_at, newest[len(newest) // 4].submitted_at
+    cause = next(job.cause for job in newest if job.state == "dead")
     async with asking(told) as asker:
         asked: list[tuple[dict[str, Any], list[Job]]] = [
             ({}, newest),
@@ -77,6 +81,23 @@ async def test_jobs_come_newest_first_in_pages_that_miss_and_repeat_nothing(
                 {"task": "mail.sort", "queue": "bills", "states": ["cancelled"]},
                 [j for j in newest if (j.task, j.queue, j.state) == ("mail.sort", "bills", "cancelled")],
             ),
+            ({"error_class": "poison"}, [j for j in newest if j.error and j.error.class_ == "poison"]),
+            (
+                {"error_class": "application", "queue": "mail", "states": ["completed", "dead"]},
+                [
+                    j
+                    for j in newest
+                    if j.error and (j.error.class_, j.queue) == ("application", "mail")
+                    if j.state in ("completed", "dead")
+                ],
+            ),
+            ({"actor": "owner", "task": "mail.send"}, [j for j in newest if j.task == "mail.send"]),
+            ({"actor": "other"}, []),
+            (
+                {"since": timestamp(middle), "until": timestamp(late), "queue": "bills"},
+                [j for j in newest if middle <= j.submitted_at < late and j.queue == "bills"],
+            ),
+            ({"cause": cause}, [j for j in newest if j.state == "dead" and j.cause == cause]),
         ]
         for query, wanted in asked:
             found: list[tuple[str, str]] = []
@@ -289,19 +310,55 @@ async def test_what_is_malformed_is_refused_by_name(
         assert (page.error.kind, page.error.field) == ("malformed", field)
 
 
-async def test_refusals_are_listed_newest_first(history: Histories, running: Running) -> None:
+async def test_jobs_are_found_by_their_tags(history: Histories, asking: Asking) -> None:
     told = history()
-    told.refused("submit", count=2).report_refused("mail~a", 7).folded(40)
-    async with running(told.log()) as runner:
-        assert await runner.wait_for(3, 5)
-        reader = JobsReader(runner.path)
-        found = await reader.rejections("default")
-        assert await reader.rejections("other") == []
-        assert len(await reader.rejections("default", 2)) == 2
-        await reader.close()
-    assert [(r.seq, r.event, r.verb, r.queue, r.job, r.token, r.element, r.of) for r in found] == [
-        (3, "rejections_folded", None, None, None, None, None, 40),
-        (2, "report_rejected", "complete", "mail", "a", 7, 0, 1),
-        (1, "command_rejected", "submit", "mail", None, None, 0, 2),
-        (1, "command_rejected", "submit", "mail", None, None, 1, 2),
-    ]
+    for name, tags in (("a", b'{"customer":"acme","day":"1"}'), ("b", b'{"customer":"acme"}'), ("c", b"{}")):
+        told.job(name).add(JobSubmitted("t", seal(b"1"), tags=seal(tags)))
+    sealed = Sealed("key-7", "d", cipher=b"secret")
+    told.job("d").add(JobSubmitted("t", seal(b"1"), tags=sealed))
+    told.job("a").granted("w1").completed()
+
+    async with asking(told) as asker:
+
+        async def found(**query: Any) -> list[str]:
+            page = await asker.jobs(**query)
+            assert page.error is None
+            return [job.id for job in page.jobs]
+
+        assert await found(tags={"customer": "acme"}) == ["b", "a"]
+        assert await found(tags={"customer": "acme", "day": "1"}) == ["a"]
+        assert await found(tags={"customer": "acme"}, states=["pending"]) == ["b"]
+        assert await found(tags={"customer": "ac"}) == []
+        assert [job.tags for job in (await asker.jobs()).jobs] == [
+            {}, {}, {"customer": "acme"}, {"customer": "acme", "day": "1"}
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [4, 8])
+async def test_dead_letters_are_counted_by_cause(seed: int, history: Histories, asking: Asking) -> None:
+    told = history.wander(seed, 500, 30)
+    dead = [job for job in told.jobs.values() if job.state == "dead"]
+    told.add("job", dead[0].key, (JobDropped("customer left"),), actor="owner")
+    opened = {key: seq for seq, key in _submits(told)}
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in dead[1:]:
+        groups.setdefault((job.queue, job.cause or ""), []).append(job)
+    async with asking(told) as asker:
+        found: list[tuple[str, str, int, str]] = []
+        cursor: str | None = None
+        while True:
+            answer = await asker.raw("dead", limit=2, cursor=cursor)
+            page = msgspec.json.decode(answer, type=DeadPage)
+            assert page.error is None
+            found += [(each.queue, each.cause, each.count, each.newest.id) for each in page.causes]
+            cursor = page.next
+            if cursor is None:
+                break
+        assert found == [
+            (queue, cause, len(jobs), max(jobs, key=lambda job: opened[job.key]).id)
+            for (queue, cause), jobs in sorted(groups.items())
+        ]
+        queue, cause, count, _ = found[-1]
+        page = msgspec.json.decode(await asker.raw("dead", queue=queue, cause=cause), type=DeadPage)
+        assert [each.count for each in page.causes] == [count]
+        assert msgspec.json.decode(await asker.raw("dead", task="other"), type=DeadPage).causes == ()

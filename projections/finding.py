@@ -1,0 +1,87 @@
+"""Which jobs a list is of: its filters as walks along the indexes of the jobs view."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Final
+
+from writ.schemas.lifecycle import State
+from writ.schemas.queries import JobsQuery
+
+from .paging import SCANNED_MAX, Listing, Terms, Walk, bounds, follow
+
+LISTING: Final = Listing("jobs", "opened", "submitted_at", "", ())
+LINKS: Final = ("parent", "batch", "operation", "schedule")
+"""What a job belongs to, the most telling first."""
+
+_WALKED: Final = {"cause": "cause", "error": "error_class", "actor": "actor"}
+"""Columns with an index of their own, the most telling first, and the filters on them."""
+
+_SELECT: Final = "opened, state, queue, task, actor, error, cause"
+
+
+def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[int], int | None]:
+    """A page of jobs by the sequence that opened each, newest first, and where the next page begins.
+
+    A page may be short, even empty, and still have a next one.
+    """
+    links = [("tag", f"{name}={value}") for name, value in query.tags.items()]
+    links += [(kind, name) for kind in LINKS if (name := getattr(query, kind)) is not None]
+    filters = {**_WALKED, "queue": "queue", "task": "task"}
+    equal = {column: value for column, name in filters.items() if (value := getattr(query, name)) is not None}
+    first, end = bounds(db, LISTING, tenant, query)
+    span = [first, end]
+    if links:
+        kind, name = links.pop(0)
+        tables = "links AS l CROSS JOIN jobs USING (opened)"
+        where = "l.tenant = ? AND l.kind = ? AND l.name = ? AND l.opened >= ? AND l.opened < ?"
+        walks = [Walk(_SELECT, "l.opened", tables, where, [tenant, kind, name, *span])]
+    elif walked := next((column for column in _WALKED if column in equal), None):
+        where = f"tenant = ? AND {walked} = ? AND opened >= ? AND opened < ?"
+        walks = [Walk(_SELECT, "opened", "jobs", where, [tenant, equal.pop(walked), *span])]
+    else:
+        return _by_state(db, tenant, query, equal, span)
+    terms = [f"{column} = ?" for column in equal]
+    values: list[Any] = [*equal.values()]
+    if query.states:
+        terms.append(f"state IN ({', '.join(['?'] * len(query.states))})")
+        values += [state.value for state in query.states]
+    for kind, name in links:
+        terms.append(
+            "EXISTS (SELECT 1 FROM links WHERE tenant = ? AND kind = ? AND name = ?"
+            " AND opened = found.opened)"
+        )
+        values += [tenant, kind, name]
+    return _merged(db, walks, Terms(" AND ".join(terms), values), query.limit)
+
+
+def _by_state(
+    db: sqlite3.Connection, tenant: str, query: JobsQuery, equal: dict[str, Any], span: list[int]
+) -> tuple[list[int], int | None]:
+    """By queue, task and states alone: a walk for each state, merged."""
+    where = "state = ? AND tenant = ? AND opened >= ? AND opened < ?"
+    extra: list[Any] = []
+    walked = next((column for column in ("queue", "task") if column in equal), None)
+    if walked is not None:
+        where += f" AND {walked} = ?"
+        extra.append(equal.pop(walked))
+    others = Terms(" AND ".join([f"{column} = ?" for column in equal]), [*equal.values()])
+    states = dict.fromkeys(query.states or tuple(State))
+    walks = [Walk(_SELECT, "opened", "jobs", where, [state.value, tenant, *span, *extra]) for state in states]
+    return _merged(db, walks, others, query.limit)
+
+
+def _merged(
+    db: sqlite3.Connection, walks: list[Walk], others: Terms, limit: int
+) -> tuple[list[int], int | None]:
+    """What the walks find together, no further down than where the first of them stopped short."""
+    found: list[int] = []
+    reached = 0
+    for walk in walks:
+        rows, more = follow(db, walk, others, limit, SCANNED_MAX // len(walks))
+        found += [int(row[0]) for row in rows]
+        reached = max(reached, more or 0)
+    found = sorted([opened for opened in found if opened >= reached], reverse=True)
+    if len(found) > limit:
+        return found[:limit], found[limit - 1]
+    return found, reached or None
