@@ -22,7 +22,7 @@ from writ.schemas.records import Record
 from .collecting import Collecting
 from .file import position_of
 from .paging import Listing, page
-from .shown import timestamp
+from .shown import fit, timestamp
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -128,8 +128,8 @@ def attempts(db: sqlite3.Connection, tenant: str, query: AttemptsQuery) -> Attem
         "queue": query.queue,
     }
     found, after = page(db, LISTING, tenant, equal, query)
-    views = tuple([_view(*row) for row in found])
-    return AttemptsPage(None, position_of(db), views, after)
+    shown, cut = fit([(str(row[0]), _view(*row)) for row in found], query.limit)
+    return AttemptsPage(None, position_of(db), shown, cut or after)
 
 
 def _view(

@@ -20,7 +20,7 @@ from writ.schemas.rejections import Rejection
 from .collecting import Collecting
 from .file import position_of
 from .paging import Listing, page
-from .shown import timestamp
+from .shown import fit, timestamp
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS acts (
@@ -125,7 +125,8 @@ def audit(db: sqlite3.Connection, tenant: str, query: AuditQuery) -> AuditPage:
         "queue": query.queue,
     }
     found, after = page(db, LISTING, tenant, equal, query)
-    return AuditPage(None, position_of(db), tuple([_view(*row) for row in found]), after)
+    shown, cut = fit([(str(row[0]), _view(*row)) for row in found], query.limit)
+    return AuditPage(None, position_of(db), shown, cut or after)
 
 
 def _view(

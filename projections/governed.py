@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -30,7 +30,7 @@ from writ.schemas.schedules import Schedule, next_times
 
 from .governing import DUE_KEPT, SealedBatch, decoders
 from .reading import GovernedRow, JobsReader
-from .shown import PAGE_MAX_BYTES, content, timestamp
+from .shown import content, fit, timestamp
 
 HISTORY_MAX: Final = 100 + DUE_KEPT
 """What was done, and due times: those that are kept crowd out nothing else."""
@@ -191,19 +191,3 @@ def _operation(tenant: str, row: GovernedRow) -> OperationView:
         ended=operation.ended,
         ended_at=None if operation.ended is None else timestamp(row.at),
     )
-
-
-def fit(views: list[tuple[str, Any]], limit: int) -> tuple[Any, str | None]:
-    """What one answer carries, and the cursor behind it where there is more."""
-    fitting: list[Any] = []
-    room = PAGE_MAX_BYTES
-    last = ""
-    for key, view in views[:limit]:
-        encoded = _encode(view)
-        room -= len(encoded) + 1
-        if room < 0 and fitting:
-            break
-        # Encoded one by one to know their sizes; as bytes they go into the same field.
-        fitting.append(msgspec.Raw(encoded))
-        last = key
-    return tuple(fitting), last if len(fitting) < len(views) else None

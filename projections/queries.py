@@ -47,10 +47,12 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.subjects import log_subject
 
-from .governed import Governed, fit
+from .file import Reader
+from .governed import Governed
 from .reading import JobRow, JobRows, JobsReader
+from .registry import LISTS, Listed
 from .runner import Runner
-from .shown import PAGE_MAX_BYTES, content, tags_of, timestamp
+from .shown import PAGE_MAX_BYTES, content, fit, tags_of, timestamp
 
 log = logging.getLogger("writ.projections")
 
@@ -143,9 +145,17 @@ class Queries:
             "batches": self._of("jobs", BatchesQuery, governed.batches),
             "status": self._status,
         }
+        self._readers: list[Reader] = [self._reader]
+        for view, lists in LISTS.items():
+            if view in self._runners:
+                reader = Reader(self._runners[view].path)
+                self._readers.append(reader)
+                for verb, listed in lists.items():
+                    self._verbs[verb] = self._listed(view, reader, listed)
 
     async def close(self) -> None:
-        await self._reader.close()
+        for reader in self._readers:
+            await reader.close()
 
     async def answer(self, subject: str, body: bytes) -> bytes:
         """The answer to a request on `writ.query.<tenant>.<principal>.<verb>`; an empty body is `{}`.
@@ -295,6 +305,12 @@ class Queries:
             return await read(tenant, query)
 
         return answer
+
+    def _listed(self, view: str, reader: Reader, listed: Listed) -> Callable[[str, bytes], Awaitable[Answer]]:
+        async def read(tenant: str, query: Any) -> Answer:
+            return await reader.read(lambda db: listed.read(db, tenant, query))
+
+        return self._of(view, listed.query, read)
 
     async def _status(self, tenant: str, body: bytes) -> NodeStatus:
         """Never waits for a view, as how far behind it is belongs to the answer."""

@@ -1,11 +1,42 @@
-"""All views, in the order in which they are shown. To add one, add a line."""
+"""All views, in the order in which they are shown. To add one, add a line; another for what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
+from writ.schemas.commands import Answer
+from writ.schemas.lists import AttemptsQuery, AuditQuery, TrafficQuery, WorkersQuery
+from writ.schemas.queries import Query
+
+from .attempts import AttemptsView, attempts
+from .audit import AuditView, audit
 from .jobs import JobsView
+from .traffic import TrafficView, traffic
 from .view import View
+from .workers import WorkersView, workers
 
-VIEWS: Final[tuple[Callable[[], View], ...]] = (JobsView,)
+VIEWS: Final[tuple[Callable[[], View], ...]] = (
+    JobsView,
+    AttemptsView,
+    WorkersView,
+    TrafficView,
+    AuditView,
+)
+
+
+class Listed(NamedTuple):
+    """A query and what answers it, for a tenant, from a view's file in one read transaction."""
+
+    query: type[Query]
+    read: Callable[[sqlite3.Connection, str, Any], Answer]
+
+
+LISTS: Final[Mapping[str, Mapping[str, Listed]]] = {
+    "attempts": {"attempts": Listed(AttemptsQuery, attempts)},
+    "workers": {"workers": Listed(WorkersQuery, workers)},
+    "traffic": {"traffic": Listed(TrafficQuery, traffic)},
+    "audit": {"audit": Listed(AuditQuery, audit)},
+}
+"""What the views answer beside the jobs view, by the view's name and the query's verb."""
