@@ -18,6 +18,7 @@ from writ.schemas.events import (
 from writ.schemas.ids import fencing_token, split_job_key, token_position
 from writ.schemas.lists import AttemptOutcome, AttemptsPage, AttemptsQuery, AttemptView
 from writ.schemas.records import Record
+from writ.schemas.steps import CompensationEnded
 
 from .collecting import Collecting
 from .file import position_of
@@ -75,6 +76,7 @@ _OUTCOMES: Final[dict[type, AttemptOutcome]] = {
     JobSuspended: AttemptOutcome.SUSPENDED,
     LeaseExpired: AttemptOutcome.EXPIRED,
     LeaseReleased: AttemptOutcome.RELEASED,
+    CompensationEnded: AttemptOutcome.COMPENSATED,
 }
 
 

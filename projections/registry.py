@@ -7,12 +7,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from writ.schemas.commands import Answer
-from writ.schemas.lists import AttemptsQuery, AuditQuery, TrafficQuery, WorkersQuery
+from writ.schemas.lists import (
+    AttemptsQuery,
+    AuditQuery,
+    CostQuery,
+    ToolCallsQuery,
+    ToolsQuery,
+    TrafficQuery,
+    WorkersQuery,
+)
 from writ.schemas.queries import Query
 
 from .attempts import AttemptsView, attempts
 from .audit import AuditView, audit
+from .cost import CostView, cost
 from .jobs import JobsView
+from .tools import ToolsView, tool_calls, tools
 from .traffic import TrafficView, traffic
 from .view import View
 from .workers import WorkersView, workers
@@ -22,6 +32,8 @@ VIEWS: Final[tuple[Callable[[], View], ...]] = (
     AttemptsView,
     WorkersView,
     TrafficView,
+    CostView,
+    ToolsView,
     AuditView,
 )
 
@@ -37,6 +49,8 @@ LISTS: Final[Mapping[str, Mapping[str, Listed]]] = {
     "attempts": {"attempts": Listed(AttemptsQuery, attempts)},
     "workers": {"workers": Listed(WorkersQuery, workers)},
     "traffic": {"traffic": Listed(TrafficQuery, traffic)},
+    "cost": {"cost": Listed(CostQuery, cost)},
+    "tools": {"tools": Listed(ToolsQuery, tools), "tool_calls": Listed(ToolCallsQuery, tool_calls)},
     "audit": {"audit": Listed(AuditQuery, audit)},
 }
 """What the views answer beside the jobs view, by the view's name and the query's verb."""

@@ -30,12 +30,14 @@ from writ.schemas.events import (
     RetryScheduled,
 )
 from writ.schemas.ids import split_job_key
-from writ.schemas.lists import QueueTraffic, TrafficPage, TrafficQuery, WaitsView
+from writ.schemas.lists import QueueTraffic, TrafficPage, TrafficQuery
 from writ.schemas.records import Record
 from writ.schemas.schedules import log_time
+from writ.schemas.steps import CompensationDue, CompensationEnded
 
 from .collecting import Collecting
 from .file import position_of
+from .scale import quantiles, step_of
 from .shown import timestamp
 
 KEPT_MINUTES: Final = 7 * 24 * 60
@@ -74,7 +76,7 @@ CREATE TABLE IF NOT EXISTS waits ( -- how many grants came after about so long
     tenant TEXT NOT NULL,
     queue TEXT NOT NULL,
     minute INTEGER NOT NULL,
-    step INTEGER NOT NULL, -- see `step_of`
+    step INTEGER NOT NULL, -- see `scale`
     n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, minute, step)
 ) WITHOUT ROWID;
@@ -115,17 +117,6 @@ Waiting = tuple[int, int, int | None]
 _UNITS: Final[dict[type[Fact], tuple[int, ...]]] = {
     event: tuple([int(event is each) for each in _FLOWS]) for event in _FLOWS
 }
-
-
-def step_of(wait_us: int) -> int:
-    """The step of a scale on which each is a quarter of a doubling: at most 25 % wide."""
-    bits = max(wait_us, 4).bit_length()
-    return bits * 4 + ((max(wait_us, 4) >> (bits - 3)) & 3)
-
-
-def top_of(step: int) -> int:
-    """The end of a step, in microseconds."""
-    return (step % 4 + 5) << (step // 4 - 3)
 
 
 class TrafficView(Collecting):
@@ -197,6 +188,8 @@ def _after(waiting: Waiting | None, event: Fact, at: int) -> Waiting | None:
             return (due_at, 0, None)
         case JobDue() | LeaseExpired() | LeaseReleased() | JobRedriven() | JobRerun():
             return (at, 0, at)
+        case CompensationDue() | CompensationEnded():  # it is tried again, or ends in the same record
+            return (at, 0, at)
         case AttemptFailed():
             return (at, 0, None)  # what becomes of it is decided by the next event
         case JobSuspended():
@@ -237,24 +230,11 @@ def _view(db: sqlite3.Connection, tenant: str, queue: str, since: int | None) ->
     where = "WHERE tenant = ? AND queue = ? AND minute >= ?"
     parts = (tenant, queue, since or 0)
     sums = db.execute(f"SELECT {_SUMS} FROM minutes {where}", parts).fetchone()  # noqa: S608 - names of ours
-    steps: dict[int, int] = {}
-    for step, n in db.execute(f"SELECT step, n FROM waits {where}", parts):  # noqa: S608 - words of ours
-        steps[step] = steps.get(step, 0) + n
+    steps = db.execute(f"SELECT step, n FROM waits {where}", parts)  # noqa: S608 - words of ours
     oldest = (
         "SELECT ready_at FROM waiting WHERE tenant = ? AND queue = ? AND ready_at IS NOT NULL"
         " ORDER BY ready_at LIMIT 1"
     )
     found = db.execute(oldest, (tenant, queue)).fetchone()
     ready = None if found is None else timestamp(found[0])
-    waits = WaitsView(*[_quantile(steps, share) for share in (0.5, 0.95, 0.99)])
-    return QueueTraffic(queue, tenant, ready, waits, *sums)
-
-
-def _quantile(steps: dict[int, int], share: float) -> float | None:
-    """Seconds that so great a share of the waits did not exceed; up to 25 % too many. None without any."""
-    left = share * sum(steps.values())
-    for step in sorted(steps):
-        left -= steps[step]
-        if left <= 0:
-            return top_of(step) / SECOND_US
-    return None
+    return QueueTraffic(queue, tenant, ready, quantiles(steps), *sums)

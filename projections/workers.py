@@ -62,8 +62,12 @@ _END: Final = (
 )
 _FORGET: Final = "DELETE FROM leases WHERE seq = ?"
 _NEVER: Final = 0
-_ENDS: Final = (AttemptOutcome.COMPLETED, AttemptOutcome.FAILED, AttemptOutcome.EXPIRED)
-"""Counted singly; all other ends give the attempt back."""
+_ENDS: Final = (
+    (AttemptOutcome.COMPLETED, AttemptOutcome.COMPENSATED),
+    (AttemptOutcome.FAILED,),
+    (AttemptOutcome.EXPIRED,),
+)
+"""What is counted together; all other ends give the attempt back."""
 
 
 class WorkersView(Collecting):
@@ -92,8 +96,8 @@ class WorkersView(Collecting):
         elif (ended := ends(event)) is not None:
             seq, outcome = ended
             heard = not record.actor.startswith("writ:") and record.cause not in CONTROL_VERBS
-            numbers = [int(outcome is each) for each in _ENDS]
-            self._put(_END, record.at if heard else _NEVER, *numbers, int(outcome not in _ENDS), seq)
+            numbers = [int(outcome in each) for each in _ENDS]
+            self._put(_END, record.at if heard else _NEVER, *numbers, int(not any(numbers)), seq)
             self._put(_FORGET, seq)
 
 

@@ -1,7 +1,8 @@
 """Reads of the views beside the jobs view: `writ.query.<tenant>.<principal>.<verb>`, as in `queries.py`.
 
 Verbs: `audit` (AuditQuery -> AuditPage), `attempts` (AttemptsQuery -> AttemptsPage), `workers` (WorkersQuery
--> WorkersPage), `traffic` (TrafficQuery -> TrafficPage).
+-> WorkersPage), `traffic` (TrafficQuery -> TrafficPage), `cost` (CostQuery -> CostPage), `tools` (ToolsQuery
+-> ToolsPage), `tool_calls` (ToolCallsQuery -> ToolCallsPage).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .commands import Answer, Token
 from .errors import ErrorClass
 from .queries import Moment, NewestFirst, Query, Timestamp
 from .rejections import RejectionKind
+from .steps import ToolOutcome
 
 
 class AuditQuery(NewestFirst, frozen=True, kw_only=True):
@@ -71,6 +73,8 @@ class AttemptOutcome(StrEnum):
     RELEASED = "released"
     SNOOZED = "snoozed"
     SUSPENDED = "suspended"
+    COMPENSATED = "compensated"
+    """It has undone what the job's steps did."""
 
 
 class AttemptsQuery(NewestFirst, frozen=True, kw_only=True):
@@ -143,6 +147,122 @@ class WorkersPage(Answer, frozen=True):
     next: str | None = None
 
 
+class Quantiles(msgspec.Struct, frozen=True):
+    """Seconds that so many of 100 did not exceed, up to 25 % too many; None where there was none."""
+
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+
+
+class CostBy(StrEnum):
+    """What costs are summed by."""
+
+    DAY = "day"
+    QUEUE = "queue"
+    TASK = "task"
+    MODEL = "model"
+
+
+class CostQuery(Query, frozen=True, kw_only=True):
+    """Tokens and what they cost, on whole days of log time: that of `since`, to that before `until`."""
+
+    by: tuple[CostBy, ...] = (CostBy.QUEUE, CostBy.MODEL)
+    queue: Token | None = None
+    task: str | None = None
+    model: str | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+
+
+class CostSum(msgspec.Struct, frozen=True):
+    """A sum over all that is None. `unpriced` calls were of models without a price, and add no cost."""
+
+    day: str | None
+    queue: str | None
+    task: str | None
+    model: str | None
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_microusd: int
+    unpriced: int
+
+
+class CostPage(Answer, frozen=True):
+    """Those that cost most first; `more` where there are others than the `limit` asked for."""
+
+    sums: tuple[CostSum, ...] = ()
+    more: bool = False
+
+
+class ToolsQuery(Query, frozen=True, kw_only=True):
+    """Tools by name, with their calls on the days of log time from `since` on."""
+
+    tool: str | None = None
+    since: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    cursor: str | None = None
+
+
+class ToolView(msgspec.Struct, frozen=True):
+    """How many calls of a tool were `done`, `failed`, or `denied` before they were made.
+
+    `took` is how long they took; `recorded` ones were answered from the record of another run.
+    """
+
+    tool: str
+    tenant: str
+    took: Quantiles
+    done: int
+    failed: int
+    denied: int
+    recorded: int
+
+
+class ToolsPage(Answer, frozen=True):
+    tools: tuple[ToolView, ...] = ()
+    next: str | None = None
+
+
+class ToolCallsQuery(NewestFirst, frozen=True, kw_only=True):
+    """Calls of tools; `job` is an id."""
+
+    tool: str | None = None
+    queue: Token | None = None
+    job: Token | None = None
+    outcome: ToolOutcome | None = None
+
+
+class ToolCallView(msgspec.Struct, frozen=True):
+    """One call, as record `seq` tells it; `rule` of version `policy` of the queue's policy decided on it.
+
+    `known` says how its outcome came to be known: it `ran`, or is that of another run.
+    """
+
+    seq: int
+    at: Timestamp
+    tenant: str
+    tool: str
+    schema: str
+    queue: str
+    job: str
+    attempt: int
+    actor: str
+    outcome: ToolOutcome
+    policy: int
+    rule: str | None
+    error_type: str | None
+    run_ms: int | None
+    known: str
+
+
+class ToolCallsPage(Answer, frozen=True):
+    calls: tuple[ToolCallView, ...] = ()
+    next: str | None = None
+
+
 class TrafficQuery(Query, frozen=True, kw_only=True):
     """What went through queues in the minutes of log time from `since` on; the last seven days are kept."""
 
@@ -152,21 +272,16 @@ class TrafficQuery(Query, frozen=True, kw_only=True):
     cursor: Token | None = None
 
 
-class WaitsView(msgspec.Struct, frozen=True):
-    """Seconds from when a job was ready to its grant that so many of 100 did not exceed; up to 25 % more."""
-
-    p50_s: float | None
-    p95_s: float | None
-    p99_s: float | None
-
-
 class QueueTraffic(msgspec.Struct, frozen=True):
-    """Numbers of jobs, of attempts that `failed`, of leases `lost`; since `oldest_at` a pending job waits."""
+    """Numbers of jobs, of attempts that `failed`, and of leases `lost`.
+
+    Since `oldest_at` its oldest pending job waits; `waits` are from when a job was ready to its grant.
+    """
 
     queue: str
     tenant: str
     oldest_at: Timestamp | None
-    waits: WaitsView
+    waits: Quantiles
     submitted: int
     granted: int
     completed: int

@@ -21,26 +21,62 @@ from tests.simulation.workload import draw
 from writ.broker.ports import Stored
 from writ.projections.attempts import AttemptsView, attempts
 from writ.projections.audit import AuditView, audit
+from writ.projections.cost import CostView, cost
 from writ.projections.feed import Feeds
 from writ.projections.runner import Runner
+from writ.projections.scale import step_of, top_of
 from writ.projections.shown import timestamp
-from writ.projections.traffic import TrafficView, step_of, top_of, traffic
+from writ.projections.tools import ToolsView, tool_calls, tools
+from writ.projections.traffic import KEPT_MINUTES, TrafficView, traffic
 from writ.projections.view import View
 from writ.projections.workers import WorkersView, workers
 from writ.schemas.codec import decode
-from writ.schemas.events import CommandRejected, LeaseGranted, RejectionsFolded, ReportRejected, type_names
+from writ.schemas.errors import AttemptError, ErrorClass
+from writ.schemas.events import (
+    AttemptFailed,
+    CommandRejected,
+    DeadReason,
+    Fact,
+    JobDeadLettered,
+    LeaseGranted,
+    RejectionsFolded,
+    ReportRejected,
+    type_names,
+)
 from writ.schemas.lifecycle import TERMINAL, Job, State, evolve
-from writ.schemas.lists import AttemptOutcome, AttemptsQuery, AuditQuery, TrafficQuery, WorkersQuery
+from writ.schemas.lists import (
+    AttemptOutcome,
+    AttemptsQuery,
+    AuditQuery,
+    CostBy,
+    CostQuery,
+    ToolCallsQuery,
+    ToolsQuery,
+    TrafficQuery,
+    WorkersQuery,
+)
 from writ.schemas.records import Record
+from writ.schemas.sealed import seal
+from writ.schemas.steps import (
+    CompensationDue,
+    CompensationEnded,
+    StepBy,
+    ToolCalled,
+    ToolOutcome,
+    UsageRecorded,
+)
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories
+    from tests.histories.builder import History as Told
 
 VIEWS: dict[str, Callable[[], View]] = {
     "audit": AuditView,
     "attempts": AttemptsView,
     "workers": WorkersView,
     "traffic": TrafficView,
+    "cost": CostView,
+    "tools": ToolsView,
 }
 SEEDS = (22, 62, 87, 98, 100, 111, 118)
 """Runs of many kinds of events."""
@@ -59,11 +95,54 @@ class Run(NamedTuple):
         return log
 
 
+def agents(told: Told) -> Told:
+    """Adds jobs whose attempts call tools and use models."""
+    draw_ = random.Random(3)
+    for number in range(30):
+        job = told.job(f"agent-{number}", draw_.choice(("mail", "bills")))
+        job.submitted(draw_.choice(("answer", "sort"))).granted(f"w{number % 3}")
+        for _ in range(draw_.randrange(6)):
+            told.after(draw_.choice((0.5, 4_000, 50_000)))
+            job.add(*[_noted(draw_, job.now) for _ in range(draw_.randint(1, 3))], actor="worker-1")
+        draw_.choice((job.completed, job.failed))()
+    return told
+
+
+def _noted(draw_: random.Random, job: Job) -> Fact:
+    attempt = (job.attempt, job.last_token)
+    if draw_.random() < 0.5:
+        cost_microusd = draw_.choice((None, draw_.randrange(5_000)))
+        model = draw_.choice(("large", "small"))
+        return UsageRecorded(*attempt, model, draw_.randrange(900), draw_.randrange(90), cost_microusd)
+    return ToolCalled(
+        *attempt,
+        draw_.choice(("search", "pay")),
+        "1",
+        seal(b"{}"),
+        "d",
+        draw_.choice(tuple(ToolOutcome)),
+        policy=2,
+        rule=draw_.choice((None, "deny pay")),
+        run_ms=draw_.choice((None, draw_.randrange(10_000))),
+        by=draw_.choice((StepBy.RAN, StepBy.RAN, StepBy.RECORDED)),
+    )
+
+
+def undoing(told: Told) -> Told:
+    """Adds a job that undoes what it did before it dies."""
+    job = told.job("undone").submitted().granted("w1")
+    failed = AttemptFailed(job.now.attempt, job.now.last_token, AttemptError(ErrorClass.SYSTEM, "Lost"))
+    job.add(failed, CompensationDue("exhausted", DeadReason.EXHAUSTED, "c"), actor="worker-1")
+    job.after(3).granted("w2")
+    ended = CompensationEnded(job.now.attempt, job.now.last_token)
+    job.add(ended, JobDeadLettered(DeadReason.EXHAUSTED, "exhausted", "c"), actor="worker-1")
+    return told
+
+
 @pytest.fixture(scope="module")
 def runs(history: Histories) -> list[Run]:
     """Both partitions of some simulated runs with faults, and a longer history of one."""
-    wandered = history.wander(5, 900, 25).records
-    logs = [(0, wandered)]
+    logs = [(0, undoing(agents(history.wander(5, 900, 25))).records)]
     for seed in SEEDS:
         simulated = History(draw(seed))
         assert not simulated.run().violations
@@ -144,6 +223,7 @@ def tried(records: Sequence[Record]) -> list[Tried]:
         "LeaseReleased": "released",
         "JobSnoozed": "snoozed",
         "JobSuspended": "suspended",
+        "CompensationEnded": "compensated",
     }
     for record, event, before, after in steps(records):
         held = None if before is None else before.lease
@@ -247,7 +327,13 @@ async def check_workers(run: Run, path: Path) -> None:
             mine = [each for each in by_hand if each.worker == worker.worker]
             ends = Counter(each.outcome for each in mine)
             told = (worker.granted, worker.leases, worker.completed, worker.failed, worker.expired)
-            assert told == (len(mine), ends["live"], ends["completed"], ends["failed"], ends["expired"])
+            assert told == (
+                len(mine),
+                ends["live"],
+                ends["completed"] + ends["compensated"],
+                ends["failed"],
+                ends["expired"],
+            )
             assert worker.returned == ends["released"] + ends["snoozed"] + ends["suspended"]
             assert worker.queues == tuple(sorted({each.job.partition("~")[0] for each in mine}))
             times = seen[worker.worker]
@@ -267,11 +353,14 @@ async def check_traffic(run: Run, path: Path) -> None:
     waits: dict[str, list[int]] = {}
     ready: dict[str, int] = {}
     jobs: dict[str, Job] = {}
+    kept = (run.records[-1].at // 60_000_000 - KEPT_MINUTES) * 60_000_000
     for record, event, before, after in steps(run.records):
         queue = after.queue
-        flows.setdefault(queue, Counter())[type(event).__name__] += 1
+        counted = flows.setdefault(queue, Counter())
+        counted[type(event).__name__] += record.at >= kept
         if isinstance(event, LeaseGranted):
-            waits.setdefault(queue, []).append(record.at - ready.pop(after.key))
+            wait = record.at - ready.pop(after.key)
+            waits.setdefault(queue, []).extend([wait] if record.at >= kept else [])
         elif after.state is not State.PENDING:
             ready.pop(after.key, None)
         elif before is None or before.state is not State.PENDING:
@@ -362,3 +451,76 @@ async def check_audit(run: Run, path: Path) -> None:
 def test_a_step_of_the_scale_of_waits_is_at_most_a_quarter_wide() -> None:
     for wait in [*range(4_000), *(random.Random(1).randrange(10**13) for _ in range(2_000))]:
         assert wait < top_of(step_of(wait)) <= max(wait, 4) * 1.25
+
+
+async def test_costs_are_the_sums_of_what_was_used(runs: list[Run], tmp_path: Path) -> None:
+    run = runs[0]
+    path = tmp_path / "v.db"
+    await build(path, run.log(), CostView, len(run.stored))
+    used = [
+        (datetime.date.fromisoformat(timestamp(step.record.at)[:10]), step.after, step.event)
+        for step in steps(run.records)
+        if isinstance(step.event, UsageRecorded)
+    ]
+    assert len({day for day, _, _ in used}) > 3
+    with closing(sqlite3.connect(path)) as db:
+        for by in ((), (CostBy.TASK,), (CostBy.QUEUE, CostBy.MODEL), tuple(CostBy)):
+            sums: dict[tuple[str | None, ...], list[int]] = {}
+            for day, job, usage in used:
+                named = {"day": str(day), "queue": job.queue, "task": job.task, "model": usage.model}
+                key = tuple([named[each] if each in by else None for each in CostBy])
+                known = sums.setdefault(key, [0] * 5)
+                cost_microusd = usage.cost_microusd
+                for place, number in enumerate(
+                    (1, usage.input_tokens, usage.output_tokens, cost_microusd or 0, cost_microusd is None)
+                ):
+                    known[place] += number
+            found = cost(db, "default", CostQuery(by=by, limit=500))
+            assert {
+                (s.day, s.queue, s.task, s.model): list(msgspec.structs.astuple(s)[4:]) for s in found.sums
+            } == sums
+            assert [s.cost_microusd for s in found.sums] == sorted(
+                [v[3] for v in sums.values()], reverse=True
+            )
+        middle = sorted({day for day, _, _ in used})[1]
+        noon = datetime.datetime(middle.year, middle.month, middle.day, 12, tzinfo=datetime.UTC)
+        for since, until, some in (
+            (noon, None, [u for day, _, u in used if day >= middle]),
+            (None, noon, [u for day, _, u in used if day <= middle]),
+        ):
+            (total,) = cost(db, "default", CostQuery(by=(), since=since, until=until)).sums
+            assert (total.calls, total.input_tokens) == (len(some), sum(u.input_tokens for u in some))
+        mine = [u for _, job, u in used if (job.queue, job.task, u.model) == ("mail", "sort", "large")]
+        (total,) = cost(db, "default", CostQuery(by=(), queue="mail", task="sort", model="large")).sums
+        assert total.calls == len(mine)
+        assert cost(db, "other", CostQuery()).sums == ()
+
+
+async def test_tools_have_their_calls_denials_and_times(runs: list[Run], tmp_path: Path) -> None:
+    run = runs[0]
+    path = tmp_path / "v.db"
+    await build(path, run.log(), ToolsView, len(run.stored))
+    called = [
+        (step.record, step.after, step.event)
+        for step in steps(run.records)
+        if isinstance(step.event, ToolCalled)
+    ]
+    with closing(sqlite3.connect(path)) as db:
+        found = everything(tool_calls, db, ToolCallsQuery(limit=7), "calls")
+        assert [(c.seq, c.tool, c.job, c.outcome, c.run_ms, c.known) for c in reversed(found)] == [
+            (record.seq, call.tool, job.id, call.outcome, call.run_ms, call.by)
+            for record, job, call in called
+        ]
+        denied = everything(tool_calls, db, ToolCallsQuery(outcome=ToolOutcome.DENIED, tool="pay"), "calls")
+        assert denied == [c for c in found if (c.outcome, c.tool) == ("denied", "pay")]
+        named = everything(tools, db, ToolsQuery(limit=1), "tools")
+        assert [tool.tool for tool in named] == ["pay", "search"]
+        for tool in named:
+            mine = [call for _, _, call in called if call.tool == tool.tool]
+            ran = [call for call in mine if call.by is StepBy.RAN]
+            ends = Counter(call.outcome.value for call in ran)
+            told = (tool.done, tool.failed, tool.denied, tool.recorded)
+            assert told == (ends["done"], ends["failed"], ends["denied"], len(mine) - len(ran))
+            times = sorted(call.run_ms for call in ran if call.run_ms is not None)
+            middle = times[-(-len(times) // 2) - 1] / 1_000
+            assert middle <= tool.took.p50_s <= max(middle, 4e-6) * 1.25

@@ -1,0 +1,134 @@
+"""The cost view: tokens and what they cost, by the day of log time, queue, task and model."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from writ.schemas.bounds import SECOND_US
+from writ.schemas.chain import Violation
+from writ.schemas.events import JobSubmitted
+from writ.schemas.ids import split_job_key
+from writ.schemas.lists import CostBy, CostPage, CostQuery, CostSum
+from writ.schemas.records import Record
+from writ.schemas.schedules import log_time
+from writ.schemas.steps import UsageRecorded
+
+from .collecting import Collecting
+from .file import position_of
+from .shown import timestamp
+
+DAY_US: Final = 86_400 * SECOND_US
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS tasks ( -- what each job runs: usage does not say it
+    tenant TEXT NOT NULL, queue TEXT NOT NULL, id TEXT NOT NULL, task TEXT NOT NULL,
+    PRIMARY KEY (tenant, queue, id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS costs (
+    tenant TEXT NOT NULL,
+    day INTEGER NOT NULL, -- since 1970
+    queue TEXT NOT NULL,
+    task TEXT NOT NULL,
+    model TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost_microusd INTEGER NOT NULL,
+    unpriced INTEGER NOT NULL, -- calls of models without a price
+    PRIMARY KEY (tenant, day, queue, task, model)
+) WITHOUT ROWID;
+"""
+_TASK: Final = "INSERT INTO tasks VALUES (?, ?, ?, ?)"
+_ADD: Final = (
+    "INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+    " calls = calls + excluded.calls, input_tokens = input_tokens + excluded.input_tokens,"
+    " output_tokens = output_tokens + excluded.output_tokens,"
+    " cost_microusd = cost_microusd + excluded.cost_microusd, unpriced = unpriced + excluded.unpriced"
+)
+_COUNTERS: Final = (
+    "SELECT day, queue, task, model, calls, input_tokens, output_tokens, cost_microusd, unpriced FROM costs"
+)
+_LOOKUP: Final = (
+    "SELECT t.tenant, t.queue, t.id, t.task FROM json_each(?) AS wanted CROSS JOIN tasks AS t"
+    " ON t.tenant = json_extract(wanted.value, '$[0]') AND t.queue = json_extract(wanted.value, '$[1]')"
+    " AND t.id = json_extract(wanted.value, '$[2]')"
+)
+
+
+class CostView(Collecting):
+    """The fold."""
+
+    name = "cost"
+    version = 1
+    schema = _SCHEMA
+    statements = (_TASK, _ADD)
+
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, str], str] = {}
+        super().__init__()
+
+    def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
+        places = {
+            (record.tenant, record.key): None
+            for record in records
+            if record.kind == "job" and any(isinstance(event, UsageRecorded) for event in record.events)
+        }
+        if places:
+            wanted = msgspec.json.encode([[tenant, *split_job_key(key)] for tenant, key in places]).decode()
+            for tenant, queue, job_id, task in db.execute(_LOOKUP, (wanted,)):
+                self._tasks[tenant, f"{queue}~{job_id}"] = task
+
+    def fold(self, record: Record) -> None:
+        """Raises Violation for usage of a job that was not submitted."""
+        if record.kind != "job":
+            return
+        for event in record.events:
+            if isinstance(event, JobSubmitted):
+                self._tasks[record.tenant, record.key] = event.task
+                self._put(_TASK, record.tenant, *split_job_key(record.key), event.task)
+            elif isinstance(event, UsageRecorded):
+                queue = split_job_key(record.key)[0]
+                task = self._tasks.get((record.tenant, record.key))
+                if task is None:
+                    raise Violation(record.seq, f"tells of usage of {record.key}, which was not submitted")
+                key = (record.tenant, record.at // DAY_US, queue, task, event.model)
+                cost, tokens = event.cost_microusd, (event.input_tokens, event.output_tokens)
+                self._count(_ADD, key, 1, *tokens, cost or 0, int(cost is None))
+
+    def discard(self) -> None:
+        self._tasks = {}
+        super().discard()
+
+
+def cost(db: sqlite3.Connection, tenant: str, query: CostQuery) -> CostPage:
+    """Sums over the counters of the days asked for, those that cost most first."""
+    where = ["tenant = ?"]
+    values: list[str | int] = [tenant]
+    if query.since is not None:
+        where.append("day >= ?")
+        values.append(log_time(query.since) // DAY_US)
+    if query.until is not None:
+        where.append("day < ?")
+        values.append(-(-log_time(query.until) // DAY_US))
+    for column in ("queue", "task", "model"):
+        if (value := getattr(query, column)) is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    places = [list(CostBy).index(each) for each in query.by]
+    for row in db.execute(f"{_COUNTERS} WHERE {' AND '.join(where)}", values):
+        key = tuple([row[place] for place in places])
+        known = sums.get(key)
+        sums[key] = [*row[4:]] if known is None else [a + b for a, b in zip(known, row[4:], strict=True)]
+    most = sorted(sums.items(), key=lambda item: (-item[1][3], -item[1][1] - item[1][2], item[0]))
+    views = [_sum(dict(zip(query.by, key, strict=True)), numbers) for key, numbers in most[: query.limit]]
+    return CostPage(None, position_of(db), tuple(views), len(most) > query.limit)
+
+
+def _sum(named: dict[CostBy, Any], numbers: Sequence[int]) -> CostSum:
+    day = named.get(CostBy.DAY)
+    shown = None if day is None else timestamp(day * DAY_US)[:10]
+    return CostSum(shown, named.get(CostBy.QUEUE), named.get(CostBy.TASK), named.get(CostBy.MODEL), *numbers)
