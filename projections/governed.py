@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from writ.schemas.ids import job_key, split_job_key
+from writ.schemas.ids import split_job_key
 from writ.schemas.operations import Operation
 from writ.schemas.queries import (
     BatchesPage,
@@ -14,7 +14,6 @@ from writ.schemas.queries import (
     BatchView,
     BucketView,
     ChangeView,
-    GovernedQuery,
     OperationsPage,
     OperationsQuery,
     OperationView,
@@ -45,49 +44,42 @@ class Governed:
         self._reader = reader
 
     async def queues(self, tenant: str, query: QueuesQuery) -> QueuesPage:
-        counts = await self._reader.queue_counts(tenant)
-        by_key = await self._reader.running_keys(tenant)
-        position, rows = await self._reader.governed("queue", tenant, key=query.queue, limit=1_000_000)
-        known = {row.key: row for row in rows}
-        names = sorted({*known, *counts} if query.queue is None else {query.queue} & {*known, *counts})
-        names = [name for name in names if name > (query.cursor or "")]
+        position, rows = await self._reader.queues(tenant, query.queue, query.cursor or "", query.limit + 1)
         views: list[tuple[str, QueueView]] = []
-        for name in names[: query.limit + 1]:
-            row = known.get(name)
+        for name, row, jobs, running in rows:
             queue: Queue = BUILT_IN if row is None else decoders["queue"].decode(row.body)
-            views.append(
-                (
-                    name,
-                    QueueView(
-                        queue=name,
-                        tenant=tenant,
-                        version=queue.version,
-                        policy=queue.policy,
-                        mode=queue.mode,
-                        reason=queue.reason,
-                        changed_at=None if row is None else timestamp(row.at),
-                        changed_by=None if row is None else row.actor,
-                        jobs={state.value: n for state, n in counts.get(name, {}).items()},
-                        running_by_key=by_key.get(name, {}),
-                        grants=_bucket(queue.grants),
-                        retries=_bucket(queue.retries),
-                        history=await self._history("queue", tenant, name) if query.history else (),
-                    ),
-                )
+            view = QueueView(
+                queue=name,
+                tenant=tenant,
+                version=queue.version,
+                policy=queue.policy,
+                mode=queue.mode,
+                reason=queue.reason,
+                changed_at=None if row is None else timestamp(row.at),
+                changed_by=None if row is None else row.actor,
+                jobs={state.value: n for state, n in jobs.items()},
+                running_by_key=running,
+                grants=_bucket(queue.grants),
+                retries=_bucket(queue.retries),
+                history=await self._history("queue", tenant, name) if query.history else (),
             )
+            views.append((name, view))
         shown, more = fit(views, query.limit)
         return QueuesPage(None, position, shown, more)
 
     async def schedules(self, tenant: str, query: SchedulesQuery) -> SchedulesPage:
         views: list[tuple[str, ScheduleView]] = []
-        position, rows = await self._rows("schedule", tenant, query, query.name)
-        for row in rows:
-            schedule: Schedule = decoders["schedule"].decode(row.body)
-            if schedule.deleted is not None and not query.deleted:
-                continue
-            views.append((row.key, await self._schedule(tenant, row, schedule, query)))
-            if len(views) > query.limit:
-                break
+        after: str | None = query.cursor or ""
+        position = 0
+        while after is not None and len(views) <= query.limit:
+            position, rows = await self._reader.governed(
+                "schedule", tenant, query.queue, query.name, after, query.limit + 1
+            )
+            for row in rows:
+                schedule: Schedule = decoders["schedule"].decode(row.body)
+                if schedule.deleted is None or query.deleted:
+                    views.append((row.key, await self._schedule(tenant, row, schedule, query)))
+            after = rows[-1].key if len(rows) > query.limit else None
         shown, more = fit(views, query.limit)
         return SchedulesPage(None, position, shown, more)
 
@@ -117,46 +109,28 @@ class Governed:
         )
 
     async def operations(self, tenant: str, query: OperationsQuery) -> OperationsPage:
-        position, rows = await self._rows("operation", tenant, query, query.id)
-        views = [(row.key, _operation(tenant, row)) for row in rows[: query.limit + 1]]
+        position, rows = await self._reader.governed(
+            "operation", tenant, query.queue, query.id, query.cursor or "", query.limit + 1
+        )
+        views = [(row.key, _operation(tenant, row)) for row in rows]
         shown, more = fit(views, query.limit)
         return OperationsPage(None, position, shown, more)
 
     async def batches(self, tenant: str, query: BatchesQuery) -> BatchesPage:
-        position, keys = await self._reader.batch_keys(
+        position, rows = await self._reader.batches(
             tenant, query.queue, query.batch, query.cursor or "", query.limit + 1
         )
-        counts = await self._reader.batch_counts(tenant, keys)
         views: list[tuple[str, BatchView]] = []
-        for key in keys:
-            _, rows = await self._reader.governed("batch", tenant, key=key)
-            batch: SealedBatch | None = decoders["batch"].decode(rows[0].body) if rows else None
+        for key, row, counts in rows:
+            batch: SealedBatch | None = None if row is None else decoders["batch"].decode(row.body)
             queue, name = split_job_key(key)
-            jobs = {state.value: n for state, n in counts.get(key, {}).items()}
+            jobs = {state.value: n for state, n in counts.items()}
             ended = None if batch is None or batch.ended_at is None else timestamp(batch.ended_at)
             size = None if batch is None else batch.size
             history = await self._history("batch", tenant, key) if query.history else ()
             views.append((key, BatchView(name, queue, tenant, size, jobs, ended, history)))
         shown, more = fit(views, query.limit)
         return BatchesPage(None, position, shown, more)
-
-    async def _rows(
-        self, kind: str, tenant: str, query: GovernedQuery, name: str | None
-    ) -> tuple[int, list[GovernedRow]]:
-        """Rows of a kind with keys `<queue>~<name>`, by queue, by name, by both or by none."""
-        after = query.cursor or ""
-        if query.queue is not None and name is not None:
-            return await self._reader.governed(kind, tenant, key=job_key(query.queue, name), after=after)
-        if query.queue is not None:
-            start, until = f"{query.queue}~", f"{query.queue}\x7f"
-            found = await self._reader.governed(
-                kind, tenant, after=max(after, start), until=until, limit=1_000_000
-            )
-        else:
-            found = await self._reader.governed(kind, tenant, after=after, limit=1_000_000)
-        if name is None:
-            return found
-        return found[0], [row for row in found[1] if split_job_key(row.key)[1] == name]
 
     async def _history(self, kind: str, tenant: str, key: str) -> tuple[ChangeView, ...]:
         rows = await self._reader.changes(kind, tenant, key, HISTORY_MAX)

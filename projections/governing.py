@@ -31,9 +31,11 @@ CREATE TABLE IF NOT EXISTS governed (
     at INTEGER NOT NULL,
     actor TEXT NOT NULL,
     made_by TEXT NOT NULL, -- actor of its first record
+    name TEXT NOT NULL, -- what the key has behind the queue
     body BLOB NOT NULL, -- the Queue, Schedule, Operation or SealedBatch as JSON
     PRIMARY KEY (kind, tenant, key)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS governed_by_name ON governed (kind, tenant, name, key);
 CREATE TABLE IF NOT EXISTS changes (
     kind TEXT NOT NULL,
     tenant TEXT NOT NULL,
@@ -47,7 +49,7 @@ CREATE TABLE IF NOT EXISTS changes (
     PRIMARY KEY (kind, tenant, key, seq, nth)
 ) WITHOUT ROWID;
 """
-_PUT: Final = "INSERT OR REPLACE INTO governed VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT: Final = "INSERT OR REPLACE INTO governed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _CHANGED: Final = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LOOKUP: Final = (
     "SELECT g.kind, g.tenant, g.key, g.seq, g.at, g.actor, g.made_by, g.body"
@@ -221,7 +223,7 @@ class Governing:
 
     def writes(self) -> list[Write]:
         rows = [
-            (*place, row.seq, row.at, row.actor, row.made_by, _encode(row.body))
+            (*place, row.seq, row.at, row.actor, row.made_by, split_job_key(place[2])[1], _encode(row.body))
             for place, row in self._dirty.items()
         ]
         names = [type_names[kind] for kind in _DUE]

@@ -17,7 +17,7 @@ from writ.schemas.events import (
     LeasesRenewed,
     TimeResumed,
 )
-from writ.schemas.ids import split_job_key
+from writ.schemas.ids import job_key, split_job_key
 from writ.schemas.lifecycle import (
     TERMINAL,
     IllegalTransition,
@@ -80,6 +80,10 @@ CREATE TABLE IF NOT EXISTS batch_counts (
     tenant TEXT NOT NULL, queue TEXT NOT NULL, batch TEXT NOT NULL, state TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, batch, state)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches ( -- those with jobs, and those that were sealed
+    tenant TEXT NOT NULL, key TEXT NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (tenant, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS batches_by_name ON batches (tenant, batch, key);
 CREATE TABLE IF NOT EXISTS dead_counts ( -- of those that nobody has settled
     tenant TEXT NOT NULL, queue TEXT NOT NULL, cause TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, cause)
@@ -95,6 +99,7 @@ CREATE TABLE IF NOT EXISTS leader (
 _INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE_JOB: Final = "UPDATE jobs SET state = ?, error = ?, cause = ?, seq = ?, job = ? WHERE opened = ?"
 _PUT_LINK: Final = "INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)"
+_PUT_BATCH: Final = "INSERT OR IGNORE INTO batches VALUES (?, ?, ?)"
 _PUT_INPUT: Final = "INSERT OR REPLACE INTO inputs VALUES (?, ?)"
 _PUT_OUTPUT: Final = "INSERT OR REPLACE INTO outputs VALUES (?, ?)"
 _ADD_COUNT: Final = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
@@ -178,6 +183,7 @@ class JobsView:
         self._dirty: dict[Address, Row] = {}
         self._leader: tuple[str, str, int] | None = None
         self._links: list[tuple[str, str, str, int]] = []
+        self._batches: dict[tuple[str, str, str], None] = {}
         self._running_loaded = False
         self._governing = Governing()
 
@@ -224,6 +230,8 @@ class JobsView:
             self._fold_job(record)
             return
         self._governing.fold(record)
+        if record.kind == "batch":
+            self._batches[record.tenant, record.key, split_job_key(record.key)[1]] = None
         for event in record.events:
             match event:
                 case LeasesRenewed(leases=leases):
@@ -254,6 +262,9 @@ class JobsView:
             row.input = job.input
             job = replace(job, input=_ELSEWHERE)
             self._link(row, "batch", job.batch)
+            if job.batch is not None:
+                key = job_key(split_job_key(record.key)[0], job.batch)
+                self._batches[record.tenant, key, job.batch] = None
             self._link(row, "parent", job.parent)
             self._link(row, "schedule", job.schedule)
             for name, value in tags_of(job.tags).items():
@@ -318,6 +329,7 @@ class JobsView:
             Write(_INSERT_JOB, new),
             Write(_UPDATE_JOB, changed),
             Write(_PUT_LINK, self._links),
+            Write(_PUT_BATCH, list(self._batches)),
             Write(_PUT_INPUT, inputs),
             Write(_PUT_OUTPUT, outputs),
             *counts.writes(),
@@ -347,6 +359,7 @@ class JobsView:
         self._dirty = {}
         self._leader = None
         self._links = []
+        self._batches = {}
         self._running_loaded = False
         self._governing.forget()
 

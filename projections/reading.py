@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -32,6 +32,7 @@ _SIZES = (
     + _FROM_WANTED
 )
 _CONTENTS = "SELECT opened, seq, job, i.sealed, o.sealed" + _FROM_WANTED + " ORDER BY opened DESC"
+_GOVERNED = "SELECT key, seq, at, actor, made_by, body FROM governed"
 _decode_sealed = msgspec.json.Decoder(Sealed).decode
 
 
@@ -87,6 +88,23 @@ class GovernedRow(NamedTuple):
     body: bytes
 
 
+class QueueRow(NamedTuple):
+    """A queue with its jobs by state, and its running ones by concurrency key."""
+
+    name: str
+    governed: GovernedRow | None
+    jobs: dict[State, int]
+    running: dict[str, int]
+
+
+class BatchRow(NamedTuple):
+    """A batch with its jobs by state."""
+
+    key: str
+    governed: GovernedRow | None
+    jobs: dict[State, int]
+
+
 class ChangeRow(NamedTuple):
     seq: int
     at: int
@@ -120,8 +138,7 @@ class JobsReader(Reader):
             parts.append(queue)
 
         def read(db: sqlite3.Connection) -> JobRows:
-            found = db.execute(sql + " ORDER BY opened DESC", parts)
-            places = [int(opened) for (opened,) in found]
+            places = sorted([int(opened) for (opened,) in db.execute(sql, parts)], reverse=True)
             rows = _rows(db, places)
             return JobRows(position_of(db), rows, None if len(rows) == len(places) else rows[-1].opened)
 
@@ -129,13 +146,41 @@ class JobsReader(Reader):
 
     async def counts(self, tenant: str) -> dict[State, int]:
         """Jobs of the tenant by state; states without jobs are left out."""
-        sql = "SELECT state, sum(n) FROM counts WHERE tenant = ? GROUP BY state"
-        return await self.read(lambda db: {State(state): n for state, n in db.execute(sql, (tenant,))})
+        sql = "SELECT state, n FROM counts WHERE tenant = ?"
 
-    async def queue_counts(self, tenant: str) -> dict[str, dict[State, int]]:
-        """Jobs of the tenant by queue and state."""
-        sql = "SELECT queue, state, n FROM counts WHERE tenant = ? ORDER BY queue, state"
-        return await self.read(lambda db: _by_name(db.execute(sql, (tenant,)), State))
+        def read(db: sqlite3.Connection) -> dict[State, int]:
+            found: dict[State, int] = {}
+            for state, n in db.execute(sql, (tenant,)):
+                found[State(state)] = found.get(State(state), 0) + n
+            return found
+
+        return await self.read(read)
+
+    async def queues(
+        self, tenant: str, queue: str | None, after: str, limit: int
+    ) -> tuple[int, list[QueueRow]]:
+        """Position, and queues by name: those with jobs, and those that somebody declared or closed."""
+        known = (
+            "SELECT key FROM governed WHERE kind = 'queue' AND tenant = ? AND key > ? ORDER BY key LIMIT ?"
+        )
+        used = "SELECT DISTINCT queue FROM counts WHERE tenant = ? AND queue > ? ORDER BY queue LIMIT ?"
+        counts = "SELECT state, n FROM counts WHERE tenant = ? AND queue = ?"
+        keys = "SELECT concurrency_key, n FROM running_keys WHERE tenant = ? AND queue = ? ORDER BY 1"
+
+        def read(db: sqlite3.Connection) -> tuple[int, list[QueueRow]]:
+            names = {queue} if queue is not None and queue > after else set[str]()
+            if queue is None:
+                for sql in (known, used):
+                    names |= {str(name) for (name,) in db.execute(sql, (tenant, after, limit))}
+            found: list[QueueRow] = []
+            for name in sorted(names)[:limit]:
+                jobs = {State(state): int(n) for state, n in db.execute(counts, (tenant, name))}
+                row = _governed(db, "queue", tenant, name)
+                if jobs or row is not None:
+                    found.append(QueueRow(name, row, jobs, dict(db.execute(keys, (tenant, name)).fetchall())))
+            return position_of(db), found
+
+        return await self.read(read)
 
     async def dead_counts(self, tenant: str, query: DeadQuery) -> DeadRows:
         """Causes of dead letters that nobody has settled, by queue and cause, each with its newest submit."""
@@ -163,47 +208,42 @@ class JobsReader(Reader):
 
         return await self.read(read)
 
-    async def running_keys(self, tenant: str) -> dict[str, dict[str, int]]:
-        """Running jobs of the tenant by queue and concurrency key."""
-        sql = "SELECT queue, concurrency_key, n FROM running_keys WHERE tenant = ? ORDER BY 1, 2"
-        return await self.read(lambda db: _by_name(db.execute(sql, (tenant,)), str))
-
-    async def batch_counts(self, tenant: str, keys: Sequence[str]) -> dict[str, dict[State, int]]:
-        """Jobs of batches by `<queue>~<batch>` and state."""
-        sql = (
-            "SELECT queue || '~' || batch, state, n FROM json_each(?) AS wanted CROSS JOIN batch_counts"
-            " ON tenant = ? AND queue = json_extract(wanted.value, '$[0]')"
-            " AND batch = json_extract(wanted.value, '$[1]')"
-        )
-        wanted = msgspec.json.encode([key.split("~", 1) for key in keys]).decode()
-        return await self.read(lambda db: _by_name(db.execute(sql, (wanted, tenant)), State))
-
-    async def batch_keys(
+    async def batches(
         self, tenant: str, queue: str | None, batch: str | None, after: str, limit: int
-    ) -> tuple[int, list[str]]:
-        """Position, and keys of batches in their order: those with jobs and those that were sealed."""
-        sql = (
-            "SELECT key FROM (SELECT DISTINCT queue || '~' || batch AS key FROM batch_counts WHERE tenant = ?"
-            " UNION SELECT key FROM governed WHERE kind = 'batch' AND tenant = ?)"
-            " WHERE key > ? AND (? IS NULL OR key LIKE ? ESCAPE '!') AND (? IS NULL OR key LIKE ? ESCAPE '!')"
-            " ORDER BY key LIMIT ?"
-        )
-        of_queue = None if queue is None else f"{_literal(queue)}~%"
-        named = None if batch is None else f"%~{_literal(batch)}"
-        parts = (tenant, tenant, after, queue, of_queue, batch, named, limit)
-        return await self.read(lambda db: (position_of(db), [str(key) for (key,) in db.execute(sql, parts)]))
+    ) -> tuple[int, list[BatchRow]]:
+        """Position, and batches by key: those with jobs, and those that were sealed."""
+        sql = "SELECT key FROM batches WHERE tenant = ? AND key > ?"
+        parts: list[Any] = [tenant, after]
+        if batch is not None:
+            sql += " AND batch = ?"
+            parts.append(batch)
+        if queue is not None:
+            sql += " AND key > ? AND key < ?"
+            parts += _range_of(queue)
+        counts = "SELECT state, n FROM batch_counts WHERE tenant = ? AND queue = ? AND batch = ?"
+
+        def read(db: sqlite3.Connection) -> tuple[int, list[BatchRow]]:
+            found: list[BatchRow] = []
+            for (key,) in db.execute(f"{sql} ORDER BY key LIMIT ?", (*parts, limit)).fetchall():
+                jobs = db.execute(counts, (tenant, *split_job_key(key)))
+                row = _governed(db, "batch", tenant, key)
+                found.append(BatchRow(key, row, {State(state): int(n) for state, n in jobs}))
+            return position_of(db), found
+
+        return await self.read(read)
 
     async def governed(
-        self, kind: str, tenant: str, *, key: str | None = None, after: str = "", until: str | None = None,
-        limit: int = 1_000
-    ) -> tuple[int, list[GovernedRow]]:  # fmt: skip
-        """Position, and aggregates of a kind in the order of their keys: one key, or those in a range."""
-        sql = "SELECT key, seq, at, actor, made_by, body FROM governed WHERE kind = ? AND tenant = ?"
-        parts: list[Any] = [kind, tenant]
-        for term, value in (("key = ?", key), ("key > ?", after), ("key < ?", until)):
-            if value is not None:
-                sql += f" AND {term}"
-                parts.append(value)
+        self, kind: str, tenant: str, queue: str | None, name: str | None, after: str, limit: int
+    ) -> tuple[int, list[GovernedRow]]:
+        """Position, and schedules or operations in the order of their keys, those of a queue and a name."""
+        sql = f"{_GOVERNED} WHERE kind = ? AND tenant = ? AND key > ?"
+        parts: list[Any] = [kind, tenant, after]
+        if name is not None:
+            sql += " AND name = ?"
+            parts.append(name)
+        if queue is not None:
+            sql += " AND key > ? AND key < ?"
+            parts += _range_of(queue)
         sql += " ORDER BY key LIMIT ?"
         parts.append(limit)
         return await self.read(
@@ -243,14 +283,11 @@ def _rows(db: sqlite3.Connection, places: Sequence[int]) -> list[JobRow]:
     ]
 
 
-def _by_name(rows: Iterable[tuple[str, str, int]], kind: Callable[[str], T]) -> dict[str, dict[T, int]]:
-    """Numbers of something by what they belong to and by what they count."""
-    found: dict[str, dict[T, int]] = {}
-    for name, counted, n in rows:
-        found.setdefault(name, {})[kind(counted)] = n
-    return found
+def _governed(db: sqlite3.Connection, kind: str, tenant: str, key: str) -> GovernedRow | None:
+    sql = f"{_GOVERNED} WHERE kind = ? AND tenant = ? AND key = ?"
+    return next((GovernedRow(*row) for row in db.execute(sql, (kind, tenant, key))), None)
 
 
-def _literal(text: str) -> str:
-    """Text that LIKE takes as it is."""
-    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+def _range_of(queue: str) -> tuple[str, str]:
+    """Between these are the keys `<queue>~<name>`."""
+    return f"{queue}~", f"{queue}\x7f"

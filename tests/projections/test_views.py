@@ -169,8 +169,9 @@ def everything(
     """What all pages of a list hold."""
     found: list[Any] = []
     while True:
-        answer = read(db, tenant, query)
-        page = msgspec.json.decode(msgspec.json.encode(answer), type=type(answer))
+        answer: Any = read(db, tenant, query)
+        kind: Any = answer.__class__
+        page: Any = msgspec.json.decode(msgspec.json.encode(answer), type=kind)
         assert len(getattr(page, field)) <= query.limit
         found += getattr(page, field)
         if page.next is None:
