@@ -17,7 +17,16 @@ from writ.schemas.subjects import SUBMIT_STREAM, log_stream, shard_in, submits_o
 from .hardened import HardenedClient
 from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Shards, Stored, WrongLastSequence
 from .reader import read_stream
-from .streams import REQUEST_TIMEOUT_S, ApiError, api, check_version, ensure_log, ensure_submit, newest_seq
+from .streams import (
+    REQUEST_TIMEOUT_S,
+    ApiError,
+    api,
+    check_version,
+    ensure_log,
+    ensure_submit,
+    newest_seq,
+    oldest_seq,
+)
 
 PLAIN_MAX: Final = 3
 """Up to so many records go as plain publishes, each durable in one sync; more go as one atomic batch."""
@@ -74,6 +83,17 @@ class JetStreamLog:
 
     async def last_seq(self) -> int:
         return await newest_seq(self._nats, self._stream)
+
+    async def first_seq(self) -> int:
+        """See `LiveLog`."""
+        return await oldest_seq(self._nats, self._stream)
+
+    async def trim(self, up_to: int) -> None:
+        """See `LiveLog`."""
+        try:
+            await api(self._nats, f"STREAM.PURGE.{self._stream}", {"seq": up_to + 1})
+        except ApiError as refused:
+            raise OutcomeUnknown(str(refused)) from refused
 
     def read(
         self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False

@@ -37,6 +37,11 @@ class _Stream:
         self._kept: list[Stored] = []
         self._more = asyncio.Condition()
 
+    @property
+    def first(self) -> int:
+        """The sequence of the oldest message; one after the last where there is none."""
+        return self._kept[0].seq if self._kept else self.last + 1
+
     async def add(self, messages: Sequence[Message]) -> None:
         now = self._clock.wall_us()
         for message in messages:
@@ -102,6 +107,14 @@ class MemoryLog:
         if after != self._stream.last:
             raise WrongLastSequence(f"wrong last sequence: {self._stream.last}")
         await self._stream.add(messages)
+
+    async def first_seq(self) -> int:
+        """See `LiveLog`."""
+        return self._stream.first
+
+    async def trim(self, up_to: int) -> None:
+        """See `LiveLog`."""
+        self._stream.drop(up_to, ())
 
     def read(
         self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False

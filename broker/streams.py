@@ -147,3 +147,9 @@ async def newest_seq(nats: Nats, stream: str) -> int:
     """The last sequence of a stream, 0 where it never had one. Raises OutcomeUnknown."""
     info = await api(nats, f"STREAM.INFO.{stream}")
     return int(info["state"]["last_seq"])
+
+
+async def oldest_seq(nats: Nats, stream: str) -> int:
+    """The first sequence in a stream; one after the last where it holds none. Raises OutcomeUnknown."""
+    info = await api(nats, f"STREAM.INFO.{stream}")
+    return max(1, int(info["state"]["first_seq"]))

@@ -31,6 +31,10 @@ class Deadlines:
         """Whether a time is still to come for it."""
         return place in self._armed
 
+    def armed_times(self) -> dict[str, int]:
+        """Each address that a time is still to come for, with that time."""
+        return dict(self._armed)
+
     def first(self) -> int | None:
         """The earliest entry, which may turn out to be stale; None where nothing is armed."""
         return self._heap[0][0] if self._heap else None

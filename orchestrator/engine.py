@@ -27,7 +27,6 @@ from writ.broker.ports import (
     WrongLastSequence,
 )
 from writ.schemas import bounds, commands
-from writ.schemas.chain import Position, link
 from writ.schemas.events import Barrier, LeaderElected, TimeResumed
 from writ.schemas.links import PartitionOpened, shards_of
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -39,6 +38,7 @@ from .logtime import LogTime
 from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
 from .replay.text import clock_time
 from .round import Encoded, Round, system_record
+from .snapshots import Snapshots, recover
 from .state import Partition
 
 log = logging.getLogger("writ.orchestrator")
@@ -120,8 +120,8 @@ async def _end(task: asyncio.Task[None]) -> None:
 class Engine:
     """One orchestrator's part in one partition. `name` must be its own alone, for each start.
 
-    `others` are the logs of all other partitions, which it only reads. Raises ValueError from `run` where
-    the log says that it is one of more or fewer.
+    `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start.
+    Raises ValueError from `run` where the log says that it is one of more or fewer.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class Engine:
         entropy: Callable[[], float],
         others: Sequence[Log] = (),
         ahead_from: int = AHEAD_FROM,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
@@ -152,6 +153,7 @@ class Engine:
         self._entropy = entropy
         self._others = others
         self._ahead_from = ahead_from
+        self._snapshots = snapshots
         self._shards = shards_of(log_.partition, len(others) + 1)
         self._time = LogTime(clock, 0)
         self._desk = Desk(self.state, clock, entropy)
@@ -282,16 +284,12 @@ class Engine:
                 waiter.send(_NOT_LEADING)
 
     async def _recover(self) -> None:
-        """The state is folded anew from the whole log: memory of an earlier leadership is worth nothing.
+        """The state is folded anew from the log: memory of an earlier leadership is worth nothing.
 
-        Raises Violation where a record does not continue the log: no leader may build on that.
+        It begins with the newest snapshot that fits the log. Raises Violation where a record does not
+        continue the log: no leader may build on that.
         """
-        state, at = Partition(self._log.partition, self._log.epoch), Position()
-        async for stored in self._log.read():
-            for message in stored:
-                record, at = link(at, message.seq, message.subject, message.body, state.number, state.epoch)
-                state.evolve(record)
-                state.advance(record, at.digest)
+        state, _ = await recover(self._log, self._snapshots)
         self.state = state
         self._desk = Desk(state, self._clock, self._entropy)
         self.open.clear()

@@ -121,6 +121,14 @@ class Partition:
         """The pending jobs of a queue; None where it never had one."""
         return self._ready.get(place)
 
+    def turns(self) -> dict[str, dict[str, int]]:
+        """By queue, the sequence at which each fairness key had its last turn; the jobs do not tell that."""
+        return {place: line.served for place, line in self._ready.items() if line.served}
+
+    def take_turns(self, place: str, served: dict[str, int]) -> None:
+        """Gives a queue its turns, as `turns` told them."""
+        self._ready.setdefault(place, Ready()).served |= served
+
     def pending_in(self, place: str) -> int:
         line = self._ready.get(place)
         return 0 if line is None else line.size

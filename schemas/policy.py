@@ -130,7 +130,9 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     accepted under. The rest holds at every grant: `concurrency` running jobs in the queue and
     `key_concurrency` for each `concurrency_key`; `rate_per_s` grants with a `burst`; at most
     `retries_per_min` retries started, so that an outage is not amplified; `pending_max` jobs waiting, beyond
-    which submits are refused; `tools` governs what their attempts call.
+    which submits are refused; `tools` governs what their attempts call. `archive_after_s` is how long the
+    history of a job stays in the log after the job has ended, before it may be moved to the archive; None: it
+    stays.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -142,6 +144,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     retries_per_min: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     pending_max: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    archive_after_s: Seconds | None = None
     on_clash: OnClash = OnClash.RETURN
     tools: ToolPolicy = ANY_TOOL
 

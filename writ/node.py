@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.requests import NatsRequests
 from writ.orchestrator.engine import Engine
+from writ.orchestrator.snapshots import Snapshots
 from writ.schemas.queries import PartitionStatus
 
+from .archiving import Archiving
 from .views.keeper import Settings, Views
 
 if TYPE_CHECKING:
@@ -115,7 +118,8 @@ class Node:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
         floors = _read_epochs(self.directory)
-        log_ = await JetStreamLog.open(logs, epoch_floor=floors.get("log", 0))
+        live = await JetStreamLog.open(logs, epoch_floor=floors.get("log", 0))
+        log_ = ArchivedLog.beside(self.directory, live)
         intake = await JetStreamIntake.open(logs, epoch_floor=floors.get("submit", 0))
         _write_epochs(self.directory, {"log": log_.epoch, "submit": intake.epoch})
         version_ = version("writ-orchestrator")
@@ -127,9 +131,11 @@ class Node:
             name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             version=version_,
             entropy=random.SystemRandom().random,
+            snapshots=Snapshots.beside(self.directory, log_.partition),
         )
         self._spawn(engine.run(), _ENGINE)
         settings = Settings(
+            str(self.directory.absolute()),
             self.broker.url,
             str(self.broker.key_path("log")),
             str(self.broker.key_path("answer")),
@@ -143,6 +149,7 @@ class Node:
         self._spawn(self.views.keep(settings, answers, self._standing), "keeper of the views")
         await self._until(engine.leading)
         self._write_info()
+        self._spawn(Archiving(self.directory, engine, SystemClock()).keep(), "archiving")
 
     def _standing(self) -> PartitionStatus:
         """Of our partition, as the engine knows it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from writ.broker.log import PLAIN_MAX, JetStreamLog
+from writ.broker.memory import MemoryLog
 from writ.broker.ports import (
     AppendFailed,
     Log,
@@ -372,3 +373,22 @@ async def test_a_reader_that_dawdles_is_not_sent_the_whole_log(jetstream: JetStr
         got += len(await anext(reader))
     assert got == total
     await reader.aclose()  # type: ignore[attr-defined]
+
+
+async def test_the_beginning_can_be_let_go(wire: Wire) -> None:
+    """What is left keeps its sequences, a reader from before begins with it, and the log goes on after it."""
+    log = await wire.log()
+    assert isinstance(log, MemoryLog | JetStreamLog)
+    assert await log.first_seq() == 1
+    await log.append(messages(10), 0)
+    assert await log.first_seq() == 1
+    await log.trim(4)
+    assert (await log.first_seq(), await log.last_seq()) == (5, 10)
+    assert [s.seq for s in await read(log)] == [5, 6, 7, 8, 9, 10]
+    await log.trim(4)
+    assert await log.first_seq() == 5
+    await log.trim(10)
+    assert (await log.first_seq(), await log.last_seq()) == (11, 10)
+    assert await read(log) == []
+    await log.append(messages(2, "b"), 10)
+    assert [s.seq for s in await read(log)] == [11, 12]

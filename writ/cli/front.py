@@ -39,6 +39,7 @@ FRONT = """\
 {b}The node{n}
   writ status                   is it up, who leads, how far behind is each view
   writ views rebuild NAME       build a view anew from the log, beside the one that answers
+  writ archive status           what was moved out of the broker; run moves what is due
   writ env                      where it is, for other programs: eval "$(writ env)"
   writ down                     stop it
 

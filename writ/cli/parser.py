@@ -115,6 +115,10 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from .apply import apply
 
             return apply(parsed)
+        case "archive":
+            from .archive import archive
+
+            return archive(parsed)
         case _:
             from . import past
 
@@ -171,6 +175,7 @@ def _add_node_commands(to: Subparsers) -> None:
     )  # fmt: skip
     status.add_argument("--wait", type=number(0), metavar="SECONDS", help="wait that long for it to be up")
     _add_views(to)
+    _add_archive(to)
     command(to, "env", "Where the node is, as shell variables.", '  eval "$(writ env)"')
     demo = command(
         to, "demo", "A short real run on a node of its own: success, retry, killed worker, dead letter.",
@@ -197,6 +202,27 @@ def _add_views(to: Subparsers) -> None:
     rebuild.rest = "names"
     rebuild.add_argument("--all", action="store_true", help="all of them")
     rebuild.add_argument("--wait", type=number(0), metavar="SECONDS", help="wait that long until it is done")
+
+
+def _add_archive(to: Subparsers) -> None:
+    archive = command(
+        to, "archive", "Finished history outside the broker, on the machine of the node.",
+        "  writ archive status\n  writ archive run",
+    )  # fmt: skip
+    verbs = archive.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    archive.commands = verbs.choices
+    command(verbs, "status", "What was moved so far, and what holds back the rest.", prog="writ archive")
+    run = command(
+        verbs, "run", "Move what is due now. The node does this by itself, now and then.", prog="writ archive"
+    )
+    run.add_argument(
+        "--segment-max", type=whole(1, 10_000), metavar="N", help="records of a segment at most [10000]"
+    )
+    run.add_argument("--segment-min", type=whole(1, 10_000), metavar="N", help="fewer wait for more [1000]")
+    run.add_argument(
+        "--snapshot-every", type=whole(1), metavar="N", help="records that a start may have to fold [20000]"
+    )
+    with_parent(run)
 
 
 def _add_job_commands(to: Subparsers) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from writ.broker.archive import ArchivedLog
 from writ.broker.connect import Target, connect
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import serve_queries
@@ -98,7 +99,8 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         return made
 
     logs, answers = await asyncio.gather(link(settings.log_key, "view"), link(settings.answer_key, "query"))
-    log_ = JetStreamLog(logs, settings.partition, settings.log_epoch)
+    live = JetStreamLog(logs, settings.partition, settings.log_epoch)
+    log_ = ArchivedLog.beside(Path(settings.directory), live)
     intake = JetStreamIntake(logs, settings.submit_epoch)
     feeds = Feeds(log_)
     parts.push_async_callback(feeds.close)

@@ -44,8 +44,9 @@ class ViewsFailed(Exception):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the process is told; the keys are paths of seed files."""
+    """What the process is told; the keys are paths of seed files, the directory is the node's."""
 
+    directory: str
     url: str
     log_key: str
     answer_key: str

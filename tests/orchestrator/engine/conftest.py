@@ -14,6 +14,7 @@ import pytest
 from writ.broker.memory import MemoryIntake, MemoryLog, RequestHub
 from writ.broker.ports import Log, Message, NotStored, OutcomeUnknown, Stored
 from writ.orchestrator.engine import Engine
+from writ.orchestrator.snapshots import Snapshots, Title, lines, restore, state_digest
 from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, Answer
@@ -134,6 +135,7 @@ class Twin:
         self.intake: MemoryIntake = MemoryIntake(clock=LoopClock()) if beside is None else beside.intake
         self.hub: RequestHub = RequestHub() if beside is None else beside.hub
         self.others: list[Log] = []
+        self.snapshots: Snapshots | None = None
         self.clocks: dict[str, LoopClock] = {}
         self.engine: Engine | None = None
         self.running: list[tuple[Engine, asyncio.Task[None]]] = []
@@ -157,6 +159,7 @@ class Twin:
             version="test",
             entropy=self._random.random,
             others=self.others,
+            snapshots=self.snapshots,
         )
         self.running.append((self.engine, asyncio.create_task(self.engine.run())))
         return self.engine
@@ -246,9 +249,13 @@ class Twin:
         return state
 
     async def check(self) -> None:
-        """What the engine remembers is what the log tells."""
+        """What the engine remembers is what the log tells, and what a snapshot of it would tell."""
         assert self.engine is not None
-        assert self._snapshot(self.engine.state) == self._snapshot(await self.folded())
+        state = self.engine.state
+        told = self._snapshot(state)
+        assert told == self._snapshot(await self.folded())
+        title = Title(state.number, 1, state.seq, state.prev, "", state_digest(state), 0)
+        assert told == self._snapshot(restore(title, state.epoch, lines(state)))
 
 
 class Tools:

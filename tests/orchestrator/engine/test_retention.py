@@ -1,0 +1,269 @@
+"""Snapshots and the archive on the in-memory twin: whatever is read from them is what the log told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from writ.broker.archive import Archive, ArchiveDamaged, ArchivedLog
+from writ.broker.ports import Stored
+from writ.orchestrator.retention import Kept, Retention, Sizes
+from writ.orchestrator.snapshots import Snapshots, recover
+from writ.orchestrator.state import Partition
+from writ.schemas.subjects import log_subject
+
+if TYPE_CHECKING:
+    from .conftest import Twin
+else:
+    Twin = Any
+
+SMALL = Sizes(segment_max=20, segment_min=5, snapshot_every=10)
+HOUR_US = 3_600_000_000
+
+
+class Memory:
+    """Objects in memory, as threads have no place on a virtual loop. `room` is how many more may be put."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.room = 1 << 30
+
+    async def names(self) -> list[str]:
+        return sorted(self.kept)
+
+    async def get(self, name: str, size_bytes: int | None = None) -> bytes:
+        if name not in self.kept:
+            raise FileNotFoundError(name)
+        return self.kept[name][:size_bytes]
+
+    async def put(self, name: str, parts: Any) -> None:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        self.room -= 1
+        self.kept[name] = b"".join(parts)
+
+    async def delete(self, name: str) -> None:
+        self.kept.pop(name, None)
+
+
+class Shelf:
+    """A twin's archive and snapshots."""
+
+    def __init__(self, twin: Twin) -> None:
+        self.twin = twin
+        self.segments, self.states = Memory(), Memory()
+
+    @property
+    def log(self) -> ArchivedLog:
+        """As another process sees it, which knows of no segment yet."""
+        return ArchivedLog(self.twin.log.inner, Archive(self.segments, 0))
+
+    @property
+    def snapshots(self) -> Snapshots:
+        return Snapshots(self.states, 0)
+
+    async def tend(self, later_us: int = HOUR_US) -> Kept:
+        now = self.twin.clocks[""].wall_us() + later_us
+        return await Retention(self.log, self.snapshots, SMALL).run(now)
+
+    async def read(self, start: int = 1, *subjects: str) -> list[Stored]:
+        return [m async for part in self.log.read(start, subjects) for m in part]
+
+
+async def work(twin: Twin, count: int, queue: str = "mail") -> None:
+    """So many jobs, of which one fails and is retried, and the last stays pending."""
+    for index in range(count):
+        await twin.submit({"task": "send", "id": f"{queue}{index}", "input": {"n": index}}, queue)
+    await twin.settled()
+    leases = (await twin.ask("acquire", queue, worker="w", count=count - 1, wait_s=0))["leases"]
+    reports = [{"id": one["id"], "token": one["token"], "output": {"sent": True}} for one in leases]
+    failed = {"id": reports[0]["id"], "token": reports[0]["token"], "class": "application", "type": "Bad"}
+    await twin.ask("fail", queue, worker="w", reports=[failed])
+    await twin.ask("complete", queue, worker="w", reports=reports[1:])
+    await twin.settled()
+
+
+async def end_all(twin: Twin, *queues: str) -> None:
+    for queue in queues:
+        await twin.ask("plan", queue, verb="terminate", reason="end", filter={})
+    await twin.settled()
+
+
+@pytest.fixture
+async def shelf(twin: Twin) -> Shelf:
+    """A twin with some thirty records of jobs."""
+    await work(twin, 8)
+    return Shelf(twin)
+
+
+async def test_a_queue_without_the_policy_keeps_its_history_in_the_log(twin: Twin, shelf: Shelf) -> None:
+    await end_all(twin, "mail")
+    kept = await shelf.tend()
+    assert (kept.archived, kept.trimmed, kept.log_first) == (0, 0, 1)
+    assert kept.held_back is not None
+    assert kept.held_back.reason == "queue mail has no archive_after_s"
+
+
+async def test_what_is_moved_is_read_as_before(
+    twin: Twin, shelf: Shelf, snapshot: Callable[[Partition], dict[str, Any]]
+) -> None:
+    await twin.ask("declare", policy={"archive_after_s": 60})
+    await end_all(twin, "mail")
+    before = await shelf.read()
+    own = log_subject(0, "default", "job", "mail~mail3")
+    told, beats = await shelf.read(1, own), await shelf.read(1, "writ.log.0.*.partition.*")
+    state = snapshot(await twin.folded())
+    kept = await shelf.tend()
+    assert kept.segments >= 2
+    assert kept.archived == kept.trimmed == kept.archive_last > 25
+    assert await twin.log.inner.first_seq() == kept.archive_last + 1
+    assert await shelf.read() == before
+    for start in (1, 2, kept.archive_last, kept.archive_last + 1, len(before)):
+        assert await shelf.read(start) == before[start - 1 :]
+    assert await shelf.read(1, own) == told != []
+    assert await shelf.read(1, "writ.log.0.*.partition.*") == beats != []
+    for snapshots in (None, shelf.snapshots):
+        found, at = await recover(shelf.log, snapshots)
+        assert snapshot(found) == state
+        assert at.seq == len(before)
+
+
+async def test_history_goes_only_when_its_job_ended_long_enough_ago(twin: Twin, shelf: Shelf) -> None:
+    await twin.ask("declare", policy={"archive_after_s": 60})
+    held = (await shelf.tend()).held_back
+    assert held is not None
+    assert "is retrying" in held.reason or "is pending" in held.reason
+    await end_all(twin, "mail")
+    held = (await shelf.tend(later_us=0)).held_back
+    assert held is not None
+    assert "ended less than 60 s ago" in held.reason
+    assert held.until is not None
+    now = twin.clocks[""].wall_us()
+    assert (await shelf.tend(held.until - now - 1)).archived == 0
+    assert (await shelf.tend(held.until - now + 1_000_000)).archived > 0
+
+
+@pytest.mark.parametrize("room", range(9))
+async def test_a_pass_that_is_cut_off_loses_nothing(twin: Twin, shelf: Shelf, room: int) -> None:
+    """After each object that it puts: the next pass ends what it began."""
+    await twin.ask("declare", policy={"archive_after_s": 60})
+    await end_all(twin, "mail")
+    before = await shelf.read()
+    shelf.segments.room = shelf.states.room = room
+    try:
+        await shelf.tend()
+    except OSError:
+        assert room < 8
+    assert await shelf.read() == before
+    shelf.segments.room = shelf.states.room = 100
+    kept = await shelf.tend()
+    assert kept.log_first == kept.archive_last + 1 > 25
+    assert await shelf.read() == before
+
+
+async def test_a_leader_starts_from_a_snapshot_and_decides_the_same(twin: Twin, shelf: Shelf) -> None:
+    await shelf.tend()
+    await work(twin, 4, "post")
+    await twin.stop()
+    before = len(await shelf.read())
+    (title,) = await shelf.snapshots.titles()
+    read_from: list[int] = []
+    inner = twin.log.inner
+    whole = inner.read
+
+    def watched(start: int = 1, subjects: Any = (), *, follow: bool = False) -> Any:
+        read_from.append(start)
+        return whole(start, subjects, follow=follow)
+
+    inner.read = watched  # type: ignore[method-assign]
+    twin.snapshots = shelf.snapshots
+    await twin.start()
+    assert read_from[:2] == [title.seq, title.seq + 1]
+    inner.read = whole  # type: ignore[method-assign]
+    assert before > title.seq
+    await twin.check()
+    await work(twin, 4, "late")
+    await twin.check()
+
+
+@pytest.mark.parametrize("harm", ["byte", "cut", "other log", "shape", "ahead"])
+async def test_a_snapshot_that_does_not_fit_is_not_trusted(
+    twin: Twin, shelf: Shelf, snapshot: Callable[[Partition], dict[str, Any]], harm: str
+) -> None:
+    await shelf.tend()
+    objects = shelf.states.kept
+    title, state = sorted(objects)
+    if harm == "byte":
+        objects[state] = objects[state][:99] + bytes([objects[state][99] ^ 1]) + objects[state][100:]
+    elif harm == "cut":
+        objects[state] = objects[state][:-20]
+    elif harm == "shape":
+        objects[title] = objects[title].replace(b"fold 1", b"fold 2")
+    elif harm == "other log":
+        objects[title] = objects[title].replace(b'"digest":"', b'"digest":"f')
+    else:
+        objects[title] = objects[title].replace(b'"seq":', b'"seq":9')
+    found, _ = await recover(shelf.log, shelf.snapshots)
+    assert snapshot(found) == snapshot(await twin.folded())
+    assert await shelf.snapshots.newest(shelf.log) is None
+
+
+async def test_a_harmed_archive_is_told_of_and_nothing_is_trimmed(twin: Twin, shelf: Shelf) -> None:
+    await twin.ask("declare", policy={"archive_after_s": 60})
+    await end_all(twin, "mail")
+    put = shelf.segments.put
+
+    async def harmed(name: str, parts: Any) -> None:
+        await put(name, [b"".join(parts)[:-1] + b"x"])
+
+    shelf.segments.put = harmed  # type: ignore[method-assign]
+    with pytest.raises(ArchiveDamaged, match="holds other bytes"):
+        await shelf.tend()
+    assert await twin.log.inner.first_seq() == 1
+
+
+async def test_an_archive_that_lacks_a_segment_is_no_history(twin: Twin, shelf: Shelf) -> None:
+    await twin.ask("declare", policy={"archive_after_s": 60})
+    await end_all(twin, "mail")
+    await shelf.tend()
+    del shelf.segments.kept[min(shelf.segments.kept)]
+    with pytest.raises(ArchiveDamaged, match="begins at record"):
+        await shelf.read()
+    shelf.segments.kept.clear()
+    with pytest.raises(ArchiveDamaged, match="its archive ends at record 0"):
+        await shelf.read()
+
+
+async def test_what_is_trimmed_under_a_reader_comes_from_the_archive(twin: Twin, shelf: Shelf) -> None:
+    await twin.ask("declare", policy={"archive_after_s": 60})
+    await end_all(twin, "mail")
+    before = await shelf.read()
+    inner, log = twin.log.inner, shelf.log
+    whole = inner.read
+
+    def in_parts(start: int = 1, subjects: Any = (), *, follow: bool = False) -> Any:
+        async def read() -> Any:
+            at = start
+            while at <= await inner.last_seq():
+                async for part in whole(at, subjects, follow=False):
+                    yield part[:3]
+                    at = part[min(3, len(part)) - 1].seq + 1
+                    break
+                else:
+                    return
+
+        return read()
+
+    inner.read = in_parts  # type: ignore[method-assign]
+    for subjects in ((), ("writ.log.0.default.job.mail~mail5",)):
+        wanted = [m for m in before if not subjects or m.subject in subjects]
+        reader, got = log.read(1, subjects), list[Stored]()
+        got += await anext(reader)
+        inner.read = whole  # type: ignore[method-assign]
+        await shelf.tend()
+        inner.read = in_parts  # type: ignore[method-assign]
+        async for part in reader:
+            got += part
+        assert got == wanted

@@ -1,0 +1,77 @@
+"""Has finished history moved and snapshots taken, now and then, by a process that ends when that is done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio.subprocess import PIPE
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from writ.orchestrator.retention import SEGMENT_MIN_RECORDS, Kept
+
+from .cli.processes import writ_command
+
+if TYPE_CHECKING:
+    from writ.broker.clock import Clock
+    from writ.orchestrator.engine import Engine
+
+log = logging.getLogger("writ.node")
+
+LOOK_S: Final = 30.0
+GROWN: Final = 10_000
+"""Records since the last pass that call for another, whatever there is to move: a start would fold them."""
+
+
+class Archiving:
+    """`writ archive run`, whenever a pass is due and the engine of the node in `directory` leads."""
+
+    def __init__(self, directory: Path, engine: Engine, clock: Clock, look_s: float = LOOK_S) -> None:
+        self._directory = directory
+        self._engine = engine
+        self._clock = clock
+        self._look_s = look_s
+        self._kept = Kept()
+
+    async def keep(self) -> None:
+        """Until cancelled. A pass that fails is told of, and made again when the next is due."""
+        while True:
+            await asyncio.sleep(self._look_s)
+            if self._engine.leading.is_set() and self._due():
+                await self._run()
+
+    def _due(self) -> bool:
+        kept, state = self._kept, self._engine.state
+        grown = state.seq - kept.log_last
+        if grown >= GROWN:
+            return True
+        if state.seq - kept.archive_last < SEGMENT_MIN_RECORDS:
+            return False
+        if all(queue.policy.archive_after_s is None for queue in state.queues.values()):
+            return False
+        held = kept.held_back
+        return grown > 0 or (held is not None and (held.until or 0) <= self._clock.wall_us())
+
+    async def _run(self) -> None:
+        """One pass, in a process that ends with this one."""
+        where = ("--dir", str(self._directory))
+        command = writ_command("archive", "run", "--json", "--until-stdin-ends", *where)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, start_new_session=True
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            said = await process.stdout.read()
+            code = await process.wait()
+        finally:
+            process.stdin.close()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if code == 0:
+            self._kept = msgspec.json.decode(said, type=Kept)
+        else:
+            log.error("archiving ended with code %d; what it could not move is still in the log", code)
