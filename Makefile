@@ -24,6 +24,10 @@ test: $(READY) ## Run every test (ARGS='-k lease' narrows the run)
 simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n for one at length)
 	@$(BIN)/python -m tests.simulation.simulate $(if $(SEED),--seed $(SEED)) $(if $(N),--count $(N))
 
+.PHONY: retention-proof
+retention-proof: $(READY) ## Archive and trim under load with 20 kills, and compare all answers (ARGS='--kills 50')
+	@$(BIN)/python -m tests.acceptance.retention $(ARGS)
+
 .PHONY: teeth
 teeth: $(READY) ## Search the seeds that find each bug planted into the simulation
 	@$(BIN)/python -m tests.simulation.teeth $(ARGS)

@@ -144,9 +144,9 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     retries_per_min: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     pending_max: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
-    archive_after_s: Seconds | None = None
     on_clash: OnClash = OnClash.RETURN
     tools: ToolPolicy = ANY_TOOL
+    archive_after_s: Seconds | None = None
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

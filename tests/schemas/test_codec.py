@@ -169,6 +169,7 @@ POLICY = st.builds(
     COUNT,
     st.sampled_from(OnClash),
     st.builds(ToolPolicy, NAMES, NAMES, st.none() | st.integers(0, 9), NAMES),
+    st.none() | st.floats(0, 9),
 )
 MOMENT = st.none() | st.datetimes(
     datetime.datetime(1970, 1, 2), datetime.datetime(2099, 1, 1), timezones=st.just(datetime.UTC)
