@@ -39,6 +39,9 @@ STALL_S: Final = 1.0
 QUIET_S: Final = 5.0
 """How often it is asked whether a log that brings nothing still is as long as it was."""
 
+_TAIL: Final = 16
+"""A part of so much of the window is kept behind all followers."""
+
 _SLICE: Final = 64
 """Records decoded before the event loop gets its turn: less than a millisecond."""
 
@@ -214,9 +217,10 @@ class _Feed:
         return None
 
     def trim(self) -> None:
-        """Forgets what all followers have."""
+        """Forgets what all followers have, but for a tail, in which those of another reading find a place."""
         have = min([follower.at.seq for follower in self.followers], default=self.newest)
-        count = min(have, self.newest) - self.base
+        tail = self._feeds.window // _TAIL if self._size < WINDOW_BYTES // 2 else 0
+        count = min(have, self.newest - tail) - self.base
         if count <= 0:
             return
         self._before = self._ends[count - 1]
@@ -270,6 +274,7 @@ class _Feed:
                 self._fail(f"record {stored.seq}: {error}")
         elif digest(stored.body) != known.digest:
             self._fail(f"record {stored.seq} of the log is another than it was")
+        self.came.give()  # who knows another record there is told, though nothing may follow
 
     async def _take(self, stored: Sequence[Stored]) -> None:
         for start in range(0, len(stored), _SLICE):

@@ -294,11 +294,14 @@ async def test_a_log_that_lost_records_halts_the_view(history: Histories, runnin
         assert "ends at record 10" in (runner.halted or "")
 
 
-async def test_another_log_in_its_place_halts_the_view(history: Histories, running: Running) -> None:
+@pytest.mark.parametrize("longer", [0, 30])
+async def test_another_log_in_its_place_halts_the_view(
+    longer: int, history: Histories, running: Running
+) -> None:
     told, other = history.wander(2, 30), history.wander(3, 60)
     async with running(told.log()) as runner:
         assert await runner.wait_for(len(told.records), 5)
-    async with running(other.log()) as runner:
+    async with running(history.log(other.records[: len(told.records) + longer])) as runner:
         assert not await runner.wait_for(FOR_EVER, 5)
         assert "made anew" in (runner.halted or "")
         assert runner.position == len(told.records)
