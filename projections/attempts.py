@@ -8,6 +8,7 @@ from typing import Any, Final
 from writ.schemas.events import (
     AttemptFailed,
     AttemptStarted,
+    Fact,
     JobCompleted,
     JobSnoozed,
     JobSuspended,
@@ -24,6 +25,7 @@ from .collecting import Collecting
 from .file import position_of
 from .paging import Listing, page
 from .shown import fit, timestamp
+from .view import Write
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -52,10 +54,7 @@ CREATE INDEX IF NOT EXISTS attempts_by_outcome ON attempts (tenant, outcome);
 CREATE INDEX IF NOT EXISTS attempts_by_error ON attempts (tenant, error_class) WHERE error_class IS NOT NULL;
 CREATE INDEX IF NOT EXISTS attempts_by_queue ON attempts (tenant, queue);
 """
-_GRANT: Final = (
-    "INSERT INTO attempts (seq, tenant, queue, job, attempt, worker, principal, token, granted_at, outcome)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'live')"
-)
+_GRANT: Final = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _START: Final = "UPDATE attempts SET started_at = ? WHERE seq = ?"
 _END: Final = (
     "UPDATE attempts SET ended_at = ?, ended_by = ?, outcome = ?, error_class = ?, error_type = ?, run_ms = ?"
@@ -91,33 +90,53 @@ def ends(event: object) -> tuple[int, AttemptOutcome] | None:
 
 
 class AttemptsView(Collecting):
-    """The fold."""
+    """The fold. What begins and ends within one batch is one row that is written once."""
 
     name = "attempts"
     version = 1
     schema = _SCHEMA
     statements = (_GRANT, _START, _END)
 
+    def __init__(self) -> None:
+        self._granted: dict[int, list[Any]] = {}
+        super().__init__()
+
     def fold(self, record: Record) -> None:
         if record.kind != "job":
             return
         for event in record.events:
-            match event:
-                case LeaseGranted(worker=worker, attempt=attempt, principal=principal):
-                    self._put(
-                        _GRANT,
-                        *(record.seq, record.tenant, *split_job_key(record.key), attempt, worker),
-                        *(principal or record.actor, fencing_token(record.epoch, record.seq), record.at),
-                    )
-                case AttemptStarted(token=token):
-                    self._put(_START, record.at, token_position(token)[1])
-                case _ if (ended := ends(event)) is not None:
-                    error = getattr(event, "error", None)
-                    shown = (None, None) if error is None else (error.class_.value, error.type)
-                    run_ms = getattr(event, "run_ms", None)
-                    self._put(_END, record.at, record.seq, ended[1].value, *shown, run_ms, ended[0])
-                case _:
-                    pass
+            if isinstance(event, LeaseGranted):
+                self._granted[record.seq] = [
+                    *(record.seq, record.tenant, *split_job_key(record.key), event.attempt, event.worker),
+                    *(event.principal or record.actor, fencing_token(record.epoch, record.seq), record.at),
+                    *(None, None, None, AttemptOutcome.LIVE.value, None, None, None),
+                ]
+            elif isinstance(event, AttemptStarted):
+                seq = token_position(event.token)[1]
+                if (row := self._granted.get(seq)) is not None:
+                    row[9] = record.at
+                else:
+                    self._put(_START, record.at, seq)
+            elif (ended := ends(event)) is not None:
+                self._end(*ended, record, event)
+
+    def _end(self, seq: int, outcome: AttemptOutcome, record: Record, event: Fact) -> None:
+        error = getattr(event, "error", None)
+        shown = (None, None) if error is None else (error.class_.value, error.type)
+        end = (record.at, record.seq, outcome.value, *shown, getattr(event, "run_ms", None))
+        if (row := self._granted.get(seq)) is not None:
+            row[10:] = end
+        else:
+            self._put(_END, *end, seq)
+
+    def writes(self) -> list[Write]:
+        for row in self._granted.values():
+            self._put(_GRANT, *row)
+        return super().writes()
+
+    def discard(self) -> None:
+        self._granted = {}
+        super().discard()
 
 
 def attempts(db: sqlite3.Connection, tenant: str, query: AttemptsQuery) -> AttemptsPage:

@@ -35,8 +35,7 @@ CREATE TABLE IF NOT EXISTS acts (
     queue TEXT,
     job TEXT, -- the id
     reason TEXT,
-    outcome TEXT NOT NULL, -- done or refused
-    refusal TEXT, -- its kind; these are NULL where it was done
+    refusal TEXT, -- its kind; this and what follows is NULL where it was done
     field TEXT,
     element INTEGER,
     count INTEGER, -- how many refusals the record speaks of in all
@@ -49,9 +48,9 @@ CREATE INDEX IF NOT EXISTS acts_by_job ON acts (tenant, job);
 CREATE INDEX IF NOT EXISTS acts_by_verb ON acts (tenant, verb);
 CREATE INDEX IF NOT EXISTS acts_by_actor ON acts (tenant, actor);
 CREATE INDEX IF NOT EXISTS acts_by_queue ON acts (tenant, queue);
-CREATE INDEX IF NOT EXISTS acts_by_outcome ON acts (tenant, outcome);
+CREATE INDEX IF NOT EXISTS acts_refused ON acts (tenant) WHERE refusal IS NOT NULL;
 """
-_INSERT: Final = "INSERT INTO acts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT INTO acts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SEQ_SHIFT: Final = 16
 _KEYED: Final = frozenset({"schedule", "operation", "batch"})
 """Kinds whose keys begin with the queue, apart from jobs."""
@@ -60,9 +59,10 @@ LISTING: Final = Listing(
     "acts",
     "place",
     "at",
-    "at, tenant, actor, verb, event, kind, key, queue, job, reason, outcome, refusal, field, element, count,"
+    "at, tenant, actor, verb, event, kind, key, queue, job, reason, refusal, field, element, count,"
     " token, worker",
-    ("job", "outcome", "verb", "actor", "queue"),
+    ("job", "verb", "actor", "queue"),
+    ("refusal IS NOT NULL",),
 )
 
 
@@ -97,7 +97,7 @@ def _acts(record: Record) -> Iterator[tuple[Any, ...]]:
             yield (name, *subject, None, None, *_refusal(last, count), None, None)
         case _ if not record.actor.startswith("writ:") and record.cause not in LEASE_VERBS:
             reason = next((text for event in record.events if (text := getattr(event, "reason", None))), None)
-            yield (record.cause or name, *subject, *_named(record), reason, "done", *[None] * 6)
+            yield (record.cause or name, *subject, *_named(record), reason, *[None] * 6)
         case _:
             pass
 
@@ -112,26 +112,26 @@ def _named(record: Record) -> tuple[str | None, str | None]:
 
 
 def _refusal(refused: Rejection, count: int) -> tuple[Any, ...]:
-    return (refused.reason, "refused", refused.kind.value, refused.field, refused.index, count)
+    return (refused.reason, refused.kind.value, refused.field, refused.index, count)
 
 
 def audit(db: sqlite3.Connection, tenant: str, query: AuditQuery) -> AuditPage:
     """What was done and refused, newest first."""
     equal = {
         "job": query.job,
-        "outcome": None if query.refused is None else ("refused" if query.refused else "done"),
         "verb": query.verb,
         "actor": query.actor,
         "queue": query.queue,
     }
-    found, after = page(db, LISTING, tenant, equal, query)
+    ends = {None: "", True: "refusal IS NOT NULL", False: "refusal IS NULL"}
+    found, after = page(db, LISTING, tenant, equal, query, ends[query.refused])
     shown, cut = fit([(str(row[0]), _view(*row)) for row in found], query.limit)
     return AuditPage(None, position_of(db), shown, cut or after)
 
 
 def _view(
     place: int, at: int, tenant: str, actor: str, verb: str, event: str, kind: str, key: str,
-    queue: str | None, job: str | None, reason: str | None, _outcome: str, *refusal: Any
+    queue: str | None, job: str | None, reason: str | None, *refusal: Any
 ) -> ActView:  # fmt: skip
     seq = place >> _SEQ_SHIFT
     return ActView(seq, timestamp(at), tenant, actor, verb, event, kind, key, queue, job, reason, *refusal)

@@ -24,7 +24,8 @@ END: Final = 2**63 - 1
 class Listing(NamedTuple):
     """A table that is listed: `key` is its integer key, which grows with `at`.
 
-    For each column in `indexed`, the most telling first, there is an index behind the tenant.
+    For each column in `indexed`, the most telling first, there is an index behind the tenant, and one for the
+    rows of each condition in `partial`.
     """
 
     table: str
@@ -32,6 +33,7 @@ class Listing(NamedTuple):
     at: str
     columns: str
     indexed: tuple[str, ...]
+    partial: tuple[str, ...] = ()
 
 
 class Walk(NamedTuple):
@@ -79,8 +81,11 @@ def page(
     tenant: str,
     equal: Mapping[str, Any],
     query: NewestFirst,
+    term: str = "",
 ) -> tuple[list[tuple[Any, ...]], str | None]:
     """Rows whose columns are as in `equal` (None: anything), with the key first, and the next `cursor`.
+
+    `term` is a further condition, which an index may be for.
 
     A page may be short, even empty, and still have a next one.
     """
@@ -91,8 +96,13 @@ def page(
     if walked is not None:
         where += f" AND {walked} = ?"
         values.append(given.pop(walked))
+    terms = [f"{column} = ?" for column in given]
+    if term and walked is None and term in of.partial:
+        where += f" AND {term}"
+    elif term:
+        terms.append(term)
     walk = Walk(f"{of.key}, {of.columns}", of.key, of.table, where, values)
-    others = Terms(" AND ".join([f"{column} = ?" for column in given]), [*given.values()])
+    others = Terms(" AND ".join(terms), [*given.values()])
     found, after = follow(db, walk, others, query.limit)
     return found, None if after is None else str(after)
 

@@ -39,6 +39,7 @@ from .collecting import Collecting
 from .file import position_of
 from .scale import quantiles, step_of
 from .shown import timestamp
+from .view import Write
 
 KEPT_MINUTES: Final = 7 * 24 * 60
 """Of log time, from the newest record back."""
@@ -114,9 +115,7 @@ _SUMS: Final = ", ".join([f"coalesce(sum({name}), 0)" for name in _FLOW_NAMES])
 Waiting = tuple[int, int, int | None]
 """`due_at`, `held` and `ready_at`."""
 
-_UNITS: Final[dict[type[Fact], tuple[int, ...]]] = {
-    event: tuple([int(event is each) for each in _FLOWS]) for event in _FLOWS
-}
+_COLUMNS: Final[dict[type[Fact], int]] = {event: place for place, event in enumerate(_FLOWS)}
 
 
 class TrafficView(Collecting):
@@ -130,11 +129,23 @@ class TrafficView(Collecting):
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, str], Waiting | None] = {}
         self._stored: set[tuple[str, str]] = set()
+        self._flows: dict[tuple[str, str, int], list[int]] = {}
+        self._waits: dict[tuple[str, str, int, int], int] = {}
         self._at = 0
         super().__init__()
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
-        places = {(record.tenant, record.key): None for record in records if record.kind == "job"}
+        places: dict[tuple[str, str], None] = {}
+        new: set[tuple[str, str]] = set()
+        for record in records:
+            if record.kind == "job":
+                place = (record.tenant, record.key)
+                if isinstance(record.events[0], JobSubmitted):
+                    new.add(place)
+                elif place not in new:
+                    places[place] = None
+        if not places:
+            return
         wanted = msgspec.json.encode([[tenant, *split_job_key(key)] for tenant, key in places]).decode()
         for tenant, queue, job_id, *waiting in db.execute(_LOOKUP, (wanted,)):
             place = (tenant, f"{queue}~{job_id}")
@@ -147,28 +158,34 @@ class TrafficView(Collecting):
         if record.kind != "job":
             return
         place = (record.tenant, record.key)
-        minute = record.at // _MINUTE_US
         waiting = self._waiting.get(place)
         for event in record.events:
-            units = _UNITS.get(type(event))
-            if units is not None:
-                queue = (record.tenant, split_job_key(record.key)[0])
-                self._count(_ADD, (*queue, minute), *units)
-                if isinstance(event, JobSubmitted):
-                    self._count(_QUEUE, queue)
-                elif isinstance(event, LeaseGranted):
+            column = _COLUMNS.get(type(event))
+            if column is not None:
+                here = (record.tenant, record.key.partition("~")[0], record.at // _MINUTE_US)
+                flows = self._flows.get(here)
+                if flows is None:
+                    flows = self._flows[here] = [0] * len(_COLUMNS)
+                flows[column] += 1
+                if isinstance(event, LeaseGranted):
                     if waiting is None or waiting[2] is None:
                         raise Violation(record.seq, f"grants a lease of {record.key}, which is not pending")
-                    self._count(_WAITED, (*queue, minute, step_of(record.at - waiting[2])), 1)
+                    step = (*here, step_of(record.at - waiting[2]))
+                    self._waits[step] = self._waits.get(step, 0) + 1
             waiting = _after(waiting, event, record.at)
         self._waiting[place] = waiting
 
-    def writes(self) -> list[Any]:
+    def writes(self) -> list[Write]:
         for (tenant, key), waiting in self._waiting.items():
             if waiting is not None:
                 self._put(_PUT, tenant, *split_job_key(key), *waiting)
             elif (tenant, key) in self._stored:
                 self._put(_GONE, tenant, *split_job_key(key))
+        for here, flows in self._flows.items():
+            self._put(_QUEUE, *here[:2])
+            self._put(_ADD, *here, *flows)
+        for step, n in self._waits.items():
+            self._put(_WAITED, *step, n)
         for statement in (_OLD_MINUTES, _OLD_WAITS):
             self._put(statement, self._at // _MINUTE_US - KEPT_MINUTES)
         return super().writes()
@@ -176,6 +193,8 @@ class TrafficView(Collecting):
     def discard(self) -> None:
         self._waiting = {}
         self._stored = set()
+        self._flows = {}
+        self._waits = {}
         super().discard()
 
 

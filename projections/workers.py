@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from writ.schemas.commands import CONTROL_VERBS
-from writ.schemas.events import AttemptStarted, LeaseGranted
+from writ.schemas.events import AttemptStarted, Fact, LeaseGranted
 from writ.schemas.ids import split_job_key, token_position
 from writ.schemas.lists import AttemptOutcome, WorkersPage, WorkersQuery, WorkerView
 from writ.schemas.records import Record
@@ -16,6 +19,7 @@ from .attempts import ends
 from .collecting import Collecting
 from .file import position_of
 from .shown import timestamp
+from .view import Write
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS workers (
@@ -44,24 +48,19 @@ CREATE TABLE IF NOT EXISTS leases ( -- live ones
 );
 """
 _HOLD: Final = "INSERT INTO leases VALUES (?, ?, ?)"
-_GRANT: Final = (
-    "INSERT INTO workers VALUES (?1, ?2, ?3, ?4, ?4, 1, 1, 0, 0, 0, 0) ON CONFLICT DO UPDATE SET"
-    " principal = excluded.principal, seen_at = max(seen_at, excluded.seen_at), leases = leases + 1,"
-    " granted = granted + 1"
+_FORGET: Final = "DELETE FROM leases WHERE seq = ?"
+_MET: Final = (
+    "INSERT INTO workers VALUES (?1, ?2, ?3, ?4, ?4, 0, 0, 0, 0, 0, 0)"
+    " ON CONFLICT DO UPDATE SET principal = excluded.principal"
 )
 _SERVE: Final = "INSERT INTO served VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
-_BEAT: Final = "UPDATE workers SET seen_at = max(seen_at, ?) WHERE tenant = ? AND worker = ?"
-_SEEN: Final = (
-    "UPDATE workers SET seen_at = max(seen_at, ?)"
-    " WHERE (tenant, worker) = (SELECT tenant, worker FROM leases WHERE seq = ?)"
+_SEEN: Final = "UPDATE workers SET seen_at = max(seen_at, ?) WHERE tenant = ? AND worker = ?"
+_ADD: Final = (
+    "UPDATE workers SET leases = leases + ?3, granted = granted + ?4, completed = completed + ?5,"
+    " failed = failed + ?6, expired = expired + ?7, returned = returned + ?8"
+    " WHERE tenant = ?1 AND worker = ?2"
 )
-_END: Final = (
-    "UPDATE workers SET seen_at = max(seen_at, ?), leases = leases - 1, completed = completed + ?,"
-    " failed = failed + ?, expired = expired + ?, returned = returned + ?"
-    " WHERE (tenant, worker) = (SELECT tenant, worker FROM leases WHERE seq = ?)"
-)
-_FORGET: Final = "DELETE FROM leases WHERE seq = ?"
-_NEVER: Final = 0
+_HOLDERS: Final = "SELECT seq, tenant, worker FROM leases WHERE seq IN (SELECT value FROM json_each(?))"
 _ENDS: Final = (
     (AttemptOutcome.COMPLETED, AttemptOutcome.COMPENSATED),
     (AttemptOutcome.FAILED,),
@@ -70,35 +69,75 @@ _ENDS: Final = (
 """What is counted together; all other ends give the attempt back."""
 
 
+Name = tuple[str, str]
+"""Tenant and worker."""
+
+
 class WorkersView(Collecting):
     """The fold. A worker is heard of by its grants, beats and reports."""
 
     name = "workers"
     version = 1
     schema = _SCHEMA
-    statements = (_HOLD, _GRANT, _SERVE, _BEAT, _SEEN, _END, _FORGET)
+    statements = (_MET, _SERVE, _SEEN, _ADD, _HOLD, _FORGET)
+
+    def __init__(self) -> None:
+        self._held: dict[int, Name] = {}
+        self._stored: set[int] = set()
+        self._met: dict[Name, tuple[str, int]] = {}
+        self._seen: dict[Name, int] = {}
+        super().__init__()
+
+    def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
+        """Who holds the leases that are spoken of, of those granted before."""
+        first = records[0].seq
+        tokens = [getattr(event, "token", None) for record in records for event in record.events]
+        seqs = {seq for token in tokens if token is not None and (seq := token_position(token)[1]) < first}
+        if seqs:
+            for seq, tenant, worker in db.execute(_HOLDERS, (msgspec.json.encode(list(seqs)).decode(),)):
+                self._held[seq] = (tenant, worker)
+                self._stored.add(seq)
 
     def fold(self, record: Record) -> None:
         if record.kind == "worker":
-            self._put(_BEAT, record.at, record.tenant, record.key)
+            self._seen[record.tenant, record.key] = record.at
         elif record.kind == "job":
             for event in record.events:
                 self._fold_event(record, event)
 
-    def _fold_event(self, record: Record, event: object) -> None:
+    def _fold_event(self, record: Record, event: Fact) -> None:
         if isinstance(event, LeaseGranted):
-            named = (record.tenant, event.worker)
-            self._put(_HOLD, record.seq, *named)
-            self._put(_GRANT, *named, event.principal or record.actor, record.at)
-            self._count(_SERVE, (*named, split_job_key(record.key)[0]), 1)
+            name = self._held[record.seq] = (record.tenant, event.worker)
+            principal, first_at = event.principal or record.actor, self._met.get(name, ("", record.at))[1]
+            self._met[name] = (principal, first_at)
+            self._seen[name] = record.at
+            self._count(_SERVE, (*name, split_job_key(record.key)[0]), 1)
+            self._count(_ADD, name, 1, 1, 0, 0, 0, 0)
         elif isinstance(event, AttemptStarted):
-            self._put(_SEEN, record.at, token_position(event.token)[1])
-        elif (ended := ends(event)) is not None:
+            if (holder := self._held.get(token_position(event.token)[1])) is not None:
+                self._seen[holder] = record.at
+        elif (ended := ends(event)) is not None and (holder := self._held.pop(ended[0], None)) is not None:
             seq, outcome = ended
-            heard = not record.actor.startswith("writ:") and record.cause not in CONTROL_VERBS
+            if not record.actor.startswith("writ:") and record.cause not in CONTROL_VERBS:
+                self._seen[holder] = record.at
             numbers = [int(outcome in each) for each in _ENDS]
-            self._put(_END, record.at if heard else _NEVER, *numbers, int(not any(numbers)), seq)
-            self._put(_FORGET, seq)
+            self._count(_ADD, holder, -1, 0, *numbers, int(not any(numbers)))
+            if seq in self._stored:
+                self._put(_FORGET, seq)
+
+    def writes(self) -> list[Write]:
+        for name, met in self._met.items():
+            self._put(_MET, *name, *met)
+        for name, at in self._seen.items():
+            self._put(_SEEN, at, *name)
+        for seq, name in self._held.items():
+            if seq not in self._stored:
+                self._put(_HOLD, seq, *name)
+        return super().writes()
+
+    def discard(self) -> None:
+        self._held, self._stored, self._met, self._seen = {}, set(), {}, {}
+        super().discard()
 
 
 def workers(db: sqlite3.Connection, tenant: str, query: WorkersQuery) -> WorkersPage:
