@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 import msgspec
 
 from writ.schemas.commands import Answer, Command
+from writ.schemas.queries import Query
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.subjects import control_subject, query_subject
 
@@ -44,6 +45,8 @@ class Asking:
         self._clock = clock or SystemClock()
         self._entropy = entropy
         self._connecting = asyncio.Lock()
+        self.min_position: int | None = None
+        """Reads are of views at least as new as this log sequence; None means the newest at the time."""
 
     async def __aenter__(self) -> Self:
         await self._connected()
@@ -71,8 +74,10 @@ class Asking:
         subject = control_subject(self.target.tenant, self.target.principal, verb, queue)
         return await self._ask(subject, command, answer, timeout_s, once=once)
 
-    async def _query(self, verb: str, query: Command, answer: type[A], timeout_s: float) -> A:
+    async def _query(self, verb: str, query: Query, answer: type[A], timeout_s: float) -> A:
         subject = query_subject(self.target.tenant, self.target.principal, verb)
+        if query.min_position is None and self.min_position is not None:
+            query = msgspec.structs.replace(query, min_position=self.min_position)
         return await self._ask(subject, query, answer, timeout_s)
 
     async def _ask(
@@ -86,6 +91,7 @@ class Asking:
         body = encode(command)
         trying = Trying(timeout_s, self._entropy)
         unanswered = False
+        said: Refused | None = None  # says more than the silence after it
         while True:
             try:
                 data = await wire.request(subject, body, max(trying.left_s if once else trying.try_s, 0.001))
@@ -94,7 +100,7 @@ class Asking:
                     error.add_note("it may have been done all the same")
                     raise
                 unanswered = unanswered or isinstance(error, NoAnswer)
-                await trying.again(error)
+                await trying.again(said or error)
                 continue
             try:
                 answer = msgspec.json.decode(data, type=answer_type)
@@ -107,6 +113,7 @@ class Asking:
                 if unanswered and refused.kind is RejectionKind.CONFLICT:
                     refused.add_note("an earlier try went unanswered and may have done it")
                 raise refused
+            said = refused
             await trying.again(refused)
 
     async def _connected(self) -> Wire:

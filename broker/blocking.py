@@ -76,6 +76,16 @@ class SyncClient:
     schedules = _blocking(Client.schedules)
     operations = _blocking(Client.operations)
     batches = _blocking(Client.batches)
+    position = _blocking(Client.position)
+
+    audit = _blocking(Client.audit)
+    attempts = _blocking(Client.attempts)
+    workers = _blocking(Client.workers)
+    traffic = _blocking(Client.traffic)
+    cost = _blocking(Client.cost)
+    tools = _blocking(Client.tools)
+    tool_calls = _blocking(Client.tool_calls)
+    dead = _blocking(Client.dead)
 
     cancel = _blocking(Client.cancel)
     terminate = _blocking(Client.terminate)

@@ -41,6 +41,7 @@ from .errors import (
     SubmitRefused,
     WireError,
 )
+from .listing import Listing
 from .looking import Looking
 from .operating import Operating
 from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
@@ -74,7 +75,7 @@ class Element(NamedTuple):
     unique: bool
 
 
-class Client(Looking, Operating):
+class Client(Looking, Listing, Operating):
     """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
 
     `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Mapping, Sequence
 
+from writ.schemas.errors import ErrorClass
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import (
     BatchesPage,
@@ -58,6 +60,12 @@ class Looking(Asking):
         parent: str | None = None,
         schedule: str | None = None,
         operation: str | None = None,
+        error_class: ErrorClass | str | None = None,
+        actor: str | None = None,
+        cause: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        since: datetime.datetime | None = None,
+        until: datetime.datetime | None = None,
         limit: int = 100,
         cursor: str | None = None,
         timeout_s: float = 10.0,
@@ -65,6 +73,9 @@ class Looking(Asking):
         """A page of jobs, newest submit first; pass its `next` as `cursor` for the following one.
 
         `batch`, `schedule` and `operation` are names, `parent` the key `<queue>~<id>` of what started them.
+        `error_class` is that of the last error, `actor` who submitted them, from `since` on and before
+        `until`, and `cause` that of dead letters which nobody has settled; they have all the `tags`. With
+        rare filters a page may hold less than `limit`, and still have a `next`.
         """
         query = JobsQuery(
             states=tuple(State(state) for state in states),
@@ -74,6 +85,12 @@ class Looking(Asking):
             parent=parent,
             schedule=schedule,
             operation=operation,
+            error_class=None if error_class is None else ErrorClass(error_class),
+            actor=actor,
+            cause=cause,
+            tags=dict(tags or {}),
+            since=since,
+            until=until,
             limit=limit,
             cursor=cursor,
         )
@@ -95,6 +112,13 @@ class Looking(Asking):
         """
         query = RecordsQuery(id=id, queue=queue, after=after, limit=limit, context=context)
         return await self._query("records", query, RecordsPage, timeout_s)
+
+    async def position(self, *, timeout_s: float = 10.0) -> int:
+        """A log sequence that covers all that was acknowledged before this call, submits too.
+
+        A read that asks for it as `min_position` misses none of that.
+        """
+        return (await self._query("jobs", JobsQuery(limit=1), JobsPage, timeout_s)).position
 
     async def status(self, *, timeout_s: float = 10.0) -> NodeStatus:
         """Whether the node is up, who leads, how far behind its views are."""

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from writ.schemas import commands
-from writ.schemas.commands import Answer, Plan, Planned, Started
+from writ.schemas.commands import Answer, Command, Plan, Planned, Started
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.schedules import Overlap, ScheduleSpec
@@ -30,21 +30,28 @@ def _raw(value: object) -> msgspec.Raw:
 
 
 class Operating(Asking):
-    """Each call is one recorded decision, with `reason` in the log. Refused raises what is not allowed."""
+    """Each call is one recorded decision, with `reason` in the log. Refused raises what is not allowed.
+
+    Those that have nothing else to return return the log sequence that their answer rests on: a view of that
+    position, see `min_position`, tells of what was done.
+    """
+
+    async def _asked(
+        self, verb: str, queue: str, command: Command, timeout_s: float, *, once: bool = False
+    ) -> int:
+        return (await self._control(verb, queue, command, Answer, timeout_s, once=once)).position
 
     # --- jobs -------------------------------------------------------------------------------------------
 
-    async def cancel(
-        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    async def cancel(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Ends a waiting job at once; asks the worker of a running one to stop. Refused if it has ended."""
-        await self._control("cancel", queue, commands.Cancel(id=id, reason=reason), Answer, timeout_s)
+        return await self._asked("cancel", queue, commands.Cancel(id=id, reason=reason), timeout_s)
 
     async def terminate(
         self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    ) -> int:
         """Ends a job at once, also a running one: its lease is void from here."""
-        await self._control("terminate", queue, commands.Terminate(id=id, reason=reason), Answer, timeout_s)
+        return await self._asked("terminate", queue, commands.Terminate(id=id, reason=reason), timeout_s)
 
     async def redrive(
         self,
@@ -54,7 +61,7 @@ class Operating(Asking):
         *,
         answers: int | None = None,
         timeout_s: float = 10.0,
-    ) -> None:
+    ) -> int:
         """Puts a dead letter back to pending, in a new round. Refused for any other job.
 
         `answers` is the end that was seen, `JobView.ended_by`, and is looked up if not given. With it, the
@@ -64,7 +71,7 @@ class Operating(Asking):
         if answers is None:
             answers = await self._end_of(id, queue, timeout_s)
         command = commands.Redrive(id=id, reason=reason, answers=answers)
-        await self._control("redrive", queue, command, Answer, _left(until))
+        return await self._asked("redrive", queue, command, _left(until))
 
     async def rerun(
         self,
@@ -75,7 +82,7 @@ class Operating(Asking):
         from_step: str | None = None,
         answers: int | None = None,
         timeout_s: float = 10.0,
-    ) -> None:
+    ) -> int:
         """Runs a finished job again, in a new round. Refused for one that has not ended.
 
         With `from_step` only from that recorded step on; jobs record none yet, so it is refused. `answers` is
@@ -85,7 +92,7 @@ class Operating(Asking):
         if answers is None:
             answers = await self._end_of(id, queue, timeout_s)
         command = commands.Rerun(id=id, reason=reason, from_step=from_step, answers=answers)
-        await self._control("rerun", queue, command, Answer, _left(until))
+        return await self._asked("rerun", queue, command, _left(until))
 
     async def _end_of(self, id: str, queue: str, timeout_s: float) -> int | None:
         """The terminal record of a job; None where it has not ended, or cannot be read now."""
@@ -96,19 +103,17 @@ class Operating(Asking):
             return None  # asked without it, as a principal may that may not read
         return page.jobs[0].ended_by if page.jobs else None
 
-    async def drop(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+    async def drop(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Settles a dead letter: it stays dead and is listed as one no more."""
-        await self._control("drop", queue, commands.Drop(id=id, reason=reason), Answer, timeout_s)
+        return await self._asked("drop", queue, commands.Drop(id=id, reason=reason), timeout_s)
 
-    async def pause(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+    async def pause(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Suspends a job that does not run, until it is resumed."""
-        await self._control("pause", queue, commands.Pause(id=id, reason=reason), Answer, timeout_s)
+        return await self._asked("pause", queue, commands.Pause(id=id, reason=reason), timeout_s)
 
-    async def resume(
-        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    async def resume(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Ends a job's pause, or lets one go on whose attempts were used up."""
-        await self._control("resume", queue, commands.Resume(id=id, reason=reason), Answer, timeout_s)
+        return await self._asked("resume", queue, commands.Resume(id=id, reason=reason), timeout_s)
 
     async def approve(
         self,
@@ -118,16 +123,14 @@ class Operating(Asking):
         *,
         data: object = None,
         timeout_s: float = 10.0,
-    ) -> None:
+    ) -> int:
         """Says yes to a job that waits for approval. `data` reaches its task."""
         command = commands.Approve(id=id, reason=reason, data=_raw(data))
-        await self._control("approve", queue, command, Answer, timeout_s)
+        return await self._asked("approve", queue, command, timeout_s)
 
-    async def reject(
-        self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    async def reject(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Says no to a job that waits for approval: it is dead-lettered."""
-        await self._control("reject", queue, commands.Reject(id=id, reason=reason), Answer, timeout_s)
+        return await self._asked("reject", queue, commands.Reject(id=id, reason=reason), timeout_s)
 
     async def signal(
         self,
@@ -138,10 +141,10 @@ class Operating(Asking):
         reason: str = "requested",
         *,
         timeout_s: float = 10.0,
-    ) -> None:
+    ) -> int:
         """Data for a job under a name; one that waits for that name goes on. Never sent twice by itself."""
         command = commands.Signal(id=id, name=name, data=_raw(data), reason=reason)
-        await self._control("signal", queue, command, Answer, timeout_s, once=True)
+        return await self._asked("signal", queue, command, timeout_s, once=True)
 
     async def edit(
         self,
@@ -153,7 +156,7 @@ class Operating(Asking):
         not_before: datetime.datetime | None = None,
         input: object = msgspec.UNSET,
         timeout_s: float = 10.0,
-    ) -> None:
+    ) -> int:
         """Changes a job that has not started; what is left out stays as it was."""
         command = commands.Edit(
             id=id,
@@ -162,7 +165,7 @@ class Operating(Asking):
             not_before=not_before,
             input=msgspec.UNSET if input is msgspec.UNSET else _raw(input),
         )
-        await self._control("edit", queue, command, Answer, timeout_s)
+        return await self._asked("edit", queue, command, timeout_s)
 
     # --- many jobs --------------------------------------------------------------------------------------
 
@@ -175,30 +178,30 @@ class Operating(Asking):
 
     async def seal_batch(
         self, queue: str, batch: str, size: int, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    ) -> int:
         """Says how many jobs a batch has, so that its end can be told."""
         command = commands.SealBatch(batch=batch, size=size, reason=reason)
-        await self._control("seal_batch", queue, command, Answer, timeout_s)
+        return await self._asked("seal_batch", queue, command, timeout_s)
 
     # --- queues -----------------------------------------------------------------------------------------
 
     async def declare_queue(
         self, queue: str, policy: QueuePolicy, reason: str = "declared", *, timeout_s: float = 10.0
-    ) -> None:
+    ) -> int:
         """Gives a queue its policy, as the next version; one that says the same changes nothing."""
-        await self._control("declare", queue, commands.Declare(policy, reason), Answer, timeout_s)
+        return await self._asked("declare", queue, commands.Declare(policy, reason), timeout_s)
 
-    async def pause_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+    async def pause_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """No more grants in the queue; submits are taken."""
-        await self._control("pause_queue", queue, commands.PauseQueue(reason), Answer, timeout_s)
+        return await self._asked("pause_queue", queue, commands.PauseQueue(reason), timeout_s)
 
-    async def drain_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+    async def drain_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """No more submits to the queue; what is there is worked off."""
-        await self._control("drain_queue", queue, commands.DrainQueue(reason), Answer, timeout_s)
+        return await self._asked("drain_queue", queue, commands.DrainQueue(reason), timeout_s)
 
-    async def resume_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> None:
+    async def resume_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Opens a queue that was paused or is draining."""
-        await self._control("resume_queue", queue, commands.ResumeQueue(reason), Answer, timeout_s)
+        return await self._asked("resume_queue", queue, commands.ResumeQueue(reason), timeout_s)
 
     # --- schedules --------------------------------------------------------------------------------------
 
@@ -211,32 +214,28 @@ class Operating(Asking):
         reason: str = "declared",
         *,
         timeout_s: float = 10.0,
-    ) -> None:
+    ) -> int:
         """Gives a schedule its spec, as the next version; its jobs get `input`."""
         command = commands.DeclareSchedule(name, spec, _raw(input), reason)
-        await self._control("declare_schedule", queue, command, Answer, timeout_s)
+        return await self._asked("declare_schedule", queue, command, timeout_s)
 
     async def pause_schedule(
         self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    ) -> int:
         """No time is due until it is resumed; those in between are not made up for."""
-        await self._control("pause_schedule", queue, commands.PauseSchedule(name, reason), Answer, timeout_s)
+        return await self._asked("pause_schedule", queue, commands.PauseSchedule(name, reason), timeout_s)
 
     async def resume_schedule(
         self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    ) -> int:
         """Due again from now on."""
-        await self._control(
-            "resume_schedule", queue, commands.ResumeSchedule(name, reason), Answer, timeout_s
-        )
+        return await self._asked("resume_schedule", queue, commands.ResumeSchedule(name, reason), timeout_s)
 
     async def delete_schedule(
         self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
-    ) -> None:
+    ) -> int:
         """Ends a schedule; the jobs that it started go on."""
-        await self._control(
-            "delete_schedule", queue, commands.DeleteSchedule(name, reason), Answer, timeout_s
-        )
+        return await self._asked("delete_schedule", queue, commands.DeleteSchedule(name, reason), timeout_s)
 
     async def trigger_schedule(
         self,

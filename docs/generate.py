@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import msgspec._json_schema as schema_writer
 
-from writ.schemas import bounds, commands, queries
+from writ.schemas import bounds, commands, lists, queries
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS, VERSIONS, Fact, type_names
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, State
 
@@ -22,11 +22,19 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     **{f"writ.control {verb}": cls for verb, cls in commands.CONTROL_VERBS.items()},
     "writ.query jobs": queries.JobsQuery,
     "writ.query job": queries.JobQuery,
+    "writ.query dead": queries.DeadQuery,
     "writ.query records": queries.RecordsQuery,
     "writ.query queues": queries.QueuesQuery,
     "writ.query schedules": queries.SchedulesQuery,
     "writ.query operations": queries.OperationsQuery,
     "writ.query batches": queries.BatchesQuery,
+    "writ.query audit": lists.AuditQuery,
+    "writ.query attempts": lists.AttemptsQuery,
+    "writ.query workers": lists.WorkersQuery,
+    "writ.query traffic": lists.TrafficQuery,
+    "writ.query cost": lists.CostQuery,
+    "writ.query tools": lists.ToolsQuery,
+    "writ.query tool_calls": lists.ToolCallsQuery,
     "writ.query status": queries.StatusQuery,
 }
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
@@ -37,11 +45,19 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     commands.Planned,
     commands.Started,
     queries.JobsPage,
+    queries.DeadPage,
     queries.RecordsPage,
     queries.QueuesPage,
     queries.SchedulesPage,
     queries.OperationsPage,
     queries.BatchesPage,
+    lists.AuditPage,
+    lists.AttemptsPage,
+    lists.WorkersPage,
+    lists.TrafficPage,
+    lists.CostPage,
+    lists.ToolsPage,
+    lists.ToolCallsPage,
     queries.NodeStatus,
 )
 
@@ -73,7 +89,7 @@ def _messages() -> str:
     lines = [
         "# Messages",
         "",
-        "Made from `schemas/commands.py` and `schemas/queries.py`.",
+        "Made from `schemas/commands.py`, `schemas/queries.py` and `schemas/lists.py`.",
         "The JSON Schema is in `messages.schema.json`.",
         "",
         "| asked on | message | what it is |",

@@ -624,54 +624,54 @@ async def test_a_job_that_cannot_be_read_is_reopened_without(
 
 
 async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backstage, client: Client) -> None:
-    answer = msgspec.json.encode({"operation": "op1", "matched": 2, "jobs": ["a"]})
+    answer = msgspec.json.encode({"operation": "op1", "matched": 2, "jobs": ["a"], "position": 9})
     await backstage.serve("writ.control.default.owner.*.q", lambda _: msgspec.Raw(answer))
     await backstage.serve(JOBS, page())
     moment = datetime(2030, 1, 1, tzinfo=UTC)
     spec = ScheduleSpec(task="t", cron="0 3 * * *")
     calls: list[tuple[Awaitable[Any], str, dict[str, Any], Any]] = [
-        (client.cancel("7", "q", "r"), "cancel", {"id": "7", "reason": "r"}, None),
-        (client.terminate("7", "q", "r"), "terminate", {"id": "7", "reason": "r"}, None),
-        (client.redrive("7", "q", "r"), "redrive", {"id": "7", "reason": "r"}, None),
-        (client.rerun("7", "q", "r"), "rerun", {"id": "7", "reason": "r"}, None),
-        (client.drop("7", "q", "r"), "drop", {"id": "7", "reason": "r"}, None),
-        (client.pause("7", "q", "r"), "pause", {"id": "7", "reason": "r"}, None),
-        (client.resume("7", "q", "r"), "resume", {"id": "7", "reason": "r"}, None),
-        (client.approve("7", "q", "r", data=[1]), "approve", {"id": "7", "reason": "r", "data": [1]}, None),
-        (client.reject("7", "q", "r"), "reject", {"id": "7", "reason": "r"}, None),
+        (client.cancel("7", "q", "r"), "cancel", {"id": "7", "reason": "r"}, 9),
+        (client.terminate("7", "q", "r"), "terminate", {"id": "7", "reason": "r"}, 9),
+        (client.redrive("7", "q", "r"), "redrive", {"id": "7", "reason": "r"}, 9),
+        (client.rerun("7", "q", "r"), "rerun", {"id": "7", "reason": "r"}, 9),
+        (client.drop("7", "q", "r"), "drop", {"id": "7", "reason": "r"}, 9),
+        (client.pause("7", "q", "r"), "pause", {"id": "7", "reason": "r"}, 9),
+        (client.resume("7", "q", "r"), "resume", {"id": "7", "reason": "r"}, 9),
+        (client.approve("7", "q", "r", data=[1]), "approve", {"id": "7", "reason": "r", "data": [1]}, 9),
+        (client.reject("7", "q", "r"), "reject", {"id": "7", "reason": "r"}, 9),
         (
             client.signal("7", "q", "go", {"n": 1}),
             "signal",
             {"id": "7", "name": "go", "data": {"n": 1}},
-            None,
+            9,
         ),
-        (client.edit("7", "q", priority=1), "edit", {"id": "7", "priority": 1}, None),
-        (client.edit("7", "q", input=None), "edit", {"id": "7", "input": None}, None),
-        (client.seal_batch("q", "b", 3), "seal_batch", {"batch": "b", "size": 3}, None),
+        (client.edit("7", "q", priority=1), "edit", {"id": "7", "priority": 1}, 9),
+        (client.edit("7", "q", input=None), "edit", {"id": "7", "input": None}, 9),
+        (client.seal_batch("q", "b", 3), "seal_batch", {"batch": "b", "size": 3}, 9),
         (
             client.plan("q", Plan(OperationVerb.REDRIVE, limit=5)),
             "plan",
             {"verb": "redrive", "limit": 5},
-            Planned(operation="op1", matched=2),
+            Planned(operation="op1", matched=2, position=9),
         ),
         (
             client.declare_queue("q", QueuePolicy(concurrency=2)),
             "declare",
             {"policy": {"concurrency": 2}},
-            None,
+            9,
         ),
-        (client.pause_queue("q", "r"), "pause_queue", {"reason": "r"}, None),
-        (client.drain_queue("q", "r"), "drain_queue", {"reason": "r"}, None),
-        (client.resume_queue("q", "r"), "resume_queue", {"reason": "r"}, None),
+        (client.pause_queue("q", "r"), "pause_queue", {"reason": "r"}, 9),
+        (client.drain_queue("q", "r"), "drain_queue", {"reason": "r"}, 9),
+        (client.resume_queue("q", "r"), "resume_queue", {"reason": "r"}, 9),
         (
             client.declare_schedule("q", "n", spec, {"a": 1}),
             "declare_schedule",
             {"name": "n", "spec": {"task": "t", "cron": "0 3 * * *"}, "input": {"a": 1}},
-            None,
+            9,
         ),
-        (client.pause_schedule("q", "n"), "pause_schedule", {"name": "n"}, None),
-        (client.resume_schedule("q", "n"), "resume_schedule", {"name": "n"}, None),
-        (client.delete_schedule("q", "n"), "delete_schedule", {"name": "n"}, None),
+        (client.pause_schedule("q", "n"), "pause_schedule", {"name": "n"}, 9),
+        (client.resume_schedule("q", "n"), "resume_schedule", {"name": "n"}, 9),
+        (client.delete_schedule("q", "n"), "delete_schedule", {"name": "n"}, 9),
         (client.trigger_schedule("q", "n"), "trigger_schedule", {"name": "n"}, ("a",)),
         (
             client.backfill_schedule("q", "n", moment, moment, limit=9),

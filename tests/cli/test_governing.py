@@ -158,7 +158,9 @@ def test_a_step_to_rerun_from_must_be_recorded(node: Shell) -> None:
 def test_a_submit_with_a_unique_key_names_the_job_that_has_it(node: Shell) -> None:
     first = done(node("submit", "once", "hello", "--unique-key", "u", "--json"))
     assert first["existing"] is False
-    assert done(node("submit", "once", "hello", "--unique-key", "u", "--json")) == first | {"existing": True}
+    again = done(node("submit", "once", "hello", "--unique-key", "u", "--json"))
+    assert again["position"] > first["position"], "what was refused is in the log too"
+    assert again == first | {"existing": True, "position": again["position"]}
     lines = '{"task": "hello", "unique_key": "u"}\n{"task": "hello", "unique_key": "v"}\n{"task": "hello"}'
     many = done(node("submit", "once", "--file", "-", "--json", input=lines))
     assert [each["existing"] for each in many] == [True, False, False]

@@ -237,8 +237,8 @@ def test_dead_letters_are_grouped_by_cause_and_redriven(node: Shell) -> None:
     for job in jobs:
         assert ended(node, job)["state"] == "dead"
     grouped = node("dlq", "--task", "broken").out.splitlines()
-    assert grouped[0].split()[:5] == ["CAUSE", "COUNT", "CLASS", "TYPE", "TASK"]
-    assert grouped[1].split()[2:5] == ["application", "ValueError", "broken"]
+    assert grouped[0].split()[:6] == ["CAUSE", "COUNT", "QUEUE", "CLASS", "TYPE", "TASK"]
+    assert grouped[1].split()[2:6] == ["q", "application", "ValueError", "broken"]
     listed = node("dlq", "--list").out
     assert all(job in listed for job in jobs)
     document = node("dlq", "--json").document

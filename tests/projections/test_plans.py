@@ -119,7 +119,7 @@ async def test_no_statement_reads_a_whole_table_or_sorts_one(
     verbs = reason.reason.partition("there are ")[2].split(", ")
     assert sorted(verbs) == sorted(ASKED), "every verb is asked"
     monkeypatch.undo()
-    found = []
+    found: list[tuple[str, str, str]] = []
     statements = 0
     for name, texts in said.items():
         with closing(sqlite3.connect(name)) as db:

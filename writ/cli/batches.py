@@ -143,7 +143,7 @@ async def _seal(args: Namespace) -> int:
         if queue is None or size is None:
             view = await _one(client, args)
             queue, size = view.queue, size or sum(view.jobs.values())
-        await client.seal_batch(queue, args.batch, size, args.reason)
+        client.min_position = await client.seal_batch(queue, args.batch, size, args.reason)
         args.queue = queue
         view = await _one(client, args)
     if args.json:

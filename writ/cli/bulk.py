@@ -56,7 +56,7 @@ def cancel(args: Namespace) -> int:
 async def _cancel(args: Namespace) -> int:
     async with connected(args) as client:
         queue = args.queue or (await client.job(args.id)).queue
-        await client.cancel(args.id, queue, args.reason)
+        client.min_position = await client.cancel(args.id, queue, args.reason)
         view = await client.job(args.id, queue)
     if args.json:
         print_json(view)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from .bulk import given
 from .dead import need_reason
+from .moments import moment
 from .output import next_steps, print_json, state
 from .reach import connected
 from .usage import UsageError, tell
@@ -25,19 +25,6 @@ def control(args: Namespace) -> int:
     extra = _extra(args)
     ids = [args.id] if args.command == "signal" else args.ids
     return asyncio.run(_control(args, ids, extra))
-
-
-def moment(text: str, option: str) -> datetime.datetime:
-    """A time with an offset. Raises UsageError."""
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise UsageError(
-            f"{option} {text!r} is not an RFC 3339 time with an offset", [f"{option} 2026-01-31T12:00:00Z"]
-        )
-    return found
 
 
 def _extra(args: Namespace) -> dict[str, Any]:
@@ -60,11 +47,12 @@ def _extra(args: Namespace) -> dict[str, Any]:
     return extra
 
 
-async def _ask(client: Client, args: Namespace, job_id: str, queue: str, extra: dict[str, Any]) -> None:
+async def _ask(client: Client, args: Namespace, job_id: str, queue: str, extra: dict[str, Any]) -> int:
+    """The log sequence at which it is done."""
     if args.command == "signal":
-        await client.signal(job_id, queue, args.name, extra["data"], args.reason)
-    else:
-        await getattr(client, args.command)(job_id, queue, args.reason, **extra)
+        return await client.signal(job_id, queue, args.name, extra["data"], args.reason)
+    done: int = await getattr(client, args.command)(job_id, queue, args.reason, **extra)
+    return done
 
 
 async def _control(args: Namespace, ids: list[str], extra: dict[str, Any]) -> int:
@@ -79,7 +67,7 @@ async def _control(args: Namespace, ids: list[str], extra: dict[str, Any]) -> in
                 queue = job.queue
                 if args.command == "rerun":
                     extra["answers"] = job.ended_by
-                await _ask(client, args, job_id, queue, extra)
+                client.min_position = await _ask(client, args, job_id, queue, extra)
                 done.append(await client.job(job_id, queue))
             except (JobNotFound, Refused) as error:
                 refused += 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 from .bulk import carry_out
-from .fetch import all_jobs
+from .fetch import all_jobs, pages
 from .output import Table, count, next_steps, on_terminal, one_line, print_json, when
 from .reach import connected
 from .usage import UsageError, tell
@@ -16,7 +16,7 @@ from .watching import Shown, rows, watch
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
-    from writ.schemas.queries import JobView
+    from writ.schemas.queries import DeadView, JobView
 
 _REASONS: Final = {"redrive": "mended in 1.2", "drop": "customer left"}
 
@@ -69,24 +69,32 @@ def need_reason(args: Namespace) -> None:
 
 async def dead_letters(client: Client, args: Namespace) -> list[JobView]:
     """Those that match and are not settled, newest submit first."""
-    found = await all_jobs(client, states=["dead"], queue=args.queue, task=args.task)
-    return [job for job in found if job.dropped is None and args.cause in (None, job.cause)]
+    named: dict[str, Any] = {} if args.cause is None else {"cause": args.cause}
+    found = await all_jobs(client, states=["dead"], queue=args.queue, task=args.task, **named)
+    return [job for job in found if job.dropped is None][: args.limit or None]
+
+
+async def causes(client: Client, args: Namespace) -> list[DeadView]:
+    """The causes of those that match, most of them first."""
+    named = {name: getattr(args, name) for name in ("queue", "task", "cause")}
+    found, _ = await pages(lambda place: client.dead(**named, **place), "causes", None)
+    return sorted(found, key=lambda each: -each.count)
 
 
 async def _dlq(args: Namespace) -> int:
     async with connected(args) as client:
-        found = await dead_letters(client, args)
-    found = found[: args.limit]
+        jobs = await dead_letters(client, args) if args.list or args.json else []
+        groups = [] if args.list or args.json else await causes(client, args)
     if args.json:
-        print_json(found)
+        print_json(jobs)
         return 0
-    if not found:
+    if not (jobs or groups):
         print("no dead letters")
         return 0
-    _table(args, found).print()
+    (_by_job(jobs) if args.list else _by_cause(groups)).print()
     if on_terminal():
-        print(f"\n{count(len(found), 'dead letter')}")
-    newest = found[0]
+        print(f"\n{count(len(jobs) or sum(each.count for each in groups), 'dead letter')}")
+    newest = jobs[0] if jobs else groups[0].newest
     next_steps(
         *([] if args.list else ["writ dlq --list"]),
         f"writ explain {newest.id}",
@@ -98,29 +106,22 @@ async def _dlq(args: Namespace) -> int:
 
 
 async def _look(client: Client, args: Namespace) -> Shown:
-    found = (await dead_letters(client, args))[: args.limit]
-    names = (0,) if args.list else (0, 2, 3, 4)  # its cause, or error and task where it has none
-    return rows(_table(args, found), count(len(found), "dead letter"), names)
+    if args.list:
+        jobs = await dead_letters(client, args)
+        return rows(_by_job(jobs), count(len(jobs), "dead letter"), (0,))
+    groups = await causes(client, args)
+    return rows(_by_cause(groups), count(sum(each.count for each in groups), "dead letter"), (0, 2))
 
 
-def _table(args: Namespace, found: Sequence[JobView]) -> Table:
-    return _by_job(found) if args.list else _by_cause(found)
-
-
-def _by_cause(found: Iterable[JobView]) -> Table:
-    groups: dict[str, list[JobView]] = {}
-    for job in found:
-        groups.setdefault(job.cause or " ".join((*error_of(job), job.task)), []).append(job)
-    columns = ["cause", "count", "class", "type", "task", "newest", "for example"]
-    table = Table(columns, elastic=["type", "task"], right=["count"])
-    for jobs in sorted(groups.values(), key=lambda jobs: -len(jobs)):
-        newest = max(jobs, key=lambda job: job.finished_at or "")
+def _by_cause(groups: Iterable[DeadView]) -> Table:
+    columns = ["cause", "count", "queue", "class", "type", "task", "newest", "for example"]
+    table = Table(columns, elastic=["queue", "type", "task"], right=["count"])
+    for each in groups:
+        newest = each.newest
         class_, type_ = error_of(newest)
         finished = (when(newest.finished_at), "dim")
-        table.add(
-            *(newest.cause or "", str(len(jobs)), (class_, "yellow"), (one_line(type_, 200), "red")),
-            *(newest.task, finished, newest.id),
-        )
+        error = ((class_, "yellow"), (one_line(type_, 200), "red"))
+        table.add(each.cause, str(each.count), each.queue, *error, newest.task, finished, newest.id)
     return table
 
 
@@ -140,8 +141,7 @@ async def _plan(args: Namespace) -> int:
     from writ.schemas.lifecycle import State
 
     async with connected(args) as client:
-        found = await dead_letters(client, args)
-        queues = sorted({job.queue for job in found})
+        queues = sorted({each.queue for each in await causes(client, args)})
         if not queues and not args.json:
             print("no dead letter matches")
             return 0
@@ -160,9 +160,10 @@ async def _each(args: Namespace) -> int:
             try:
                 job = await client.job(job_id, args.queue)
                 if args.verb == "redrive":
-                    await client.redrive(job_id, job.queue, args.reason, answers=job.ended_by)
+                    done_at = await client.redrive(job_id, job.queue, args.reason, answers=job.ended_by)
                 else:
-                    await client.drop(job_id, job.queue, args.reason)
+                    done_at = await client.drop(job_id, job.queue, args.reason)
+                client.min_position = done_at
                 done.append(await client.job(job_id, job.queue))
             except (JobNotFound, Refused) as error:
                 refused += 1

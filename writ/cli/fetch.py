@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .usage import UsageError, nearest
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PAGE_JOBS: Final = 500
 PAGE_RECORDS: Final = 500
+PAGE_ROWS: Final = 500
 
 
 def states_of(words: Sequence[str]) -> tuple[str, ...]:
@@ -60,3 +61,18 @@ async def all_records(client: Client, queue: str, id: str, *, context: bool = Fa
         found += page.records
         if not page.more or not page.records:
             return found
+
+
+async def pages(
+    ask: Callable[[dict[str, Any]], Awaitable[Any]], field: str, limit: int | None
+) -> tuple[list[Any], bool]:
+    """Rows of one page after the other, up to `limit`, and whether there may be more."""
+    found: list[Any] = []
+    cursor: str | None = None
+    while True:
+        size = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - len(found))
+        page = await ask({"limit": size, "cursor": cursor})
+        found += getattr(page, field)
+        cursor = page.next
+        if cursor is None or (limit is not None and len(found) >= limit):
+            return found, cursor is not None

@@ -31,8 +31,11 @@ FRONT = """\
   writ batch list               groups of jobs, and how far they are; show one, or seal it
 
 {b}Look{n}
-  writ jobs                     list jobs; --state, --queue, --batch, --parent, ..., --watch
+  writ jobs                     list jobs; --state, --queue, --tag, --error, --since, ..., --watch
   writ job ID                   one job with its parents, its children and its whole timeline
+  writ attempts                 attempts with their leases; `writ workers` tells who works
+  writ audit                    who did what, and what was refused
+  writ cost                     what models cost; `writ tools` tells what was called
   writ explain ID               why it is where it is, answered from the log
   writ replay ID                its state after each record; --at a time, --verify the log
 

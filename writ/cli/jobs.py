@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .fetch import all_jobs, all_records, states_of
+from .moments import span
 from .output import (
     STATE_STYLES,
     Table,
@@ -23,6 +24,7 @@ from .output import (
     when,
 )
 from .reach import connected
+from .tags import tags_of
 from .timeline import steps_of, timeline_lines
 from .watching import Shown, watch
 
@@ -41,6 +43,7 @@ _TREE_MAX: Final = 100
 def jobs(args: Namespace) -> int:
     """The listing. No job is an answer, too."""
     args.states = states_of(args.state)
+    span(args)
     return watch(args, _look(args)) if args.watch else asyncio.run(_list(args))
 
 
@@ -50,7 +53,9 @@ async def filters(client: Client, args: Namespace) -> dict[str, Any]:
         parent = await client.job(args.parent)
         args.parent = f"{parent.queue}~{parent.id}"
     belongs = {name: getattr(args, name) for name in _BELONGS}
-    return {"states": args.states, "queue": args.queue, "task": args.task, **belongs}
+    more = {"error_class": args.error, "tags": tags_of(args.tag)}
+    asked = {name: getattr(args, name) for name in ("states", "queue", "task", "actor", "since", "until")}
+    return asked | belongs | more
 
 
 async def _list(args: Namespace) -> int:
@@ -198,6 +203,7 @@ def show_job(view: JobView) -> None:
             ("batch", view.batch or ""),
             ("schedule", view.schedule or ""),
             ("keys", _keys(view)),
+            ("tags", ", ".join(f"{name}={value}" for name, value in view.tags.items())),
             ("worker", f"{view.worker}, lease until {view.lease_expires_at}" if view.worker else ""),
             ("finished", view.finished_at or ""),
             ("input", _content(view.input)),

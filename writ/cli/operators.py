@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from .options import STATES, Parser, Subparsers, command, number, watched, whole
+from .options import STATES, Parser, Subparsers, command, fresh, number, watched, whole
 
 _JOB_VERBS: Final = {
     "terminate": ("End jobs at once; a running one loses its lease.", "  writ terminate 01JABC"),
@@ -86,6 +86,7 @@ def _add_operation(to: Subparsers) -> None:
     listing.add_argument("--queue", metavar="Q")
     watched(listing)
     show = command(verbs, "show", "One operation: its plan, and how far it is.", prog="writ operation")
+    fresh(show)
     show.add_argument("id", metavar="ID")
     show.add_argument("--queue", metavar="Q")
 
@@ -101,6 +102,7 @@ def _add_batch(to: Subparsers) -> None:
     listing.add_argument("--queue", metavar="Q")
     watched(listing)
     show = command(verbs, "show", "One batch: its jobs by state, and its history.", prog="writ batch")
+    fresh(show)
     seal = command(
         verbs, "seal", "Say how many jobs a batch has, so that its end can be told.",
         "  writ batch seal june\n  writ batch seal june --size 500 --queue billing", prog="writ batch",
@@ -208,6 +210,7 @@ def _add_queue(to: Subparsers) -> None:
     watched(command(verbs, "list", "All queues.", prog="writ queue"))
     show = command(verbs, "show", "One queue: policy, mode, counts, history.", prog="writ queue")
     show.add_argument("queue", metavar="Q")
+    fresh(show)
     _history(show)
     for name, about in (
         ("pause", "Grant nothing; submits are taken."),
@@ -234,6 +237,7 @@ def _add_schedule(to: Subparsers) -> None:
         verbs, "show", "One schedule: spec, next times, and what happened: fired, skipped and why, paused.",
         prog="writ schedule",
     )  # fmt: skip
+    fresh(show)
     show.add_argument("--times", type=whole(0, 100), metavar="N", default=10, help="next times [10]")
     _history(show)
     named = [show]

@@ -70,13 +70,24 @@ def command(to: Subparsers, name: str, about: str, examples: str = "", prog: str
     return parser
 
 
+def fresh(parser: Parser) -> None:
+    """How new the views must be that a read is answered from."""
+    parser.add_argument(
+        "--after", dest="min_position", type=whole(0), metavar="N",
+        help="wait until the views tell of log record N [the newest]",
+    )  # fmt: skip
+
+
 def one_job(parser: Parser) -> None:
     parser.add_argument("id", metavar="ID", help="the job's id")
     parser.add_argument("--queue", metavar="Q", help="needed where several queues have the id")
+    fresh(parser)
 
 
 def watched(parser: Parser) -> None:
+    """A listing."""
     parser.add_argument("--watch", action="store_true", help="keep showing; Ctrl-C ends it")
+    fresh(parser)
 
 
 def with_parent(parser: Parser) -> None:

@@ -198,6 +198,15 @@ def _unit(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
+def took(seconds: float | None) -> str:
+    """A duration to three digits: `12.3 ms`, `4.56 s`, `2h`."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1_000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 1_000 else f"{seconds / 3_600:.3g} h"
+
+
 def count(number: int, noun: str, many: str = "") -> str:
     """`1 job`, `2,000 jobs`; `many` where an `s` does not make it."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {many or f'{noun}s'}"

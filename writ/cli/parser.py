@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from . import operators
+from . import looking, operators
 from .options import STATES, Parser, Subparsers, command, common, number, one_job, watched, whole, with_parent
 from .usage import UsageError
 
@@ -111,6 +111,10 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from .batches import batch
 
             return batch(parsed)
+        case "audit" | "attempts" | "workers" | "tools" | "cost":
+            from . import lists
+
+            return lists.cost(parsed) if parsed.command == "cost" else lists.run(parsed)
         case "apply":
             from .apply import apply
 
@@ -140,6 +144,7 @@ def build() -> Parser:
     _add_node_commands(commands)
     _add_job_commands(commands)
     operators.add(commands)
+    looking.add(commands)
     _add_past_commands(commands)
     return root
 
@@ -250,6 +255,11 @@ def _add_job_commands(to: Subparsers) -> None:
     jobs.add_argument("--parent", metavar="JOB", help="those that this one has started")
     jobs.add_argument("--schedule", metavar="NAME", help="those that it has started")
     jobs.add_argument("--operation", metavar="ID", help="those that it has changed")
+    jobs.add_argument("--actor", metavar="A", help="those that this principal has submitted")
+    jobs.add_argument("--error", choices=looking.ERROR_CLASSES, help="class of the last error")
+    jobs.add_argument("--tag", action="append", metavar="NAME=VALUE", help="those with it; repeat for more")
+    jobs.add_argument("--since", metavar="TIME", help="submitted from this RFC 3339 time on")
+    jobs.add_argument("--until", metavar="TIME", help="submitted before this RFC 3339 time")
     jobs.add_argument("--limit", type=whole(1), metavar="N", help="at most so many [all]")
     watched(jobs)
     job = command(

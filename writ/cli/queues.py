@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+from .fetch import pages
 from .output import (
     STATE_STYLES,
     Table,
+    ago,
     count,
     fields,
     next_steps,
@@ -18,6 +21,7 @@ from .output import (
     paint,
     print_json,
     state,
+    took,
     when,
 )
 from .reach import connected
@@ -29,9 +33,13 @@ if TYPE_CHECKING:
     import msgspec
 
     from writ.broker.client import Client
+    from writ.schemas.lists import QueueTraffic
     from writ.schemas.policy import QueuePolicy
     from writ.schemas.queries import BucketView, ChangeView, QueueView
     from writ.schemas.queues import Bucket
+
+_RECENT_MIN: Final = 15
+"""What went through a queue is told of so many minutes."""
 
 _MODES = {"open": "green", "paused": "yellow", "draining": "magenta"}
 _DONE = {"pause": "pause_queue", "drain": "drain_queue", "resume": "resume_queue"}
@@ -56,16 +64,26 @@ async def all_queues(client: Client) -> list[QueueView]:
             return found
 
 
+async def _traffic(client: Client) -> dict[str, QueueTraffic]:
+    """What went through each queue lately."""
+    since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=_RECENT_MIN)
+    found, _ = await pages(lambda place: client.traffic(since=since, **place), "queues", None)
+    return {each.queue: each for each in found}
+
+
 async def _list(args: Namespace) -> int:
     async with connected(args) as client:
         found = await all_queues(client)
+        traffic = await _traffic(client)
     if args.json:
-        print_json(found)
+        import msgspec
+
+        print_json([msgspec.structs.asdict(each) | {"traffic": traffic.get(each.queue)} for each in found])
         return 0
     if not found:
         print("no queues yet: one comes with its first job, or with `writ apply`")
         return 0
-    _table(found).print()
+    _table(found, traffic).print()
     if on_terminal():
         print(f"\n{count(len(found), 'queue')}")
     next_steps(f"writ queue show {found[0].queue}")
@@ -74,12 +92,15 @@ async def _list(args: Namespace) -> int:
 
 async def _look(client: Client) -> Shown:
     found = await all_queues(client)
-    return rows(_table(found), count(len(found), "queue"), names=(0,))
+    return rows(_table(found, await _traffic(client)), count(len(found), "queue"), names=(0,))
 
 
-def _table(found: Sequence[QueueView]) -> Table:
+def _table(found: Sequence[QueueView], traffic: Mapping[str, QueueTraffic]) -> Table:
     names = ["pending", "running", "retrying", "suspended", "dead"]
-    table = Table(["queue", "mode", "version", *names, "slots", "rate"], ["queue"], [*names, "version"])
+    flow = ["oldest", "per min", "wait p95"]
+    table = Table(
+        ["queue", "mode", "version", *names, "slots", "rate", *flow], ["queue"], [*names, "version", *flow]
+    )
     for each in found:
         policy = each.policy
         table.add(
@@ -89,8 +110,17 @@ def _table(found: Sequence[QueueView]) -> Table:
             *(str(each.jobs.get(name, 0)) for name in names),
             str(policy.concurrency or ""),
             f"{policy.rate_per_s:g}/s" if policy.rate_per_s else "",
+            *_flow(traffic.get(each.queue)),
         )
     return table
+
+
+def _flow(traffic: QueueTraffic | None) -> tuple[str, str, str]:
+    """How old the oldest pending job is, how many were completed a minute, and how long jobs waited."""
+    if traffic is None:
+        return "", "", ""
+    completed = f"{traffic.completed / _RECENT_MIN:.3g}" if traffic.completed else ""
+    return ago(traffic.oldest_at), completed, took(traffic.waits.p95_s)
 
 
 async def _one(client: Client, name: str) -> QueueView:
@@ -203,7 +233,7 @@ def shown(value: Any) -> str:
 
 async def _change(args: Namespace) -> int:
     async with connected(args) as client:
-        await getattr(client, _DONE[args.verb])(args.queue, args.reason)
+        client.min_position = await getattr(client, _DONE[args.verb])(args.queue, args.reason)
         found = (await client.queues(args.queue)).queues
     if args.json:
         print_json(found[0] if found else None)

@@ -145,6 +145,7 @@ async def connected(args: Namespace) -> AsyncGenerator[Client]:
         client = await Client(target_of(place), name="writ-cli").__aenter__()
     except Unreachable as error:
         raise CommandError(str(error).split(";")[0], _ways_out(place), UNREACHABLE) from error
+    client.min_position = getattr(args, "min_position", None)
     try:
         yield client
     finally:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .control import moment
+from .moments import moment
 from .output import Table, count, fields, next_steps, on_terminal, paint, print_json, when
 from .queues import flat, show_history, shown
 from .reach import connected
@@ -130,7 +130,8 @@ async def _show(args: Namespace) -> int:
 async def _change(args: Namespace) -> int:
     async with connected(args) as client:
         view = await _one(client, args)
-        await getattr(client, f"{args.verb}_schedule")(view.queue, args.name, args.reason)
+        change = getattr(client, f"{args.verb}_schedule")
+        client.min_position = await change(view.queue, args.name, args.reason)
         found = (await client.schedules(args.name, view.queue, deleted=True, times=1)).schedules[0]
     if args.json:
         print_json(found)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from writ.schemas.queries import JobView
 
 _WAITS_AT_ONCE: Final = 64
+_POSITION_S: Final = 5.0
 _HELP: Final = ["writ submit --help"]
 
 
@@ -151,7 +152,7 @@ async def _one(args: Namespace, queue: str, job: dict[str, Any]) -> int:
     async with connected(args) as client:
         handle = await client.submit(queue, **job)
         if not args.wait:
-            _say_submitted(args, handle)
+            _say_submitted(args, handle, await _position(client, args))
             return 0
         try:
             with _waiting(f"waiting for job {handle.id}"):
@@ -162,13 +163,28 @@ async def _one(args: Namespace, queue: str, job: dict[str, Any]) -> int:
         return 0
 
 
-def _document(handle: JobHandle) -> dict[str, Any]:
-    return {"id": handle.id, "queue": handle.queue, "existing": handle.existing}
+def _document(handle: JobHandle, position: int | None) -> dict[str, Any]:
+    return {"id": handle.id, "queue": handle.queue, "existing": handle.existing, "position": position}
 
 
-def _say_submitted(args: Namespace, handle: JobHandle) -> None:
+async def _position(client: Client, args: Namespace) -> int | None:
+    """A log sequence that covers what was submitted, for `--after`; None where none can be had now.
+
+    The submit is on disk all the same, and is taken in as soon as somebody leads.
+    """
+    from writ.broker.errors import Refused, WireError
+
+    if not args.json:
+        return None
+    try:
+        return await client.position(timeout_s=_POSITION_S)
+    except (Refused, WireError):
+        return None
+
+
+def _say_submitted(args: Namespace, handle: JobHandle, position: int | None) -> None:
     if args.json:
-        print_json(_document(handle))
+        print_json(_document(handle, position))
     elif on_terminal():
         done = paint("submitted", "green")
         words = f"{done} job {paint(handle.id, 'bold')} to queue {handle.queue}"
@@ -216,8 +232,9 @@ async def _many(args: Namespace, queue: str, jobs: Sequence[tuple[int, dict[str,
             raise UsageError(f"{args.file}, line {jobs[index][0]}: {error}; nothing was submitted") from error
         if args.wait:
             return await _wait_for_many(args, client, queue, handles)
+        position = await _position(client, args)
     if args.json:
-        print_json([_document(handle) for handle in handles])
+        print_json([_document(handle, position) for handle in handles])
     elif on_terminal():
         there = sum(handle.existing is True for handle in handles)
         more = f"; for {there:,} a job that was there stands" if there else ""
