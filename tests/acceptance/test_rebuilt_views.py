@@ -64,7 +64,9 @@ class Stage:
             part = [Message(each.subject, each.body) for each in records[start : start + 1_000]]
             await log.append(part, start, whole=True)
         log_key, answer_key = (str(self.broker.key_path(user)) for user in ("log", "answer"))
-        self.settings = Settings(self.broker.url, log_key, answer_key, 0, log.epoch, intake.epoch, "0")
+        self.settings = Settings(
+            str(self.directory), self.broker.url, log_key, answer_key, 0, log.epoch, intake.epoch, "0"
+        )
 
     async def start(self) -> int:
         """The process, when it follows the log; its id."""
