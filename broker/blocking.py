@@ -66,6 +66,7 @@ class SyncClient:
 
     submit = _blocking(Client.submit)
     submit_many = _blocking(Client.submit_many)
+    accepted = _blocking(Client.accepted)
     result = _blocking(Client.result)
 
     job = _blocking(Client.job)
@@ -86,7 +87,9 @@ class SyncClient:
     tools = _blocking(Client.tools)
     tool_calls = _blocking(Client.tool_calls)
     dead = _blocking(Client.dead)
+    ask = _blocking(Client.ask)
 
+    send = _blocking(Client.send)
     cancel = _blocking(Client.cancel)
     terminate = _blocking(Client.terminate)
     redrive = _blocking(Client.redrive)

@@ -25,7 +25,7 @@ from writ.schemas.commands import Approval, SubmitJob
 from writ.schemas.events import CommandRejected, OnDead, OnParentEnd
 from writ.schemas.ids import job_key
 from writ.schemas.policy import Retry
-from writ.schemas.queries import JobQuery, JobsPage
+from writ.schemas.queries import JobQuery, JobsPage, JobView
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import feed_subject, submit_subject
 
@@ -228,6 +228,21 @@ class Client(Looking, Listing, Operating):
                 part.add_note(f"{len(handles)} of {count} jobs were stored")
                 raise part
         return handles
+
+    async def accepted(self, job: JobHandle, *, timeout_s: float = 10.0) -> JobView:
+        """The job that a submit has become, as soon as the orchestrator has decided on it.
+
+        Of a submit whose `unique_key` another live job had, it is that job. Raises SubmitRefused, and
+        TimeoutError where nobody has decided within `timeout_s` seconds: the submit is stored, and will be.
+        """
+        outcome = await self._told(
+            Verdict(job, asyncio.get_running_loop()), asyncio.get_running_loop().time() + timeout_s
+        )
+        standing = stand_in(outcome)
+        if isinstance(outcome, Exception) and standing is None:
+            raise outcome
+        found = standing or job
+        return await self.job(found.id, found.queue, timeout_s=timeout_s)
 
     def _element(self, queue: str, job: SubmitJob | Mapping[str, Any], index: int | None) -> Element:
         """The job with its id, made if not given. Raises SubmitRefused."""

@@ -1,4 +1,4 @@
-"""NKey user seeds as files: made once, readable by their owner only, never written over.
+"""Secrets as files, NKey user seeds above all: made once, readable by their owner only, never written over.
 
 A seed is the whole secret of a user. The broker's configuration holds only the public half, so the
 configuration file may be read by anyone without giving anyone a way in.
@@ -8,6 +8,7 @@ import importlib
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -52,29 +53,43 @@ class Key:
 def load_or_create(path: Path) -> Key:
     """Return the key whose seed is in `path`, making a new one there when there is no file.
 
-    Of several processes that call this at once, one makes the key and all get the same one. A missing
-    parent directory is made with mode 0700. Raises `KeyFileError` when the file holds no user seed, can
-    be read by other users, or cannot be read or written.
+    Raises `KeyFileError` when the file holds no user seed, and as `secret_in`.
     """
-    try:
-        if not path.exists():
-            path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-            _create(path)
-        return load(path)
-    except OSError as error:
-        raise KeyFileError(f"key file {path}: {error.strerror}; check the directory and its owner") from error
+    # Key material is drawn here and nowhere else; it never reaches a decision or a record.
+    secret_in(path, lambda: _nkeys.encode_seed(os.urandom(_SEED_BYTES), _nkeys.PREFIX_BYTE_USER))  # noqa: TID251
+    return load(path)
 
 
 def load(path: Path) -> Key:
     """Return the key whose seed is in `path`; raises `KeyFileError` as `load_or_create` does."""
+    return Key(public=_public(bytearray(_read(path)), path), seed_path=path)
+
+
+def secret_in(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What is in the file of a secret, which is made when there is no file.
+
+    Of several processes that call this at once, one makes the secret and all get the same one. A missing
+    parent directory is made with mode 0700. Raises `KeyFileError` when the file can be read by other users,
+    or cannot be read or written.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            _create(path, make())
+    except OSError as error:
+        raise KeyFileError(f"key file {path}: {error.strerror}; check the directory and its owner") from error
+    return _read(path)
+
+
+def _read(path: Path) -> bytes:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-        seed = bytearray(path.read_bytes().strip())
+        content = path.read_bytes().strip()
     except OSError as error:
         raise KeyFileError(f"key file {path}: {error.strerror}") from error
     if mode & 0o077:
         raise KeyFileError(f"key file {path} has mode {mode:04o}: others can read it; run: chmod 600 {path}")
-    return Key(public=_public(seed, path), seed_path=path)
+    return content
 
 
 def is_public_user_key(text: str) -> bool:
@@ -98,16 +113,14 @@ def _not_a_seed(path: Path) -> str:
     return f"key file {path} does not hold an NKey user seed (SU...); move it away to have a new one made"
 
 
-def _create(path: Path) -> None:
-    # Written beside its place and linked into it: a reader never sees half a seed, and `link`, unlike
+def _create(path: Path, content: bytes) -> None:
+    # Written beside its place and linked into it: a reader never sees half a secret, and `link`, unlike
     # `rename`, fails when another process was first.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # its mode is 0600
     draft = Path(name)
-    # Key material is drawn here and nowhere else; it never reaches a decision or a record.
-    seed = _nkeys.encode_seed(os.urandom(_SEED_BYTES), _nkeys.PREFIX_BYTE_USER)  # noqa: TID251
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(seed + b"\n")
+            file.write(content + b"\n")
             file.flush()
             os.fsync(file.fileno())
         try:

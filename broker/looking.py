@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from typing import Final
 
+from writ.schemas.commands import Answer
 from writ.schemas.errors import ErrorClass
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import (
@@ -17,6 +19,7 @@ from writ.schemas.queries import (
     NodeStatus,
     OperationsPage,
     OperationsQuery,
+    Query,
     QueuesPage,
     QueuesQuery,
     RecordsPage,
@@ -26,13 +29,21 @@ from writ.schemas.queries import (
     StatusQuery,
 )
 from writ.schemas.rejections import RejectionKind
+from writ.schemas.verbs import QUERY_VERBS
 
 from .asking import Asking
 from .errors import JobNotFound, Refused
 
+_VERBS: Final = {kind: (verb, page) for verb, (kind, page) in QUERY_VERBS.items()}
+
 
 class Looking(Asking):
     """Reads of the views."""
+
+    async def ask(self, query: Query, *, timeout_s: float = 10.0) -> Answer:
+        """Any one of `QUERY_VERBS`, as the message that it is. Its `max_wait_s` counts in `timeout_s`."""
+        verb, page = _VERBS[type(query)]
+        return await self._query(verb, query, page, timeout_s)
 
     async def job(self, id: str, queue: str | None = None, *, timeout_s: float = 10.0) -> JobView:
         """One job as it stands. Raises JobNotFound, also where several queues have the id: give one."""

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from writ.schemas import commands
-from writ.schemas.commands import Answer, Command, Plan, Planned, Started
+from writ.schemas.commands import Answer, Plan, Planned, Started
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.schedules import Overlap, ScheduleSpec
@@ -19,6 +19,9 @@ from .errors import Refused, WireError
 
 READ_S: Final = 2.0
 """How long a look at the job may take before it is reopened without."""
+
+
+_VERBS: Final = {kind: verb for verb, kind in commands.CONTROL_VERBS.items()}
 
 
 def _left(until: float) -> float:
@@ -36,22 +39,48 @@ class Operating(Asking):
     position, see `min_position`, tells of what was done.
     """
 
-    async def _asked(
-        self, verb: str, queue: str, command: Command, timeout_s: float, *, once: bool = False
-    ) -> int:
-        return (await self._control(verb, queue, command, Answer, timeout_s, once=once)).position
+    async def send(self, queue: str, command: commands.Command, *, timeout_s: float = 10.0) -> Answer:
+        """Any one of `CONTROL_VERBS`, as the message that it is; `position` in the answer is where it stands.
+
+        What would be done twice if it were asked twice is not sent again where no answer comes.
+        """
+        until = asyncio.get_running_loop().time() + timeout_s
+        if isinstance(command, commands.Reopening) and command.answers is None:
+            answers = await self._end_of(command.id, queue, timeout_s)
+            command = msgspec.structs.replace(command, answers=answers)
+        match command:
+            case Plan(dry_run=dry_run):
+                once = not dry_run
+            case commands.Signal() | commands.TriggerSchedule():
+                once = True
+            case _:
+                once = False
+        answer = commands.CONTROL_ANSWERS.get(type(command), Answer)
+        return await self._control(_VERBS[type(command)], queue, command, answer, _left(until), once=once)
+
+    async def _end_of(self, id: str, queue: str, timeout_s: float) -> int | None:
+        """The terminal record of a job; None where it has not ended, or cannot be read now."""
+        query = JobQuery(id=id, queue=queue)
+        try:
+            page = await self._query("job", query, JobsPage, min(READ_S, timeout_s / 2))
+        except (WireError, Refused):
+            return None  # asked without it, as a principal may that may not read
+        return page.jobs[0].ended_by if page.jobs else None
+
+    async def _recorded(self, queue: str, command: commands.Command, timeout_s: float) -> int:
+        return (await self.send(queue, command, timeout_s=timeout_s)).position
 
     # --- jobs -------------------------------------------------------------------------------------------
 
     async def cancel(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Ends a waiting job at once; asks the worker of a running one to stop. Refused if it has ended."""
-        return await self._asked("cancel", queue, commands.Cancel(id=id, reason=reason), timeout_s)
+        return await self._recorded(queue, commands.Cancel(id=id, reason=reason), timeout_s)
 
     async def terminate(
         self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0
     ) -> int:
         """Ends a job at once, also a running one: its lease is void from here."""
-        return await self._asked("terminate", queue, commands.Terminate(id=id, reason=reason), timeout_s)
+        return await self._recorded(queue, commands.Terminate(id=id, reason=reason), timeout_s)
 
     async def redrive(
         self,
@@ -67,11 +96,8 @@ class Operating(Asking):
         `answers` is the end that was seen, `JobView.ended_by`, and is looked up if not given. With it, the
         same call come twice opens one round, and one about an earlier end is refused.
         """
-        until = asyncio.get_running_loop().time() + timeout_s
-        if answers is None:
-            answers = await self._end_of(id, queue, timeout_s)
         command = commands.Redrive(id=id, reason=reason, answers=answers)
-        return await self._asked("redrive", queue, command, _left(until))
+        return await self._recorded(queue, command, timeout_s)
 
     async def rerun(
         self,
@@ -88,32 +114,20 @@ class Operating(Asking):
         With `from_step` only from that recorded step on; jobs record none yet, so it is refused. `answers` is
         as in `redrive`.
         """
-        until = asyncio.get_running_loop().time() + timeout_s
-        if answers is None:
-            answers = await self._end_of(id, queue, timeout_s)
         command = commands.Rerun(id=id, reason=reason, from_step=from_step, answers=answers)
-        return await self._asked("rerun", queue, command, _left(until))
-
-    async def _end_of(self, id: str, queue: str, timeout_s: float) -> int | None:
-        """The terminal record of a job; None where it has not ended, or cannot be read now."""
-        query = JobQuery(id=id, queue=queue)
-        try:
-            page = await self._query("job", query, JobsPage, min(READ_S, timeout_s / 2))
-        except (WireError, Refused):
-            return None  # asked without it, as a principal may that may not read
-        return page.jobs[0].ended_by if page.jobs else None
+        return await self._recorded(queue, command, timeout_s)
 
     async def drop(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Settles a dead letter: it stays dead and is listed as one no more."""
-        return await self._asked("drop", queue, commands.Drop(id=id, reason=reason), timeout_s)
+        return await self._recorded(queue, commands.Drop(id=id, reason=reason), timeout_s)
 
     async def pause(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Suspends a job that does not run, until it is resumed."""
-        return await self._asked("pause", queue, commands.Pause(id=id, reason=reason), timeout_s)
+        return await self._recorded(queue, commands.Pause(id=id, reason=reason), timeout_s)
 
     async def resume(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Ends a job's pause, or lets one go on whose attempts were used up."""
-        return await self._asked("resume", queue, commands.Resume(id=id, reason=reason), timeout_s)
+        return await self._recorded(queue, commands.Resume(id=id, reason=reason), timeout_s)
 
     async def approve(
         self,
@@ -126,11 +140,11 @@ class Operating(Asking):
     ) -> int:
         """Says yes to a job that waits for approval. `data` reaches its task."""
         command = commands.Approve(id=id, reason=reason, data=_raw(data))
-        return await self._asked("approve", queue, command, timeout_s)
+        return await self._recorded(queue, command, timeout_s)
 
     async def reject(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Says no to a job that waits for approval: it is dead-lettered."""
-        return await self._asked("reject", queue, commands.Reject(id=id, reason=reason), timeout_s)
+        return await self._recorded(queue, commands.Reject(id=id, reason=reason), timeout_s)
 
     async def signal(
         self,
@@ -144,7 +158,7 @@ class Operating(Asking):
     ) -> int:
         """Data for a job under a name; one that waits for that name goes on. Never sent twice by itself."""
         command = commands.Signal(id=id, name=name, data=_raw(data), reason=reason)
-        return await self._asked("signal", queue, command, timeout_s, once=True)
+        return await self._recorded(queue, command, timeout_s)
 
     async def edit(
         self,
@@ -165,7 +179,7 @@ class Operating(Asking):
             not_before=not_before,
             input=msgspec.UNSET if input is msgspec.UNSET else _raw(input),
         )
-        return await self._asked("edit", queue, command, timeout_s)
+        return await self._recorded(queue, command, timeout_s)
 
     # --- many jobs --------------------------------------------------------------------------------------
 
@@ -174,14 +188,16 @@ class Operating(Asking):
 
         A plan with `dry_run` only says which are meant. Never sent twice by itself.
         """
-        return await self._control("plan", queue, plan, Planned, timeout_s, once=not plan.dry_run)
+        answer = await self.send(queue, plan, timeout_s=timeout_s)
+        assert isinstance(answer, Planned)
+        return answer
 
     async def seal_batch(
         self, queue: str, batch: str, size: int, reason: str = "requested", *, timeout_s: float = 10.0
     ) -> int:
         """Says how many jobs a batch has, so that its end can be told."""
         command = commands.SealBatch(batch=batch, size=size, reason=reason)
-        return await self._asked("seal_batch", queue, command, timeout_s)
+        return await self._recorded(queue, command, timeout_s)
 
     # --- queues -----------------------------------------------------------------------------------------
 
@@ -189,19 +205,19 @@ class Operating(Asking):
         self, queue: str, policy: QueuePolicy, reason: str = "declared", *, timeout_s: float = 10.0
     ) -> int:
         """Gives a queue its policy, as the next version; one that says the same changes nothing."""
-        return await self._asked("declare", queue, commands.Declare(policy, reason), timeout_s)
+        return await self._recorded(queue, commands.Declare(policy, reason), timeout_s)
 
     async def pause_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """No more grants in the queue; submits are taken."""
-        return await self._asked("pause_queue", queue, commands.PauseQueue(reason), timeout_s)
+        return await self._recorded(queue, commands.PauseQueue(reason), timeout_s)
 
     async def drain_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """No more submits to the queue; what is there is worked off."""
-        return await self._asked("drain_queue", queue, commands.DrainQueue(reason), timeout_s)
+        return await self._recorded(queue, commands.DrainQueue(reason), timeout_s)
 
     async def resume_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """Opens a queue that was paused or is draining."""
-        return await self._asked("resume_queue", queue, commands.ResumeQueue(reason), timeout_s)
+        return await self._recorded(queue, commands.ResumeQueue(reason), timeout_s)
 
     # --- schedules --------------------------------------------------------------------------------------
 
@@ -217,25 +233,25 @@ class Operating(Asking):
     ) -> int:
         """Gives a schedule its spec, as the next version; its jobs get `input`."""
         command = commands.DeclareSchedule(name, spec, _raw(input), reason)
-        return await self._asked("declare_schedule", queue, command, timeout_s)
+        return await self._recorded(queue, command, timeout_s)
 
     async def pause_schedule(
         self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
     ) -> int:
         """No time is due until it is resumed; those in between are not made up for."""
-        return await self._asked("pause_schedule", queue, commands.PauseSchedule(name, reason), timeout_s)
+        return await self._recorded(queue, commands.PauseSchedule(name, reason), timeout_s)
 
     async def resume_schedule(
         self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
     ) -> int:
         """Due again from now on."""
-        return await self._asked("resume_schedule", queue, commands.ResumeSchedule(name, reason), timeout_s)
+        return await self._recorded(queue, commands.ResumeSchedule(name, reason), timeout_s)
 
     async def delete_schedule(
         self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
     ) -> int:
         """Ends a schedule; the jobs that it started go on."""
-        return await self._asked("delete_schedule", queue, commands.DeleteSchedule(name, reason), timeout_s)
+        return await self._recorded(queue, commands.DeleteSchedule(name, reason), timeout_s)
 
     async def trigger_schedule(
         self,
@@ -248,7 +264,8 @@ class Operating(Asking):
     ) -> tuple[str, ...]:
         """Starts a schedule's job now, beside its due times; the ids started. Never sent twice by itself."""
         command = commands.TriggerSchedule(name, reason, overlap)
-        answer = await self._control("trigger_schedule", queue, command, Started, timeout_s, once=True)
+        answer = await self.send(queue, command, timeout_s=timeout_s)
+        assert isinstance(answer, Started)
         return answer.jobs
 
     async def backfill_schedule(
@@ -270,5 +287,6 @@ class Operating(Asking):
         command = commands.Backfill(
             name=name, from_=from_, to=to, limit=limit, overlap=overlap, reason=reason
         )
-        answer = await self._control("backfill_schedule", queue, command, Started, timeout_s)
+        answer = await self.send(queue, command, timeout_s=timeout_s)
+        assert isinstance(answer, Started)
         return answer.jobs

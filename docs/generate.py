@@ -13,6 +13,7 @@ import msgspec._json_schema as schema_writer
 from writ.schemas import bounds, commands, lists, queries
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS, VERSIONS, Fact, type_names
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, State
+from writ.schemas.verbs import QUERY_VERBS
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -20,22 +21,7 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "writ.submit": commands.SubmitJob,
     **{f"writ.lease {verb}": cls for verb, cls in commands.LEASE_VERBS.items()},
     **{f"writ.control {verb}": cls for verb, cls in commands.CONTROL_VERBS.items()},
-    "writ.query jobs": queries.JobsQuery,
-    "writ.query job": queries.JobQuery,
-    "writ.query dead": queries.DeadQuery,
-    "writ.query records": queries.RecordsQuery,
-    "writ.query queues": queries.QueuesQuery,
-    "writ.query schedules": queries.SchedulesQuery,
-    "writ.query operations": queries.OperationsQuery,
-    "writ.query batches": queries.BatchesQuery,
-    "writ.query audit": lists.AuditQuery,
-    "writ.query attempts": lists.AttemptsQuery,
-    "writ.query workers": lists.WorkersQuery,
-    "writ.query traffic": lists.TrafficQuery,
-    "writ.query cost": lists.CostQuery,
-    "writ.query tools": lists.ToolsQuery,
-    "writ.query tool_calls": lists.ToolCallsQuery,
-    "writ.query status": queries.StatusQuery,
+    **{f"writ.query {verb}": cls for verb, (cls, _) in QUERY_VERBS.items()},
 }
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
     commands.Answer,

@@ -30,6 +30,7 @@ from writ.schemas.queries import (
     JobsPage,
     JobsQuery,
     JobView,
+    LogQuery,
     NodeStatus,
     OperationsQuery,
     PartitionStatus,
@@ -45,7 +46,7 @@ from writ.schemas.queries import (
 )
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import UNSEALED
-from writ.schemas.subjects import log_subject
+from writ.schemas.subjects import log_subject, parse_log
 
 from .file import Reader
 from .governed import Governed
@@ -139,6 +140,7 @@ class Queries:
             "job": self._job,
             "dead": self._dead,
             "records": self._records,
+            "log": self._log_records,
             "queues": self._of("jobs", QueuesQuery, governed.queues),
             "schedules": self._of("jobs", SchedulesQuery, governed.schedules),
             "operations": self._of("jobs", OperationsQuery, governed.operations),
@@ -198,6 +200,9 @@ class Queries:
                 self._submits_seen(runner, min(query.max_wait_s, SUBMITS_WAIT_S)),
             )
             wanted = newest
+        elif wanted > runner.position and wanted > (last := await self._newest_seq(query.max_wait_s)):
+            reason = f"min_position {wanted} is beyond the log, whose last record is {last}"
+            raise _Refused(RejectionKind.CONFLICT, reason, "min_position")
         if not await runner.wait_for(wanted, until - loop.time()):
             why = f" after {query.max_wait_s} s"
             if runner.halted:
@@ -268,7 +273,11 @@ class Queries:
         start = max(query.after + 1, row.opened)
         try:
             async with asyncio.timeout(READ_MAX_S):
-                views, more = await self._read(start, last, subjects, key, query.limit)
+
+                def wanted(stored: Stored) -> bool:
+                    return stored.subject == subjects[0] or _moves(stored, key)
+
+                views, more = await self._read(start, last, subjects, wanted, query.limit)
         except TimeoutError:
             reason = (
                 f"reading the job's records took more than {READ_MAX_S} s; ask for fewer, or without context"
@@ -276,17 +285,48 @@ class Queries:
             raise _Refused(RejectionKind.TRY_LATER, reason) from None
         return RecordsPage(None, found.position, tuple(views), more)
 
+    async def _log_records(self, tenant: str, body: bytes) -> RecordsPage:
+        """Rests on the log alone: where there is no more, all up to the answer's position was looked at."""
+        query = _parse(body, LogQuery)
+        if query.id is not None and query.queue is None:
+            raise _Refused(RejectionKind.CONFLICT, "id is given without queue; give both", "queue")
+        last = await self._newest_seq(query.max_wait_s)
+        if query.after > last:
+            reason = f"after {query.after} is beyond the log, whose last record is {last}"
+            raise _Refused(RejectionKind.CONFLICT, reason, "after")
+        if query.after == last:
+            return RecordsPage(position=last)
+
+        def wanted(stored: Stored) -> bool:
+            address = parse_log(stored.subject)
+            return query.holds(address.kind, address.key)
+
+        key = "*" if query.id is None else job_key(query.queue or "", query.id)
+        subject = log_subject(self._log.partition, tenant, query.kind or "*", key)
+        try:
+            async with asyncio.timeout(READ_MAX_S):
+                views, more = await self._read(query.after + 1, last, [subject], wanted, query.limit)
+        except TimeoutError:
+            reason = f"reading the log took more than {READ_MAX_S} s; ask for fewer records, or of one kind"
+            raise _Refused(RejectionKind.TRY_LATER, reason) from None
+        return RecordsPage(None, last, tuple(views), more)
+
     async def _read(
-        self, start: int, last: int | None, subjects: Sequence[str], key: str, limit: int
+        self,
+        start: int,
+        last: int | None,
+        subjects: Sequence[str],
+        wanted: Callable[[Stored], bool],
+        limit: int,
     ) -> tuple[list[RecordView], bool]:
-        """A page of records that are about the job, and whether there are more."""
+        """A page of records that are wanted, and whether there are more."""
         views: list[RecordView] = []
         room = PAGE_MAX_BYTES
         async for some in self._log.read(start, subjects):
             for stored in some:
                 if last is not None and stored.seq > last:
                     return views, False
-                if stored.subject != subjects[0] and not _moves(stored, key):
+                if not wanted(stored):
                     continue
                 room -= len(stored.body) + len(stored.subject) + _RECORD_EXTRA_BYTES
                 if len(views) == limit or (room < 0 and views):

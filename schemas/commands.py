@@ -498,3 +498,10 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "set_price": SetPrice,
     "list_prices": ListPrices,
 }
+
+CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
+    Plan: Planned,
+    TriggerSchedule: Started,
+    Backfill: Started,
+}
+"""What is answered with more than an Answer."""

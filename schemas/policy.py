@@ -53,7 +53,10 @@ class Retry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_un
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
     max_lease_losses: Annotated[int, Meta(ge=1, le=1_000_000)] = 5
     non_retryable_types: tuple[str, ...] = ()
-    per_class: dict[Literal["system", "application", "timeout"], ClassRetry] = {}
+    per_class: Annotated[
+        dict[Literal["system", "application", "timeout"], ClassRetry],
+        Meta(extra_json_schema={"propertyNames": {"enum": ["system", "application", "timeout"]}}),
+    ] = {}
     on_exhausted: OnExhausted = OnExhausted.DEAD_LETTER
 
 

@@ -1,9 +1,10 @@
 """Reads of the views: `writ.query.<tenant>.<principal>.<verb>`, request and answer as JSON.
 
 Verbs: `jobs` (JobsQuery -> JobsPage), `dead` (DeadQuery -> DeadPage), `job` (JobQuery -> JobsPage), `records`
-(RecordsQuery -> RecordsPage), `queues` (QueuesQuery -> QueuesPage), `schedules` (SchedulesQuery ->
-SchedulesPage), `operations` (OperationsQuery -> OperationsPage), `batches` (BatchesQuery -> BatchesPage),
-`status` (StatusQuery -> NodeStatus). An answer has `error` where the query was refused.
+(RecordsQuery -> RecordsPage), `log` (LogQuery -> RecordsPage), `queues` (QueuesQuery -> QueuesPage),
+`schedules` (SchedulesQuery -> SchedulesPage), `operations` (OperationsQuery -> OperationsPage), `batches`
+(BatchesQuery -> BatchesPage), `status` (StatusQuery -> NodeStatus); `verbs.py` lists them all. An answer has
+`error` where the query was refused.
 
 Every query but `status` waits until the view has reached the log's last record at the time of asking, so
 that nobody misses what they were already told; `max_wait_s` bounds the wait and is answered `try_later`. A
@@ -13,7 +14,7 @@ that nobody misses what they were already told; `max_wait_s` bounds the wait and
 from __future__ import annotations
 
 import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -32,12 +33,16 @@ Timestamp = str
 
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
 Place = Annotated[str, Meta(pattern=r"^[0-9]{1,18}$(?!\n)")]
+SEQUENCE_MAX: Final = 2**63 - 1
 
 
 class Query(Command, frozen=True, kw_only=True):
-    """`min_position` asks for a view at least as new as this log sequence; None means the newest."""
+    """`min_position` asks for a view at least as new as this log sequence; None means the newest.
 
-    min_position: Annotated[int, Meta(ge=0)] | None = None
+    A sequence that the log has not reached is refused: no answer has ever named it.
+    """
+
+    min_position: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] | None = None
     max_wait_s: Annotated[float, Meta(ge=0, le=30)] = 5.0
 
 
@@ -90,9 +95,31 @@ class RecordsQuery(Query, frozen=True, kw_only=True):
 
     id: Token
     queue: Token
-    after: Annotated[int, Meta(ge=0)] = 0
+    after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
     context: bool = False
+
+
+class LogQuery(Query, frozen=True, kw_only=True):
+    """Records of the tenant as stored, after a sequence, oldest first: of all, or of one kind of aggregate.
+
+    With `queue` they are those of the queue and of what is named within it: its jobs, schedules, batches and
+    operations; with `id` as well, those of the one of this name.
+    """
+
+    after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
+    kind: Token | None = None
+    queue: Token | None = None
+    id: Token | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+
+    def holds(self, kind: str, key: str) -> bool:
+        """Whether the record of an aggregate is asked for."""
+        if self.kind is not None and kind != self.kind:
+            return False
+        if self.id is not None:
+            return key == f"{self.queue}~{self.id}"
+        return self.queue is None or key == self.queue or key.startswith(f"{self.queue}~")
 
 
 class GovernedQuery(Query, frozen=True, kw_only=True):
@@ -395,3 +422,11 @@ class NodeStatus(Answer, frozen=True):
     views: tuple[ViewStatus, ...] = ()
     jobs: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     warnings: tuple[str, ...] = ()
+
+    def faults(self) -> list[str]:
+        """What is wrong with the node, in words; empty where it is well."""
+        faults = [f"partition {each.partition} has no leader" for each in self.partitions if not each.leader]
+        for each in self.views:
+            faults += [f"view {each.name} has halted: {each.halted}"] if each.halted else []
+            faults += [f"view {each.name} is away: {each.away}"] if each.away else []
+        return faults

@@ -221,13 +221,51 @@ async def test_an_answer_tells_of_all_that_was_stored_before_the_question(
         assert log.looked_up <= 20 * 2 + 1
 
 
-async def test_a_view_that_cannot_catch_up_says_try_later(history: Histories, asking: Asking) -> None:
+async def test_a_position_that_the_log_has_not_reached_is_refused(history: Histories, asking: Asking) -> None:
     told = history.wander(2, 10)
     async with asking(told) as asker:
-        page = await asker.jobs(min_position=10_000, max_wait_s=0.05)
+        page = await asker.jobs(min_position=10_000)
         assert page.error is not None
-        assert page.error.kind == "try_later"
+        assert (page.error.kind, page.error.field) == ("conflict", "min_position")
+        last = len(told.records)
+        assert f"10000 is beyond the log, whose last record is {last}" in page.error.reason
         assert (await asker.jobs(min_position=3)).error is None
+        assert (await asker.jobs(min_position=last)).error is None
+
+
+async def test_the_records_of_a_log_come_in_order_from_where_a_reader_stopped(
+    history: Histories, asking: Asking
+) -> None:
+    told = history.wander(6, 200, 30)
+    own = [each for each in told.records if ".default." in each.subject]
+    names = {seq: subject.split(".")[-2:] for seq, subject in ((each.seq, each.subject) for each in own)}
+    queue, _, job_id = next(key for kind, key in names.values() if kind == "job").partition("~")
+    wanted: list[tuple[dict[str, str], list[int]]] = [
+        ({}, list(names)),
+        ({"kind": "job"}, [seq for seq, (kind, _) in names.items() if kind == "job"]),
+        (
+            {"queue": queue},
+            [s for s, (_, key) in names.items() if key == queue or key[: len(queue) + 1] == f"{queue}~"],
+        ),
+        ({"queue": queue, "id": job_id}, [s for s, (_, key) in names.items() if key == f"{queue}~{job_id}"]),
+    ]
+    async with asking(told) as asker:
+        for query, seqs in wanted:
+            found: list[int] = []
+            page = RecordsPage(more=True)
+            while page.more:
+                after = found[-1] if found else 0
+                page = msgspec.json.decode(
+                    await asker.raw("log", after=after, limit=7, **query), type=RecordsPage
+                )
+                assert (page.error, page.position) == (None, len(told.records))
+                found += [each.seq for each in page.records]
+            assert found == seqs
+        refusals: list[dict[str, Any]] = [{"after": len(told.records) + 1}, {"id": job_id}]
+        for asked in refusals:
+            refused = msgspec.json.decode(await asker.raw("log", **asked), type=RecordsPage)
+            assert refused.error is not None
+            assert refused.error.kind == "conflict"
 
 
 async def test_a_halted_view_says_why_in_the_status(history: Histories, asking: Asking) -> None:
@@ -236,6 +274,7 @@ async def test_a_halted_view_says_why_in_the_status(history: Histories, asking: 
     async with asking(told, log) as asker:
         page = await asker.jobs()
         assert page.error is not None
+        assert page.error.kind == "try_later"
         assert "halted: record 6" in page.error.reason
         (view,) = (await asker.status()).views
         assert (view.name, view.position, view.lag) == ("jobs", 5, 5)

@@ -1,4 +1,4 @@
-"""Asking for everything, page by page."""
+"""Asking for everything, page by page, and what is made of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from .usage import UsageError, nearest
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
-    from writ.schemas.queries import JobView, RecordView
+    from writ.orchestrator.replay.explain import Explanation
+    from writ.orchestrator.replay.history import Step
+    from writ.schemas.queries import JobView, QueueView, RecordView
 
 PAGE_JOBS: Final = 500
 PAGE_RECORDS: Final = 500
@@ -76,3 +78,35 @@ async def pages(
         cursor = page.next
         if cursor is None or (limit is not None and len(found) >= limit):
             return found, cursor is not None
+
+
+async def job_with_records(
+    client: Client, id: str, queue: str | None = None
+) -> tuple[JobView, list[RecordView]]:
+    """A job and its records with their context, both as of the same record of the job."""
+    view = await client.job(id, queue)
+    while True:
+        records = await all_records(client, view.queue, view.id, context=True)
+        seq = view.seq
+        view = await client.job(view.id, view.queue)
+        if view.seq == seq:
+            return view, records
+
+
+def explained(steps: Sequence[Step], wall_us: int, queue: QueueView | None = None) -> Explanation:
+    """The explanation of a job with this history, now, where its queue stands as it is seen."""
+    from writ.orchestrator.replay.explain import QueueStanding, explain
+    from writ.schemas.queues import Queue
+
+    # A log that is ahead of this machine's clock must not put the past into the future.
+    now = max(wall_us, steps[-1].record.at)
+    if queue is None:
+        return explain(steps, now)
+    from .queues import bucket_of
+
+    grants, retries = (None if each is None else bucket_of(each) for each in (queue.grants, queue.retries))
+    state = Queue(queue.policy, queue.version, queue.mode, queue.reason, grants, retries)
+    standing = QueueStanding(
+        state, queue.jobs.get("running", 0), queue.jobs.get("pending", 0), queue.running_by_key
+    )
+    return explain(steps, now, standing)

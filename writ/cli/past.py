@@ -9,15 +9,14 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .fetch import all_records
+from .fetch import explained, job_with_records
 from .output import next_steps, paint, print_json, state
-from .queues import bucket_of
 from .reach import connected
 from .timeline import steps_of, timeline_lines, wrapped
 from .usage import CommandError, UsageError
 
 if TYPE_CHECKING:
-    from writ.orchestrator.replay.explain import Explanation, QueueStanding
+    from writ.orchestrator.replay.explain import Explanation
     from writ.orchestrator.replay.history import Step
     from writ.schemas.lifecycle import Job
     from writ.schemas.queries import JobView, QueueView, RecordView
@@ -26,15 +25,8 @@ _CITED_MAX: Final = 12
 
 
 async def _fetch(args: Namespace) -> tuple[JobView, list[RecordView]]:
-    """A job and its records with their context, both as of the same record of the job."""
     async with connected(args) as client:
-        view = await client.job(args.id, args.queue)
-        while True:
-            records = await all_records(client, view.queue, view.id, context=True)
-            seq = view.seq
-            view = await client.job(view.id, view.queue)
-            if view.seq == seq:
-                return view, records
+        return await job_with_records(client, args.id, args.queue)
 
 
 # --- explain --------------------------------------------------------------------------------------------
@@ -62,21 +54,8 @@ async def _fetch_with_queue(args: Namespace) -> tuple[JobView, list[RecordView],
     return view, records, queues[0] if queues else None
 
 
-def _standing(view: QueueView) -> QueueStanding:
-    from writ.orchestrator.replay.explain import QueueStanding
-    from writ.schemas.queues import Queue
-
-    grants, retries = (None if each is None else bucket_of(each) for each in (view.grants, view.retries))
-    queue = Queue(view.policy, view.version, view.mode, view.reason, grants, retries)
-    return QueueStanding(queue, view.jobs.get("running", 0), view.jobs.get("pending", 0), view.running_by_key)
-
-
 def _explanation(steps: Sequence[Step], queue: QueueView | None = None) -> Explanation:
-    from writ.orchestrator.replay.explain import explain as explained
-
-    # A log that is ahead of this machine's clock must not put the past into the future.
-    now = max(time.time_ns() // 1_000, steps[-1].record.at)
-    return explained(steps, now, None if queue is None else _standing(queue))
+    return explained(steps, time.time_ns() // 1_000, queue)
 
 
 def explanation_lines(steps: Sequence[Step], found: Explanation | None = None) -> Iterator[str]:

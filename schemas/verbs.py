@@ -1,0 +1,29 @@
+"""All reads of the views, by verb: what is asked, and what it is answered with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import lists, queries
+from .commands import Answer
+from .queries import Query
+
+QUERY_VERBS: Final[dict[str, tuple[type[Query], type[Answer]]]] = {
+    "jobs": (queries.JobsQuery, queries.JobsPage),
+    "job": (queries.JobQuery, queries.JobsPage),
+    "dead": (queries.DeadQuery, queries.DeadPage),
+    "records": (queries.RecordsQuery, queries.RecordsPage),
+    "log": (queries.LogQuery, queries.RecordsPage),
+    "queues": (queries.QueuesQuery, queries.QueuesPage),
+    "schedules": (queries.SchedulesQuery, queries.SchedulesPage),
+    "operations": (queries.OperationsQuery, queries.OperationsPage),
+    "batches": (queries.BatchesQuery, queries.BatchesPage),
+    "audit": (lists.AuditQuery, lists.AuditPage),
+    "attempts": (lists.AttemptsQuery, lists.AttemptsPage),
+    "workers": (lists.WorkersQuery, lists.WorkersPage),
+    "traffic": (lists.TrafficQuery, lists.TrafficPage),
+    "cost": (lists.CostQuery, lists.CostPage),
+    "tools": (lists.ToolsQuery, lists.ToolsPage),
+    "tool_calls": (lists.ToolCallsQuery, lists.ToolCallsPage),
+    "status": (queries.StatusQuery, queries.NodeStatus),
+}
