@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import msgspec._json_schema as schema_writer
 
+from writ.http import openapi
+from writ.http.routes import ROUTES
 from writ.schemas import bounds, commands, lists, queries
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS, VERSIONS, Fact, type_names
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, State
 from writ.schemas.verbs import QUERY_VERBS
 
 REFERENCE = Path(__file__).parent / "reference"
+OPENAPI = Path(__file__).parent.parent / "writ" / "http" / "openapi.json"
+
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 
 MESSAGES: dict[str, type[msgspec.Struct]] = {
     "writ.submit": commands.SubmitJob,
@@ -130,6 +136,20 @@ def _lifecycle() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _http() -> str:
+    lines = [
+        "# The HTTP API",
+        "",
+        "Made from `writ/http/routes.py`; the OpenAPI document is `writ/http/openapi.json`, served at",
+        "`/openapi.json`. `/docs` is a page to try it; `/healthz` and `/readyz` are for whoever watches it.",
+        "",
+        "| request | what it does |",
+        "| --- | --- |",
+    ]
+    lines += [f"| `{route.method} {route.path}` | {route.about} |" for route in ROUTES]
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """Every generated page with its content."""
     return {
@@ -138,6 +158,8 @@ def pages() -> dict[Path, str]:
         REFERENCE / "messages.md": _messages(),
         REFERENCE / "events.md": _events(),
         REFERENCE / "lifecycle.md": _lifecycle(),
+        REFERENCE / "http.md": _http(),
+        OPENAPI: json.dumps(openapi.document(PROJECT["version"]), indent=1, sort_keys=True) + "\n",
     }
 
 
@@ -151,7 +173,7 @@ def main() -> int:
         return 1 if stale else 0
     for path in stale:
         path.write_text(pages()[path])
-        print(f"wrote docs/reference/{path.name}")
+        print(f"wrote {path.name}")
     return 0
 
 

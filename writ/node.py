@@ -31,6 +31,8 @@ from .views.keeper import Settings, Views
 if TYPE_CHECKING:
     from writ.broker.accounts import Principal
 
+    from .http.keeper import Http
+
 log = logging.getLogger("writ.node")
 
 NODE_FILE: Final = "node.json"
@@ -47,6 +49,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     principal: str
     key_path: str
     version: str
+    http_url: str | None = None
+    token_path: str | None = None
 
 
 def running_node(directory: Path) -> NodeInfo | None:
@@ -71,9 +75,12 @@ def _alive(pid: int) -> bool:
 class Node:
     """Everything that `writ up` runs. Make it with `start`; it stops with `stop`, or when a part fails."""
 
-    def __init__(self, directory: Path, broker: EmbeddedBroker, views: Views) -> None:
+    def __init__(
+        self, directory: Path, broker: EmbeddedBroker, views: Views, http: Http | None = None
+    ) -> None:
         self.directory = directory
         self.broker = broker
+        self.http = http
         self.engine: Engine | None = None
         self._links: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,11 +99,13 @@ class Node:
         *,
         principals: tuple[Principal, ...] = (),
         views: Views | None = None,
+        http: Http | None = None,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
-        Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
-        cannot be folded, ViewsFailed where the views do not start.
+        With `http` it serves the HTTP API. Raises the errors of `EmbeddedBroker.start`, of
+        `JetStreamLog.open`, and RuntimeError where the log cannot be folded, ChildFailed where the views do
+        not start.
         """
         if views is None:
             views = Views(directory)
@@ -106,7 +115,7 @@ class Node:
         except BaseException:
             await views.stop()
             raise
-        node = cls(directory, broker, views)
+        node = cls(directory, broker, views, http)
         try:
             await node._open()
         except BaseException:
@@ -145,11 +154,14 @@ class Node:
             version_,
         )
         self._spawn(self._guard(), "broker guard")
+        self.views.speaks_for(answers, self._standing)
         await self.views.open(settings)
-        self._spawn(self.views.keep(settings, answers, self._standing), "keeper of the views")
+        self._spawn(self.views.keep(settings), "keeper of the views")
         await self._until(engine.leading)
-        self._write_info()
+        info = self._write_info()
         self._spawn(Archiving(self.directory, engine, SystemClock()).keep(), "archiving")
+        if self.http is not None:
+            self._spawn(self.http.keep(self.http.settings(info)), "keeper of the HTTP API")
 
     def _standing(self) -> PartitionStatus:
         """Of our partition, as the engine knows it."""
@@ -198,7 +210,7 @@ class Node:
             await self.broker.stop()
             self.broker = await EmbeddedBroker.start(self.directory, port, principals)
 
-    def _write_info(self) -> None:
+    def _write_info(self) -> NodeInfo:
         info = NodeInfo(
             os.getpid(),
             self.broker.url,
@@ -206,8 +218,11 @@ class Node:
             OWNER,
             str(self.broker.key_path(OWNER).resolve()),
             version("writ-orchestrator"),
+            None if self.http is None else self.http.url,
+            None if self.http is None else str(self.http.token_path),
         )
         _replace(self.directory / NODE_FILE, msgspec.json.encode(info))
+        return info
 
     async def stop(self) -> None:
         """Ends the round at hand, then everything."""
@@ -225,7 +240,8 @@ class Node:
             _, left = await asyncio.wait(left, timeout=1)
         await asyncio.gather(*tasks, return_exceptions=True)
         # Each part is closed whatever became of the others: none may outlive this process.
-        for close in (self.views.stop, *[link.close for link in self._links], self.broker.stop):
+        web = () if self.http is None else (self.http.stop,)
+        for close in (*web, self.views.stop, *[link.close for link in self._links], self.broker.stop):
             try:
                 await close()
             except Exception:

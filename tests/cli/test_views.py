@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from writ.views import keeper
+from writ.children import keeper
 from writ.views.keeper import Views
 
 if TYPE_CHECKING:

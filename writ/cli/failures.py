@@ -16,8 +16,8 @@ from writ.broker.errors import (
     WritError,
 )
 from writ.broker.keys import KeyFileError
+from writ.children.keeper import ChildFailed
 from writ.schemas.rejections import RejectionKind
-from writ.views.keeper import ViewsFailed
 
 from .usage import UNREACHABLE, tell
 
@@ -41,7 +41,7 @@ def show(error: Exception, *, debug: bool = False) -> int:
             tell(message, [f"writ explain {error.id} --queue {error.queue}"])
         case Refused() if error.kind is RejectionKind.TRY_LATER:
             tell(message, ["writ status"])
-        case BrokerError() | KeyFileError() | WritError() | ViewsFailed():
+        case BrokerError() | KeyFileError() | WritError() | ChildFailed():
             tell(message)
         case TimeoutError() | OSError():
             tell(message)

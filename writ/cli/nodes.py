@@ -13,6 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from .options import OFF
 from .output import Table, count, fields, next_steps, on_terminal, paint, print_json, state
 from .processes import log_to_stderr, new_loop, tail, when_stdin_ends, writ_command
 from .reach import connected, directory_of, find, node_info, with_dir
@@ -46,6 +47,11 @@ async def _serve(args: Namespace) -> int:
     from writ.views.keeper import Views
 
     directory = directory_of(args)
+    http = None
+    if args.http_port != OFF:
+        from writ.http.keeper import Http
+
+        http = Http(directory, args.http_port)
     views = Views(directory)
     await views.spawn()  # first, so that it loads its modules while this process loads the node's
 
@@ -56,7 +62,7 @@ async def _serve(args: Namespace) -> int:
     if args.until_stdin_ends:
         when_stdin_ends(_PATIENCE_S)
     stopping = asyncio.create_task(asked.wait())
-    starting = asyncio.create_task(Node.start(directory, args.port, views=views))
+    starting = asyncio.create_task(Node.start(directory, args.port, views=views, http=http))
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
@@ -108,6 +114,7 @@ def _announce(args: Namespace, *, detached: bool) -> None:
     fields(
         [
             ("  broker", str(info.get("url", ""))),
+            ("  http", str(info.get("http_url") or "")),
             ("  directory", str(directory)),
             ("  principal", f"{info.get('principal')} in tenant {info.get('tenant')}"),
             ("  process", str(info.get("pid", ""))),
@@ -134,9 +141,9 @@ def _detach(args: Namespace) -> int:
     except OSError as error:
         raise CommandError(f"directory {directory}: {error.strerror}", ["writ up --dir ANOTHER"]) from error
     offset = log.tell()
-    command = writ_command(
-        "up", "--quiet", "--dir", str(directory), *(["--port", str(args.port)] if args.port else [])
-    )
+    ports = (("--port", args.port), ("--http-port", args.http_port))
+    given = [word for name, port in ports if port is not None for word in (name, str(port))]
+    command = writ_command("up", "--quiet", "--dir", str(directory), *given)
     with log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -218,7 +225,7 @@ def _lives(pid: int) -> bool:
 def status(args: Namespace) -> int:
     """Exits 1 where something is wrong with a node that answers."""
     found = asyncio.run(_status(args))
-    wrong = _faults(found)
+    wrong = found.faults()
     if args.json:
         print_json(found)
     else:
@@ -235,7 +242,7 @@ async def _status(args: Namespace) -> NodeStatus:
         try:
             async with connected(args) as client:
                 found = await client.status(timeout_s=max(left, 3.0))
-            if not _faults(found) or left <= 0:
+            if not found.faults() or left <= 0:
                 return found
         except CommandError as error:
             if error.code != UNREACHABLE or left <= 0:
@@ -246,18 +253,11 @@ async def _status(args: Namespace) -> NodeStatus:
         await asyncio.sleep(0.1)
 
 
-def _faults(found: NodeStatus) -> list[str]:
-    faults = [f"partition {each.partition} has no leader" for each in found.partitions if not each.leader]
-    for each in found.views:
-        faults += [f"view {each.name} has halted: {each.halted}"] if each.halted else []
-        faults += [f"view {each.name} is away: {each.away}"] if each.away else []
-    return faults
-
-
 def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
     place = find(args)
     word = paint("not well", "bold red") if wrong else paint("up", "bold green")
-    print(f"Writ {found.version} at {place.url} is {word}\n")
+    web = f", HTTP at {place.http_url}" if place.http_url else ""
+    print(f"Writ {found.version} at {place.url}{web} is {word}\n")
     partitions = Table(
         ["partition", "leader", "epoch", "records"], elastic=["leader"], right=["epoch", "records"]
     )

@@ -111,6 +111,14 @@ def whole(least: int, most: int | None = None) -> Any:
     return convert
 
 
+OFF = "off"
+
+
+def port_or_off(text: str) -> Any:
+    """A port, or `off`."""
+    return text if text == OFF else whole(1, 65_535)(text)
+
+
 def number(least: float) -> Any:
     """Numbers of seconds."""
 

@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import looking, operators
-from .options import STATES, Parser, Subparsers, command, common, number, one_job, watched, whole, with_parent
+from .options import (
+    STATES,
+    Parser,
+    Subparsers,
+    command,
+    common,
+    number,
+    one_job,
+    port_or_off,
+    watched,
+    whole,
+    with_parent,
+)
 from .usage import UsageError
 
 
@@ -170,6 +182,10 @@ def _add_node_commands(to: Subparsers) -> None:
     up.add_argument(
         "--port", type=whole(1, 65_535), help="port of the broker [the last one, else a free one]"
     )
+    up.add_argument(
+        "--http-port", type=port_or_off, metavar="H",
+        help="port of the HTTP API on 127.0.0.1, or off [9748, or a free one where that is taken]",
+    )  # fmt: skip
     up.add_argument("--detach", action="store_true", help="run in the background; stop with `writ down`")
     up.add_argument("--quiet", action="store_true", help="print nothing when it is up")
     with_parent(up)

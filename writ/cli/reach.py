@@ -23,13 +23,18 @@ NODE_FILE = "node.json"
 
 @dataclass(frozen=True)
 class Place:
-    """A broker, who we are to it, and where that was found."""
+    """A broker, who we are to it, and where that was found.
+
+    Of a node on this machine also where its HTTP API is, and the file with the token that it wants.
+    """
 
     url: str
     creds: str | None
     tenant: str
     principal: str
     source: str
+    http_url: str | None = None
+    token_path: str | None = None
 
 
 def directory_of(args: Namespace) -> Path:
@@ -81,11 +86,11 @@ def _from_env(env: Mapping[str, str], url: str, source: str) -> Place:
     )
 
 
-def node_info(directory: Path) -> dict[str, str | int] | None:
+def node_info(directory: Path) -> dict[str, str | int | None] | None:
     """What a node that runs in the directory wrote down of itself; None where none does."""
     try:
-        info: dict[str, str | int] = json.loads((directory / NODE_FILE).read_bytes())
-        pid = int(info["pid"])
+        info: dict[str, str | int | None] = json.loads((directory / NODE_FILE).read_bytes())
+        pid = int(str(info["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     try:
@@ -107,7 +112,13 @@ def _from_node(directory: Path) -> Place | None:
         tenant=str(info["tenant"]),
         principal=str(info["principal"]),
         source=str(directory),
+        http_url=_text(info.get("http_url")),
+        token_path=_text(info.get("token_path")),
     )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def target_of(place: Place) -> Target:

@@ -11,7 +11,10 @@ from .reach import find
 
 
 def env(args: Namespace) -> int:
-    """Shell variables to `eval`. NATS_NKEY is also what the `nats` tool reads."""
+    """Shell variables to `eval`. NATS_NKEY is also what the `nats` tool reads.
+
+    WRIT_HTTP_URL and WRIT_HTTP_TOKEN_FILE are there where this machine's node serves the HTTP API.
+    """
     place = find(args)
     variables = {
         "NATS_URL": place.url,
@@ -19,6 +22,8 @@ def env(args: Namespace) -> int:
         "WRIT_TENANT": place.tenant,
         "WRIT_PRINCIPAL": place.principal,
     }
+    if place.http_url is not None:
+        variables |= {"WRIT_HTTP_URL": place.http_url, "WRIT_HTTP_TOKEN_FILE": place.token_path or ""}
     if args.json:
         print(json.dumps(variables))
     else:

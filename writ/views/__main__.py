@@ -3,89 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import signal
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from writ.broker.archive import ArchivedLog
 from writ.broker.connect import Target, connect
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import serve_queries
 from writ.broker.requests import NatsRequests
-from writ.cli.processes import log_to_stderr, new_loop, when_stdin_ends
+from writ.children.life import live
 from writ.projections.feed import Feeds
 from writ.projections.queries import Queries
 from writ.projections.registry import VIEWS
 from writ.projections.runner import Runner
 
-from .keeper import FAILED, READY, Settings
-
-log = logging.getLogger("writ.views")
+from .keeper import Settings
 
 _BROKER_S: Final = 20.0
 """How long the broker may be away while this starts."""
 
-_PATIENCE_S: Final = 1.0
-_LINE_MAX: Final = 1_000
 _SWITCH_S: Final = 0.001
 """A query gets its turn so soon while a thread folds a long batch; Python's own 5 ms count several times."""
-
-_NICE: Final = 5
-"""A view may be late, as it says how late it is; the engine's answers may not. So where both want the same
-core the engine gets three quarters of it, and a view that has a long way to catch up holds nobody up."""
 
 
 def main(directory: Path) -> int:
     """Serves the views in a directory until standard input ends or SIGTERM comes."""
-    log_to_stderr()
-    settings = _settings()
-    if settings is None:
-        return 0
-    when_stdin_ends(_PATIENCE_S)
     sys.setswitchinterval(_SWITCH_S)
-    try:
-        with asyncio.Runner(loop_factory=new_loop()) as runner:
-            runner.run(_serve(directory, settings))
-    except asyncio.CancelledError:
-        return 0
-    except Exception as error:
-        log.exception("the views cannot go on")
-        _say(f"{FAILED}{type(error).__name__}: {error}")
-        return 1
-    return 0
-
-
-def _settings() -> Settings | None:
-    """What the node says in the first line; None where it has ended before."""
-    said = b""
-    while not said.endswith(b"\n"):
-        some = os.read(0, 65_536)
-        if not some:
-            return None
-        said += some
-    return msgspec.json.decode(said, type=Settings)
-
-
-def _say(line: str) -> None:
-    os.write(1, line.replace("\n", " ")[:_LINE_MAX].encode() + b"\n")
-
-
-async def _serve(directory: Path, settings: Settings) -> None:
-    """Never returns; SIGTERM cancels it."""
-    serving = asyncio.current_task()
-    assert serving is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
-    async with AsyncExitStack() as parts:
-        await _open(directory, settings, parts)
-        os.nice(_NICE)  # not sooner: the node waits for all before this
-        _say(READY)
-        await asyncio.get_running_loop().create_future()
+    return live(Settings, partial(_open, directory))
 
 
 async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> None:

@@ -1,0 +1,168 @@
+"""The application: takes a request through the guard to its route, and wraps what the route answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import unquote, urlencode
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from writ.schemas.bounds import MESSAGE_MAX_BYTES
+
+from .guard import REQUESTS_AT_ONCE, STREAMS_AT_ONCE, OwnerToken, Turns, body_within, check_place, wants
+from .live import MEDIA_TYPE as EVENTS
+from .problems import Fault, fault_of
+from .route import Call, Reply, Route
+from .routes import by_path
+from .shapes import body_of, is_optional, parameters_of
+
+if TYPE_CHECKING:
+    from writ.broker.client import Client
+    from writ.broker.wire import NatsWire
+
+BODY_MAX_BYTES: Final = MESSAGE_MAX_BYTES
+"""What the broker takes in one message."""
+
+REQUEST_S: Final = 60.0
+"""How long a request may take in all; a stream may take as long as its reader likes."""
+
+JSON: Final = "application/json"
+POSITION: Final = "Writ-Position"
+
+Page: TypeAlias = Callable[[], Awaitable[Response]]
+"""What is to be had without a token: made anew for each request."""
+
+_ALWAYS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
+_PARAMETER: Final = re.compile(r"\{(\w+)\}")
+
+
+class App:
+    """The ASGI application of a node's HTTP API; `pages` are beside it, by path."""
+
+    def __init__(self, client: Client, feed: NatsWire, token: OwnerToken, pages: Mapping[str, Page]) -> None:
+        self._client = client
+        self._feed = feed
+        self._token = token
+        self._pages = pages
+        self._requests = Turns(REQUESTS_AT_ONCE)
+        self._streams = Turns(STREAMS_AT_ONCE)
+        self._routes = [
+            (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", path)), methods)
+            for path, methods in by_path().items()
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        request = Request(scope, receive)
+        async with AsyncExitStack() as held:
+            try:
+                response = await self._answer(request, held)
+            except ClientDisconnect:
+                return
+            except Exception as error:
+                response = fault_of(error).response()
+            for name, value in (*_ALWAYS.items(), ("Date", formatdate(usegmt=True))):
+                response.headers.setdefault(name, value)
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request, held: AsyncExitStack) -> Response:
+        """What is held, a turn, is given back when the answer has been sent."""
+        check_place(request)
+        self._token.check(request)
+        client = request.client.host if request.client else ""
+        page = self._pages.get(request.scope["path"])
+        if page is not None:
+            _check_method(request, ("GET",))
+            await held.enter_async_context(self._requests.of(client))
+            async with asyncio.timeout(REQUEST_S):
+                return await page()
+        route, path = self._route(request)
+        if route.stream is not None and wants(EVENTS, request.headers.getlist("accept")):
+            await held.enter_async_context(self._streams.of(client))
+            call = Call(self._client, self._feed, _parameters(request, route, path))
+            return await route.stream(call, request.headers.get("last-event-id"))
+        await held.enter_async_context(self._requests.of(client))
+        async with asyncio.timeout(REQUEST_S):
+            params = _parameters(request, route, path)
+            body = await _body(request, route)
+            reply = await route.handle(Call(self._client, self._feed, params, body))
+        return _response(request, route, reply)
+
+    def _route(self, request: Request) -> tuple[Route, dict[str, str]]:
+        """The route, and the parameters in its path. Names may hold slashes, which callers write as %2F."""
+        raw = request.scope["raw_path"].decode("ascii")
+        for pattern, methods in self._routes:
+            found = pattern.fullmatch(raw)
+            if found is not None:
+                _check_method(request, methods)
+                method = "GET" if request.method == "HEAD" else request.method
+                return methods[method], {name: unquote(value) for name, value in found.groupdict().items()}
+        raise Fault(404, f"there is nothing at {raw[:200]}; see /openapi.json")
+
+
+def _check_method(request: Request, methods: Any) -> None:
+    allowed = [*methods, "HEAD"] if "GET" in methods else list(methods)
+    if request.method not in allowed:
+        allow = ", ".join(sorted(allowed))
+        raise Fault(405, f"{request.method} is not for this path; {allow} are", headers={"Allow": allow})
+
+
+def _parameters(request: Request, route: Route, path: Mapping[str, str]) -> Any:
+    return parameters_of(route.params, path, request.query_params.multi_items())
+
+
+async def _body(request: Request, route: Route) -> Any:
+    sent = await body_within(request, BODY_MAX_BYTES)
+    if route.body is None:
+        if sent:
+            raise Fault(400, f"{request.method} of this path takes no body")
+        return None
+    kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if not sent and not kind and _may_be_left_out(route.body):
+        return body_of(b"{}", route.body)
+    if kind != JSON:
+        raise Fault(415, f"the body is {kind or 'of no media type'}; send {JSON}")
+    return body_of(sent, route.body)
+
+
+def _may_be_left_out(body: Any) -> bool:
+    return isinstance(body, type) and issubclass(body, msgspec.Struct) and is_optional(body)
+
+
+def _response(request: Request, route: Route, reply: Reply) -> Response:
+    body = msgspec.json.encode(reply.body)
+    headers: dict[str, str] = {}
+    if reply.position is not None:
+        headers[POSITION] = str(reply.position)
+    if reply.location is not None:
+        headers["Location"] = reply.location
+    if reply.next is not None:
+        headers["Link"] = f'<{_next(request, reply.next)}>; rel="next"'
+    if not route.is_read:
+        headers["Cache-Control"] = "no-store"
+        return Response(body, reply.status, headers, media_type=JSON)
+    headers["Cache-Control"] = "private, no-cache"
+    headers["ETag"] = tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    asked = [each.strip() for each in request.headers.get("if-none-match", "").split(",")]
+    if "*" in asked or tag in [each.removeprefix("W/") for each in asked]:
+        return Response(status_code=304, headers=headers)
+    return Response(body, reply.status, headers, media_type=JSON)
+
+
+def _next(request: Request, following: Mapping[str, str]) -> str:
+    """The address of the page after this one: the same question from another place."""
+    asked = [(name, value) for name, value in request.query_params.multi_items() if name not in following]
+    return f"{request.scope['raw_path'].decode()}?{urlencode([*asked, *following.items()])}"

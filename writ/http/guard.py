@@ -1,0 +1,113 @@
+"""What stands before every request: who may ask, from where, how much and how often.
+
+The API listens on the loopback interface only, which any user of the machine and any page in a browser can
+reach. So whatever tells of jobs or changes them wants the owner's token; a request that names another host
+(as by a name that was made to point here), or that comes from a page of another origin, is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from starlette.requests import Request
+
+from .problems import RETRY_AFTER, Fault
+
+PROTECTED: Final = "/v1/"
+REQUESTS_AT_ONCE: Final = 64
+STREAMS_AT_ONCE: Final = 32
+"""Of one client, by its address."""
+
+BODY_S: Final = 20.0
+"""How long a body may take to come."""
+
+_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_SCHEME: Final = "bearer"
+_CLOSE: Final = {"Connection": "close"}
+"""What is still to come is not read."""
+
+
+def check_place(request: Request) -> None:
+    """Raises Fault for a request that is meant for another host, or sent by a page of another origin."""
+    host = request.headers.get("host", "")
+    name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    if (name or host).lower() not in _HOSTS or (name and port and not port.isdigit()):
+        raise Fault(421, f"this is not the host {host[:200]!r}; ask for 127.0.0.1 or localhost")
+    origin = request.headers.get("origin")
+    if origin is not None and origin.lower() != f"http://{host}".lower():
+        raise Fault(403, f"requests of pages of {origin[:200]!r} are not answered")
+
+
+class OwnerToken:
+    """The one key to this API: the bearer token of the node's owner."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token.encode()
+
+    def check(self, request: Request) -> None:
+        """Raises Fault where a request to what is protected does not bring it."""
+        if not request.scope["path"].startswith(PROTECTED):
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == _SCHEME and hmac.compare_digest(given.strip().encode(), self._token):
+            return
+        why = "the token is not the owner's" if given else "no token is given"
+        raise Fault(
+            401, f"{why}; send `Authorization: Bearer TOKEN` with what is in the node's http.token",
+            headers={"WWW-Authenticate": 'Bearer realm="writ"'},
+        )  # fmt: skip
+
+
+class Turns:
+    """How many requests of each client are in work."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._working: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def of(self, client: str) -> AsyncGenerator[None]:
+        """Counts while it lasts. Raises Fault where the client has too many already."""
+        if self._working[client] >= self._most:
+            raise Fault(
+                429, f"{self._most} requests of yours are in work already; wait for one to end",
+                headers=RETRY_AFTER,
+            )  # fmt: skip
+        self._working[client] += 1
+        try:
+            yield
+        finally:
+            self._working[client] -= 1
+            if not self._working[client]:
+                del self._working[client]
+
+
+async def body_within(request: Request, size_max: int) -> bytes:
+    """The body. Raises Fault where it is too large, or takes too long."""
+    length = request.headers.get("content-length", "0")
+    parts: list[bytes] = []
+    size = int(length) if length.isdigit() else 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            if size <= size_max:
+                size = 0
+                async for part in request.stream():
+                    parts.append(part)
+                    size += len(part)
+                    if size > size_max:
+                        break
+    except TimeoutError:
+        raise Fault(408, f"the body has not come within {BODY_S:g} s", headers=_CLOSE) from None
+    if size > size_max:
+        raise Fault(413, f"the body has {size} bytes or more; at most {size_max} are allowed", headers=_CLOSE)
+    return b"".join(parts)
+
+
+def wants(media_type: str, accepted: Iterable[str]) -> bool:
+    """Whether a media type is asked for by name."""
+    return any(media_type in each.split(";", 1)[0] for line in accepted for each in line.split(","))

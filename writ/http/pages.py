@@ -1,0 +1,82 @@
+"""What is beside the API and wants no token: is it alive, is it ready, its document, a page to try it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from starlette.responses import Response
+
+from .problems import RETRY_AFTER, Fault, fault_of
+
+if TYPE_CHECKING:
+    from writ.broker.client import Client
+
+    from .app import Page
+
+LAG_MAX_RECORDS: Final = 10_000
+"""A view that is further behind than this answers of the past: the node is not ready."""
+
+STATUS_S: Final = 3.0
+DOCUMENT: Final = "openapi.json"
+_PAGE_POLICY: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
+_FILES: Final = {
+    "/openapi.json": (DOCUMENT, "application/json"),
+    "/docs": ("docs.html", "text/html"),
+    "/docs/page.js": ("docs.js", "text/javascript"),
+    "/docs/page.css": ("docs.css", "text/css"),
+}
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: str
+
+
+def pages(client: Client) -> Mapping[str, Page]:
+    """The pages by their paths. What else is to be had without a token is a further entry."""
+
+    async def alive() -> Response:
+        return _health("alive")
+
+    async def ready() -> Response:
+        faults = await _faults(client)
+        if faults:
+            raise Fault(503, "; ".join(faults), headers=RETRY_AFTER)
+        return _health("ready")
+
+    return {"/healthz": alive, "/readyz": ready, **{path: _file(*file) for path, file in _FILES.items()}}
+
+
+def _health(word: str) -> Response:
+    body = msgspec.json.encode(Health(word))
+    return Response(body, headers={"Cache-Control": "no-store"}, media_type="application/json")
+
+
+async def _faults(client: Client) -> list[str]:
+    """Why the node cannot be relied on now; empty where it can."""
+    try:
+        status = await client.status(timeout_s=STATUS_S)
+    except Exception as error:
+        return [fault_of(error).problem.detail]
+    late = [each for each in status.views if each.lag > LAG_MAX_RECORDS]
+    return status.faults() + [
+        f"view {each.name} is {each.lag} records behind; {LAG_MAX_RECORDS} are allowed" for each in late
+    ]
+
+
+def _file(name: str, media_type: str) -> Page:
+    async def page() -> Response:
+        content = files("writ.http").joinpath(name).read_bytes()
+        headers = {"Cache-Control": "no-cache", **(_PAGE_POLICY if media_type == "text/html" else {})}
+        return Response(content, headers=headers, media_type=media_type)
+
+    return page

@@ -1,0 +1,183 @@
+"""A route of the API: what it takes and gives, and what it does. `routes` lists them all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+from starlette.responses import Response
+
+from writ.schemas.commands import CONTROL_ANSWERS, Answer, Command
+from writ.schemas.queries import Query
+
+from .problems import Fault
+from .shapes import Cursor, derived, opened_cursor, sealed_cursor
+
+if TYPE_CHECKING:
+    from writ.broker.client import Client
+    from writ.broker.wire import NatsWire
+
+GRACE_S: Final = 3.0
+"""How much longer than a view may take to catch up a read may take in all."""
+
+OK: Final = 200
+CREATED: Final = 201
+ACCEPTED: Final = 202
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request as a route gets it: parameters of path and query string, and the body.
+
+    `client` asks and submits, on `feed` live records come.
+    """
+
+    client: Client
+    feed: NatsWire
+    params: Any
+    body: Any = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a route gives: a body, the log position that it rests on, and the parameters of the next page.
+
+    `location` is the path of what was made.
+    """
+
+    body: Any
+    position: int | None = None
+    next: Mapping[str, str] | None = None
+    status: int = OK
+    location: str | None = None
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
+Stream: TypeAlias = Callable[[Call, str | None], Awaitable[Response]]
+"""What is answered to a reader of server-sent events, with the last id that it has had."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path. `answers` is the type of the body by status, `about` a sentence.
+
+    `links` are for the document: routes that may follow, by name, with where their parameters come from.
+    """
+
+    method: str
+    path: str
+    name: str
+    about: str
+    params: type[msgspec.Struct]
+    answers: Mapping[int, Any]
+    handle: Handler
+    body: Any = None
+    stream: Stream | None = None
+    links: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+
+    @property
+    def is_read(self) -> bool:
+        return self.method == "GET"
+
+
+def first_line(about: str | None) -> str:
+    return (about or "").strip().split("\n", maxsplit=1)[0]
+
+
+# --- reads ----------------------------------------------------------------------------------------------
+
+
+def listing(
+    path: str, name: str, query: type[Query], page: type[Answer], without: tuple[str, ...] = ()
+) -> Route:
+    """A page of a query's answer."""
+    params = derived(query, without, cursor=Cursor)
+    shown = derived(page, ("error", "position"))
+
+    async def handle(call: Call) -> Reply:
+        given = _values(call.params, params)
+        if given.get("cursor") is not None:
+            given["cursor"] = opened_cursor(given["cursor"])
+        asked = query(**given)
+        found = await call.client.ask(asked, timeout_s=asked.max_wait_s + GRACE_S)
+        values = _values(found, shown)
+        following = _following(values)
+        return Reply(shown(**values), found.position, following)
+
+    return Route("GET", path, name, first_line(query.__doc__), params, {OK: shown}, handle)
+
+
+def _following(values: dict[str, Any]) -> dict[str, str] | None:
+    """The parameters of the page after this one; its name is sealed on the way."""
+    if values.get("next") is not None:
+        values["next"] = cursor = sealed_cursor(values["next"])
+        return {"cursor": cursor}
+    return {"after": str(values["records"][-1].seq)} if values.get("more") else None
+
+
+def single(path: str, name: str, query: type[Query], page: type[Answer], among: str) -> Route:
+    """The one element that a query finds in the field `among` of its page."""
+    params = derived(query, ("limit", "cursor"))
+    (item,) = (each.type.__args__[0] for each in msgspec.structs.fields(page) if each.name == among)
+
+    async def handle(call: Call) -> Reply:
+        asked = query(**_values(call.params, params))
+        found = await call.client.ask(asked, timeout_s=asked.max_wait_s + GRACE_S)
+        items = getattr(found, among)
+        if not items:
+            raise Fault(404, f"{path} names nothing: there is none of this name")
+        return Reply(items[0], found.position)
+
+    return Route("GET", path, name, first_line(item.__doc__), params, {OK: item}, handle)
+
+
+# --- writes ---------------------------------------------------------------------------------------------
+
+Recorded: Final = derived(Answer, ("error",), "Recorded")
+
+
+def command(
+    method: str,
+    path: str,
+    name: str,
+    kind: type[Command],
+    params: type[msgspec.Struct],
+    *,
+    made: Callable[[str, Any], str | None] | None = None,
+) -> Route:
+    """What operators ask: the fields of a command, those of its path and the others in the body.
+
+    A DELETE has no body, and the others are parameters. `made` says where what it makes is, if it makes any,
+    by queue and answer.
+    """
+    body = derived(kind, params.__struct_fields__)
+    has_body = method != "DELETE"
+    if not has_body:
+        params = _joined(params, body)
+    shown = derived(kind_of_answer, ("error",)) if (kind_of_answer := CONTROL_ANSWERS.get(kind)) else Recorded
+
+    async def handle(call: Call) -> Reply:
+        values = _values(call.params, params)
+        queue = values.pop("queue")
+        if has_body:
+            values |= _values(call.body, body)
+        found = await call.client.send(queue, kind(**values))
+        where = None if made is None else made(queue, found)
+        status = OK if where is None else CREATED
+        return Reply(shown(**_values(found, shown)), found.position, status=status, location=where)
+
+    answers = {OK: shown} if made is None else {OK: shown, CREATED: shown}
+    about = first_line(kind.__doc__)
+    return Route(method, path, name, about, params, answers, handle, body if has_body else None)
+
+
+def _values(found: Any, shape: type[msgspec.Struct]) -> dict[str, Any]:
+    return {each: getattr(found, each) for each in shape.__struct_fields__}
+
+
+def _joined(params: type[msgspec.Struct], more: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    fields: list[Any] = [(each.name, each.type) for each in msgspec.structs.fields(params)]
+    fields += [(each.name, each.type, each.default) for each in msgspec.structs.fields(more)]
+    return msgspec.defstruct(more.__name__, fields, kw_only=True, frozen=True)

@@ -1,0 +1,166 @@
+"""All that the API does, one entry each. The routing and the document are made from this list."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
+
+from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
+from writ.schemas.commands import CONTROL_VERBS, Planned, SubmitJob, Token
+from writ.schemas.verbs import QUERY_VERBS
+
+from .live import stream
+from .route import Route, command, listing, single
+from .submits import Submitted, SubmittedMany, submit, submit_many
+from .told import JobExplanation, Timeline, explanation, timeline
+
+QUEUE: Final = "/v1/queues/{queue}"
+JOB: Final = f"{QUEUE}/jobs/{{id}}"
+SCHEDULE: Final = f"{QUEUE}/schedules/{{name}}"
+BATCH: Final = f"{QUEUE}/batches/{{batch}}"
+OPERATION: Final = f"{QUEUE}/operations/{{id}}"
+
+
+class OfQueue(msgspec.Struct, frozen=True, kw_only=True):
+    queue: Token
+
+
+class OfJob(OfQueue, frozen=True, kw_only=True):
+    id: Token
+
+
+class OfSchedule(OfQueue, frozen=True, kw_only=True):
+    name: Token
+
+
+class OfBatch(OfQueue, frozen=True, kw_only=True):
+    batch: Token
+
+
+Jobs = Annotated[list[SubmitJob], Meta(min_length=1, max_length=SUBMIT_ARRAY_MAX_JOBS)]
+
+
+def _list(path: str, verb: str, name: str = "") -> Route:
+    return listing(path, name or f"list_{verb}", *QUERY_VERBS[verb])
+
+
+def _one(path: str, verb: str, name: str, among: str) -> Route:
+    return single(path, name, *QUERY_VERBS[verb], among)
+
+
+def _ask(path: str, verb: str, of: type[msgspec.Struct], name: str = "", method: str = "POST") -> Route:
+    return command(method, path, name or verb, CONTROL_VERBS[verb], of)
+
+
+def _planned(queue: str, answer: Planned) -> str | None:
+    if answer.operation is None:
+        return None
+    return OPERATION.format(queue=quote(queue, safe=""), id=quote(answer.operation, safe=""))
+
+
+def _then(route: Route, to: dict[str, str], *names: str) -> Route:
+    """The route with links to others, whose parameters are found where `to` says."""
+    return replace(route, links={name: to for name in names})
+
+
+_IN_PATH: Final = {"queue": "$request.path.queue"}
+_SUBMITTED: Final = _IN_PATH | {"id": "$response.body#/id"}
+_NAMED: Final = _IN_PATH | {"name": "$request.path.name"}
+_JOB_VERBS: Final = (
+    *("cancel", "terminate", "redrive", "drop", "rerun", "pause", "resume", "approve", "reject"),
+    *("signal", "edit"),
+)
+_SCHEDULE_VERBS: Final = ("pause", "resume", "trigger", "backfill")
+
+JOBS: Final = (
+    _list("/v1/jobs", "jobs"),
+    _list("/v1/jobs/{id}", "job", "list_jobs_named"),
+    _one(JOB, "job", "get_job", "jobs"),
+    _list(f"{JOB}/records", "records", "list_records"),
+    Route(
+        "GET",
+        f"{JOB}/timeline",
+        "get_timeline",
+        "What happened to a job, in words, from its records alone.",
+        OfJob,
+        {200: Timeline},
+        timeline,
+    ),
+    Route(
+        "GET",
+        f"{JOB}/explanation",
+        "explain_job",
+        "The questions that anyone asks of a job, answered from its records; and why it is not running.",
+        OfJob,
+        {200: JobExplanation},
+        explanation,
+    ),
+    _then(
+        Route(
+            "POST",
+            f"{QUEUE}/jobs",
+            "submit_job",
+            "Submits a job. 201 once it is one, 202 where it is stored and nobody has decided on it yet.",
+            OfQueue,
+            {201: Submitted, 202: Submitted},
+            submit,
+            SubmitJob,
+        ),
+        _SUBMITTED,
+        *("get_job", "list_records", "get_timeline", "explain_job", *[f"{verb}_job" for verb in _JOB_VERBS]),
+    ),
+    Route(
+        "POST",
+        f"{QUEUE}/submits",
+        "submit_jobs",
+        "Submits up to 500 jobs, and tells of each what became of it.",
+        OfQueue,
+        {200: SubmittedMany},
+        submit_many,
+        Jobs,
+    ),
+    *[_ask(f"{JOB}/{verb}", verb, OfJob, f"{verb}_job") for verb in _JOB_VERBS],
+)
+GOVERNING: Final = (
+    _list("/v1/queues", "queues"),
+    _one(QUEUE, "queues", "get_queue", "queues"),
+    _then(_ask(QUEUE, "declare", OfQueue, "declare_queue", "PUT"), _IN_PATH, "get_queue", "submit_job"),
+    *[_ask(f"{QUEUE}/{verb}", f"{verb}_queue", OfQueue) for verb in ("pause", "resume", "drain")],
+    _list("/v1/schedules", "schedules"),
+    _one(SCHEDULE, "schedules", "get_schedule", "schedules"),
+    _then(
+        _ask(SCHEDULE, "declare_schedule", OfSchedule, method="PUT"),
+        _NAMED,
+        *("get_schedule", "delete_schedule", *[f"{verb}_schedule" for verb in _SCHEDULE_VERBS]),
+    ),
+    _ask(SCHEDULE, "delete_schedule", OfSchedule, method="DELETE"),
+    *[_ask(f"{SCHEDULE}/{verb}", f"{verb}_schedule", OfSchedule) for verb in _SCHEDULE_VERBS],
+    _list("/v1/batches", "batches"),
+    _one(BATCH, "batches", "get_batch", "batches"),
+    _ask(f"{BATCH}/seal", "seal_batch", OfBatch),
+    _list("/v1/operations", "operations"),
+    _one(OPERATION, "operations", "get_operation", "operations"),
+    _then(
+        command("POST", f"{QUEUE}/operations", "plan", CONTROL_VERBS["plan"], OfQueue, made=_planned),
+        _IN_PATH | {"id": "$response.body#/operation"},
+        "get_operation",
+    ),
+)
+NODE: Final = (
+    # Neither waits for a view.
+    replace(listing("/v1/log", "list_log", *QUERY_VERBS["log"], without=("min_position",)), stream=stream),
+    listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
+)
+ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *NODE)
+
+
+def by_path() -> dict[str, dict[str, Route]]:
+    """The routes by their paths and methods."""
+    found: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        found.setdefault(route.path, {})[route.method] = route
+    return found
