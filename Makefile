@@ -32,6 +32,10 @@ retention-proof: $(READY) ## Archive and trim under load with 20 kills, and comp
 teeth: $(READY) ## Search the seeds that find each bug planted into the simulation
 	@$(BIN)/python -m tests.simulation.teeth $(ARGS)
 
+.PHONY: http-fuzz
+http-fuzz: $(READY) ## Search the HTTP API for faults by its document, with every check of schemathesis, in 6 minutes
+	@$(BIN)/python -m tests.http.fuzz $(ARGS)
+
 .PHONY: bench
 bench: $(READY) $(if $(FULL),$(PEERS)/.ready) ## Measure speed in 8 minutes (FULL=1: five passes beside peers)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(RECORD),--record) $(ARGS)

@@ -33,6 +33,7 @@ from .asking import TRY_S, Trying, encode
 from .clock import Clock
 from .connect import Target
 from .errors import (
+    JobNotFound,
     NoAnswer,
     NoResponders,
     PermissionDenied,
@@ -235,14 +236,18 @@ class Client(Looking, Listing, Operating):
         Of a submit whose `unique_key` another live job had, it is that job. Raises SubmitRefused, and
         TimeoutError where nobody has decided within `timeout_s` seconds: the submit is stored, and will be.
         """
-        outcome = await self._told(
-            Verdict(job, asyncio.get_running_loop()), asyncio.get_running_loop().time() + timeout_s
-        )
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        try:
+            return await self.job(job.id, job.queue, timeout_s=timeout_s)  # waits for what was submitted
+        except JobNotFound:
+            pass
+        outcome = await self._told(Verdict(job, loop), until)
         standing = stand_in(outcome)
         if isinstance(outcome, Exception) and standing is None:
             raise outcome
         found = standing or job
-        return await self.job(found.id, found.queue, timeout_s=timeout_s)
+        return await self.job(found.id, found.queue, timeout_s=max(0.1, until - loop.time()))
 
     def _element(self, queue: str, job: SubmitJob | Mapping[str, Any], index: int | None) -> Element:
         """The job with its id, made if not given. Raises SubmitRefused."""

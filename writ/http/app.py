@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from writ.schemas.bounds import MESSAGE_MAX_BYTES
 
-from .guard import REQUESTS_AT_ONCE, STREAMS_AT_ONCE, OwnerToken, Turns, body_within, check_place, wants
+from .guard import REQUESTS_AT_ONCE, STREAMS_AT_ONCE, OwnerToken, Turns, body_within, check_head, wants
 from .live import MEDIA_TYPE as EVENTS
 from .problems import Fault, fault_of
 from .route import Call, Reply, Route
@@ -80,7 +80,7 @@ class App:
 
     async def _answer(self, request: Request, held: AsyncExitStack) -> Response:
         """What is held, a turn, is given back when the answer has been sent."""
-        check_place(request)
+        check_head(request)
         self._token.check(request)
         client = request.client.host if request.client else ""
         page = self._pages.get(request.scope["path"])

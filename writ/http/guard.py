@@ -19,6 +19,7 @@ from starlette.requests import Request
 from .problems import RETRY_AFTER, Fault
 
 PROTECTED: Final = "/v1/"
+HEAD_MAX_BYTES: Final = 16 * 1024
 REQUESTS_AT_ONCE: Final = 64
 STREAMS_AT_ONCE: Final = 32
 """Of one client, by its address."""
@@ -32,8 +33,11 @@ _CLOSE: Final = {"Connection": "close"}
 """What is still to come is not read."""
 
 
-def check_place(request: Request) -> None:
-    """Raises Fault for a request that is meant for another host, or sent by a page of another origin."""
+def check_head(request: Request) -> None:
+    """Raises Fault for a head too large, one meant for another host, or one of a page of another origin."""
+    size = sum(len(name) + len(value) for name, value in request.headers.raw)
+    if size + len(request.scope["raw_path"]) + len(request.scope["query_string"]) > HEAD_MAX_BYTES:
+        raise Fault(431, f"the head of the request has more than {HEAD_MAX_BYTES} bytes", headers=_CLOSE)
     host = request.headers.get("host", "")
     name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if (name or host).lower() not in _HOSTS or (name and port and not port.isdigit()):

@@ -31,7 +31,7 @@ A write's answer carries the log position that it stands at, in `Writ-Position`;
 
 Errors are problem+json (RFC 9457): 400 and 422 for what is not as this document says, 409 for what is, and \
 is refused."""
-_READ_ERRORS: Final = (400, 401, 403, 404, 405, 409, 413, 421, 422, 429, 503)
+_READ_ERRORS: Final = (400, 401, 403, 404, 405, 409, 413, 421, 422, 429, 431, 503)
 _WRITE_ERRORS: Final = (*_READ_ERRORS, 408, 415)
 _STRING: Final = {"type": "string"}
 
@@ -188,7 +188,7 @@ def _health(path: str, about: str, of: dict[int, Any]) -> dict[str, Any]:
         "security": [],
         "responses": {
             "200": {"description": "Yes.", "content": {JSON: {"schema": of[id(Health)]}}},
-            **_errors((403, 405, 421, 429, 503)),
+            **_errors((403, 405, 421, 429, 431, 503)),
         },
     }
 

@@ -145,12 +145,12 @@ def command(
     kind: type[Command],
     params: type[msgspec.Struct],
     *,
-    made: Callable[[str, Any], str | None] | None = None,
+    made: Callable[[str, Any], tuple[Any, str | None]] | None = None,
 ) -> Route:
     """What operators ask: the fields of a command, those of its path and the others in the body.
 
-    A DELETE has no body, and the others are parameters. `made` says where what it makes is, if it makes any,
-    by queue and answer.
+    A DELETE has no body, and the others are parameters. `made` gives, by queue and answer, the answer as it
+    is told here and where what it makes is, if it makes any.
     """
     body = derived(kind, params.__struct_fields__)
     has_body = method != "DELETE"
@@ -164,7 +164,7 @@ def command(
         if has_body:
             values |= _values(call.body, body)
         found = await call.client.send(queue, kind(**values))
-        where = None if made is None else made(queue, found)
+        found, where = (found, None) if made is None else made(queue, found)
         status = OK if where is None else CREATED
         return Reply(shown(**_values(found, shown)), found.position, status=status, location=where)
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
 from writ.schemas.commands import CONTROL_VERBS, Planned, SubmitJob, Token
+from writ.schemas.ids import split_job_key
 from writ.schemas.verbs import QUERY_VERBS
 
 from .live import stream
@@ -56,10 +57,13 @@ def _ask(path: str, verb: str, of: type[msgspec.Struct], name: str = "", method:
     return command(method, path, name or verb, CONTROL_VERBS[verb], of)
 
 
-def _planned(queue: str, answer: Planned) -> str | None:
+def _planned(queue: str, answer: Planned) -> tuple[Planned, str | None]:
+    """An operation is known here by its name in the queue, as everything is."""
     if answer.operation is None:
-        return None
-    return OPERATION.format(queue=quote(queue, safe=""), id=quote(answer.operation, safe=""))
+        return answer, None
+    _, name = split_job_key(answer.operation)
+    where = OPERATION.format(queue=quote(queue, safe=""), id=quote(name, safe=""))
+    return msgspec.structs.replace(answer, operation=name), where
 
 
 def _then(route: Route, to: dict[str, str], *names: str) -> Route:

@@ -16,9 +16,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
+from .guard import HEAD_MAX_BYTES
 from .problems import MEDIA_TYPE, Fault
 
-HEAD_MAX_BYTES: Final = 16 * 1024
 HEAD_S: Final = 10.0
 """How long a connection may take to bring a whole head of a request."""
 

@@ -1,0 +1,184 @@
+"""What holds for every request: who may ask, the form of errors, pages, tags, positions and limits."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Api
+
+JOBS = "/v1/queues/q/jobs"
+
+
+# --- who may ask ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_without_the_owners_token_nothing_is_told_or_done(api: Api, method: str) -> None:
+    for token, headers in (
+        (None, {}), ("wrong", {}), (api.token + "x", {}), (None, {"Authorization": "Basic b3duZXI6eA=="}),
+        (None, {"Authorization": "Bearer"}), (None, {"Authorization": api.token}),
+    ):  # fmt: skip
+        for path in (JOBS, "/v1/jobs", "/v1/nothing", "/v1/log"):
+            got = api.ask(method, path, token=token, headers=headers)
+            assert got.is_problem(401)
+            assert got.headers["www-authenticate"].startswith("Bearer")
+    for path in ("/healthz", "/readyz", "/openapi.json", "/docs"):
+        assert api.ask("GET", path, token=None).status == 200
+
+
+def test_a_page_of_another_origin_and_a_name_that_points_here_are_refused(api: Api) -> None:
+    for host in ("evil.example", f"evil.example:{api.port}", "127.0.0.1.evil.example", "", "127.0.0.1:x"):
+        assert api.ask("GET", "/v1/jobs", headers={"Host": host}).is_problem(421)
+        assert api.ask("GET", "/healthz", headers={"Host": host}).is_problem(421)
+    for origin in ("http://evil.example", "null", f"https://127.0.0.1:{api.port}", "http://127.0.0.1:1"):
+        got = api.ask("POST", JOBS, {"task": "hello"}, headers={"Origin": origin})
+        assert got.is_problem(403)
+        assert not any(name.startswith("access-control") for name in got.headers)
+    for host in (f"localhost:{api.port}", f"127.0.0.1:{api.port}", f"[::1]:{api.port}"):
+        own = {"Host": host, "Origin": f"http://{host}"}
+        assert api.ask("GET", "/v1/jobs", headers=own).status == 200
+
+
+# --- what is wrong is a problem -------------------------------------------------------------------------
+
+
+def test_every_error_is_a_problem(api: Api) -> None:
+    assert api.get("/v1/nothing").is_problem(404)
+    assert api.get("/").is_problem(404)
+    assert api.get(f"{JOBS}/none").is_problem(404)
+    wrong = api.ask("PATCH", JOBS, {})
+    assert wrong.is_problem(405)
+    assert wrong.headers["allow"] == "POST"
+    assert api.ask("POST", "/healthz").headers["allow"] == "GET, HEAD"
+    assert api.ask("POST", JOBS, sent=b"{", headers={"Content-Type": "application/json"}).is_problem(400)
+    assert api.ask("GET", "/v1/jobs", sent=b"{}").is_problem(400)
+    assert api.ask("POST", JOBS, sent=b'{"task": "hello"}').is_problem(415)
+    assert api.ask("POST", JOBS, sent=b"a=b", headers={"Content-Type": "text/plain"}).is_problem(415)
+    for body, field in (
+        ({"task": "hello", "prioritty": 1}, "prioritty"), ({"task": "hello", "priority": 9}, "priority"),
+        ({"task": "hello", "priority": 2.5}, "priority"), ({}, "task"), ({"task": 1}, "task"),
+    ):  # fmt: skip
+        got = api.post(JOBS, body)
+        assert got.is_problem(422)
+        assert got.document["field"] == field
+    for query in (
+        {"limit": "0"}, {"limit": "ten"}, {"limit": "null"}, {"limti": "1"}, {"queue": "a b"}, {"queue": ""},
+        {"min_position": "-1"}, {"states": "gone"}, {"limit": ["1", "2"]},
+    ):  # fmt: skip
+        assert api.get("/v1/jobs", **query).is_problem(422), query
+    assert api.get("/v1/queues", history="yes").is_problem(422)
+    assert api.get("/v1/queues/a%20b").is_problem(404)
+
+
+def test_a_body_that_is_too_large_is_not_read(api: Api) -> None:
+    large = json.dumps({"task": "hello", "input": "x" * 1_100_000}).encode()
+    kind = {"Content-Type": "application/json"}
+    announced = api.ask("POST", JOBS, headers=kind | {"Content-Length": str(2**40)})
+    assert announced.is_problem(413)
+    assert announced.headers["connection"] == "close"
+    connection = api.connection()
+    parts = (large[at : at + 50_000] for at in range(0, len(large), 50_000))
+    with suppress(BrokenPipeError, ConnectionResetError):  # it may answer before all is sent
+        connection.request("POST", JOBS, parts, kind | {"Authorization": f"Bearer {api.token}"})
+    assert connection.getresponse().status == 413
+    connection.close()
+    fits = api.ask(
+        "POST", JOBS, sent=json.dumps({"task": "hello", "input": "x" * 262_143}).encode(), headers=kind
+    )
+    assert fits.is_problem(413)
+    assert fits.document["kind"] == "too_large"
+
+
+def test_what_is_not_http_or_has_a_head_too_large_is_a_problem(api: Api) -> None:
+    for head, status in (
+        (b"nonsense\r\n\r\n", 400), (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+    ):  # fmt: skip
+        with socket.create_connection(("127.0.0.1", api.port), timeout=30) as plain:
+            plain.sendall(head)
+            answer = http.client.HTTPResponse(plain)
+            answer.begin()
+            assert answer.status == json.loads(answer.read())["status"] == status
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_client_has_so_many_streams_and_no_more(api: Api) -> None:
+    with ExitStack() as held:
+        for _ in range(32):
+            held.enter_context(api.events())
+        more = api.ask("GET", "/v1/log", headers={"Accept": "text/event-stream"})
+        assert more.is_problem(429)
+        assert more.headers["retry-after"] == "1"
+        assert api.get("/v1/log").status == 200
+    api.until(lambda: _streams(api))
+
+
+def _streams(api: Api) -> bool:
+    with ExitStack() as held:
+        try:
+            held.enter_context(api.events())
+        except AssertionError:
+            return False
+        return True
+
+
+# --- pages, tags and positions --------------------------------------------------------------------------
+
+
+def test_pages_are_walked_by_their_links(api: Api) -> None:
+    ids = {api.submit("pages", "hello")["id"] for _ in range(7)}
+    where, found = "/v1/jobs?queue=pages&limit=3", list[str]()
+    sizes: list[int] = []
+    while where:
+        got = api.get(where)
+        found += [each["id"] for each in got.document["jobs"]]
+        sizes.append(len(got.document["jobs"]))
+        link = got.headers.get("link", "")
+        assert bool(link) == bool(got.document["next"])
+        where = link.removeprefix("<").partition(">")[0]
+        assert not link or link.endswith('>; rel="next"')
+    assert (sizes, set(found), len(found)) == ([3, 3, 1], ids, 7)
+    records = api.get("/v1/log", limit=5, queue="pages")
+    following = api.get(records.headers["link"].removeprefix("<").partition(">")[0])
+    assert [len(each.document["records"]) for each in (records, following)] == [5, 2]
+    assert following.document["more"] is False
+    for cursor in ("x", "!!", "eA", "a b"):
+        assert api.get("/v1/jobs", cursor=cursor).is_problem(404), cursor
+
+
+def test_what_has_not_changed_is_not_sent_again(api: Api) -> None:
+    job = api.submit("tagged", "hello")["id"]
+    for path in (f"/v1/queues/tagged/jobs/{job}", "/v1/jobs?queue=tagged", "/v1/queues/tagged"):
+        first = api.get(path)
+        tag = first.headers["etag"]
+        for asked in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            same = api.ask("GET", path, headers={"If-None-Match": asked})
+            assert (same.status, same.body, same.headers["etag"]) == (304, b"", tag)
+            assert same.position >= first.position
+        assert api.ask("GET", path, headers={"If-None-Match": '"other"'}).status == 200
+        assert api.ask("HEAD", path).headers["etag"] == tag
+    tag = api.get(f"/v1/queues/tagged/jobs/{job}").headers["etag"]
+    api.post(f"/v1/queues/tagged/jobs/{job}/pause")
+    after = api.ask("GET", f"/v1/queues/tagged/jobs/{job}", headers={"If-None-Match": tag})
+    assert (after.status, after.document["state"]) == (200, "suspended")
+
+
+def test_nobody_misses_what_they_have_written(api: Api) -> None:
+    for number in range(10):
+        made = api.submit("own", "hello", id=f"n{number}")
+        listed = api.get("/v1/jobs", queue="own", min_position=made["position"])
+        assert len(listed.document["jobs"]) == number + 1
+        assert listed.position >= made["position"]
+        held = api.post(f"/v1/queues/own/jobs/n{number}/pause")
+        seen = api.get(f"/v1/queues/own/jobs/n{number}", min_position=held.position)
+        assert seen.document["state"] == "suspended"
+    beyond = api.get("/v1/jobs", min_position=held.position + 1_000_000)
+    assert beyond.is_problem(409)
+    assert beyond.document["field"] == "min_position"
