@@ -503,5 +503,6 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     Plan: Planned,
     TriggerSchedule: Started,
     Backfill: Started,
+    ListPrices: PriceTable,
 }
 """What is answered with more than an Answer."""

@@ -117,7 +117,7 @@ class Api:
 
     @property
     def port(self) -> int:
-        port = urlsplit(self.info["http_url"]).port
+        port = urlsplit(str(self.info["http_url"])).port
         assert port is not None
         return port
 

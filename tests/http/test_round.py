@@ -11,7 +11,7 @@ import pytest
 
 from writ.http.routes import ROUTES
 from writ.schemas.commands import CONTROL_VERBS
-from writ.schemas.queries import QUERY_VERBS
+from writ.schemas.verbs import QUERY_VERBS
 
 if TYPE_CHECKING:
     from tests.http.conftest import Api

@@ -92,7 +92,7 @@ def test_a_body_that_is_too_large_is_not_read(api: Api) -> None:
     fits = api.ask(
         "POST", JOBS, sent=json.dumps({"task": "hello", "input": "x" * 262_143}).encode(), headers=kind
     )
-    assert fits.is_problem(413)
+    assert fits.is_problem(409)
     assert fits.document["kind"] == "too_large"
 
 

@@ -126,10 +126,11 @@ def _operation(route: Route, of: dict[int, Any]) -> dict[str, Any]:
 
 
 def _tag(route: Route) -> str:
-    """The last word of the path that names things of many."""
+    """What a route is about: what is named within a queue, else the first word of the path."""
     words = [word for word in route.path.split("/")[2:] if not word.startswith("{")]
-    known = ("jobs", "submits", "schedules", "batches", "operations", "queues", "log", "status")
-    return next(("jobs" if word == "submits" else word) for word in reversed(words) if word in known)
+    within = {"jobs": "jobs", "submits": "jobs", "schedules": "schedules", "batches": "batches"}
+    within["operations"] = "operations"
+    return within.get(words[1], words[0]) if len(words) > 1 else words[0]
 
 
 def _answer(route: Route, status: int, of: dict[int, Any]) -> dict[str, Any]:
@@ -172,7 +173,10 @@ def _parameters(route: Route, of: dict[int, Any]) -> list[dict[str, Any]]:
 
 
 def _present(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without null: a parameter that is not there is left out."""
+    """The schema of a parameter: without null, as it may be left out; a mapping as it is written there."""
+    if schema.get("type") == "object":
+        pair = {"type": "string", "pattern": "^[^=]+="}
+        return {"type": "array", "items": pair, "description": "Each as name=value."}
     if "anyOf" not in schema:
         return schema
     kinds = [each for each in schema["anyOf"] if each != {"type": "null"}]

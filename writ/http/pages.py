@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .app import Page
 
 LAG_MAX_RECORDS: Final = 10_000
-"""A view that is further behind than this answers of the past: the node is not ready."""
+LAG_MAX_S: Final = 30.0
+"""A view that is further behind than either answers of the past: the node is not ready."""
 
 STATUS_S: Final = 3.0
 DOCUMENT: Final = "openapi.json"
@@ -67,9 +68,11 @@ async def _faults(client: Client) -> list[str]:
         status = await client.status(timeout_s=STATUS_S)
     except Exception as error:
         return [fault_of(error).problem.detail]
-    late = [each for each in status.views if each.lag > LAG_MAX_RECORDS]
+    allowed = f"{LAG_MAX_RECORDS} and {LAG_MAX_S:g} s are allowed"
     return status.faults() + [
-        f"view {each.name} is {each.lag} records behind; {LAG_MAX_RECORDS} are allowed" for each in late
+        f"view {each.name} is {each.lag} records and {each.lag_s:g} s behind; {allowed}"
+        for each in status.views
+        if each.lag > LAG_MAX_RECORDS or each.lag_s > LAG_MAX_S
     ]
 
 

@@ -31,7 +31,6 @@ _TOO_LARGE: Final = 10054
 
 _STATUSES: Final = {
     RejectionKind.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    RejectionKind.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     RejectionKind.TRY_LATER: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Of refusals; all others are conflicts."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from writ.schemas.commands import CONTROL_ANSWERS, Answer, Command
 from writ.schemas.queries import Query
+from writ.schemas.subjects import NO_QUEUE
 
 from .problems import Fault
 from .shapes import Cursor, derived, opened_cursor, sealed_cursor
@@ -149,18 +150,19 @@ def command(
 ) -> Route:
     """What operators ask: the fields of a command, those of its path and the others in the body.
 
-    A DELETE has no body, and the others are parameters. `made` gives, by queue and answer, the answer as it
+    A GET and a DELETE have no body, and the others are parameters. What is of no queue has none in its path.
+    `made` gives, by queue and answer, the answer as it
     is told here and where what it makes is, if it makes any.
     """
-    body = derived(kind, params.__struct_fields__)
-    has_body = method != "DELETE"
+    body = derived(kind, tuple(params.__struct_fields__))
+    has_body = method not in ("GET", "DELETE")
     if not has_body:
         params = _joined(params, body)
     shown = derived(kind_of_answer, ("error",)) if (kind_of_answer := CONTROL_ANSWERS.get(kind)) else Recorded
 
     async def handle(call: Call) -> Reply:
         values = _values(call.params, params)
-        queue = values.pop("queue")
+        queue = values.pop("queue", NO_QUEUE)
         if has_body:
             values |= _values(call.body, body)
         found = await call.client.send(queue, kind(**values))
@@ -179,5 +181,8 @@ def _values(found: Any, shape: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _joined(params: type[msgspec.Struct], more: type[msgspec.Struct]) -> type[msgspec.Struct]:
     fields: list[Any] = [(each.name, each.type) for each in msgspec.structs.fields(params)]
-    fields += [(each.name, each.type, each.default) for each in msgspec.structs.fields(more)]
+    fields += [
+        (each.name, each.type, msgspec.field(name=each.encode_name, default=each.default))
+        for each in msgspec.structs.fields(more)
+    ]
     return msgspec.defstruct(more.__name__, fields, kw_only=True, frozen=True)

@@ -154,12 +154,24 @@ GOVERNING: Final = (
         "get_operation",
     ),
 )
+READS: Final = (
+    _list("/v1/dead-letters", "dead", "list_dead_letters"),
+    *[
+        _list(f"/v1/{path}", verb)
+        for path, verb in (
+            *(("audit", "audit"), ("attempts", "attempts"), ("workers", "workers"), ("traffic", "traffic")),
+            *(("cost", "cost"), ("tools", "tools"), ("tool-calls", "tool_calls")),
+        )
+    ],
+    _ask("/v1/prices", "list_prices", msgspec.Struct, method="GET"),
+    _ask("/v1/prices", "set_price", msgspec.Struct),
+)
 NODE: Final = (
     # Neither waits for a view.
     replace(listing("/v1/log", "list_log", *QUERY_VERBS["log"], without=("min_position",)), stream=stream),
     listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
 )
-ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *NODE)
+ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *READS, *NODE)
 
 
 def by_path() -> dict[str, dict[str, Route]]:

@@ -122,6 +122,8 @@ def _value(name: str, texts: list[str], type_: Any) -> Any:
     many = next((each for each in types if isinstance(each, inspect.VarTupleType)), None)
     if many is not None:
         return texts
+    if any(isinstance(each, inspect.DictType) for each in types):
+        return _pairs(name, texts)
     if len(texts) > 1:
         raise Fault(422, f"parameter {name} is given {len(texts)} times; give it once", name)
     if any(isinstance(each, _TEXT) for each in types):
@@ -133,6 +135,18 @@ def _value(name: str, texts: list[str], type_: Any) -> Any:
     if isinstance(found, float) and found.is_integer() and any(isinstance(t, inspect.IntType) for t in types):
         return int(found)
     return texts[0] if found is None else found  # a text is then refused as what it is
+
+
+def _pairs(name: str, texts: list[str]) -> dict[str, str]:
+    """A mapping, as repeated `name=value`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise Fault(422, f"{name} {text[:200]!r} is not a name and a value, as in env=prod", name)
+        if found.setdefault(key, value) != value:
+            raise Fault(409, f"{name} asks for two values of {key[:200]}, and nothing has both", name)
+    return found
 
 
 def _bare(type_: inspect.Type) -> list[inspect.Type]:
