@@ -70,7 +70,7 @@ class AuditView(Collecting):
     """The fold."""
 
     name = "audit"
-    version = 1
+    version = 2
     schema = _SCHEMA
     statements = (_INSERT,)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from writ.schemas.queries import NewestFirst
 from writ.schemas.schedules import log_time
 
-SCANNED_MAX: Final = 10_000
+SCANNED_MAX: Final = 2_000
 """Rows that one page looks at."""
 
 END: Final = 2**63 - 1
