@@ -38,9 +38,13 @@ from writ.schemas.events import (
     DeadReason,
     Fact,
     JobDeadLettered,
+    JobEdited,
+    JobResumed,
+    JobSuspended,
     LeaseGranted,
     RejectionsFolded,
     ReportRejected,
+    WaitReason,
     type_names,
 )
 from writ.schemas.lifecycle import TERMINAL, Job, State, evolve
@@ -139,10 +143,24 @@ def undoing(told: Told) -> Told:
     return told
 
 
+def holding(told: Told) -> Told:
+    """Adds jobs that are paused, resumed and edited before they are due, and when they are."""
+    paused, resumed = JobSuspended(WaitReason.PAUSED, "p"), JobResumed(WaitReason.PAUSED, "r")
+    later = told.at + 500_000_000
+    told.job("early").submitted(delay_s=300).add(paused).after(2).add(resumed)
+    told.job("ready").submitted().after(2).add(paused).after(2).add(resumed).after(2)
+    told.job("put-off").submitted().after(2).add(JobEdited("e", due_at=later))
+    told.job("moved").submitted().after(2).add(JobEdited("e", priority=1))
+    told.job("held").submitted().add(paused).after(2).add(JobEdited("e", due_at=later)).add(resumed)
+    told.job("waits").submitted().add(paused).after(2).add(JobEdited("e", priority=1))
+    told.job("called-up").submitted(delay_s=300).after(2).add(JobEdited("e", due_at=told.at))
+    return told
+
+
 @pytest.fixture(scope="module")
 def runs(history: Histories) -> list[Run]:
     """Both partitions of some simulated runs with faults, and a longer history of one."""
-    logs = [(0, undoing(agents(history.wander(5, 900, 25))).records)]
+    logs = [(0, holding(undoing(agents(history.wander(5, 900, 25)))).records)]
     for seed in SEEDS:
         simulated = History(draw(seed))
         assert not simulated.run().violations
