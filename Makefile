@@ -52,6 +52,10 @@ bench-idle: $(READY) ## Watch a node with 10,000 schedules and 100,000 delayed j
 bench-sweep: $(READY) ## Fit how cost grows with jobs, queues, workers and tenants
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)
 
+.PHONY: bench-views
+bench-views: $(READY) ## Measure the views: rebuild, lag under load, pages at a million jobs
+	@$(BIN)/python -m benchmarks.views $(ARGS)
+
 .PHONY: kill-views
 kill-views: $(READY) ## Kill the views at 50 random points of a rebuild (N=200 for more)
 	@WRIT_KILL_POINTS=$(or $(N),50) $(BIN)/pytest -n0 -q tests/acceptance/test_rebuilt_views.py -k kill_point

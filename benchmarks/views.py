@@ -1,0 +1,301 @@
+"""Measures the views: rebuild, lag under load, pages at a million jobs, memory. Exits 1 if a bar is missed.
+
+    python -m benchmarks.views [--jobs 100000] [--million 1000000] [--seconds 20]
+
+Rebuild and lag are of the process of the views as `writ up` starts it, over a log in a real broker: all views
+together. The pages are read from a jobs view into which a million jobs were folded, as it folds any log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from writ.broker.connect import Target, connect
+from writ.broker.embedded import EmbeddedBroker
+from writ.broker.hardened import HardenedClient
+from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.ports import Message
+from writ.projections.feed import Batch
+from writ.projections.folded import Folded, reached_in
+from writ.projections.jobs import JobsView
+from writ.projections.reading import JobsReader
+from writ.projections.registry import VIEWS
+from writ.schemas.chain import Position
+from writ.schemas.codec import digest, encode
+from writ.schemas.errors import AttemptError, ErrorClass
+from writ.schemas.events import (
+    AttemptFailed,
+    DeadReason,
+    Fact,
+    JobCompleted,
+    JobDeadLettered,
+    JobSubmitted,
+    LeaseGranted,
+)
+from writ.schemas.ids import fencing_token
+from writ.schemas.lifecycle import State
+from writ.schemas.policy import Limits, Retry
+from writ.schemas.records import GENESIS, Record, Source
+from writ.schemas.sealed import seal
+from writ.schemas.subjects import log_subject
+from writ.views.keeper import Settings, Views
+
+from .processes import usage
+
+REBUILD_MIN: Final = 30_000.0
+"""Records a second."""
+
+LAG_MAX_S: Final = 1.0
+LAG_JOBS_PER_S: Final = 3_000
+PAGE_MAX_MS: Final = 50.0
+MEMORY_GROWTH_MAX: Final = 0.25
+"""Of what the process of the views holds after the first third of a rebuild."""
+
+_START_US: Final = 1_767_225_600_000_000
+_IN_FLIGHT: Final = 200
+_INPUT: Final = b'{"invoice":"' + b"x" * 180 + b'"}'
+_QUEUES: Final = ("billing", "mail", "reports")
+_TASKS: Final = ("invoices.extract", "mail.send", "reports.render")
+
+
+class Bar(NamedTuple):
+    name: str
+    figure: str
+    held: bool
+
+
+def histories(jobs: int, in_flight: int = _IN_FLIGHT, now_us: int = _START_US) -> Iterator[Record]:
+    """The records of jobs that are submitted, leased and ended, so many at a time. One of 100 dies."""
+    seq = 0
+    leased: dict[int, int] = {}
+
+    def record(number: int, *events: Fact) -> Record:
+        nonlocal seq
+        seq += 1
+        key = f"{_QUEUES[number % 3]}~job-{number * 7_919 % 10_000_000:07}"
+        source = Source(1, number + 1, 0) if isinstance(events[0], JobSubmitted) else None
+        return Record(1, seq, "default", "job", key, now_us + seq * 30, "owner", events, source=source)
+
+    for start in range(0, jobs, in_flight):
+        part = range(start, min(start + in_flight, jobs))
+        for number in part:
+            yield record(
+                number,
+                JobSubmitted(
+                    _TASKS[number % 3], seal(_INPUT), None, 3, Retry(), Limits(), batch=f"b{number % 7}"
+                ),
+            )
+        for number in part:
+            leased[number] = fencing_token(1, seq + 1)
+            yield record(number, LeaseGranted("worker-1", 1))
+        for number in part:
+            token = leased.pop(number)
+            if number % 100:
+                yield record(number, JobCompleted(1, token, None, 4))
+            else:
+                error = AttemptError(ErrorClass.POLICY, "Forbidden", seal(b'"no"'))
+                yield record(
+                    number,
+                    AttemptFailed(1, token, error, 4),
+                    JobDeadLettered(DeadReason.POLICY, "policy errors are never retried", "0badcafe0bad"),
+                )
+
+
+def messages(records: Iterator[Record]) -> list[Message]:
+    """The records as they are stored, chained."""
+    found: list[Message] = []
+    prev = GENESIS
+    for record in records:
+        body = encode(record, prev)
+        prev = digest(body)
+        found.append(Message(log_subject(0, record.tenant, record.kind, record.key), body))
+    return found
+
+
+class Stage:
+    """A broker with a log, and the process of the views over it."""
+
+    def __init__(
+        self, directory: Path, broker: EmbeddedBroker, link: HardenedClient, log: JetStreamLog
+    ) -> None:
+        self.broker = broker
+        self.link = link
+        self.log = log
+        self.views = Views(directory)
+        self._paths = [directory / "views" / f"{make().name}.db" for make in VIEWS]
+
+    @classmethod
+    async def open(cls, directory: Path) -> Stage:
+        broker = await EmbeddedBroker.start(directory)
+        link = await connect(Target(broker.url, broker.key_path("log")), "bench", inbox_prefix="_INBOX")
+        return cls(directory, broker, link, await JetStreamLog.open(link))
+
+    async def append(self, part: list[Message], after: int) -> None:
+        for start in range(0, len(part), 1_000):
+            await self.log.append(part[start : start + 1_000], after + start, whole=True)
+
+    async def start(self) -> int:
+        """The process, when it follows the log; its id."""
+        intake = await JetStreamIntake.open(self.link)
+        keys = [str(self.broker.key_path(user)) for user in ("log", "answer")]
+        await self.views.spawn()
+        await self.views.open(
+            Settings(self.broker.url, keys[0], keys[1], 0, self.log.epoch, intake.epoch, "0")
+        )
+        assert self.views.pid is not None
+        return self.views.pid
+
+    def position(self) -> int:
+        """Of the view that is furthest behind."""
+        return min([reached_in(path).position.seq if path.exists() else 0 for path in self._paths])
+
+    async def close(self) -> None:
+        await self.views.stop()
+        await self.link.close()
+        await self.broker.stop()
+
+
+async def rebuild(stage: Stage, last: int) -> list[Bar]:
+    """All views from nothing, by a process that starts with them."""
+    pid = await stage.start()
+    before, begun = usage(pid), time.monotonic()
+    early = 0
+    while (position := stage.position()) < last:
+        if position < last / 3:
+            early = usage(pid).rss_bytes
+        await asyncio.sleep(0.05)
+    took_s, after = time.monotonic() - begun, usage(pid)
+    rate, cpu_us = last / took_s, (after.cpu_s - before.cpu_s) / last * 1e6
+    growth = after.rss_bytes / max(early, before.rss_bytes) - 1
+    figure = (
+        f"{rate:,.0f} records/s of {len(VIEWS)} views together,"
+        f" {cpu_us:.1f} us of CPU each ({1e6 / cpu_us:,.0f}/s on one core alone)"
+    )
+    return [
+        Bar(f"rebuild at {REBUILD_MIN:,.0f} records/s", figure, rate >= REBUILD_MIN),
+        Bar(
+            "memory flat over a rebuild",
+            f"{after.rss_bytes / 1e6:.0f} MB, {growth:+.0%} since a third of it",
+            growth <= MEMORY_GROWTH_MAX,
+        ),
+    ]
+
+
+async def lag(stage: Stage, coming: list[Message], last: int) -> Bar:
+    """Three records a job, appended at their rate whether or not the views keep up."""
+    each = LAG_JOBS_PER_S * 3 // 50
+    appended: list[float] = []
+    worst = 0.0
+    pid = stage.views.pid
+    assert pid is not None
+    before, begun = usage(pid), time.monotonic()
+    for number in range(len(coming) // each):
+        await asyncio.sleep(max(0.0, begun + number / 50 - time.monotonic()))
+        await stage.append(coming[number * each : (number + 1) * each], last + number * each)
+        appended.append(time.monotonic())
+        done = (stage.position() - last) // each
+        if number > 50 and done < len(appended):  # the first second fills caches
+            worst = max(worst, time.monotonic() - appended[done])
+    took_s, after = time.monotonic() - begun, usage(pid)
+    jobs = len(appended) * each / 3
+    figure = (
+        f"{worst:.2f} s at most, at {jobs / took_s:,.0f} jobs/s,"
+        f" {(after.cpu_s - before.cpu_s) / jobs * 1e6:.0f} us of CPU a job"
+    )
+    return Bar(f"lag at {LAG_JOBS_PER_S:,} jobs/s under {LAG_MAX_S:g} s", figure, worst < LAG_MAX_S)
+
+
+async def pages(directory: Path, jobs: int) -> Bar:
+    """Every kind of page of a jobs view that holds so many."""
+    path = directory / "million.db"
+    folded = await Folded.open(path, JobsView())
+    part: list[Record] = []
+    begun = time.monotonic()
+
+    async def store() -> None:
+        ends = [Position(1, record.seq, GENESIS) for record in part]
+        fault = await folded.apply(Batch(part, ends))
+        assert fault is None, fault
+        part.clear()
+
+    for record in histories(jobs, in_flight=1_000):
+        part.append(record)
+        if len(part) == 4_096:
+            await store()
+    await store()
+    await folded.close()
+    took_s, size = time.monotonic() - begun, path.stat().st_size / jobs
+    print(f"  {jobs:,} jobs folded in {took_s:.0f} s, {size:.0f} bytes each")
+    reader = JobsReader(path)
+    middle = jobs * 3 // 2
+    asked: dict[str, dict[str, object]] = {
+        "newest": {},
+        "dead": {"states": [State.DEAD]},
+        "none of a state": {"states": [State.SUSPENDED]},
+        "of a queue": {"queue": "mail"},
+        "of a queue, dead": {"queue": "mail", "states": [State.DEAD]},
+        "of a task": {"task": "mail.send"},
+        "of a queue and a task": {"queue": "mail", "task": "mail.send"},
+        "of a queue and another's task": {"queue": "mail", "task": "invoices.extract"},
+        "of a batch": {"links": {"batch": "b3"}},
+        "of a batch, dead": {"links": {"batch": "b3"}, "states": [State.DEAD]},
+        "of a batch, none of a state": {"links": {"batch": "b3"}, "states": [State.SUSPENDED]},
+        "from the middle": {"before": middle},
+        "dead, from the middle": {"states": [State.DEAD], "before": middle},
+    }
+    worst, name = 0.0, ""
+    for what, filters in asked.items():
+        times: list[float] = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            await reader.page("default", limit=100, **filters)  # type: ignore[arg-type]
+            times.append((time.perf_counter() - begun) * 1e3)
+        print(f"  page {what}: {sorted(times)[2]:.1f} ms")
+        worst, name = max((worst, name), (sorted(times)[2], what))
+    await reader.close()
+    return Bar(
+        f"a page under {PAGE_MAX_MS:g} ms at {jobs:,} jobs",
+        f"{worst:.1f} ms at most ({name})",
+        worst < PAGE_MAX_MS,
+    )
+
+
+async def main(jobs: int, million: int, seconds: float) -> int:
+    """The exit code."""
+    bars: list[Bar] = []
+    with tempfile.TemporaryDirectory() as name:
+        stage = await Stage.open(Path(name))
+        try:
+            more = int(LAG_JOBS_PER_S * seconds)
+            told = messages(histories(jobs + more, now_us=time.time_ns() // 1_000))
+            last = jobs * 3 // (3 * _IN_FLIGHT) * 3 * _IN_FLIGHT
+            await stage.append(told[:last], 0)
+            bars += await rebuild(stage, last)
+            bars.append(await lag(stage, told[last : last + more * 3], last))
+        finally:
+            await stage.close()
+        bars.append(await pages(Path(name), million))
+    for bar in bars:
+        print(f"{'held  ' if bar.held else 'MISSED'}  {bar.name}: {bar.figure}")
+    busy = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    missed = [bar.name for bar in bars if not bar.held]
+    ending = f"; missed: {'; '.join(missed)}" if missed else ""
+    print(f"views: {len(bars) - len(missed)} of {len(bars)} bars held, {busy}{ending}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=100_000, help="in the log of the rebuild")
+    parser.add_argument("--million", type=int, default=1_000_000, help="in the view whose pages are read")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load")
+    given = parser.parse_args()
+    sys.exit(asyncio.run(main(given.jobs, given.million, given.seconds)))
