@@ -43,6 +43,7 @@ from writ.schemas.events import (
 from writ.schemas.ids import fencing_token
 from writ.schemas.lifecycle import State
 from writ.schemas.policy import Limits, Retry
+from writ.schemas.queries import JobsQuery
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.sealed import seal
 from writ.schemas.subjects import log_subject
@@ -236,27 +237,30 @@ async def pages(directory: Path, jobs: int) -> Bar:
     print(f"  {jobs:,} jobs folded in {took_s:.0f} s, {size:.0f} bytes each")
     reader = JobsReader(path)
     middle = jobs * 3 // 2
-    asked: dict[str, dict[str, object]] = {
-        "newest": {},
-        "dead": {"states": [State.DEAD]},
-        "none of a state": {"states": [State.SUSPENDED]},
-        "of a queue": {"queue": "mail"},
-        "of a queue, dead": {"queue": "mail", "states": [State.DEAD]},
-        "of a task": {"task": "mail.send"},
-        "of a queue and a task": {"queue": "mail", "task": "mail.send"},
-        "of a queue and another's task": {"queue": "mail", "task": "invoices.extract"},
-        "of a batch": {"links": {"batch": "b3"}},
-        "of a batch, dead": {"links": {"batch": "b3"}, "states": [State.DEAD]},
-        "of a batch, none of a state": {"links": {"batch": "b3"}, "states": [State.SUSPENDED]},
-        "from the middle": {"before": middle},
-        "dead, from the middle": {"states": [State.DEAD], "before": middle},
+    asked = {
+        "newest": JobsQuery(),
+        "dead": JobsQuery(states=(State.DEAD,)),
+        "none of a state": JobsQuery(states=(State.SUSPENDED,)),
+        "of a queue": JobsQuery(queue="mail"),
+        "of a queue, dead": JobsQuery(queue="mail", states=(State.DEAD,)),
+        "of a task": JobsQuery(task="mail.send"),
+        "of a queue and a task": JobsQuery(queue="mail", task="mail.send"),
+        "of a queue and another's task": JobsQuery(queue="mail", task="invoices.extract"),
+        "of a batch": JobsQuery(batch="b3"),
+        "of a batch, dead": JobsQuery(batch="b3", states=(State.DEAD,)),
+        "of a batch, none of a state": JobsQuery(batch="b3", states=(State.SUSPENDED,)),
+        "of an actor and another's queue": JobsQuery(actor="owner", queue="none"),
+        "of an error class": JobsQuery(error_class=ErrorClass.POLICY),
+        "of a cause": JobsQuery(cause="0badcafe0bad"),
+        "from the middle": JobsQuery(cursor=str(middle)),
+        "dead, from the middle": JobsQuery(states=(State.DEAD,), cursor=str(middle)),
     }
     worst, name = 0.0, ""
-    for what, filters in asked.items():
+    for what, query in asked.items():
         times: list[float] = []
         for _ in range(5):
             begun = time.perf_counter()
-            await reader.page("default", limit=100, **filters)  # type: ignore[arg-type]
+            await reader.page("default", query)
             times.append((time.perf_counter() - begun) * 1e3)
         print(f"  page {what}: {sorted(times)[2]:.1f} ms")
         worst, name = max((worst, name), (sorted(times)[2], what))

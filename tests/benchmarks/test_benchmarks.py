@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,19 @@ def test_a_line_goes_through_its_steps() -> None:
         "x", [(0, 5.0), (1_000, 7.0), (2_000, 9.0)]
     )
     assert (line.at_none, line.per_thousand, line.straight) == (5, 2, 1)
+
+
+def test_the_views_are_measured(tmp_path: Path) -> None:
+    """Whether the bars hold is for a machine that does nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.views", "--jobs", "600", "--million", "3000", "--seconds", "1.5"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    *_, rebuilt, flat, lag, pages, summary = done.stdout.splitlines()
+    assert summary.startswith("views: "), done.stderr
+    assert done.returncode == (" 4 of 4 bars held" not in summary)
+    assert "records/s of" in rebuilt
+    assert "memory flat" in flat
+    assert "jobs/s under 1 s" in lag
+    assert "at 3,000 jobs: " in pages
