@@ -42,8 +42,8 @@ QUIET_S: Final = 5.0
 _TAIL: Final = 16
 """A part of so much of the window is kept behind all followers."""
 
-_SLICE: Final = 64
-"""Records decoded before the event loop gets its turn: less than a millisecond."""
+_SLICE: Final = 128
+"""Records decoded before the event loop gets its turn: about a millisecond."""
 
 
 class Halted(Exception):
