@@ -22,6 +22,7 @@ from .attempts import AttemptsView, attempts
 from .audit import AuditView, audit
 from .cost import CostView, cost
 from .jobs import JobsView
+from .metrics import MetricsView
 from .tools import ToolsView, tool_calls, tools
 from .traffic import TrafficView, traffic
 from .view import View
@@ -35,6 +36,7 @@ VIEWS: Final[tuple[Callable[[], View], ...]] = (
     CostView,
     ToolsView,
     AuditView,
+    MetricsView,
 )
 
 
