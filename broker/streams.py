@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from nats.aio.client import Client as Nats
@@ -141,6 +142,27 @@ def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:
                 f"somebody changed it: set it back before starting Writ"
             )
     return int(metadata[_EPOCH])
+
+
+class StreamFigures(NamedTuple):
+    """How much is in a stream, on the broker's disk, and the sequence of its newest message."""
+
+    bytes: int
+    messages: int
+    last_seq: int
+
+
+async def figures(nats: Nats, stream: str) -> StreamFigures:
+    """Raises OutcomeUnknown, or ApiError where there is no such stream."""
+    state = (await api(nats, f"STREAM.INFO.{stream}"))["state"]
+    return StreamFigures(int(state["bytes"]), int(state["messages"]), int(state["last_seq"]))
+
+
+async def stored_us(nats: Nats, stream: str, seq: int) -> int:
+    """When a message was stored, UTC microseconds. Raises OutcomeUnknown, ApiError where it is not there."""
+    message = (await api(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
+    at = datetime.fromisoformat(message["time"])  # of a nanosecond's digits it takes six
+    return (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
 async def newest_seq(nats: Nats, stream: str) -> int:

@@ -13,7 +13,7 @@ import msgspec._json_schema as schema_writer
 
 from writ.http import openapi
 from writ.http.routes import ROUTES
-from writ.schemas import bounds, commands, lists, queries
+from writ.schemas import bounds, catalog, commands, lists, queries
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS, VERSIONS, Fact, type_names
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, State
 from writ.schemas.verbs import QUERY_VERBS
@@ -150,6 +150,38 @@ def _http() -> str:
     return "\n".join(lines) + "\n"
 
 
+_TOLD_BY: dict[str, str] = {
+    catalog.LOG: "Folded from the log, by the metrics view: a restart changes nothing",
+    catalog.ENGINE: "Of an engine, since its process started",
+    catalog.VIEWS: "Of the views",
+    catalog.BROKER: "Of the broker, and of the disk that its data are on",
+    catalog.WORKER: "Of a worker, since its process started, on its own page",
+    catalog.COMPONENT: "Of the processes",
+}
+
+
+def _metrics() -> str:
+    lines = [
+        "# Metrics",
+        "",
+        "Made from `schemas/catalog.py`. How to have them: [docs/metrics.md](../metrics.md).",
+    ]
+    for source, metrics in catalog.BY_SOURCE.items():
+        lines += ["", f"## {_TOLD_BY[source]}", "", "| metric | kind | labels | what it tells |"]
+        lines.append("| --- | --- | --- | --- |")
+        for each in metrics:
+            labels = ", ".join([f"`{label}`" for label in each.labels]) or "none"
+            lines.append(f"| `{each.name}` | {each.kind} | {labels} | {each.help} |")
+    lines += ["", "## Bounds", "", "| bound | value | what it bounds |", "| --- | --- | --- |"]
+    for name, what in (
+        ("TENANTS_MAX", "tenants told by name; the others are `other`"),
+        ("QUEUES_MAX", "queues of all tenants told by name; the others are `other` of their tenant"),
+        ("TASKS_MAX", "tasks of all queues told by name; the others are `other` of their queue"),
+    ):
+        lines.append(f"| `{name}` | {vars(catalog)[name]} | {what} |")
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """Every generated page with its content."""
     return {
@@ -160,6 +192,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "lifecycle.md": _lifecycle(),
         REFERENCE / "http.md": _http(),
         OPENAPI: json.dumps(openapi.document(PROJECT["version"]), indent=1, sort_keys=True) + "\n",
+        REFERENCE / "metrics.md": _metrics(),
     }
 
 

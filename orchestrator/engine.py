@@ -33,6 +33,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import link_filter
 
 from .desk import Desk
+from .figures import Backlog, Figures
 from .intake_desk import Dealt
 from .logtime import LogTime
 from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
@@ -141,7 +142,7 @@ class Engine:
         self.name = name
         self.leading = asyncio.Event()
         self.state = Partition(log_.partition, log_.epoch)
-        self.rounds = 0
+        self.figures = Figures()
         self.open: deque[Decided] = deque()
         """Rounds in memory that are not known to be stored, in their order; two at most."""
 
@@ -199,6 +200,13 @@ class Engine:
                 rest_s = _RETRY_S
             finally:
                 await self._step_down()
+
+    @property
+    def waiting(self) -> Backlog:
+        """What waits for this engine now."""
+        parked = self._desk.leases.waiting
+        counts = [waiter.command.count for place in parked.queues() for _, waiter in parked.line(place)]
+        return Backlog(len(self._asked), self._jobs_read, len(counts), sum(counts))
 
     def stop(self) -> None:
         """Ends `run` after the round at hand."""
@@ -415,7 +423,9 @@ class Engine:
         except ValueError as error:
             log.error("request passed over: %s", error)
             return
+        self.figures.requests += 1
         if len(self._asked) > _ASKED_MAX:
+            self.figures.shed += 1
             reason = "the orchestrator is behind; nothing was decided, ask again"
             send(msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason))))
             return
@@ -523,16 +533,19 @@ class Engine:
             self.open.popleft()
             return
         encoded = round_.encode()
+        begun_us = self._clock.mono_us()
         try:
             await self._append(encoded, round_.whole)
         except NotStored as full:
             log.error("%s cannot store: %s", self.name, full)
+            self.figures.refused += 1
             self._put_off(f"the log takes no records now: {full}", self._take_back())
             await asyncio.sleep(_RETRY_S)
             self._away_us += self._clock.mono_us() - decided.since_us  # no renewal could be stored meanwhile
             return
         except OutcomeUnknown as unknown:
             log.warning("%s asks the log what became of an append: %s", self.name, unknown)
+            self.figures.unknown += 1
             self._put_off(_AGAIN, self._take_back(down_to=1))
             if not await self._was_stored(decided, encoded):
                 return
@@ -542,7 +555,7 @@ class Engine:
         else:
             round_.keep(encoded.digests)
             self._wrote(decided.since_us)
-        self.rounds += 1
+        self.figures.stored(len(encoded.messages), self._clock.mono_us() - begun_us)
         self.open.popleft()
         self._send(round_)
 

@@ -213,7 +213,7 @@ HALTED: Final = _metric(
 
 BROKER: Final = "broker"
 CONNECTED: Final = _metric(
-    BROKER, "writ_broker_connected", G, "1 while a component is connected to the broker.", ("component",)
+    BROKER, "writ_broker_connected", G, "1 while a component reaches the broker.", ("component",)
 )
 STREAM_BYTES: Final = _metric(
     BROKER, "writ_stream_bytes", G, "What a stream takes of the broker's disk.", ("stream",)

@@ -113,6 +113,11 @@ class Keeper:
         if self._failure is not None:
             raise WorkerError(f"worker {self._post.worker} cannot go on: {self._failure}") from self._failure
 
+    @property
+    def running(self) -> int:
+        """Runs in the hands of user code. Asked from other threads, too: it reads copies."""
+        return sum([not run.ended for line in tuple(self._lines) for run in list(line.held.values())])
+
     def drain(self) -> None:
         """Stops acquiring; called again, stops waiting for what runs, too."""
         self._hurry = self._draining

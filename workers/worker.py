@@ -92,6 +92,11 @@ class Worker:
         return self._keeper.counts if self._keeper else self._counts
 
     @property
+    def running(self) -> int:
+        """Attempts whose user code has not ended; from any thread."""
+        return self._keeper.running if self._keeper else 0
+
+    @property
     def stale(self) -> int:
         """Reports that changed nothing, because the lease was void by then."""
         return self.counts.stale

@@ -23,13 +23,17 @@ from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.requests import NatsRequests
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.snapshots import Snapshots
+from writ.schemas import catalog
 from writ.schemas.queries import PartitionStatus
 
 from .archiving import Archiving
+from .metrics.components import component
+from .metrics.of_engine import of_engine
 from .views.keeper import Settings, Views
 
 if TYPE_CHECKING:
     from writ.broker.accounts import Principal
+    from writ.schemas.metrics import Family
 
     from .http.keeper import Http
 
@@ -100,12 +104,13 @@ class Node:
         principals: tuple[Principal, ...] = (),
         views: Views | None = None,
         http: Http | None = None,
+        metrics_port: int | None = None,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
-        With `http` it serves the HTTP API. Raises the errors of `EmbeddedBroker.start`, of
-        `JetStreamLog.open`, and RuntimeError where the log cannot be folded, ChildFailed where the views do
-        not start.
+        With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
+        served, beside that of each part. Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`,
+        and RuntimeError where the log cannot be folded, ChildFailed where the views do not start.
         """
         if views is None:
             views = Views(directory)
@@ -117,13 +122,13 @@ class Node:
             raise
         node = cls(directory, broker, views, http)
         try:
-            await node._open()
+            await node._open(metrics_port)
         except BaseException:
             await node.stop()
             raise
         return node
 
-    async def _open(self) -> None:
+    async def _open(self, metrics_port: int | None) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
         floors = _read_epochs(self.directory)
@@ -143,6 +148,7 @@ class Node:
             snapshots=Snapshots.beside(self.directory, log_.partition),
         )
         self._spawn(engine.run(), _ENGINE)
+        self._spawn(self._tell(engine, logs), "page of metrics")
         settings = Settings(
             str(self.directory.absolute()),
             self.broker.url,
@@ -152,6 +158,7 @@ class Node:
             log_.epoch,
             intake.epoch,
             version_,
+            metrics_port,
         )
         self._spawn(self._guard(), "broker guard")
         self.views.speaks_for(answers, self._standing)
@@ -170,6 +177,15 @@ class Node:
         state = engine.state
         leader = engine.name if engine.leading.is_set() else None
         return PartitionStatus(state.number, state.epoch, leader, state.seq)
+
+    async def _tell(self, engine: Engine, link: Any) -> None:
+        """Serves what this process tells of itself."""
+
+        async def source() -> list[Family]:
+            return of_engine(engine, link, self.broker.pid)
+
+        async with component(self.directory, catalog.ENGINE, source):
+            await asyncio.get_running_loop().create_future()
 
     async def _link(self, user: str, purpose: str) -> Any:
         target = Target(self.broker.url, self.broker.key_path(user))

@@ -59,8 +59,12 @@ ASKED: Final[dict[str, dict[str, list[Any]]]] = {
 }  # fmt: skip
 NEEDED: Final = {"job": {"id": "a"}, "records": {"id": "a", "queue": "mail"}}
 
-SMALL: Final = {"wanted", "json_each", "position", "leader", "found", "(subquery-1)"}
-"""What may be read as a whole: the names of a page, tables of one row, and what one walk has found."""
+SMALL: Final = {
+    *("wanted", "json_each", "position", "leader", "found", "(subquery-1)"),
+    *("names", "numbers", "histograms"),
+}
+"""What may be read as a whole: the names of a page, tables of one row, what one walk has found, and the
+series of metrics, which are bounded."""
 
 
 def questions(verb: str) -> Iterator[dict[str, Any]]:

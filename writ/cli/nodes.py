@@ -62,7 +62,9 @@ async def _serve(args: Namespace) -> int:
     if args.until_stdin_ends:
         when_stdin_ends(_PATIENCE_S)
     stopping = asyncio.create_task(asked.wait())
-    starting = asyncio.create_task(Node.start(directory, args.port, views=views, http=http))
+    starting = asyncio.create_task(
+        Node.start(directory, args.port, views=views, http=http, metrics_port=args.metrics_port)
+    )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
@@ -141,7 +143,7 @@ def _detach(args: Namespace) -> int:
     except OSError as error:
         raise CommandError(f"directory {directory}: {error.strerror}", ["writ up --dir ANOTHER"]) from error
     offset = log.tell()
-    ports = (("--port", args.port), ("--http-port", args.http_port))
+    ports = (("--port", args.port), ("--http-port", args.http_port), ("--metrics-port", args.metrics_port))
     given = [word for name, port in ports if port is not None for word in (name, str(port))]
     command = writ_command("up", "--quiet", "--dir", str(directory), *given)
     with log:

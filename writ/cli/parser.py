@@ -187,6 +187,9 @@ def _add_node_commands(to: Subparsers) -> None:
         help="port of the HTTP API on 127.0.0.1, or off [9748, or a free one where that is taken]",
     )  # fmt: skip
     up.add_argument("--detach", action="store_true", help="run in the background; stop with `writ down`")
+    up.add_argument(
+        "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
+    )
     up.add_argument("--quiet", action="store_true", help="print nothing when it is up")
     with_parent(up)
     command(to, "down", "Stop the node of --dir and wait until it is gone.", "  writ down")
@@ -257,6 +260,9 @@ def _add_job_commands(to: Subparsers) -> None:
     )
     worker.add_argument("--concurrency", type=whole(1, 500), metavar="N", help="attempts at a time [10]")
     worker.add_argument("--name", help="name of this worker [host and process id]")
+    worker.add_argument(
+        "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
+    )
     with_parent(worker)
     _add_submit(to)
     jobs = command(

@@ -30,6 +30,14 @@ def worker(args: Namespace) -> int:
         raise CommandError(str(error), _hint(args.module)) from error
     if args.until_stdin_ends:
         when_stdin_ends(_PATIENCE_S)
+    if args.metrics_port is not None:
+        from writ.metrics.of_worker import serve_worker
+        from writ.metrics.serving import PortTaken
+
+        try:
+            serve_worker(made, args.metrics_port)
+        except PortTaken as error:
+            raise CommandError(str(error)) from error
     tasks = ", ".join(sorted(made.tasks))
     print(f"worker {made.name} serves {', '.join(made.queues)} with {tasks}", flush=True)
     try:

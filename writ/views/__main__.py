@@ -15,10 +15,15 @@ from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import serve_queries
 from writ.broker.requests import NatsRequests
 from writ.children.life import live
+from writ.metrics.components import component, of_node
+from writ.metrics.of_views import of_views
+from writ.metrics.serving import serve
 from writ.projections.feed import Feeds
 from writ.projections.queries import Queries
 from writ.projections.registry import VIEWS
 from writ.projections.runner import Runner
+from writ.schemas import catalog
+from writ.schemas.metrics import Family
 
 from .keeper import Settings
 
@@ -60,7 +65,26 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     queries = Queries(runners, log_, intake, settings.version, who=who)
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
+    await _serve_metrics(directory, settings, runners, logs, parts)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
+
+
+async def _serve_metrics(
+    directory: Path, settings: Settings, runners: list[Runner], link: Any, parts: AsyncExitStack
+) -> None:
+    """The page of the views, and where somebody asked for it that of the node. Raises PortTaken."""
+    node = Path(settings.directory)
+
+    async def of_these() -> list[Family]:
+        return await of_views(runners, directory, settings.partition, link)
+
+    async def of_all() -> list[Family]:
+        return await of_node(node)
+
+    await parts.enter_async_context(component(node, catalog.VIEWS, of_these))
+    if settings.metrics_port is not None:
+        server = await serve(of_all, settings.metrics_port)
+        parts.callback(server.close)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True):
     log_epoch: int
     submit_epoch: int
     version: str
+    metrics_port: int | None = None
 
 
 class Views(Child[Settings]):

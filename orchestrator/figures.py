@@ -1,0 +1,40 @@
+"""What an engine counts of itself: plain numbers, added up where the work is done, read whenever asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from writ.schemas.metrics import RECORDS, SECONDS, Histogram, histogram
+
+
+@dataclass(slots=True)
+class Figures:
+    """Since the start of the process, whoever led meanwhile.
+
+    `append` is in microseconds, `batch` in records. `refused` appends were surely not stored, `unknown` ones
+    were not answered. `shed` requests were told to ask again, as too many waited.
+    """
+
+    rounds: int = 0
+    append: Histogram = field(default_factory=lambda: histogram(SECONDS))
+    batch: Histogram = field(default_factory=lambda: histogram(RECORDS))
+    refused: int = 0
+    unknown: int = 0
+    requests: int = 0
+    shed: int = 0
+
+    def stored(self, records: int, took_us: int) -> None:
+        """One append that succeeded."""
+        self.rounds += 1
+        self.append.observe(took_us, SECONDS)
+        self.batch.observe(records, RECORDS)
+
+
+class Backlog(NamedTuple):
+    """Requests that wait for a round and submits that do, acquires that wait for jobs, and for how many."""
+
+    requests: int
+    submits: int
+    acquires: int
+    slots: int

@@ -1,0 +1,37 @@
+"""What the process of an engine tells: the engine, its connection, and the broker that it keeps."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from writ.orchestrator.engine import Engine
+from writ.schemas import catalog
+from writ.schemas.metrics import Family, told
+
+from .processes import process
+
+
+def of_engine(engine: Engine, link: Any, broker_pid: int | None) -> list[Family]:
+    """`link` is the connection that the engine appends on."""
+    state, figures, waiting = engine.state, engine.figures, engine.waiting
+    partition = str(state.number)
+    return [
+        told(catalog.LEADING, int(engine.leading.is_set()), partition),
+        told(catalog.LAST_SEQ, state.seq, partition),
+        told(catalog.ROUNDS, figures.rounds),
+        told(catalog.APPEND, figures.append),
+        told(catalog.BATCH, figures.batch),
+        told(catalog.APPENDS_FAILED, figures.refused, "refused"),
+        told(catalog.APPENDS_FAILED, figures.unknown, "unknown"),
+        told(catalog.REQUESTS, figures.requests),
+        told(catalog.SHED, figures.shed),
+        told(catalog.ASKED, waiting.requests),
+        told(catalog.INTAKE, waiting.submits),
+        told(catalog.RUNNING, len(state.running)),
+        told(catalog.WAITERS, waiting.acquires),
+        told(catalog.WAITING_SLOTS, waiting.slots),
+        told(catalog.CONNECTED, int(link.is_connected), catalog.ENGINE),
+        *process(catalog.ENGINE, os.getpid()),
+        *process(catalog.BROKER, broker_pid),
+    ]
