@@ -10,7 +10,7 @@ PEERS := benchmarks/.peers
 .PHONY: help
 help: ## List these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 .PHONY: demo
 demo: $(READY) ## Run the demonstration (SEED=n repeats a run)
@@ -64,15 +64,20 @@ kill-views: $(READY) ## Kill the views at 50 random points of a rebuild (N=200 f
 check: $(READY) ## Run every check short of the tests: lint, format, types, imports
 	@echo '== ruff check';          $(BIN)/ruff check .
 	@echo '== ruff format --check'; $(BIN)/ruff format --check .
-	@echo '== docs';                $(BIN)/python docs/generate.py --check
+	@echo '== docs';                $(BIN)/python docs/generate.py --check && $(BIN)/python deploy/grafana/generate.py --check
 	@echo '== link-types --check'; $(BIN)/python .ci/link-types --check
 	@echo '== mypy';                $(BIN)/mypy
 	@echo '== pyright';             PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@echo '== lint-imports';        cd .ci/types && ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache --no-logo
 
 .PHONY: docs
-docs: $(READY) ## Write the reference pages that are made from code
+docs: $(READY) ## Write the reference pages and dashboards that are made from code
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python deploy/grafana/generate.py
+
+.PHONY: metrics-proof
+metrics-proof: $(READY) ## Have a real Prometheus scrape a node (apt install prometheus), and test the rules
+	@$(BIN)/pytest -n0 -q -rs tests/deploy tests/acceptance/test_metrics.py $(ARGS)
 
 .PHONY: setup
 setup: $(READY) ## Make .venv (the other targets do this by themselves)
