@@ -79,8 +79,5 @@ def _oldest(db: sqlite3.Connection, lines: list[Labels], now_us: int) -> dict[La
 
 
 def _full(db: sqlite3.Connection) -> dict[Labels, Value]:
-    depths = Counter([len(decode_labels(labels)) for (labels,) in db.execute("SELECT labels FROM names")])
-    return {
-        (label,): int(depths[depth] >= names.limit)
-        for depth, (label, names) in enumerate(label_names().items(), 1)
-    }
+    known: dict[str, int] = dict(db.execute("SELECT label, count(*) FROM names GROUP BY label").fetchall())
+    return {(label,): int(known.get(label, 0) >= names.limit) for label, names in label_names().items()}

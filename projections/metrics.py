@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -51,6 +51,7 @@ from writ.schemas.metrics import OTHER, SECONDS, Histogram, Metric, Names, histo
 from writ.schemas.records import Record
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.schedules import ScheduleFired, ScheduleSkipped
+from writ.schemas.steps import CompensationDue, CompensationEnded, StepBy, ToolCalled, UsageRecorded
 
 from .view import Write
 
@@ -69,12 +70,15 @@ CREATE TABLE IF NOT EXISTS jobs (
     at INTEGER NOT NULL, -- log time since which a pending job is ready, a running one runs
     due_at INTEGER NOT NULL,
     class TEXT NOT NULL, -- of the last error of this round
+    failed INTEGER NOT NULL, -- whether an attempt has, that counts
     dropped INTEGER NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS waiting ON jobs (line, at) WHERE state = 'pending';
-CREATE TABLE IF NOT EXISTS names (
-    labels TEXT PRIMARY KEY -- tenant, or with queue, or with task: those that are told by name
+CREATE TABLE IF NOT EXISTS names ( -- that are told, and not as `other`
+    label TEXT NOT NULL,
+    labels TEXT NOT NULL, -- the value, behind those of the labels that it belongs to
+    PRIMARY KEY (label, labels)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS numbers (
     metric TEXT NOT NULL, labels TEXT NOT NULL, value INTEGER NOT NULL,
@@ -86,16 +90,17 @@ CREATE TABLE IF NOT EXISTS histograms (
 ) WITHOUT ROWID;
 """
 _PUT_JOB: Final = (
-    "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state,"
-    " at = excluded.at, due_at = excluded.due_at, class = excluded.class, dropped = excluded.dropped"
+    "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state,"
+    " at = excluded.at, due_at = excluded.due_at, class = excluded.class,"
+    " failed = excluded.failed, dropped = excluded.dropped"
 )
-_PUT_NAME: Final = "INSERT OR IGNORE INTO names VALUES (?)"
+_PUT_NAME: Final = "INSERT OR IGNORE INTO names VALUES (?, ?)"
 _PUT_NUMBER: Final = "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
 _PUT_HISTOGRAM: Final = (
     "INSERT INTO histograms VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
 )
 _LOOKUP: Final = (
-    "SELECT j.tenant, j.key, state, line, at, due_at, class, dropped FROM json_each(?) AS wanted"
+    "SELECT j.tenant, j.key, state, line, at, due_at, class, failed, dropped FROM json_each(?) AS wanted"
     " CROSS JOIN jobs AS j ON j.tenant = json_extract(wanted.value, '$[0]')"
     " AND j.key = json_extract(wanted.value, '$[1]')"
 )
@@ -126,6 +131,7 @@ _OUTCOMES: Final[dict[type[Fact], str]] = {
     LeaseReleased: "released",
     JobSnoozed: "snoozed",
     JobSuspended: "suspended",
+    CompensationEnded: "compensated",
 }
 """What ends an attempt, and how that is called."""
 
@@ -133,15 +139,25 @@ _OUTCOMES: Final[dict[type[Fact], str]] = {
 class _Row:
     """What the next record of a job is measured against."""
 
-    __slots__ = ("at", "class_", "dropped", "due_at", "line", "state")
+    __slots__ = ("at", "class_", "dropped", "due_at", "failed", "line", "state")
 
-    def __init__(self, state: State, line: Labels, at: int, due_at: int, class_: str, dropped: bool) -> None:
+    def __init__(
+        self,
+        state: State,
+        line: Labels,
+        at: int,
+        due_at: int,
+        class_: str = NONE,
+        failed: int = 0,
+        dropped: int = 0,
+    ) -> None:
         self.state = state
         self.line = line
         self.at = at
         self.due_at = due_at
         self.class_ = class_
-        self.dropped = dropped
+        self.failed = bool(failed)
+        self.dropped = bool(dropped)
 
 
 def label_names() -> dict[str, Names]:
@@ -150,6 +166,8 @@ def label_names() -> dict[str, Names]:
         "tenant": Names(catalog.TENANTS_MAX),
         "queue": Names(catalog.QUEUES_MAX),
         "task": Names(catalog.TASKS_MAX),
+        "model": Names(catalog.MODELS_MAX),
+        "tool": Names(catalog.TOOLS_MAX),
     }
 
 
@@ -175,14 +193,12 @@ class MetricsView:
         places = [place for place in wanted if place not in self._kept]
         for start in range(0, len(places), _LOOKUP_AT_ONCE):
             part = _encode(places[start : start + _LOOKUP_AT_ONCE]).decode()
-            for tenant, key, state, line, at, due_at, class_, dropped in db.execute(_LOOKUP, (part,)):
-                row = _Row(State(state), decode_labels(line), at, due_at, class_, bool(dropped))
-                self._kept[tenant, key] = row
+            for tenant, key, state, line, *rest in db.execute(_LOOKUP, (part,)):
+                self._kept[tenant, key] = _Row(State(state), decode_labels(line), *rest)
 
     def _load_series(self, db: sqlite3.Connection) -> None:
-        for (labels,) in db.execute("SELECT labels FROM names"):
-            known = decode_labels(labels)
-            self._by_depth[len(known) - 1].known[known] = None
+        for label, labels in db.execute("SELECT label, labels FROM names"):
+            self.names[label].known[decode_labels(labels)] = None
         for metric, labels, value in db.execute("SELECT metric, labels, value FROM numbers"):
             self._numbers[metric, decode_labels(labels)] = value
         for metric, labels, body in db.execute("SELECT metric, labels, body FROM histograms"):
@@ -259,7 +275,7 @@ class MetricsView:
         due_at = record.at if event.due_at is None else event.due_at
         state = State.SCHEDULED if due_at > record.at else State.PENDING
         self._add(catalog.SUBMITTED, line)
-        return _Row(state, line, record.at, due_at, NONE, dropped=False)
+        return _Row(state, line, record.at, due_at)
 
     def _measure(self, row: _Row, event: Fact, record: Record) -> None:
         """Counts what an event means for the job as it stood before."""
@@ -267,8 +283,12 @@ class MetricsView:
         outcome = _OUTCOMES.get(type(event))
         if outcome is not None and row.state is State.RUNNING:
             self._add(catalog.ATTEMPTS, (*row.line, outcome))
-            run_ms = event.run_ms if isinstance(event, JobCompleted | AttemptFailed) else None
-            ran_us = record.at - row.at if run_ms is None else run_ms * _MS_US
+            ran_us = record.at - row.at
+            if (
+                isinstance(event, JobCompleted | AttemptFailed | CompensationEnded)
+                and event.run_ms is not None
+            ):
+                ran_us = event.run_ms * _MS_US
             self._observe(catalog.EXECUTION, row.line, ran_us)
         match event:
             case LeaseGranted():
@@ -276,9 +296,13 @@ class MetricsView:
                 self._observe(catalog.WAIT, queue, record.at - row.at)
                 row.at = record.at
             case AttemptFailed(error=error):
-                row.class_ = error.class_.value
+                row.class_, row.failed = error.class_.value, True
             case LeaseExpired():
                 self._add(catalog.EXPIRIES, queue)
+            case UsageRecorded():
+                self._spent(row, event, record)
+            case ToolCalled():
+                self._called(event, record)
             case RetryScheduled(due_at=due_at):
                 self._add(catalog.RETRIES, (*queue, row.class_))
                 row.due_at = due_at
@@ -298,9 +322,28 @@ class MetricsView:
             case JobRedriven() | JobRerun():
                 if row.state is State.DEAD and not row.dropped:
                     self._add(catalog.DEAD_OPEN, queue, -1)
-                row.class_, row.due_at, row.dropped = NONE, record.at, False
+                row.class_, row.failed, row.due_at, row.dropped = NONE, False, record.at, False
+            case CompensationDue():
+                row.failed, row.due_at = False, record.at
             case _:
                 pass  # only its state may change
+
+    def _spent(self, row: _Row, usage: UsageRecorded, record: Record) -> None:
+        model = self.names["model"].fold(self._tenant(record.tenant), usage.model)
+        self._add(catalog.TOKENS, (*model, "input"), usage.input_tokens)
+        self._add(catalog.TOKENS, (*model, "output"), usage.output_tokens)
+        if usage.cost_microusd is None:
+            self._add(catalog.UNPRICED, model)
+        else:
+            self._add(catalog.COST, model, usage.cost_microusd)
+            self._add(catalog.QUEUE_COST, row.line[:2], usage.cost_microusd)
+
+    def _called(self, call: ToolCalled, record: Record) -> None:
+        tool = self.names["tool"].fold(self._tenant(record.tenant), call.tool)
+        recorded = call.by is StepBy.RECORDED
+        self._add(catalog.TOOL_CALLS, (*tool, call.by.value if recorded else call.outcome.value))
+        if call.run_ms is not None and not recorded:
+            self._observe(catalog.TOOL_TIME, tool, call.run_ms * _MS_US)
 
     def _refuse(self, tenant: str, kinds: dict[RejectionKind, int]) -> None:
         for kind, count in kinds.items():
@@ -344,21 +387,13 @@ class MetricsView:
     # --- storing ----------------------------------------------------------------------------------------
 
     def writes(self) -> list[Write]:
-        jobs = [
-            (
-                *place,
-                row.state.value,
-                encode_labels(row.line),
-                row.at,
-                row.due_at,
-                row.class_,
-                int(row.dropped),
-            )
-            for place, row in self._dirty.items()
-        ]
-        names: list[Labels] = []
+        jobs: list[tuple[Any, ...]] = []
+        for place, row in self._dirty.items():
+            state = (row.state.value, encode_labels(row.line), row.at, row.due_at)
+            jobs.append((*place, *state, row.class_, int(row.failed), int(row.dropped)))
+        names: list[tuple[str, Labels]] = []
         if self._named != self._count_names():
-            names = [labels for each in self._by_depth for labels in each.known]
+            names = [(label, known) for label, each in self.names.items() for known in each.known]
         numbers = [(n, encode_labels(labels), self._numbers[n, labels]) for n, labels in self._dirty_numbers]
         bodies = [
             (n, encode_labels(labels), _encode_histogram(self._histograms[n, labels]))
@@ -366,14 +401,14 @@ class MetricsView:
         ]
         writes = [
             Write(_PUT_JOB, jobs),
-            Write(_PUT_NAME, [(encode_labels(labels),) for labels in names]),
+            Write(_PUT_NAME, [(label, encode_labels(known)) for label, known in names]),
             Write(_PUT_NUMBER, numbers),
             Write(_PUT_HISTOGRAM, bodies),
         ]
         return [write for write in writes if write.rows]
 
     def _count_names(self) -> int:
-        return sum([len(each.known) for each in self._by_depth])
+        return sum([len(each.known) for each in self.names.values()])
 
     def settle(self) -> None:
         """What was written is what the file has. Live jobs stay in memory; the longest untouched go first."""
@@ -389,7 +424,6 @@ class MetricsView:
 
     def discard(self) -> None:
         self.names = label_names()
-        self._by_depth: tuple[Names, ...] = tuple(self.names.values())
         self._named = 0
         self._kept.clear()
         self._numbers: dict[tuple[str, Labels], int] = {}
@@ -411,5 +445,5 @@ def _target(row: _Row, event: Fact, record: Record, targets: Iterable[State]) ->
     if row.due_at <= record.at:
         return State.PENDING
     # Only a wait that is over leads back to a backoff.
-    backing_off = State.RETRYING in others and row.class_ != NONE
+    backing_off = State.RETRYING in others and row.failed
     return State.RETRYING if backing_off else State.SCHEDULED

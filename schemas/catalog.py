@@ -25,8 +25,15 @@ QUEUES_MAX: Final = 100
 TASKS_MAX: Final = 200
 """Tasks of all queues that are told by name; those past it are `other` of their queue."""
 
+MODELS_MAX: Final = 50
+"""Models of all tenants that are told by name."""
+
+TOOLS_MAX: Final = 100
+"""Tools of all tenants that are told by name."""
+
 _catalog: dict[str, Metric] = {}
 _by_source: dict[str, list[Metric]] = {}
+_MILLION: Final = 1_000_000
 _QUEUE: Final = ("tenant", "queue")
 _TASK: Final = (*_QUEUE, "task")
 
@@ -92,7 +99,7 @@ ATTEMPTS: Final = _metric(
     LOG,
     "writ_attempts_total",
     C,
-    "Attempts ended: completed, failed, lost (nobody renewed), released, snoozed or suspended.",
+    "Attempts ended: completed, failed, lost (nobody renewed), released, snoozed, suspended, compensated.",
     (*_TASK, "outcome"),
 )
 GRANTS: Final = _metric(LOG, "writ_lease_grants_total", C, "Leases granted.", _QUEUE)
@@ -110,6 +117,47 @@ DEAD: Final = _metric(
     C,
     "Jobs dead-lettered, by reason and by the class of the last error (`none` without one).",
     (*_QUEUE, "reason", "class"),
+)
+TOKENS: Final = _metric(
+    LOG,
+    "writ_model_tokens_total",
+    C,
+    "Tokens that calls of models took, by direction: input or output.",
+    ("tenant", "model", "direction"),
+)
+COST: Final = _metric(
+    LOG,
+    "writ_model_cost_dollars_total",
+    C,
+    "What calls of models cost, by the price table of the time; those without a price add nothing.",
+    ("tenant", "model"),
+    unit=_MILLION,
+)
+UNPRICED: Final = _metric(
+    LOG, "writ_model_calls_unpriced_total", C, "Calls of models without a price.", ("tenant", "model")
+)
+QUEUE_COST: Final = _metric(
+    LOG,
+    "writ_queue_cost_dollars_total",
+    C,
+    "What calls of models by jobs of a queue cost.",
+    _QUEUE,
+    unit=_MILLION,
+)
+TOOL_CALLS: Final = _metric(
+    LOG,
+    "writ_tool_calls_total",
+    C,
+    "Calls of tools: done, failed, denied, or recorded (answered from the record of another run).",
+    ("tenant", "tool", "outcome"),
+)
+TOOL_TIME: Final = _metric(
+    LOG,
+    "writ_tool_call_seconds",
+    H,
+    "How long calls of tools took, by the worker's measure.",
+    ("tenant", "tool"),
+    SECONDS,
 )
 REFUSALS: Final = _metric(
     LOG, "writ_refusals_total", C, "Commands and reports refused, by kind.", ("tenant", "kind")

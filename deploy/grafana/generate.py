@@ -72,6 +72,7 @@ def _one(expr: str, legend: str = "") -> tuple[Query, ...]:
     return (Query(expr, legend),)
 
 
+_TENANT: Final = '{tenant=~"$tenant"}'
 _QUEUE: Final = '{tenant=~"$tenant", queue=~"$queue"}'
 
 
@@ -155,7 +156,32 @@ JOBS: Final = Dashboard(
                 ),
                 Panel(
                     *("Refused, by kind", "ops"),
-                    _one(_rate(m.REFUSALS, "kind", '{tenant=~"$tenant"}'), "{{kind}}"),
+                    _one(_rate(m.REFUSALS, "kind", _TENANT), "{{kind}}"),
+                ),
+            ),
+        ),
+        Row(
+            "Models and tools",
+            (
+                Panel(
+                    *("Cost an hour, by model", "currencyUSD"),
+                    _one(f"3600 * {_rate(m.COST, 'model', _TENANT)}", "{{model}}"),
+                    help=m.COST.help,
+                ),
+                Panel(
+                    "Tokens",
+                    "ops",
+                    _one(_rate(m.TOKENS, "model, direction", _TENANT), "{{model}} {{direction}}"),
+                ),
+                Panel(
+                    "Tool calls",
+                    "ops",
+                    _one(_rate(m.TOOL_CALLS, "tool, outcome", _TENANT), "{{tool}} {{outcome}}"),
+                ),
+                Panel(
+                    *("Tool calls, 99th percentile", "s"),
+                    _one(_quantile(0.99, m.TOOL_TIME, "tool", _TENANT), "{{tool}}"),
+                    help=m.TOOL_TIME.help,
                 ),
             ),
         ),

@@ -15,8 +15,28 @@ from writ.projections.metrics import MetricsView
 from writ.schemas import catalog
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.errors import ErrorClass
-from writ.schemas.events import JobDropped, QueuePaused, QueueResumed
+from writ.schemas.events import (
+    DeadReason,
+    JobDeadLettered,
+    JobDropped,
+    JobResumed,
+    JobSnoozed,
+    JobSuspended,
+    QueuePaused,
+    QueueResumed,
+    WaitReason,
+)
+from writ.schemas.lifecycle import State
 from writ.schemas.metrics import OTHER, Histogram, Metric
+from writ.schemas.sealed import seal
+from writ.schemas.steps import (
+    CompensationDue,
+    CompensationEnded,
+    StepBy,
+    ToolCalled,
+    ToolOutcome,
+    UsageRecorded,
+)
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories, History
@@ -81,6 +101,52 @@ async def test_dead_letters_are_open_until_somebody_settles_them(history: Histor
     assert told(catalog.JOBS)[(*BILLS, "dead")] == 3
 
 
+async def test_what_models_and_tools_cost_is_told(history: Histories, tell: Tell) -> None:
+    h = history()
+    job = h.job("a", "bills").submitted("pay").granted()
+    held = (job.now.attempt, job.now.last_token)
+    job.add(UsageRecorded(*held, "small", 100, 20, 1_500), UsageRecorded(*held, "small", 1, 1, None))
+    job.add(UsageRecorded(*held, "large", 7, 3, 2_000_000))
+    for outcome, run_ms in ((ToolOutcome.DONE, 40), (ToolOutcome.FAILED, 5_000), (ToolOutcome.DENIED, None)):
+        job.add(ToolCalled(*held, "bank.pay", "v1", seal(b"{}"), "00", outcome, run_ms=run_ms))
+    again = ToolCalled(*held, "bank.pay", "v1", seal(b"{}"), "00", ToolOutcome.DONE, by=StepBy.RECORDED)
+    told = await tell(job.add(again).history)
+    small, large, bank = ("default", "small"), ("default", "large"), ("default", "bank.pay")
+    assert told(catalog.TOKENS) == {
+        (*small, "input"): 101, (*small, "output"): 21, (*large, "input"): 7, (*large, "output"): 3,
+    }  # fmt: skip
+    assert told(catalog.COST) == {small: 0.0015, large: 2.0}
+    assert told(catalog.QUEUE_COST) == {BILLS: 2.0015}
+    assert told(catalog.UNPRICED) == {small: 1}
+    assert told(catalog.TOOL_CALLS) == {(*bank, how): 1 for how in ("done", "failed", "denied", "recorded")}
+    took = told(catalog.TOOL_TIME)[bank]
+    assert (took.count, took.sum) == (2, 5_040_000)
+
+
+async def test_undoing_a_job_is_attempts_of_its_own(history: Histories, tell: Tell) -> None:
+    h = history()
+    job = h.job("a", "bills").submitted("pay").granted().after(1).failed()
+    job.add(CompensationDue("exhausted", DeadReason.EXHAUSTED)).after(2).granted()
+    job.add(JobSnoozed(job.now.attempt, job.now.last_token, h.at + 60 * SECOND_US))
+    job.add(JobSuspended(WaitReason.PAUSED, "an operator")).after(1).add(
+        JobResumed(WaitReason.PAUSED, "go on")
+    )
+    assert job.now.state is State.SCHEDULED, "no attempt has failed since"
+    job.at_due().granted().after(3)
+    job.add(
+        CompensationEnded(job.now.attempt, job.now.last_token, 2_500),
+        JobDeadLettered(DeadReason.EXHAUSTED, "undone"),
+    )
+    told = await tell(h)
+    assert {k[2]: n for k, n in told(catalog.JOBS).items() if n} == {"dead": 1}
+    ends = {"failed": 1, "snoozed": 1, "compensated": 1}
+    assert told(catalog.ATTEMPTS) == {(*BILLS, "pay", how): n for how, n in ends.items()}
+    assert told(catalog.TRANSITIONS)[(*BILLS, "suspended", "scheduled")] == 1
+    assert told(catalog.WAIT)[BILLS].sum == 2 * SECOND_US
+    assert told(catalog.EXECUTION)[(*BILLS, "pay")].sum == 12_000 + 2_500_000
+    assert told(catalog.DEAD) == {(*BILLS, "exhausted", "application"): 1}
+
+
 async def test_the_oldest_is_as_old_as_the_wait_of_the_first_that_is_ready(
     history: Histories, tell: Tell
 ) -> None:
@@ -114,19 +180,31 @@ async def test_the_values_of_labels_are_bounded_whatever_the_log_names(
         h.jobs = {}
         for queue in range(6):
             for task in range(3):
-                h.job(f"{task}", f"q{queue}").submitted(f"task{task}").granted().completed()
+                job = h.job(f"{task}", f"q{queue}").submitted(f"task{task}").granted()
+                held = (job.now.attempt, job.now.last_token)
+                job.add(UsageRecorded(*held, f"model{queue}", 1, 1, 1))
+                job.add(ToolCalled(*held, f"tool{queue}", "v1", seal(b"1"), "00", ToolOutcome.DONE, run_ms=1))
+                job.completed()
         for made_up in range(20):
             h.report_refused(f"nowhere{made_up}~x")
     told = await tell(h)
     tenants = catalog.TENANTS_MAX + 1
     queues = catalog.QUEUES_MAX + tenants
     tasks = catalog.TASKS_MAX + queues
-    assert told(catalog.NAMES_FULL) == {("tenant",): 1, ("queue",): 1, ("task",): 1}
+    models, tools = catalog.MODELS_MAX + tenants, catalog.TOOLS_MAX + tenants
+    bounds = {
+        "tenant": (1, tenants),
+        "queue": (2, queues),
+        "task": (3, tasks),
+        "model": (2, models),
+        "tool": (2, tools),
+    }
+    full = {label for (label,), value in told(catalog.NAMES_FULL).items() if value}
+    assert full == {"tenant", "queue", "task", "model", "tool"}
     for metric in catalog.BY_SOURCE[catalog.LOG]:
         series = told(metric)
         assert {len(labels) for labels in series} <= {len(metric.labels)}, metric.name
-        bounds = {"tenant": tenants, "queue": queues, "task": tasks}
-        for depth, (label, bound) in enumerate(bounds.items(), 1):
+        for label, (depth, bound) in bounds.items():
             if label in metric.labels:
                 assert len({labels[:depth] for labels in series}) <= bound, metric.name
     # Nothing is lost by it.
