@@ -130,6 +130,7 @@ class Stage:
         self.broker = broker
         self.link = link
         self.log = log
+        self.directory = directory
         self.views = Views(directory)
         self._paths = [directory / "views" / f"{make().name}.db" for make in VIEWS]
 
@@ -146,11 +147,10 @@ class Stage:
     async def start(self) -> int:
         """The process, when it follows the log; its id."""
         intake = await JetStreamIntake.open(self.link)
-        keys = [str(self.broker.key_path(user)) for user in ("log", "answer")]
+        keys = (str(self.broker.key_path("log")), str(self.broker.key_path("answer")))
         await self.views.spawn()
-        await self.views.open(
-            Settings(self.broker.url, keys[0], keys[1], 0, self.log.epoch, intake.epoch, "0")
-        )
+        epochs = (self.log.epoch, intake.epoch)
+        await self.views.open(Settings(str(self.directory), self.broker.url, *keys, 0, *epochs, "0"))
         assert self.views.pid is not None
         return self.views.pid
 

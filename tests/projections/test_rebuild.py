@@ -13,6 +13,7 @@ import pytest
 
 from writ.projections import places
 from writ.projections.reading import JobsReader
+from writ.schemas.queries import JobsQuery
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories, History, ListLog
@@ -39,7 +40,7 @@ async def test_a_view_is_read_while_it_is_built_anew_and_afterwards(
         with closing(sqlite3.connect(old)) as db:
             db.execute("DELETE FROM jobs")
             db.commit()
-        spoiled = await reader.page("default")
+        spoiled = await reader.page("default", JobsQuery())
         assert (spoiled.rows, spoiled.position) == ([], len(told.records))
         places.ask(runner.path)
         waiting = asyncio.create_task(runner.wait_for(len(told.records) + 3, 20))
@@ -48,7 +49,9 @@ async def test_a_view_is_read_while_it_is_built_anew_and_afterwards(
         assert await waiting
         await until(lambda: runner.path.resolve() != old and not old.exists())
         assert runner.position == len(told.records)
-        assert {row.job.key for row in (await reader.page("default", limit=500)).rows} == set(told.jobs)
+        assert {row.job.key for row in (await reader.page("default", JobsQuery(limit=500))).rows} == set(
+            told.jobs
+        )
         grow(told, log, "newest")
         assert await runner.wait_for(len(told.records), 5), "the new file follows the log"
         await reader.close()
