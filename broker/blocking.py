@@ -68,6 +68,7 @@ class SyncClient:
     submit_many = _blocking(Client.submit_many)
     accepted = _blocking(Client.accepted)
     result = _blocking(Client.result)
+    reproduce = _blocking(Client.reproduce)
 
     job = _blocking(Client.job)
     jobs = _blocking(Client.jobs)
@@ -103,6 +104,8 @@ class SyncClient:
     edit = _blocking(Client.edit)
     plan = _blocking(Client.plan)
     seal_batch = _blocking(Client.seal_batch)
+    set_price = _blocking(Client.set_price)
+    prices = _blocking(Client.prices)
 
     declare_queue = _blocking(Client.declare_queue)
     pause_queue = _blocking(Client.pause_queue)

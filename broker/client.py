@@ -26,7 +26,11 @@ from writ.schemas.events import CommandRejected, OnDead, OnParentEnd
 from writ.schemas.ids import job_key
 from writ.schemas.policy import Retry
 from writ.schemas.queries import JobQuery, JobsPage, JobView
+from writ.schemas.recordings import last_run
+from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.sealed import unseal
+from writ.schemas.steps import Reproduces
 from writ.schemas.subjects import feed_subject, submit_subject
 
 from .asking import TRY_S, Trying, encode
@@ -130,6 +134,7 @@ class Client(Looking, Listing, Operating):
         on_parent_end: OnParentEnd | None = None,
         batch: str | None = None,
         tags: Mapping[str, str] | None = None,
+        reproduces: Reproduces | None = None,
         timeout_s: float = 30.0,
     ) -> JobHandle:
         """Stores a job's submit, on the broker's disk when this returns.
@@ -147,7 +152,8 @@ class Client(Looking, Listing, Operating):
         with `on_dead` [dead_letter] if one ends otherwise than completed; `input_from` fills fields of the
         input with their outputs. `parent` is the job that starts this one, which ends with it by
         `on_parent_end` [cancel], and `batch` a group that it counts in. `tags` are names and values of your
-        own, at most 20, by which `jobs` finds it.
+        own, at most 20, by which `jobs` finds it. `reproduces` is for
+        `reproduce`.
 
         With a `unique_key` it waits for the orchestrator, for `timeout_s` in all: where the queue's
         `on_clash` is `return`, the handle is that of the live job with that key, marked `existing`.
@@ -176,6 +182,7 @@ class Client(Looking, Listing, Operating):
             "on_parent_end": on_parent_end,
             "batch": batch,
             "tags": tags,
+            "reproduces": reproduces,
         }
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
         until = asyncio.get_running_loop().time() + timeout_s
@@ -188,6 +195,44 @@ class Client(Looking, Listing, Operating):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    async def reproduce(self, id: str, queue: str, *, timeout_s: float = 30.0) -> JobHandle:
+        """Runs a finished job once more as another job: same task and input, steps and tools answered from
+        the record of the first run, so that nothing outside is called.
+
+        It has one attempt, and the time limits of the first. Refused is raised by `result`; JobNotFound where
+        there is no such job, ValueError where it has not ended.
+        """
+        run = last_run(await self._records_of(id, queue, timeout_s))
+        if run is None:
+            raise JobNotFound(f"no job {id} in queue {queue}")
+        job = run.job
+        if job.finished_at is None:
+            raise ValueError(f"job {id} is {job.state}; a job can be reproduced when it has ended")
+        limits = job.limits
+        return await self.submit(
+            queue,
+            job.task,
+            msgspec.Raw(unseal(job.input)),
+            retry=Retry(max_attempts=1),
+            lease_s=limits.lease_s,
+            attempt_timeout_s=limits.attempt_timeout_s,
+            job_timeout_s=limits.job_timeout_s,
+            after=job.after,
+            on_dead=OnDead.RUN if job.after else None,
+            input_from=job.input_from,
+            reproduces=Reproduces(job.key, job.ended_by),
+            timeout_s=timeout_s,
+        )
+
+    async def _records_of(self, id: str, queue: str, timeout_s: float) -> list[Record]:
+        found: list[Record] = []
+        while True:
+            after = found[-1].seq if found else 0
+            page = await self.records(id, queue, after=after, timeout_s=timeout_s)
+            found += [decode(bytes(view.record)) for view in page.records]
+            if not page.more or not page.records:
+                return found
 
     async def submit_many(
         self, queue: str, jobs: Iterable[SubmitJob | Mapping[str, Any]], *, timeout_s: float = 60.0

@@ -9,10 +9,11 @@ from typing import Final
 import msgspec
 
 from writ.schemas import commands
-from writ.schemas.commands import Answer, Plan, Planned, Started
+from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.schedules import Overlap, ScheduleSpec
+from writ.schemas.subjects import NO_QUEUE
 
 from .asking import Asking, encode
 from .errors import Refused, WireError
@@ -111,7 +112,7 @@ class Operating(Asking):
     ) -> int:
         """Runs a finished job again, in a new round. Refused for one that has not ended.
 
-        With `from_step` only from that recorded step on; jobs record none yet, so it is refused. `answers` is
+        With `from_step` only from that recorded step on; those before it answer from the record. `answers` is
         as in `redrive`.
         """
         command = commands.Rerun(id=id, reason=reason, from_step=from_step, answers=answers)
@@ -198,6 +199,30 @@ class Operating(Asking):
         """Says how many jobs a batch has, so that its end can be told."""
         command = commands.SealBatch(batch=batch, size=size, reason=reason)
         return await self._recorded(queue, command, timeout_s)
+
+    # --- prices -----------------------------------------------------------------------------------------
+
+    async def set_price(
+        self,
+        model: str,
+        input_microusd: int,
+        output_microusd: int,
+        reason: str = "requested",
+        *,
+        from_: datetime.datetime | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        """What a million tokens of a model cost from a time on [now], in micro-dollars.
+
+        Usage recorded before keeps its cost. A price that holds already changes nothing.
+        """
+        command = commands.SetPrice(model, input_microusd, output_microusd, from_, reason)
+        return await self._recorded(NO_QUEUE, command, timeout_s)
+
+    async def prices(self, model: str | None = None, *, timeout_s: float = 10.0) -> PriceTable:
+        """The tenant's price table, or the prices of one model."""
+        command = commands.ListPrices(model)
+        return await self._control("list_prices", NO_QUEUE, command, PriceTable, timeout_s)
 
     # --- queues -----------------------------------------------------------------------------------------
 

@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from .bounds import LEASES_PER_REQUEST_MAX, NAME_MAX_CHARS, NOTES_PER_REPORT_MAX
-from .errors import ErrorClass
+from .errors import AttemptError, ErrorClass
 from .forms import Answer, Command, Fence, RunMs, Token
-from .steps import OnUnknown, StepBy, StepState, ToolOutcome
+from .sealed import unseal
+from .steps import OnUnknown, RecordedStep, StepBy, StepState, ToolOutcome
 
 StepNumber = Annotated[int, Meta(ge=1, le=2**31)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_MAX_CHARS)]
@@ -149,3 +150,27 @@ class Recalled(Answer, frozen=True):
 
     steps: tuple[StepSeen, ...] = ()
     total: int = 0
+
+
+def seen(step: RecordedStep) -> StepSeen:
+    """A recorded step as a worker is given it. Raises ValueError where its content is sealed under a key."""
+    error = step.error
+    return StepSeen(
+        step.name,
+        step.params,
+        step.state,
+        step.attempt,
+        step.seq,
+        step.on_unknown,
+        step.compensable,
+        _NULL if step.result is None else msgspec.Raw(unseal(step.result)),
+        None if error is None else error.class_,
+        "" if error is None else error.type,
+        "" if error is None else text_of(error),
+        step.passed,
+    )
+
+
+def text_of(error: AttemptError) -> str:
+    """An error's text. Raises ValueError where it is sealed under a key."""
+    return "" if error.text is None else msgspec.json.decode(unseal(error.text), type=str)

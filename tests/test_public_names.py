@@ -45,7 +45,7 @@ def test_all_that_the_client_takes_is_public() -> None:
 def test_every_name_is_what_it_says() -> None:
     for name in writ.__all__:
         value = getattr(writ, name)
-        assert name in ("__version__", "task") or value.__name__ == name
+        assert name in ("__version__", "task", "tool") or value.__name__ == name
     assert sorted(writ.__all__) == writ.__all__
 
 

@@ -3,20 +3,41 @@
 from .context import Context
 from .errors import Cancelled, FailJob, LoadError, PolicyViolation, RetryAfter, TaskError, WorkerError
 from .load import load
+from .steps import (
+    CallFailed,
+    NotDone,
+    OutcomeUnknown,
+    StepFailed,
+    StepPolicy,
+    StepRefused,
+    ToolDenied,
+    ToolFailed,
+)
 from .tasks import Task, task
+from .tools import Tool, tool
 from .worker import Worker
 
 __all__ = [
+    "CallFailed",
     "Cancelled",
     "Context",
     "FailJob",
     "LoadError",
+    "NotDone",
+    "OutcomeUnknown",
     "PolicyViolation",
     "RetryAfter",
+    "StepFailed",
+    "StepPolicy",
+    "StepRefused",
     "Task",
     "TaskError",
+    "Tool",
+    "ToolDenied",
+    "ToolFailed",
     "Worker",
     "WorkerError",
     "load",
     "task",
+    "tool",
 ]

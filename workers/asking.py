@@ -10,15 +10,18 @@ import msgspec
 from writ.broker.errors import WireError
 from writ.broker.wire import Wire
 from writ.schemas.commands import Acquired, Answer, Command, Renewed, Reported
+from writ.schemas.notes import Recalled
+from writ.schemas.queries import Query, RecordsPage
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.subjects import lease_subject
+from writ.schemas.subjects import lease_subject, query_subject
 
 from .line import Post
 
 _encode = msgspec.json.Encoder().encode
 A = TypeVar("A", bound=Answer)
 _decoders: Final[dict[type[Answer], Callable[[bytes], Any]]] = {
-    cls: msgspec.json.Decoder(cls).decode for cls in (Answer, Acquired, Renewed, Reported)
+    cls: msgspec.json.Decoder(cls).decode
+    for cls in (Answer, Acquired, Renewed, Reported, Recalled, RecordsPage)
 }
 
 
@@ -44,6 +47,14 @@ class Asking:
     async def ask(self, queue: str, verb: str, command: Command, answer: type[A], timeout_s: float) -> A:
         """One request of a queue. Raises WireError, TryLater, Refused."""
         subject = lease_subject(self._post.tenant, self._post.principal, verb, queue)
+        return await self._ask(subject, command, answer, timeout_s)
+
+    async def query(self, verb: str, query: Query, answer: type[A], timeout_s: float) -> A:
+        """One question to the views. Raises as `ask`."""
+        subject = query_subject(self._post.tenant, self._post.principal, verb)
+        return await self._ask(subject, query, answer, timeout_s)
+
+    async def _ask(self, subject: str, command: Command, answer: type[A], timeout_s: float) -> A:
         data = await self._wire.request(subject, _encode(command), timeout_s)
         try:
             answered: A = _decoders[answer](data)

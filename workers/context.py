@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .errors import Cancelled
+from .steps import ASK, StepPolicy, StepRefused, drive
 
 if TYPE_CHECKING:
     from .run import Run
 
+T = TypeVar("T")
 _log = logging.getLogger("writ.task")
 
 
@@ -28,8 +30,8 @@ class Context:
 
     @property
     def id(self) -> str:
-        """The job's id."""
-        return self._run.lease.id
+        """The job's id. In a reproduction this, the attempt and the token are those of the first run."""
+        return self._run.told.id
 
     @property
     def queue(self) -> str:
@@ -43,17 +45,59 @@ class Context:
     @property
     def attempt(self) -> int:
         """1 for the first try of a round."""
-        return self._run.lease.attempt
+        return self._run.told.attempt
 
     @property
     def fencing_token(self) -> int:
         """Grows with every lease: a resource that refuses smaller ones is safe from a stale worker."""
-        return self._run.lease.token
+        return self._run.told.token
 
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt at this job: give it to outside services that can tell repetitions."""
-        return f"{self.tenant}/{self._run.queue}/{self._run.lease.id}"
+        return f"{self.tenant}/{self._run.queue}/{self.id}"
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[T]],
+        /,
+        *args: Any,
+        policy: StepPolicy = ASK,
+        **kwargs: Any,
+    ) -> T: ...
+    @overload
+    async def step(
+        self, name: str, function: Callable[..., T], /, *args: Any, policy: StepPolicy = ASK, **kwargs: Any
+    ) -> T: ...
+    async def step(
+        self, name: str, function: Callable[..., Any], /, *args: Any, policy: StepPolicy = ASK, **kwargs: Any
+    ) -> Any:
+        """Calls a function once for the job, however often it is tried: a recorded step.
+
+        Its intention, with the digest of the parameters, is in the log before the function runs, and its
+        result, at most 256 KiB of JSON, before this returns it: converted to the annotated type, as a later
+        attempt gets it from the record. What it raises is recorded, too, and raised as StepFailed; a later
+        attempt runs the step again, unless the task had gone on to another one.
+
+        Where an attempt ends within a step its outcome is unknown, and `policy` decides. Steps are told by
+        their order: one that has another name than in the attempt before fails the job with both names.
+        """
+        return await self._run.journal.step(name, function, args, kwargs, policy)
+
+    def step_sync(
+        self, name: str, function: Callable[..., T], /, *args: Any, policy: StepPolicy = ASK, **kwargs: Any
+    ) -> T:
+        """`step` for a task that is a plain function."""
+        if self._run.task.is_async:
+            raise StepRefused(f"step {name!r}: the task is a coroutine; write await ctx.step(...)")
+        answer: T = drive(self._run.journal.step(name, function, args, kwargs, policy))
+        return answer
+
+    def usage(self, *, model: str, input_tokens: int = 0, output_tokens: int = 0) -> None:
+        """Records tokens of a model that were used, with their cost by the price table (`writ price`)."""
+        self._run.journal.use(model, input_tokens, output_tokens)
 
     @property
     def cancelled(self) -> bool:
@@ -65,9 +109,7 @@ class Context:
 
     def raise_if_cancelled(self) -> None:
         """Raises Cancelled where the work shall stop."""
-        stop = self._run.stop
-        if stop is not None:
-            raise Cancelled(stop.value)
+        self._run.check()
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sys
 import threading
@@ -51,6 +52,32 @@ class Mailbox(Generic[T]):
             pass
         if items:
             self._take(items)
+
+
+class Outbox:
+    """Takes runs that have noted something, from any thread, to the keeper's."""
+
+    def __init__(self, wake: Wake, take: Callable[[list[Run]], None]) -> None:
+        self._box = Mailbox[Run](wake, take)
+        self._keeper = threading.get_ident()
+
+    def put(self, run: Run) -> None:
+        self._box.put(run)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this thread is the keeper's, which must not wait for itself."""
+        return threading.get_ident() == self._keeper
+
+
+def from_anywhere(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], None]:
+    """Makes calls on a loop from any thread; one that is closed needs no call."""
+
+    def wake(call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(call)
+
+    return wake
 
 
 class Hands(Protocol):
@@ -128,7 +155,7 @@ class LoopHands:
         try:
             if run.stop is None:
                 run.began_us = self._now_us()
-                run.returned(await run.task.function(**run.arguments()), self._now_us())
+                run.returned(await run.work(), self._now_us())
         except BaseException as error:
             run.raised(error, self._now_us())
             if isinstance(error, KeyboardInterrupt | GeneratorExit):
@@ -141,7 +168,7 @@ class LoopHands:
         try:
             if run.stop is None:
                 run.began_us = self._now_us()
-                run.returned(run.task.function(**run.arguments()), self._now_us())
+                run.returned(run.work_plainly(), self._now_us())
         except BaseException as error:
             run.raised(error, self._now_us())
         finally:

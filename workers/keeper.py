@@ -40,10 +40,14 @@ from writ.schemas.rejections import Rejection, RejectionKind
 
 from .asking import Asking, Refused, TryLater
 from .errors import WorkerError
-from .hands import Hands
+from .faults import Fault, Stop
+from .hands import Hands, Outbox, from_anywhere
 from .line import Counts, Line, Post, held
+from .notes import Notes
+from .recording import first_run, recorded_steps
 from .reports import REPORT_TIMEOUT_S, Reports
-from .run import Fault, Run, Stop
+from .run import Run
+from .steps import NotReproducible
 from .tasks import Task
 
 log = logging.getLogger("writ.worker")
@@ -78,6 +82,7 @@ class Keeper:
         self._post = post
         self._tasks = tasks
         self._names = tuple(tasks)
+        self._clock = clock
         self._now_us = clock.mono_us
         self._entropy = entropy
         self._hands: Hands | None = None
@@ -95,9 +100,16 @@ class Keeper:
             self._asking, post.worker, self.counts, entropy, self._spawn, self._changed.set, self._fail
         )
 
+        self._notes = Notes(self._asking, post.worker, entropy, self._spawn, self._all_noted, self._fail)
+        self._unsent: set[Run] = set()
+        """Runs that have ended, and of which not everything noted is in the log."""
+
     async def run(self, hands: Hands) -> None:
         """Works until `drain`, then ends orderly. Raises WorkerError where the worker cannot go on."""
         self._hands = hands
+        outbox = Outbox(from_anywhere(asyncio.get_running_loop()), self._notes.take)
+        for line in self._lines:
+            line.outbox = outbox
         try:
             self._fill()
             await self._until(lambda: self._draining, None)
@@ -136,23 +148,41 @@ class Keeper:
             if run.ended:
                 continue  # given up on: its lease is being released
             run.ended = True
-            line = run.line
-            if line.held.get(run.lease.token) is not run or run.stop is Stop.LOST:
-                continue  # void: lost or released already
-            if run.fault is None and run.stop is not None and not run.began_us:
-                text = run.stop.value
-                kind = ErrorClass.TIMEOUT if run.stop is Stop.TIMEOUT else ErrorClass.CANCELLED
-                run.fault = Fault(kind, "NotStarted", text)
-            if run.fault is None:
-                line.completed.append(run)
-            elif run.stop is Stop.RELEASE:
-                line.given_back.append(run)
+            if run.unsent:
+                self._unsent.add(run)  # what it noted stands before its end
             else:
-                line.failed.append(run)
+                self._to_report(run)
         for line in self._lines:
             self._reports.flush(line)
         self._fill()
         self._changed.set()
+
+    def _all_noted(self, runs: Iterable[Run]) -> None:
+        """Runs of which everything noted so far is in the log."""
+        for run in self._unsent.intersection(runs):
+            self._unsent.discard(run)
+            self._to_report(run)
+            self._reports.flush(run.line)
+        self._changed.set()
+
+    @staticmethod
+    def _to_report(run: Run) -> None:
+        """Sorts a run that has ended by what is to be reported of it."""
+        line = run.line
+        if line.held.get(run.lease.token) is not run or run.stop is Stop.LOST:
+            return  # void: lost or released already
+        if run.fault is None and run.stop is not None and not run.began_us:
+            text = run.stop.value
+            kind = ErrorClass.TIMEOUT if run.stop is Stop.TIMEOUT else ErrorClass.CANCELLED
+            run.fault = Fault(kind, "NotStarted", text)
+        if run.sleep is not None:
+            line.asleep.append(run)
+        elif run.fault is None:
+            line.completed.append(run)
+        elif run.stop is Stop.RELEASE:
+            line.given_back.append(run)
+        else:
+            line.failed.append(run)
 
     # --- acquiring --------------------------------------------------------------------------------------
 
@@ -244,7 +274,6 @@ class Keeper:
         if self._draining:
             self._return(line, leases)
             return 0
-        now_us = self._now_us()
         runs: list[Run] = []
         unknown: list[Lease] = []
         for lease in leases:
@@ -252,7 +281,7 @@ class Keeper:
             if task is None:
                 unknown.append(lease)
             elif lease.token not in line.held:
-                run = line.held[lease.token] = Run(lease, line, task, now_us)
+                run = line.held[lease.token] = Run(lease, line, task, self._clock)
                 runs.append(run)
         if unknown:
             log.error(
@@ -261,16 +290,42 @@ class Keeper:
             self._return(line, unknown)
         if runs:
             assert self._hands is not None
-            self._hands.begin(runs)
+            self._hands.begin([run for run in runs if not _has_past(run)])
+            for run in runs:
+                if _has_past(run):
+                    self._spawn(self._recall(run))
             self._arm_beat(line, min(run.lease.lease_s for run in runs) / 3)
             self._arm_tick()
         return len(runs)
+
+    async def _recall(self, run: Run) -> None:
+        """Begins a run when what was recorded before it is here."""
+        lease, pause_s = run.lease, 0.05
+        while run.stop is not Stop.LOST and not run.ended:
+            try:
+                if lease.reproduces is not None:
+                    run.journal.recording = await first_run(self._asking, lease.reproduces)
+                elif lease.steps:
+                    worker = self._post.worker
+                    run.journal.recorded = await recorded_steps(self._asking, run.queue, worker, lease)
+            except (WireError, TryLater) as error:
+                log.info("what was recorded of job %s is asked for again: %s", lease.id, error)
+            except (Refused, NotReproducible) as error:
+                run.fault = Fault(ErrorClass.POLICY, NotReproducible.__name__, str(error))
+                self.finished([run])
+                return
+            else:
+                break
+            await asyncio.sleep(pause_s * (0.5 + self._entropy()))
+            pause_s = min(pause_s * 2, 2.0)
+        assert self._hands is not None
+        self._hands.begin([run])
 
     def _return(self, line: Line, leases: Iterable[Lease]) -> None:
         """Releases leases that no work was begun for."""
         nothing = Task(_nothing, "nothing")
         for lease in leases:
-            run = Run(lease, line, nothing, self._now_us())
+            run = Run(lease, line, nothing, self._clock)
             run.stop, run.ended = Stop.RELEASE, True
             line.held[lease.token] = run
             line.given_back.append(run)
@@ -464,6 +519,11 @@ class Keeper:
         self._jobs.discard(job)
         if not job.cancelled() and (error := job.exception()) is not None:
             self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+
+def _has_past(run: Run) -> bool:
+    """Whether something was recorded that the run answers from."""
+    return bool(run.lease.steps) or run.lease.reproduces is not None
 
 
 def _nothing() -> None:

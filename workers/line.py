@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from writ.schemas.commands import Held
 
+from .hands import Outbox
 from .run import Run
 
 
@@ -33,6 +34,7 @@ class Counts:
     completed: int = 0
     failed: int = 0
     released: int = 0
+    suspended: int = 0
     lost: int = 0
     stale: int = 0
 
@@ -47,7 +49,13 @@ class Line:
         self.completed: deque[Run] = deque()
         self.failed: deque[Run] = deque()
         self.given_back: deque[Run] = deque()
-        self.sending = {"complete": 0, "fail": 0, "release": 0}
+        self.asleep: deque[Run] = deque()
+        self.sending = {"complete": 0, "fail": 0, "release": 0, "suspend": 0}
+        self.outbox: Outbox
+        """Where runs go that have noted something; there from the keeper's start on."""
+
+        self.noting: dict[int, Run] = {}
+        self.sending_notes = 0
         self.polls = 0
         self.hot = False
         """The last acquire brought all that it asked for."""
@@ -59,7 +67,8 @@ class Line:
         """The last beat was not answered."""
 
     def waiting_reports(self, verb: str) -> deque[Run]:
-        return {"complete": self.completed, "fail": self.failed, "release": self.given_back}[verb]
+        waiting = {"complete": self.completed, "fail": self.failed}
+        return waiting.get(verb, self.asleep if verb == "suspend" else self.given_back)
 
 
 def held(runs: Iterable[Run]) -> tuple[Held, ...]:

@@ -12,13 +12,14 @@ import msgspec
 
 from writ.broker.errors import NoAnswer, PermissionDenied, Unreachable, WireError
 from writ.schemas.bounds import LEASES_PER_REQUEST_MAX
-from writ.schemas.commands import Command, Complete, Completion, Fail, Failure, Release, Reported
+from writ.schemas.commands import Command, Complete, Completion, Fail, Failure, Release, Reported, Suspend
 from writ.schemas.errors import ErrorClass
 from writ.schemas.rejections import Rejection, RejectionKind
 
 from .asking import Asking, Refused, TryLater
+from .faults import Fault, Stop
 from .line import Counts, Line, held
-from .run import Fault, Run, Stop
+from .run import Run
 
 log = logging.getLogger("writ.worker")
 
@@ -54,14 +55,16 @@ class Reports:
 
     def flush(self, line: Line) -> None:
         """Sends what waits to be reported, gathered to few messages."""
-        for verb in ("complete", "fail", "release"):
+        for verb in ("complete", "fail", "release", "suspend"):
             waiting = line.waiting_reports(verb)
             while waiting:
                 sending = line.sending[verb]
                 if sending and (sending >= REPORTS_IN_FLIGHT or len(waiting) < REPORTS_WORTH_A_MESSAGE):
                     break
                 line.sending[verb] += 1
-                self._spawn(self._report(line, verb, _take(waiting)))
+                self._spawn(
+                    self._report(line, verb, [waiting.popleft()] if verb == "suspend" else _take(waiting))
+                )
 
     async def _report(self, line: Line, verb: str, runs: list[Run]) -> None:
         """One message of reports, repeated until it is answered or its leases are known to be lost."""
@@ -121,6 +124,10 @@ class Reports:
             )
         if verb == "release":
             return Release(worker, held(runs))
+        if verb == "suspend":
+            (run,) = runs
+            assert run.sleep is not None
+            return Suspend(worker, run.lease.id, run.lease.token, "approval", step=run.sleep.number)
         reports: list[Failure] = []
         for run in runs:
             fault, lease = run.fault, run.lease
@@ -159,6 +166,8 @@ class Reports:
             self.counts.completed += len(runs)
         elif verb == "fail":
             self.counts.failed += len(runs)
+        elif verb == "suspend":
+            self.counts.suspended += len(runs)
         else:
             self.counts.released += len(runs)
         for run in runs:

@@ -3,56 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
-from enum import Enum
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from writ.schemas.bounds import ERROR_TEXT_MAX_CHARS, INLINE_MAX_BYTES
+from writ.broker.clock import Clock
+from writ.schemas.bounds import INLINE_MAX_BYTES
 from writ.schemas.commands import Lease
 from writ.schemas.errors import ErrorClass
 
 from .context import Context
-from .errors import Cancelled, FailJob, RetryAfter
-from .tasks import InputMismatch, Task
+from .errors import Cancelled
+from .faults import Fault, Stop, fault_of
+from .journal import Journal, running
+from .steps import Rewind, Sleep, drive
+from .tasks import OutputMismatch, Task
 
 if TYPE_CHECKING:
     from .line import Line
+    from .recording import Recording
 
-_TYPE_MAX_CHARS: Final = 256
-_MESSAGE_MAX_CHARS: Final = 4_000
-_FRAMES: Final = 40
 _MS: Final = 1_000
 _encode = msgspec.json.Encoder().encode
-
-
-class Stop(Enum):
-    """Why work shall end before its time; the value is said to the task."""
-
-    CANCEL = "the job was cancelled"
-    LOST = "the lease was lost: another worker may have the job"
-    TIMEOUT = "the attempt ran longer than attempt_timeout_s"
-    RELEASE = "the worker is draining"
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """A failed attempt as it will be reported."""
-
-    class_: ErrorClass
-    type: str
-    text: str
-    retry_after_s: float | None = None
 
 
 class Run:
     """A lease being worked on. The keeper owns it; the hands fill in the outcome, then give it back.
 
     `stop` is set by the keeper and read by all. `taken_us` is when the lease came, `began_us` when user code
-    did, by the worker's own monotonic clock.
+    did, by the worker's own monotonic clock. With `sleep` the job waits, and nothing else is reported.
     """
 
     __slots__ = (
+        "_clock",
+        "_journal",
         "began_us",
         "ended",
         "fault",
@@ -61,22 +47,26 @@ class Run:
         "line",
         "output",
         "run_ms",
+        "sleep",
         "start_sent",
         "stop",
         "taken_us",
         "task",
     )
 
-    def __init__(self, lease: Lease, line: Line, task: Task[..., Any], taken_us: int) -> None:
+    def __init__(self, lease: Lease, line: Line, task: Task[..., Any], clock: Clock) -> None:
         self.lease = lease
         self.line = line
         self.task = task
-        self.taken_us = taken_us
+        self._clock = clock
+        self._journal: Journal | None = None
+        self.taken_us = clock.mono_us()
         self.began_us = 0
         self.stop: Stop | None = None
         self.handle: asyncio.Task[None] | None = None
         self.output = b"null"
         self.fault: Fault | None = None
+        self.sleep: Sleep | None = None
         self.run_ms = 0
         self.ended = False
         self.start_sent = False
@@ -84,6 +74,30 @@ class Run:
     @property
     def queue(self) -> str:
         return self.line.queue
+
+    @property
+    def journal(self) -> Journal:
+        """Made at its first use: most runs note nothing."""
+        if self._journal is None:
+            self._journal = Journal(self, self._clock)
+        return self._journal
+
+    @property
+    def told(self) -> Lease | Recording:
+        """What the task is told that it is: in a reproduction, what it was in the first run."""
+        recording = None if self._journal is None else self._journal.recording
+        return self.lease if recording is None else recording
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something noted is not in the log yet."""
+        journal = self._journal
+        return journal is not None and bool(journal.outbox or journal.sending)
+
+    def check(self) -> None:
+        """Raises Cancelled where the work shall stop."""
+        if self.stop is not None:
+            raise Cancelled(self.stop.value)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the call. Raises InputMismatch."""
@@ -93,11 +107,53 @@ class Run:
             arguments[name] = Context(self, self.line.tenant)
         return arguments
 
+    async def work(self) -> Any:
+        """Runs a coroutine task; one whose job is dying, up to the last of its steps that is undone."""
+        with self._running():
+            if not self.lease.compensates:
+                return await self.task.function(**self.arguments())
+            error: Exception | None = None
+            try:
+                await self.task.function(**self.arguments())
+            except Rewind:
+                pass
+            except Exception as raised:
+                error = raised
+            return await self.journal.rewind(error)
+
+    def work_plainly(self) -> Any:
+        """The same of a plain function."""
+        with self._running():
+            if not self.lease.compensates:
+                return self.task.function(**self.arguments())
+            error: Exception | None = None
+            try:
+                self.task.function(**self.arguments())
+            except Rewind:
+                pass
+            except Exception as raised:
+                error = raised
+            return drive(self.journal.rewind(error))
+
+    @contextmanager
+    def _running(self) -> Generator[None, None, None]:
+        """Tells tools, which may be called without a context, whose attempt this is."""
+        token = running.set(self)
+        try:
+            yield
+        finally:
+            running.reset(token)
+
     def returned(self, value: Any, now_us: int) -> None:
         """The function came back with a value."""
         self.run_ms = max(0, now_us - self.began_us) // _MS
         try:
             output = _encode(value)
+            if not self.lease.compensates:
+                self.task.check_output(output)
+        except OutputMismatch as error:
+            self.fault = Fault(ErrorClass.APPLICATION, "OutputMismatch", str(error))
+            return
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             self.fault = Fault(
                 ErrorClass.APPLICATION,
@@ -115,49 +171,5 @@ class Run:
         """The function raised."""
         self.run_ms = max(0, now_us - self.began_us) // _MS if self.began_us else 0
         self.fault = fault_of(error, self.stop)
-
-
-def fault_of(error: BaseException, stop: Stop | None) -> Fault:
-    """An exception as a failure: the class decides what happens next."""
-    if stop is Stop.TIMEOUT:
-        return Fault(ErrorClass.TIMEOUT, "AttemptTimeout", stop.value)
-    if stop is Stop.CANCEL:
-        return Fault(ErrorClass.CANCELLED, "Cancelled", _words(error) or stop.value)
-    kind = type(error).__name__[:_TYPE_MAX_CHARS]
-    if isinstance(error, Cancelled):
-        return Fault(ErrorClass.CANCELLED, kind, _words(error))
-    if isinstance(error, InputMismatch):
-        return Fault(ErrorClass.APPLICATION, kind, _words(error))
-    text = describe(error)
-    if isinstance(error, FailJob):
-        return Fault(ErrorClass.POLICY, kind, text)
-    if isinstance(error, RetryAfter):
-        return Fault(ErrorClass.APPLICATION, kind, text, error.seconds)
-    return Fault(ErrorClass.APPLICATION, kind, text)
-
-
-def describe(error: BaseException) -> str:
-    """The message, then the traceback from user code on, within 10,000 characters."""
-    message = _words(error)
-    if len(message) > _MESSAGE_MAX_CHARS:
-        message = f"{message[:_MESSAGE_MAX_CHARS]} [cut: {len(message)} characters in all]"
-    trace = error.__traceback__
-    frames = traceback.format_exception(type(error), error, trace.tb_next if trace else None, limit=-_FRAMES)
-    stack = "".join(frames)
-    room = ERROR_TEXT_MAX_CHARS - len(message) - 100
-    if len(stack) > room:
-        half = room // 2
-        stack = f"{stack[:half]}\n[cut: {len(stack)} characters in all]\n{stack[-half:]}"
-    return _clean(f"{message}\n\n{stack}")
-
-
-def _words(error: BaseException) -> str:
-    try:
-        return _clean(str(error))
-    except Exception as broken:  # a __str__ of the user's own may do anything
-        return f"(its text cannot be had: {type(broken).__name__})"
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which JSON cannot carry."""
-    return text.encode("utf-8", "replace").decode()
+        if isinstance(error, Sleep) and self.stop is None:
+            self.sleep = error

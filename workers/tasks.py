@@ -28,6 +28,10 @@ class InputMismatch(Exception):
     """A job's input does not fit the task's parameters."""
 
 
+class OutputMismatch(Exception):
+    """What a task returned does not fit its annotation."""
+
+
 Bind = Callable[[msgspec.Raw], dict[str, Any]]
 
 
@@ -44,6 +48,7 @@ class Task(Generic[P, R]):
             )
         self.is_async = _is_async(function)
         self.context_name, self._bind = _binder(function, self.name)
+        self._read_output = _output_reader(function, self.name)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
@@ -61,6 +66,16 @@ class Task(Generic[P, R]):
             field, reason = explain_fault(error)
             raise InputMismatch(f"input.{field}: {reason}" if field else f"input: {reason}") from error
 
+    def check_output(self, data: bytes) -> None:
+        """Raises OutputMismatch where an output, as JSON, does not fit the annotation of what is returned."""
+        if self._read_output is None:
+            return
+        try:
+            self._read_output(data)
+        except msgspec.ValidationError as error:
+            field, reason = explain_fault(error)
+            raise OutputMismatch(f"output.{field}: {reason}" if field else f"output: {reason}") from error
+
 
 @overload
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
@@ -74,6 +89,7 @@ def task(
     A job's input is an object whose fields are matched to the parameters by name and converted to their
     annotated types; a missing field needs a default. A function with one parameter annotated as a Struct,
     dataclass, TypedDict or dict gets the whole input. A parameter annotated with Context gets the context.
+    What it returns is checked against its annotation, where it has one that JSON can be read as.
     Coroutine functions run on the worker's event loop, plain ones in its threads. Raises TaskError for a
     function whose parameters cannot be filled that way.
     """
@@ -98,6 +114,17 @@ def _annotations(function: Callable[..., Any], name: str) -> dict[str, Any]:
         raise TaskError(
             f"task {name}: an annotation cannot be resolved: {error}; import it at run time"
         ) from error
+
+
+def _output_reader(function: Callable[..., Any], name: str) -> Callable[[bytes], Any] | None:
+    """What reads an output as the type that the function is annotated to return; None where there is none."""
+    hint = _annotations(function, name).get("return", Any)
+    if hint is Any or hint is type(None):
+        return None
+    try:
+        return msgspec.json.Decoder(hint).decode
+    except (TypeError, RuntimeError):
+        return None  # what a type of the user's own becomes in JSON is its own affair
 
 
 def _binder(function: Callable[..., Any], name: str) -> tuple[str | None, Bind]:

@@ -23,7 +23,7 @@ from writ.broker.wire import NatsWire, Wire
 from writ.schemas.ids import token_fault
 
 from .errors import WorkerError
-from .hands import Hands, LoopHands, Mailbox, Threads
+from .hands import Hands, LoopHands, Mailbox, Threads, from_anywhere
 from .keeper import Keeper
 from .line import Counts, Post
 from .load import load, tasks_in
@@ -184,8 +184,8 @@ class Worker:
         threads = Threads(self.concurrency, f"writ-task-{self.name}")
         try:
             keeper = self._new_keeper(wire)
-            ended = Mailbox[Run](_quiet(loop), keeper.finished)
-            hands = LoopHands(user_loop, _quiet(user_loop), ended.put, self._clock, threads)
+            ended = Mailbox[Run](from_anywhere(loop), keeper.finished)
+            hands = LoopHands(user_loop, from_anywhere(user_loop), ended.put, self._clock, threads)
             await self._serve(keeper, loop, hands)
         finally:
             threads.close()
@@ -246,16 +246,6 @@ def _restore(loop: asyncio.AbstractEventLoop, number: int, before: Any) -> None:
     loop.remove_signal_handler(number)
     if before is not None:
         signal.signal(number, before)
-
-
-def _quiet(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], None]:
-    """Calls on a loop from any thread; one that is closed needs no call."""
-
-    def wake(call: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(call)
-
-    return wake
 
 
 def _by_name(tasks: Tasks) -> dict[str, Task[..., Any]]:

@@ -46,12 +46,15 @@ if TYPE_CHECKING:
         OnExhausted,
         QueuePolicy,
         Retry,
+        ToolPolicy,
     )
     from writ.schemas.rejections import RejectionKind
     from writ.schemas.schedules import Overlap, ScheduleSpec
     from writ.schemas.states import State
-    from writ.workers import Context, Worker, task
+    from writ.schemas.steps import Reproduces
+    from writ.workers import Context, Worker, task, tool
     from writ.workers.errors import Cancelled, FailJob, PolicyViolation, RetryAfter
+    from writ.workers.steps import NotDone, OutcomeUnknown, StepFailed, StepPolicy, ToolDenied, ToolFailed
 
     __version__: str
 
@@ -73,12 +76,14 @@ __all__ = [
     "Limits",
     "NoAnswer",
     "NoResponders",
+    "NotDone",
     "OnClash",
     "OnDead",
     "OnExhausted",
     "OnParentEnd",
     "OnTimeout",
     "OperationVerb",
+    "OutcomeUnknown",
     "Overlap",
     "PermissionDenied",
     "Plan",
@@ -86,20 +91,27 @@ __all__ = [
     "QueuePolicy",
     "Refused",
     "RejectionKind",
+    "Reproduces",
     "Retry",
     "RetryAfter",
     "ScheduleSpec",
     "State",
+    "StepFailed",
+    "StepPolicy",
     "SubmitJob",
     "SubmitRefused",
     "SyncClient",
     "Target",
+    "ToolDenied",
+    "ToolFailed",
+    "ToolPolicy",
     "Unreachable",
     "WaitReason",
     "Worker",
     "WritError",
     "__version__",
     "task",
+    "tool",
 ]
 
 _ROOMS = {
@@ -131,12 +143,29 @@ _ROOMS = {
         "OperationVerb",
         "WaitReason",
     ),
-    "writ.schemas.policy": ("ClassRetry", "Limits", "OnClash", "OnExhausted", "QueuePolicy", "Retry"),
+    "writ.schemas.policy": (
+        "ClassRetry",
+        "Limits",
+        "OnClash",
+        "OnExhausted",
+        "QueuePolicy",
+        "Retry",
+        "ToolPolicy",
+    ),
     "writ.schemas.rejections": ("RejectionKind",),
     "writ.schemas.schedules": ("Overlap", "ScheduleSpec"),
     "writ.schemas.states": ("State",),
-    "writ.workers": ("Context", "Worker", "task"),
+    "writ.schemas.steps": ("Reproduces",),
+    "writ.workers": ("Context", "Worker", "task", "tool"),
     "writ.workers.errors": ("Cancelled", "FailJob", "PolicyViolation", "RetryAfter"),
+    "writ.workers.steps": (
+        "NotDone",
+        "OutcomeUnknown",
+        "StepFailed",
+        "StepPolicy",
+        "ToolDenied",
+        "ToolFailed",
+    ),
 }
 _HOMES = {name: module for module, names in _ROOMS.items() for name in names}
 

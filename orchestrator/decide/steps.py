@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.schemas import bounds
-from writ.schemas.errors import AttemptError, ErrorClass
+from writ.schemas.errors import AttemptError
 from writ.schemas.events import Fact, WaitReason
 from writ.schemas.lifecycle import Job
 from writ.schemas.notes import (
@@ -21,6 +21,7 @@ from writ.schemas.notes import (
     StepUndone,
     TokensUsed,
     ToolCall,
+    seen,
 )
 from writ.schemas.prices import Prices
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -288,24 +289,5 @@ def recall(job: Job | None, command: Recall, principal: str, position: int) -> R
         size += step.size_bytes + len(step.name.encode()) * 2 + _STEP_BYTES
         if given and size > _RECALLED_MAX_BYTES:
             break
-        given.append(_seen(step))
+        given.append(seen(step))
     return Recalled(None, position, tuple(given), len(job.steps))
-
-
-def _seen(step: RecordedStep) -> StepSeen:
-    error = step.error
-    text = "" if error is None or error.text is None else msgspec.json.decode(unseal(error.text), type=str)
-    return StepSeen(
-        step.name,
-        step.params,
-        step.state,
-        step.attempt,
-        step.seq,
-        step.on_unknown,
-        step.compensable,
-        msgspec.Raw(_NULL if step.result is None else unseal(step.result)),
-        None if error is None else ErrorClass(error.class_),
-        "" if error is None else error.type,
-        text,
-        step.passed,
-    )

@@ -27,6 +27,7 @@ FRONT = """\
   writ dlq                      dead letters by cause; `writ dlq redrive ID --reason R` tries one
                                 again, and `--cause C --reason R` all of a cause, by plan
   writ drop ID --reason R       settle a dead letter for good
+  writ price list               what the tokens of models cost; `writ price set` says it
   writ operation list           what was planned for many jobs, and how far it is; show one
   writ batch list               groups of jobs, and how far they are; show one, or seal it
 
@@ -37,6 +38,7 @@ FRONT = """\
   writ audit                    who did what, and what was refused
   writ cost                     what models cost; `writ tools` tells what was called
   writ explain ID               why it is where it is, answered from the log
+  writ reproduce ID             run it again with the recorded answers, and compare the two runs
   writ replay ID                its state after each record; --at a time, --verify the log
 
 {b}The node{n}

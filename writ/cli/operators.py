@@ -34,9 +34,7 @@ def add(to: Subparsers) -> None:
         if name == "approve":
             parser.add_argument("--data", metavar="JSON", help="reaches the task")
         if name == "rerun":
-            parser.add_argument(
-                "--from-step", metavar="S", help="from this recorded step on; jobs record none yet"
-            )
+            parser.add_argument("--from-step", metavar="S", help="from this recorded step on")
     signal = command(
         to, "signal", "Send data to a job under a name; one that waits for it goes on.",
         "  writ signal 01JABC paid --data '{\"amount\": 12}'",
@@ -73,6 +71,7 @@ def add(to: Subparsers) -> None:
     )  # fmt: skip
     _add_operation(to)
     _add_batch(to)
+    _add_price(to)
 
 
 def _add_operation(to: Subparsers) -> None:
@@ -89,6 +88,26 @@ def _add_operation(to: Subparsers) -> None:
     fresh(show)
     show.add_argument("id", metavar="ID")
     show.add_argument("--queue", metavar="Q")
+
+
+def _add_price(to: Subparsers) -> None:
+    price = command(
+        to, "price", "What the tokens of models cost, and since when.",
+        "  writ price set small --input 0.25 --output 1.25 --from 2026-01-01T00:00:00Z\n  writ price list",
+    )  # fmt: skip
+    verbs = price.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    price.commands = verbs.choices
+    listing = command(verbs, "list", "The price table, by model and time.", prog="writ price")
+    listing.add_argument("--model", metavar="M")
+    setting = command(
+        verbs, "set", "Give a model its price from a time on; what was recorded before keeps its cost.",
+        prog="writ price",
+    )  # fmt: skip
+    setting.add_argument("model", metavar="MODEL")
+    setting.add_argument("--input", required=True, metavar="USD", help="a million tokens in, in US dollars")
+    setting.add_argument("--output", required=True, metavar="USD", help="a million tokens out")
+    setting.add_argument("--from", dest="since", metavar="TIME", help="an RFC 3339 time [now]")
+    _reason(setting)
 
 
 def _add_batch(to: Subparsers) -> None:

@@ -127,6 +127,14 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from . import lists
 
             return lists.cost(parsed) if parsed.command == "cost" else lists.run(parsed)
+        case "price":
+            from .prices import price
+
+            return price(parsed)
+        case "reproduce":
+            from .reproduce import reproduce
+
+            return reproduce(parsed)
         case "apply":
             from .apply import apply
 
@@ -357,4 +365,11 @@ def _add_past_commands(to: Subparsers) -> None:
     )  # fmt: skip
     one_job(replay)
     replay.add_argument("--at", metavar="SEQ|TIME", help="the state at a log sequence or an RFC 3339 time")
+    reproduce = command(
+        to, "reproduce",
+        "Run a finished job again with the recorded answers, and compare. Exits 1 where the two differ.",
+        "  writ reproduce 01JABC",
+    )  # fmt: skip
+    one_job(reproduce)
+    reproduce.add_argument("--timeout", type=number(0), metavar="S", help="wait at most so long [for ever]")
     replay.add_argument("--verify", action="store_true", help="check the records against what is known")

@@ -1,0 +1,94 @@
+"""Failed attempts: what user code raised, as it will be reported."""
+
+from __future__ import annotations
+
+import traceback
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from writ.schemas.bounds import ERROR_TEXT_MAX_CHARS
+from writ.schemas.errors import ErrorClass
+
+from .errors import Cancelled, FailJob, RetryAfter
+from .steps import CallFailed
+from .tasks import InputMismatch
+
+_TYPE_MAX_CHARS: Final = 256
+_MESSAGE_MAX_CHARS: Final = 4_000
+_FRAMES: Final = 40
+_OURS: Final = "writ.workers."
+
+
+class Stop(Enum):
+    """Why work shall end before its time; the value is said to the task."""
+
+    CANCEL = "the job was cancelled"
+    LOST = "the lease was lost: another worker may have the job"
+    TIMEOUT = "the attempt ran longer than attempt_timeout_s"
+    RELEASE = "the worker is draining"
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """A failed attempt as it will be reported."""
+
+    class_: ErrorClass
+    type: str
+    text: str
+    retry_after_s: float | None = None
+
+
+def fault_of(error: BaseException, stop: Stop | None) -> Fault:
+    """An exception as a failure: the class decides what happens next."""
+    if stop is Stop.TIMEOUT:
+        return Fault(ErrorClass.TIMEOUT, "AttemptTimeout", stop.value)
+    if stop is Stop.CANCEL:
+        return Fault(ErrorClass.CANCELLED, "Cancelled", _words(error) or stop.value)
+    kind = type(error).__name__[:_TYPE_MAX_CHARS]
+    if isinstance(error, Cancelled):
+        return Fault(ErrorClass.CANCELLED, kind, _words(error))
+    if isinstance(error, InputMismatch):
+        return Fault(ErrorClass.APPLICATION, kind, _words(error))
+    if isinstance(error, CallFailed):
+        return Fault(error.class_, error.type, error.text)
+    text = describe(error)
+    if isinstance(error, FailJob):
+        return Fault(ErrorClass.POLICY, kind, text)
+    if isinstance(error, RetryAfter):
+        return Fault(ErrorClass.APPLICATION, kind, text, error.seconds)
+    return Fault(ErrorClass.APPLICATION, kind, text)
+
+
+def steers(error: BaseException) -> bool:
+    """Whether an error is not a step's or a tool's own, but tells what shall become of the attempt."""
+    return isinstance(error, FailJob | RetryAfter | Cancelled) or not isinstance(error, Exception)
+
+
+def describe(error: BaseException) -> str:
+    """The message, then the traceback from user code on, within 10,000 characters."""
+    message = _words(error)
+    if len(message) > _MESSAGE_MAX_CHARS:
+        message = f"{message[:_MESSAGE_MAX_CHARS]} [cut: {len(message)} characters in all]"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        trace = trace.tb_next
+    frames = traceback.format_exception(type(error), error, trace, limit=-_FRAMES)
+    stack = "".join(frames)
+    room = ERROR_TEXT_MAX_CHARS - len(message) - 100
+    if len(stack) > room:
+        half = room // 2
+        stack = f"{stack[:half]}\n[cut: {len(stack)} characters in all]\n{stack[-half:]}"
+    return _clean(f"{message}\n\n{stack}")
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return _clean(str(error))
+    except Exception as broken:  # a __str__ of the user's own may do anything
+        return f"(its text cannot be had: {type(broken).__name__})"
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates, which JSON cannot carry."""
+    return text.encode("utf-8", "replace").decode()
