@@ -35,6 +35,9 @@ teeth: $(READY) ## Search the seeds that find each bug planted into the simulati
 .PHONY: http-fuzz
 http-fuzz: $(READY) ## Search the HTTP API for faults by its document, with every check of schemathesis, in 6 minutes
 	@$(BIN)/python -m tests.http.fuzz $(ARGS)
+.PHONY: step-proof
+step-proof: $(READY) ## Kill workers around 1,000 steps: no effect happens twice (ARGS='--kills 100')
+	@$(BIN)/python -m tests.acceptance.steps.proof $(ARGS)
 
 .PHONY: bench
 bench: $(READY) $(if $(FULL),$(PEERS)/.ready) ## Measure speed in 8 minutes (FULL=1: five passes beside peers)

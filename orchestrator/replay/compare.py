@@ -11,6 +11,7 @@ import msgspec
 from writ.schemas.errors import AttemptError
 from writ.schemas.recordings import Run
 from writ.schemas.sealed import UNSEALED, Sealed
+from writ.schemas.states import State
 from writ.schemas.steps import RecordedStep, ToolCalled
 
 from .text import one_line, shown
@@ -35,7 +36,7 @@ def compare(first: Run, again: Run) -> list[Difference]:
     if first.job.state is not again.job.state:
         hint = "it ended in another state"
         found.append(Difference("state", _end(first), _end(again), hint))
-    elif _error(first.job.error) != _error(again.job.error):
+    elif first.job.state is not State.COMPLETED and _error(first.job.error) != _error(again.job.error):
         found.append(Difference("error", _end(first), _end(again), "it failed otherwise"))
     return [*found, *_outputs(first.job.output, again.job.output)]
 
@@ -134,7 +135,7 @@ def _places(one: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
             old, new = [each.get(name, _ABSENT) for each in fields]
             yield from _places(old, new, f"{where}.{name}")
     elif isinstance(one, list) and isinstance(other, list):
-        for index, (old, new) in enumerate(zip_longest(one, other, fillvalue=_ABSENT)):
+        for index, (old, new) in enumerate(zip_longest(one, other, fillvalue=_ABSENT)):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
             yield from _places(old, new, f"{where}[{index}]")
     elif one != other:
         yield where, one, other
