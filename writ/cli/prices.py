@@ -7,7 +7,7 @@ from argparse import Namespace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from .control import moment
+from .moments import moment
 from .output import Table, next_steps, print_json, when
 from .reach import connected
 from .usage import UsageError
