@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +159,7 @@ class Api:
         return got.document
 
     @contextmanager
-    def events(self, last_id: str | None = None, small: bool = False, **query: Any) -> Iterator[Events]:
+    def events(self, last_id: str | None = None, small: bool = False, **query: Any) -> Generator[Events]:
         """A stream of records; with `small` buffers in between, so that a slow reader is soon felt."""
         connection = self.connection()
         if small:
