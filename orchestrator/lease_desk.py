@@ -198,13 +198,7 @@ class LeaseDesk:
         )
 
     def _filled_bytes(self, job: Job) -> int:
-        """About what a job's input weighs once it is filled."""
-        size_bytes = len(bytes(job.input.plain))
-        for field, key in job.input_from.items():
-            before = self._state.find(job.tenant, key)
-            if before is not None and before.output is not None:
-                size_bytes += len(bytes(before.output.plain)) + len(field.encode())
-        return size_bytes
+        return lease.filled_bytes(job, partial(self._state.find, job.tenant))
 
     def _filled(self, job: Job, content: bytes) -> bytes:
         """The input with the outputs of the jobs before it in the fields that name them."""

@@ -39,7 +39,7 @@ class Operating:
         """The jobs that a plan means now, oldest change first."""
         start = f"{tenant}.{queue}~"
         found = [job for place, job in self._state.jobs.items() if place.startswith(start)]
-        found = [j for j in found if selects(plan.filter, j) and _applies(plan.verb, j, plan.reason, None, 0)]
+        found = [j for j in found if selects(plan.filter, j) and applies(plan.verb, j, plan.reason, None, 0)]
         return sorted(found, key=lambda job: job.since)
 
     def next_wake(self) -> int | None:
@@ -60,7 +60,7 @@ class Operating:
             before = self._before[place] = deque(self._targets(place, operation))
         while round_.has_room(2, 0):
             operation = self._state.operations[place]
-            over = self._over(place, operation, bool(before))
+            over = self.over(place, operation, bool(before))
             if over is not None:
                 self._end(round_, place, operation, over)
                 return
@@ -90,11 +90,11 @@ class Operating:
         if job.since > operation.planned or not selects(plan.filter, job):
             return
         tenant, _, key = place.partition(".")
-        events = _applies(plan.verb, job, plan.reason, key, round_.now)
+        events = applies(plan.verb, job, plan.reason, key, round_.now)
         if events and self._office.reopening_clash(job) is None:
             self._office.store(round_, tenant, job.key, events, cause=f"{OPERATION_CAUSE}{key}")
 
-    def _over(self, place: str, operation: Operation, more: bool) -> str | None:
+    def over(self, place: str, operation: Operation, more: bool) -> str | None:
         """Why an operation is to end here; None where it goes on."""
         plan, tally = operation.plan, self._state.relations.reopened(place)
         died = tally.get(State.DEAD, 0)
@@ -142,7 +142,7 @@ class Operating:
         return key, found
 
 
-def _applies(verb: OperationVerb, job: Job, reason: str, operation: str | None, now: int) -> tuple[Fact, ...]:
+def applies(verb: OperationVerb, job: Job, reason: str, operation: str | None, now: int) -> tuple[Fact, ...]:
     """The events of one step; none where the job's state does not allow it."""
     match verb:
         case OperationVerb.REDRIVE:

@@ -58,23 +58,21 @@ class ScheduleDesk:
                 return
             schedule = self._state.schedules[place]
             tenant = place.partition(".")[0]
-            firing = deciding.due(
-                schedule, self._live(place), round_.now, self._exists(tenant, schedule.queue)
-            )
+            firing = deciding.due(schedule, self.live(place), round_.now, self.exists(tenant, schedule.queue))
             # What the queue refuses now is told as skipped.
-            refused = self._refusals(tenant, schedule, firing)
+            refused = self.refusals(tenant, schedule, firing)
             firing = deciding.not_started(firing, {job: why.reason for job, why in refused.items()})
             if firing.events or firing.starts:
-                self._store(round_, tenant, schedule, firing, ORCHESTRATOR, "schedule")
+                self.store(round_, tenant, schedule, firing, ORCHESTRATOR, "schedule")
             self._state.rearm_schedule(place)
 
-    def _live(self, place: str) -> list[str]:
+    def live(self, place: str) -> list[str]:
         """Ids of the jobs of a schedule that have not ended, oldest first."""
         jobs = self._state.jobs
         live = sorted((jobs[where].submitted_at, where) for where in self._state.relations.scheduled(place))
         return [jobs[where].id for _, where in live]
 
-    def _exists(self, tenant: str, queue: str) -> Callable[[str], bool]:
+    def exists(self, tenant: str, queue: str) -> Callable[[str], bool]:
         return lambda job_id: self._state.job(tenant, queue, job_id) is not None
 
     def _submit(self, schedule: Schedule, start: Start) -> SubmitJob:
@@ -96,7 +94,7 @@ class ScheduleDesk:
             on_dead=OnDead.RUN,
         )
 
-    def _refusals(self, tenant: str, schedule: Schedule, firing: Firing) -> dict[str, Rejection]:
+    def refusals(self, tenant: str, schedule: Schedule, firing: Firing) -> dict[str, Rejection]:
         """Why the queue would refuse jobs of a firing now, by their ids."""
         place = f"{tenant}.{schedule.queue}"
         queue, pending = self._state.queue(place), self._state.pending_in(place)
@@ -112,7 +110,7 @@ class ScheduleDesk:
                 pending += 1  # one that comes after others waits for them, and is not pending
         return refused
 
-    def _store(
+    def store(
         self, round_: Round, tenant: str, schedule: Schedule, firing: Firing, actor: str, cause: str
     ) -> None:
         """Cancels, jobs, schedule: in that order, and all in one batch."""
@@ -201,8 +199,8 @@ class ScheduleDesk:
         if isinstance(schedule, Rejection):
             self._office.refuse(round_, asked, schedule)
             return
-        live = self._live(f"{tenant}.{schedule.key}")
-        exists = self._exists(tenant, queue)
+        live = self.live(f"{tenant}.{schedule.key}")
+        exists = self.exists(tenant, queue)
         firing = deciding.trigger(schedule, live, round_.now, command.reason, exists, command.overlap)
         self._fired(round_, asked, schedule, firing)
 
@@ -214,12 +212,12 @@ class ScheduleDesk:
             return
         firing = deciding.backfill(
             schedule,
-            self._live(f"{tenant}.{schedule.key}"),
+            self.live(f"{tenant}.{schedule.key}"),
             round_.now,
             log_time(command.from_),
             log_time(command.to),
             command.reason,
-            self._exists(tenant, queue),
+            self.exists(tenant, queue),
             command.limit,
             command.overlap,
         )
@@ -231,11 +229,11 @@ class ScheduleDesk:
         if isinstance(firing, Rejection):
             self._office.refuse(round_, asked, firing)
             return
-        against = next(iter(self._refusals(tenant, schedule, firing).values()), None)
+        against = next(iter(self.refusals(tenant, schedule, firing).values()), None)
         if against is not None:
             self._office.refuse(round_, asked, against)
             return
-        self._store(round_, tenant, schedule, firing, principal, verb)
+        self.store(round_, tenant, schedule, firing, principal, verb)
         started = tuple([start.id for start in firing.starts if not start.known])
         answer = commands.Started(None, round_.position, started)
         round_.answer(asked.send, encode(answer), verdict_only=not firing.events)

@@ -51,6 +51,16 @@ def wanted(job: Job, command: Acquire) -> bool:
     return not command.tasks or job.task in command.tasks
 
 
+def filled_bytes(job: Job, find: Find) -> int:
+    """About what a job's input weighs once it is filled."""
+    size_bytes = len(bytes(job.input.plain))
+    for field, key in job.input_from.items():
+        before = find(key)
+        if before is not None and before.output is not None:
+            size_bytes += len(bytes(before.output.plain)) + len(field.encode())
+    return size_bytes
+
+
 def hopeless(job: Job, filled_bytes: int) -> tuple[Fact, ...]:
     """The end of a pending job that no worker may be given any more; nothing where one may.
 

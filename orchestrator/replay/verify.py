@@ -2,61 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from writ.broker.ports import Log
-from writ.schemas import bounds
 from writ.schemas.codec import digest
 from writ.schemas.events import (
-    JOB_EVENTS,
     AttemptFailed,
     AttemptStarted,
-    DeadReason,
     Fact,
     JobCompleted,
-    JobDeadLettered,
-    JobDue,
     JobRedriven,
     JobRerun,
     JobSnoozed,
     JobSuspended,
-    LeaderElected,
     LeaseExpired,
     LeaseGranted,
     LeaseReleased,
-    LeasesRenewed,
     ProgressReported,
-    QueueDeclared,
-    QueueDraining,
-    QueuePaused,
-    QueueResumed,
-    RetryScheduled,
-    TimeResumed,
     type_names,
 )
-from writ.schemas.lifecycle import IllegalTransition, Job, evolve, regranted, renewed
-from writ.schemas.links import NOTHING, Mark, MessageAccepted
-from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
-from writ.schemas.records import GENESIS, LOGIC, Record
-from writ.schemas.steps import (
-    CompensationDue,
-    CompensationEnded,
-    StepCompensated,
-    StepDone,
-    StepFailed,
-    StepIntended,
-    ToolCalled,
-    UsageRecorded,
-)
+from writ.schemas.lifecycle import IllegalTransition, Job
+from writ.schemas.records import GENESIS, Record
 
-from ..decide import retry, timers
+from ..state import Partition, Undo, address
 from .history import Entry, HistoryError, read_entry
-from .noted import Governed
+from .judge import JUDGES, JUDGES_OF_SOME, Judge
+from .stretch import Coverage, Stretch, narrowed
 
-FAULTS_MAX = 100
-_SYSTEM = "writ:"
+FAULTS_MAX: Final = 100
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -67,18 +44,28 @@ class Fault(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Range(msgspec.Struct, frozen=True):
+    """Records `first` to `last`, all by a version of the deciding code that cannot be called any more."""
+
+    logic: int
+    first: int
+    last: int
+
+
 class Report(msgspec.Struct, frozen=True):
     """What was looked at, and every fault in log order, up to 100 of them.
 
-    `decisions` were recomputed; `not_recomputable` are of another version of the deciding code.
+    `decisions` were made again; those whose inputs no log holds are counted in `unrecorded`, by event. The
+    records in `not_recomputable` were decided by another version of the deciding code: not judged, nor wrong.
     """
 
     records: int
     jobs: int
     decisions: int
-    not_recomputable: int
     last_seq: int
     digest: str
+    unrecorded: dict[str, int] = {}
+    not_recomputable: tuple[Range, ...] = ()
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -87,35 +74,53 @@ class Report(msgspec.Struct, frozen=True):
 
     def lines(self) -> list[str]:
         """The report in words; the first fault is the one to look at, as others may follow from it."""
-        head = (
+        found = [
             f"{self.records} records of {self.jobs} jobs up to record {self.last_seq}, "
-            f"{self.decisions} decisions recomputed, {self.not_recomputable} not recomputable"
-        )
+            f"{self.decisions} decisions made again"
+        ]
+        if self.unrecorded:
+            parts = ", ".join(f"{count} {name}" for name, count in sorted(self.unrecorded.items()))
+            found.append(f"made from what the log does not hold, and so not judged: {parts}")
+        for each in self.not_recomputable:
+            span = f"records {each.first} to {each.last}"
+            found.append(f"{span}: not recomputable, as logic {each.logic} decided them")
         if self.ok:
-            return [head, f"no fault; digest {self.digest}"]
-        return [head, *(f"record {f.seq}: {f.rule}: {f.reason}" for f in self.faults)]
+            return [*found, f"no fault; digest {self.digest}"]
+        return [*found, *(f"record {f.seq}: {f.rule}: {f.reason}" for f in self.faults)]
 
 
 class Verifier:
-    """Takes a log's messages one by one, from sequence 1, and collects what is wrong."""
+    """Takes a log's messages one by one, from sequence 1, and collects what is wrong.
 
-    def __init__(self, epoch: int | None = None) -> None:
+    `epoch` is the log's, if known; `coverage` how much of it comes: where that is not all, sequences may have
+    gaps, and the chain is looked at where records are neighbours. `judges` are the versions of the deciding
+    code that can be called.
+    """
+
+    def __init__(
+        self,
+        epoch: int | None = None,
+        partition: int = 0,
+        coverage: Coverage = Coverage.WHOLE,
+        judges: Mapping[int, type[Judge]] | None = None,
+    ) -> None:
         self._epoch_max = epoch
-        self._epoch = 0
-        self._seq = 0
+        self._coverage = coverage
+        if judges is None:
+            judges = JUDGES_OF_SOME if coverage is Coverage.JOBS else JUDGES
+        self._state = Partition(partition, epoch or 0)
+        self._judges = {logic: judge(self._state) for logic, judge in judges.items()}
+        self._judging: Judge | None = None
+        self._ranges: list[Range] = []
+        self._epoch = self._seq = self._at = self._records = 0
         self._prev = GENESIS
-        self._at = 0
-        self._jobs: dict[tuple[str, str], Job] = {}
-        self._queues: dict[tuple[str, str], Queue] = {}
-        self._accepted: dict[str, Mark] = {}
-        self._governed = Governed()
-        self._records = self._decisions = self._skipped = 0
         self._faults: list[Fault] = []
 
     def take(self, entry: Entry) -> None:
         """The next message."""
         self._records += 1
-        if entry.seq != self._seq + 1:
+        follows = entry.seq == self._seq + 1
+        if not follows and (self._coverage is Coverage.WHOLE or entry.seq <= self._seq):
             self._fault(entry.seq, "chain", f"comes after record {self._seq}")
         self._seq = entry.seq
         prev, self._prev = self._prev, digest(entry.body)
@@ -124,7 +129,7 @@ class Verifier:
         except HistoryError as error:
             self._fault(entry.seq, "body", str(error))
             return
-        if record.prev != prev:
+        if record.prev != prev and (follows or self._coverage is Coverage.WHOLE):
             self._fault(
                 record.seq, "chain", f"prev is {record.prev[:12]}..., the record before has {prev[:12]}..."
             )
@@ -133,55 +138,113 @@ class Verifier:
         if record.at < self._at:
             self._fault(record.seq, "time", f"goes back by {self._at - record.at} microseconds")
         self._epoch, self._at = max(self._epoch, record.epoch), max(self._at, record.at)
-        if record.kind == "job":
-            self._take_job(record)
-        else:
-            self._take_other(record)
+        self._decide_again(record)
 
     def report(self) -> Report:
+        self._finish(None, self._at + 1)
+        judges = self._judges.values()
+        unrecorded: dict[str, int] = {}
+        for judge in judges:
+            for name, count in judge.unrecorded.items():
+                unrecorded[name] = unrecorded.get(name, 0) + count
         return Report(
             records=self._records,
-            jobs=len(self._jobs),
-            decisions=self._decisions,
-            not_recomputable=self._skipped,
+            jobs=len(self._state.jobs),
+            decisions=sum(judge.decisions for judge in judges),
             last_seq=self._seq,
             digest=self._prev,
+            unrecorded=unrecorded,
+            not_recomputable=tuple(self._ranges),
             faults=tuple(self._faults),
         )
+
+    def missing(self, last: int, should: int) -> None:
+        """The log ended elsewhere."""
+        self._fault(last + 1, "chain", f"missing: the log ended with record {should}")
+
+    @property
+    def state(self) -> Partition:
+        """The log's state as far as it was taken."""
+        return self._state
 
     def _fault(self, seq: int, rule: str, reason: str) -> None:
         if len(self._faults) < FAULTS_MAX:
             self._faults.append(Fault(seq, rule, reason))
 
-    def _take_job(self, record: Record) -> None:
-        place = (record.tenant, record.key)
-        job = self._jobs.get(place)
-        self._check_decision(job, record)
-        for event in record.events:
-            self._check_lease(job, event, record)
-            if job is not None and (noted := self._governed.fault(job, event, record.at)) is not None:
-                self._fault(record.seq, *noted)
-            self._count(record, event)
-            try:
-                job = evolve(job, event, record)
-            except IllegalTransition as error:
-                self._fault(record.seq, "lifecycle", str(error))
-        if job is not None:
-            self._jobs[place] = msgspec.structs.replace(job, records=job.records + 1)
+    # --- decisions and the fold ---------------------------------------------------------------------------
 
-    def _count(self, record: Record, event: Fact) -> None:
-        """What an event uses up of its queue's budgets."""
-        place = (record.tenant, record.key.partition("~")[0])
-        queue = self._queues.get(place)
-        if queue is not None and isinstance(event, RetryScheduled):
-            self._queues[place] = retried(queue, record.at)
-        elif queue is not None and isinstance(event, LeaseGranted):
-            self._queues[place] = granted(queue, record.at)
-
-    def _check_lease(self, job: Job | None, event: Fact, record: Record) -> None:
-        """Whoever speaks for an attempt holds its live lease; a grant is the next attempt's."""
-        if job is None:
+    def _decide_again(self, record: Record) -> None:
+        judge = self._judges.get(record.logic)
+        self._finish(judge, record.at)
+        if judge is None:
+            self._note_range(record)
+        else:
+            self._found(record, judge.judge(record))
+        granted = record.kind == "job" and isinstance(record.events[-1], LeaseGranted)
+        if not granted or len(record.events) == 1:
+            self._check_leases(record)
+            if granted and judge is not None:
+                self._found(record, judge.judge_grant(record))
+            self._fold(record)
             return
+        head = replace(record, events=record.events[:-1])
+        self._check_leases(head)
+        if self._fold(head):
+            self._check_leases(record, record.events[-1:])
+            if judge is not None:
+                self._found(record, judge.judge_grant(record))
+            self._extend(record)
+
+    def _finish(self, judge: Judge | None, at: int) -> None:
+        """A round may end here: the judge of its records says what is wrong with it as a whole."""
+        if self._judging is not None:
+            wrong = self._judging.finish(at)
+            if wrong is not None:
+                self._fault(wrong[0], "decision", wrong[1])
+        self._judging = judge
+
+    def _found(self, record: Record, reason: str | None) -> None:
+        if reason is not None:
+            self._fault(record.seq, "decision", reason)
+
+    def _note_range(self, record: Record) -> None:
+        last = self._ranges[-1] if self._ranges else None
+        if last is not None and (last.logic, last.last) == (record.logic, record.seq - 1):
+            self._ranges[-1] = Range(record.logic, last.first, record.seq)
+        else:
+            self._ranges.append(Range(record.logic, record.seq, record.seq))
+
+    def _fold(self, record: Record) -> bool:
+        """Whether the record could be folded: what the table refuses leaves the state as it was."""
+        undo = Undo()
+        known = record if self._coverage is Coverage.WHOLE else narrowed(self._state, record)
+        try:
+            if known is not None:
+                self._state.evolve(known, undo)
+        except (IllegalTransition, ValueError, KeyError, AssertionError) as error:
+            self._state.revert(undo)
+            reason = str(error) if isinstance(error, IllegalTransition | ValueError) else repr(error)
+            self._fault(record.seq, "lifecycle", reason)
+            return False
+        self._state.seq, self._state.at = record.seq, record.at
+        return True
+
+    def _extend(self, record: Record) -> None:
+        try:
+            self._state.extend(record, record.events[-1:], Undo())
+        except IllegalTransition as error:
+            self._fault(record.seq, "lifecycle", str(error))
+
+    # --- leases -------------------------------------------------------------------------------------------
+
+    def _check_leases(self, record: Record, events: tuple[Fact, ...] | None = None) -> None:
+        if record.kind == "job":
+            job = self._state.jobs.get(address(record.tenant, record.key))
+            if job is not None:
+                self._check_lease(job, (record.events if events is None else events)[0], record)
+
+    def _check_lease(self, job: Job, event: Fact, record: Record) -> None:
+        """Whoever speaks for an attempt holds its live lease; a grant is the next attempt's."""
         match event:
             case LeaseGranted(attempt=attempt):
                 if job.lease is not None:
@@ -198,13 +261,6 @@ class Verifier:
                 | ProgressReported(attempt=attempt, token=token)
                 | JobSnoozed(attempt=attempt, token=token)
                 | JobSuspended(attempt=int(attempt), token=int(token))
-                | StepIntended(attempt=attempt, token=token)
-                | StepDone(attempt=attempt, token=token)
-                | StepFailed(attempt=attempt, token=token)
-                | StepCompensated(attempt=attempt, token=token)
-                | ToolCalled(attempt=attempt, token=token)
-                | UsageRecorded(attempt=attempt, token=token)
-                | CompensationEnded(attempt=attempt, token=token)
             ):
                 live = job.lease.token if job.lease is not None else None
                 if token != live or attempt != job.attempt:
@@ -216,98 +272,6 @@ class Verifier:
             case _:
                 pass
 
-    def _check_decision(self, job: Job | None, record: Record) -> None:
-        queue = self._queues.get((record.tenant, record.key.partition("~")[0]), BUILT_IN)
-        expected = None if job is None else expected_events(job, queue, record)
-        if job is None or expected is None:
-            return
-        if record.logic != LOGIC:
-            self._skipped += 1
-            return
-        self._decisions += 1
-        if not expected or record.events[: len(expected)] != expected:
-            self._fault(record.seq, "decision", _difference(expected, record.events))
-
-    def _take_other(self, record: Record) -> None:
-        self._governed.take(record)
-        for event in record.events:
-            match event:
-                case QueueDeclared() | QueuePaused() | QueueDraining() | QueueResumed():
-                    place = (record.tenant, record.key)
-                    self._queues[place] = evolve_queue(self._queues.get(place), event)
-                case LeasesRenewed(leases=leases):
-                    for lease in leases:
-                        place = (record.tenant, lease.key)
-                        job = self._jobs.get(place)
-                        if job is None or job.lease is None or job.lease.token != lease.token:
-                            reason = f"renews token {lease.token} of {lease.key}, which is not live"
-                            self._fault(record.seq, "lease", reason)
-                        else:
-                            self._jobs[place] = renewed(job, record.at)
-                case LeaderElected() | TimeResumed():
-                    for place, job in self._jobs.items():
-                        if job.lease is not None:
-                            self._jobs[place] = regranted(job, record.at)
-                case MessageAccepted(message=message):
-                    if message <= self._accepted.get(record.key, NOTHING):
-                        reason = f"accepts message {message} of partition {record.key} again, or out of turn"
-                        self._fault(record.seq, "message", reason)
-                    self._accepted[record.key] = message
-                case _ if isinstance(event, JOB_EVENTS):
-                    name = type_names[type(event)]
-                    self._fault(record.seq, "lifecycle", f"{name} in a record of a {record.kind}")
-                case _:
-                    pass
-
-
-def expected_events(job: Job, queue: Queue | None, record: Record) -> tuple[Fact, ...] | None:
-    """What deciding again gives for a record about a failure, a lost lease or the passing of time.
-
-    Computed from the job before it, the record's own time and the seed that it keeps; the record may go on
-    behind it. None where the record holds no such decision, or one that rests on the budget of a `queue` that
-    is not known.
-    """
-    if queue is None:
-        if any(isinstance(e, RetryScheduled) and e.budget_at is not None for e in record.events):
-            return None
-        queue = BUILT_IN
-    first = record.events[0] if record.events else None
-    seed = next((e.seed for e in record.events if isinstance(e, RetryScheduled)), 0.5)
-    if isinstance(first, LeaseExpired | AttemptFailed) and job.lease is None:
-        return None  # no lawful record: the lifecycle check says so
-    match first:
-        case AttemptFailed() if not record.actor.startswith(_SYSTEM):
-            return retry.after_failure(job, queue, first, record.at, seed)
-        case JobDeadLettered(reason=DeadReason.HISTORY_LIMIT):
-            return (first,) if job.records >= bounds.HISTORY_MAX_RECORDS else ()
-        case (
-            JobDeadLettered(reason=DeadReason.REJECTED | DeadReason.DEPENDENCY)
-            | CompensationDue(dead=DeadReason.REJECTED | DeadReason.DEPENDENCY | None)
-        ):
-            return None  # a person's word, or what another job's end meant
-        case AttemptFailed() | LeaseExpired() | JobDue() | JobDeadLettered() | CompensationDue():
-            return timers.due(job, queue, record.at, seed)
-        case _:
-            return None
-
-
-def _difference(expected: tuple[Fact, ...], events: tuple[Fact, ...]) -> str:
-    """The first field, or event, that differs."""
-    if not expected:
-        return f"{type_names[type(events[0])]} was recorded, but nothing was due"
-    for number, should in enumerate(expected):
-        name = type_names[type(should)]
-        if number >= len(events):
-            return f"{name} is missing"
-        found = events[number]
-        if type(found) is not type(should):
-            return f"{type_names[type(found)]} was recorded; recomputed it is {name}"
-        for field in should.__struct_fields__:
-            was, is_ = getattr(found, field), getattr(should, field)
-            if was != is_:
-                return f"{name}.{field} was recorded as {was!r}; recomputed it is {is_!r}"
-    return "the events differ"
-
 
 def verify_entries(entries: Iterable[Entry], epoch: int | None = None) -> Report:
     """The report of a log given as its messages from sequence 1."""
@@ -317,9 +281,20 @@ def verify_entries(entries: Iterable[Entry], epoch: int | None = None) -> Report
     return verifier.report()
 
 
+def verify_stretch(stretch: Stretch) -> Report:
+    """The report of a stretch, however much of the log it holds."""
+    verifier = Verifier(stretch.epoch, stretch.partition, stretch.coverage)
+    for entry in stretch.entries:
+        verifier.take(entry)
+    last = stretch.entries[-1].seq if stretch.entries else 0
+    if stretch.coverage is Coverage.WHOLE and last != stretch.last:
+        verifier.missing(last, stretch.last)
+    return verifier.report()
+
+
 async def verify(log: Log) -> Report:
     """The report of a whole log, as far as it went when the reading began. Raises what reading raises."""
-    verifier = Verifier(log.epoch)
+    verifier = Verifier(log.epoch, log.partition)
     async for some in log.read():
         for m in some:
             verifier.take(Entry(m.seq, m.subject, m.body))

@@ -225,6 +225,7 @@ class History:
         self.prev = GENESIS
         self.records: list[Stored] = []
         self.jobs: dict[str, Job] = {}
+        self.leader: str | None = None
 
     def job(self, job_id: str = "a", queue: str = "mail") -> JobWords:
         return JobWords(self, queue, job_id)
@@ -232,6 +233,11 @@ class History:
     def submitted(self, task: str = "mail.send") -> JobWords:
         """A first job, `a` in queue `mail`."""
         return self.job().submitted(task)
+
+    def first(self, queue: str) -> JobWords:
+        """The pending job of a queue whose turn it is."""
+        waiting = [j for j in self.jobs.values() if j.state is State.PENDING and j.queue == queue]
+        return self.job(min(waiting, key=lambda job: (job.priority, job.since)).id, queue)
 
     def after(self, seconds: float) -> History:
         self.at += micros(seconds)
@@ -284,7 +290,8 @@ class History:
     # --- other aggregates -------------------------------------------------------------------------------
 
     def elected(self, leader: str = "node-1", previous: str | None = None) -> History:
-        self._partition(LeaderElected(leader, "0.1.0", previous))
+        self._partition(LeaderElected(leader, "0.1.0", previous or self.leader))
+        self.leader = leader
         return self._give_time_back()
 
     def resumed(self, gap_s: float = 5) -> History:
@@ -320,7 +327,9 @@ class History:
         return self
 
     def report_refused(self, key: str, token: int = 7, worker: str = "w1") -> History:
-        why = Rejection(RejectionKind.STALE, f"token {token} is void", "token", 0)
+        job = self.jobs.get(key)
+        why = lease.fence(job, Held(key.partition("~")[2], token), "worker-1", 0)
+        assert why is not None
         event = ReportRejected("complete", worker, (RefusedReport(key, token, why),))
         self.add("principal", "worker-1", (event,), actor="worker-1")
         return self
@@ -383,7 +392,9 @@ def _step(draw: random.Random, history: History, job: JobWords) -> None:
         case State.SCHEDULED | State.RETRYING:
             draw.choice((job.at_due, job.at_due, job.cancelled))()
         case State.PENDING:
-            draw.choice((job.granted, job.granted, lambda: job.granted("w2"), job.granted, job.cancelled))()
+            next_ = history.first(job.key.partition("~")[0])
+            words: list[Callable[[], object]] = [next_.granted, lambda: next_.granted("w2"), next_.granted]
+            draw.choice([*words, next_.granted, job.cancelled])()
         case State.RUNNING:
             _running_step(draw, job, now)
         case State.DEAD:

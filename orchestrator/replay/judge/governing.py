@@ -1,0 +1,290 @@
+"""Decisions on what governs jobs, made again: queues, batches, operations, schedules, leaders, messages."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from writ.broker.clock import Clock
+from writ.schemas import bounds, commands
+from writ.schemas.events import (
+    BatchEnded,
+    BatchSealed,
+    CancelRequested,
+    CommandRejected,
+    Fact,
+    HistoryLong,
+    JobSubmitted,
+    LeaderElected,
+    LeasesRenewed,
+    OperationEnded,
+    OperationPlanned,
+    QueueDeclared,
+    QueueDraining,
+    QueuePaused,
+    QueueResumed,
+    ReportRejected,
+    type_names,
+)
+from writ.schemas.ids import split_job_key
+from writ.schemas.lifecycle import State
+from writ.schemas.links import JobAsked, JobTold, MessageSent
+from writ.schemas.records import Record
+from writ.schemas.rejections import Rejection
+from writ.schemas.schedules import (
+    Schedule,
+    ScheduleBackfilled,
+    ScheduleDeclared,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleResumed,
+    ScheduleSkipped,
+    ScheduleTriggered,
+)
+from writ.schemas.sealed import UNSEALED
+
+from ...consequences import ORCHESTRATOR
+from ...decide import queue as queues
+from ...decide import schedule as schedules
+from ...office import Office
+from ...operating import Operating
+from ...round import Round
+from ...schedule_desk import ScheduleDesk
+from ...state import Partition, address
+from . import refusals
+from .differs import Differs, Unrecorded, accepted, need
+
+
+class _NoClock(Clock):
+    """Nothing that is decided again may look at a clock."""
+
+    def wall_us(self) -> int:
+        raise AssertionError("a decision read the clock")
+
+    mono_us = wall_us
+
+
+def _no_draw() -> float:
+    raise AssertionError("a decision drew a number")
+
+
+class Governing:
+    """Judges the records of one log that are no job's, and what schedules do to jobs."""
+
+    def __init__(self, state: Partition, standing: refusals.Standing) -> None:
+        self._state = state
+        self._standing = standing
+        office = Office(state, _NoClock(), _no_draw)
+        self._schedules = ScheduleDesk(office)
+        self._operating = Operating(office)
+        self._firing: deque[Record] = deque()
+        """What deciding a firing again gave, as far as the log has not told it yet."""
+
+    # --- schedules' jobs ----------------------------------------------------------------------------------
+
+    @staticmethod
+    def fires(record: Record) -> bool:
+        """Whether a record of a job belongs to what a schedule does by itself."""
+        first = record.events[0]
+        by_hand = isinstance(first, CancelRequested) and "-triggered; overlap" in first.reason
+        return record.cause == "schedule" and not by_hand
+
+    def fired(self, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ...]:
+        """What the firing that a record is part of gives in its place. Raises Differs and Unrecorded."""
+        if not self._firing or self._firing[0].at != record.at:
+            self._firing = deque(self._decide(record))
+        expected = self._firing.popleft() if self._firing else None
+        where = (record.kind, record.tenant, record.key)
+        if expected is None or where != (expected.kind, expected.tenant, expected.key):
+            self._firing.clear()
+            gives = (
+                "nothing" if expected is None else f"{type_names[type(expected.events[0])]} of {expected.key}"
+            )
+            raise Differs(f"deciding the schedule's firing again gives {gives} here")
+        return expected.events
+
+    def _decide(self, record: Record) -> list[Record]:
+        """The records of a firing, decided on a state that is put back as it was."""
+        schedule = self._schedule_of(record)
+        state = self._state
+        place = address(record.tenant, schedule.key)
+        live, exists = self._schedules.live(place), self._schedules.exists(record.tenant, schedule.queue)
+        firing = schedules.due(schedule, live, record.at, exists)
+        refused = self._schedules.refusals(record.tenant, schedule, firing)
+        firing = schedules.not_started(firing, {job: why.reason for job, why in refused.items()})
+        round_ = Round(state, record.at)
+        self._schedules.store(round_, record.tenant, schedule, firing, ORCHESTRATOR, "schedule")
+        round_.drop()
+        return round_.records
+
+    def _schedule_of(self, record: Record) -> Schedule:
+        key: str | None = record.key
+        if record.kind == "job":
+            queue, _ = split_job_key(record.key)
+            first, job = record.events[0], self._state.jobs.get(address(record.tenant, record.key))
+            name = (
+                first.schedule if isinstance(first, JobSubmitted) else None if job is None else job.schedule
+            )
+            key = f"{queue}~{name}"
+        schedule = self._state.schedules.get(address(record.tenant, key or ""))
+        if schedule is None:
+            raise Differs(f"there is no schedule {key}")
+        return schedule
+
+    # --- other aggregates -----------------------------------------------------------------------------------
+
+    def decided_again(self, record: Record) -> tuple[Fact, ...]:
+        """What deciding again gives for a record that is no job's. Raises Differs and Unrecorded."""
+        match record.kind:
+            case "queue":
+                return self._queue(record)
+            case "schedule":
+                return self._schedule(record)
+            case "batch":
+                return self._batch(record)
+            case "operation":
+                return self._operation(record)
+            case "incident":
+                return self._incident(record)
+            case _:
+                return tuple([self._other(event, record) for event in record.events])
+
+    def _queue(self, record: Record) -> tuple[Fact, ...]:
+        queue = self._state.queue(address(record.tenant, record.key))
+        match record.events[0]:
+            case QueueDeclared(policy=policy, reason=reason):
+                return accepted(queues.declare(queue, commands.Declare(policy, reason)))
+            case QueuePaused(reason=reason):
+                return accepted(queues.pause(queue, commands.PauseQueue(reason)))
+            case QueueDraining(reason=reason):
+                return accepted(queues.drain(queue, commands.DrainQueue(reason)))
+            case QueueResumed(reason=reason):
+                return accepted(queues.resume(queue, commands.ResumeQueue(reason)))
+            case _:
+                raise Unrecorded
+
+    def _schedule(self, record: Record) -> tuple[Fact, ...]:
+        first = record.events[0]
+        if record.actor == ORCHESTRATOR and isinstance(first, ScheduleFired | ScheduleSkipped):
+            return self.fired(record, record.events)
+        queue, name = split_job_key(record.key)
+        known = self._state.schedules.get(address(record.tenant, record.key))
+        if isinstance(first, ScheduleDeclared):
+            if first.input.key != UNSEALED:
+                raise Unrecorded
+            content = bytes(first.input.plain)
+            return accepted(schedules.declare(known, queue, name, first.spec, content, first.reason))
+        schedule: Any = schedules.known(known, name)
+        if isinstance(schedule, Rejection):
+            raise Differs(f"decided again it is refused: {schedule.reason}")
+        match first:
+            case SchedulePaused(reason=reason):
+                return accepted(schedules.pause(schedule, reason))
+            case ScheduleResumed(reason=reason):
+                return accepted(schedules.resume(schedule, reason))
+            case ScheduleDeleted(reason=reason):
+                return accepted(schedules.delete(schedule, reason))
+            case ScheduleTriggered(job=job):
+                self._started(record, queue, (job,))
+            case ScheduleBackfilled(jobs=jobs):
+                self._started(record, queue, jobs)
+            case _:
+                raise Unrecorded
+        return record.events
+
+    def _started(self, record: Record, queue: str, jobs: tuple[str, ...]) -> None:
+        """The jobs that an operator had a schedule start stand before its record."""
+        for job in jobs:
+            need(
+                self._state.job(record.tenant, queue, job) is not None,
+                f"it names job {job}, which is not there",
+            )
+
+    def _batch(self, record: Record) -> tuple[Fact, ...]:
+        place = address(record.tenant, record.key)
+        relations = self._state.relations
+        batch, tally = relations.batches.get(place), relations.tally(place)
+        match record.events[0]:
+            case BatchSealed(size=size, reason=reason):
+                command = commands.SealBatch(split_job_key(record.key)[1], size, reason)
+                return accepted(
+                    queues.seal(None if batch is None else batch.size, sum(tally.values()), command)
+                )
+            case BatchEnded():
+                need(batch is not None, "the batch was never sealed")
+                assert batch is not None
+                need(not batch.ended, "its end was told before")
+                done = [tally.get(state, 0) for state in (State.COMPLETED, State.DEAD, State.CANCELLED)]
+                need(sum(done) >= batch.size, f"{sum(done)} of {batch.size} jobs have ended")
+                return (BatchEnded(*done),)
+            case _:
+                raise Unrecorded
+
+    def _operation(self, record: Record) -> tuple[Fact, ...]:
+        place = address(record.tenant, record.key)
+        first = record.events[0]
+        if isinstance(first, OperationPlanned):
+            queue = record.key.partition("~")[0]
+            plan = commands.Plan(
+                first.verb, first.filter, first.reason, first.limit, first.rate_per_s, first.canary,
+                first.stop_after,
+            )  # fmt: skip
+            matched = len(self._operating.matching(record.tenant, queue, plan))
+            need(matched == first.matched, f"it says {first.matched} jobs; its filter matches {matched}")
+            need(record.key == f"{queue}~op{record.seq}", "its key does not follow from its place")
+            return (first,)
+        operation = self._state.operations.get(place)
+        if not isinstance(first, OperationEnded) or operation is None:
+            raise Unrecorded
+        need(operation.ended is None, "it had ended before")
+        over = self._operating.over(place, operation, True)
+        # That none was left is known only to who looked at each.
+        return (OperationEnded(over or "done", operation.done),)
+
+    def _incident(self, record: Record) -> tuple[Fact, ...]:
+        job = self._state.jobs.get(address(record.tenant, record.key))
+        most = bounds.HISTORY_LONG_RECORDS
+        need(job is not None and job.records >= most, f"the job has fewer than {most} records")
+        assert job is not None
+        told = self._state.long.get(address(record.tenant, record.key))
+        need(told != job.round, "it was told of before, in this round of the job")
+        return (HistoryLong(job.records, most),)
+
+    def _other(self, event: Fact, record: Record) -> Fact:
+        """One event of a worker, a principal, a partition or a link."""
+        match event:
+            case LeasesRenewed(leases=leases):
+                for renewal in leases:
+                    job = self._state.jobs.get(address(record.tenant, renewal.key))
+                    live = None if job is None else job.lease
+                    reason = f"renews token {renewal.token} of {renewal.key}, which is not live"
+                    need(live is not None and live.token == renewal.token, reason)
+                    assert live is not None
+                    by = f"renews a lease of principal {live.principal}, by {record.actor}"
+                    need(live.principal == record.actor, by)
+            case LeaderElected(previous=previous):
+                led = self._state.leader
+                need(previous == led, f"follows leader {previous}, but {led} led")
+            case MessageSent(content=content):
+                self._message(content, record)
+            case CommandRejected():
+                refusals.command_rejected(self._state, self._standing, event, record)
+            case ReportRejected():
+                refusals.report_rejected(self._standing, event, record)
+            case _:
+                raise Unrecorded
+        return event
+
+    def _message(self, content: JobAsked | JobTold, record: Record) -> None:
+        """What one partition says of its own jobs is what it has of them."""
+        links = self._state.links
+        home = links.home(content.tenant, content.key)
+        if isinstance(content, JobAsked):
+            need(home == int(record.key), f"asks partition {record.key} after a job of partition {home}")
+            return
+        job = self._state.jobs.get(address(content.tenant, content.key))
+        if job is None:
+            need(content.state is None, f"tells of {content.key}, which is not there")
+            return
+        need(content.state is job.state, f"tells that {content.key} is {content.state}; it is {job.state}")

@@ -1,0 +1,112 @@
+"""Leases, judged again: whether the queue's mode, slots and rate allowed each, and whether it was its turn.
+
+Which tasks a worker runs is not in the log. So the order is judged among jobs of the granted one's task:
+those that any worker who took it would have taken as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from writ.schemas.events import LeaseGranted
+from writ.schemas.lifecycle import Job
+from writ.schemas.queues import Mode
+from writ.schemas.records import Record
+
+from ...state import Partition, address
+from .differs import need
+
+
+class Passed(NamedTuple):
+    """A job that stood before the one that record `seq` grants, and must be gone by the round's end."""
+
+    seq: int
+    place: str
+    since: int
+    words: str
+
+
+class Grants:
+    """Judges the leases of one log. Knows of each round which queues have granted in it."""
+
+    def __init__(self, state: Partition) -> None:
+        self._state = state
+        self._granted: set[str] = set()
+        self._passed: list[Passed] = []
+
+    def begin(self) -> None:
+        """A round begins."""
+        self._granted.clear()
+        self._passed.clear()
+
+    def judge(self, job: Job, event: LeaseGranted, record: Record) -> None:
+        """Of a pending job, before the lease is folded. Raises Differs."""
+        queue = address(job.tenant, job.queue)
+        need(event.attempt == job.attempt + 1, f"grants attempt {event.attempt} after {job.attempt}")
+        need(job.cancel is None, "the job is asked to end")
+        if queue in self._state.queues:
+            self._within_limits(queue, job, record.at)
+        self._in_order(queue, job, record)
+        self._granted.add(queue)
+
+    def finish(self) -> tuple[int, str] | None:
+        """The first grant of the round that passed a job over which waits still."""
+        for passed in self._passed:
+            job = self._state.jobs.get(passed.place)
+            if job is not None and job.since == passed.since and not self._is_full(job):
+                return passed.seq, passed.words
+        return None
+
+    def _within_limits(self, place: str, job: Job, now: int) -> None:
+        state, queue = self._state, self._state.queue(place)
+        policy, running = queue.policy, self._state.running_in(place)
+        need(queue.mode is not Mode.PAUSED, f"the queue is paused: {queue.reason}")
+        most = policy.concurrency
+        need(most is None or running < most, f"{running} jobs of the queue run; its concurrency is {most}")
+        key, most = job.concurrency_key, policy.key_concurrency
+        if key is not None and most is not None:
+            running = state.running_by_key(place, key)
+            need(running < most, f"{running} jobs with key {key} run; the queue's key_concurrency is {most}")
+        tokens = queue.grant_tokens(now)
+        need(tokens is None or tokens > 0, f"the queue's rate of {policy.rate_per_s} a second has no token")
+
+    def _is_full(self, job: Job) -> bool:
+        """Whether a job's concurrency key has no slot left."""
+        place, key = address(job.tenant, job.queue), job.concurrency_key
+        most = self._state.queue(place).policy.key_concurrency
+        return key is not None and most is not None and self._state.running_by_key(place, key) >= most
+
+    def _in_order(self, queue: str, job: Job, record: Record) -> None:
+        first = self._next(queue, lambda each: True)
+        if first is not None and first.task != job.task:
+            first = self._next(queue, lambda each: each.task == job.task)
+        if first is None or first.key == job.key or not self._comes_before(queue, first, job):
+            return
+        words = (
+            f"{first.key} waits since record {first.since} with priority {first.priority}, and {job.key}, "
+            f"since {job.since} with priority {job.priority}, is granted before it"
+        )
+        # Where nothing limits a queue, a record may hold a lease that was granted behind others of its round.
+        place = address(first.tenant, first.key)
+        self._passed.append(Passed(record.seq, place, first.since, words))
+
+    def _comes_before(self, queue: str, first: Job, job: Job) -> bool:
+        if first.priority != job.priority:
+            return first.priority < job.priority
+        if (first.fairness_key or "") == (job.fairness_key or ""):
+            return first.since < job.since
+        # Within an acquire turns are taken by priority, and where one ends is not in the log.
+        return queue not in self._granted
+
+    def _next(self, queue: str, wanted: Callable[[Job], bool]) -> Job | None:
+        """Whose turn it is among those that are wanted; the line is as it was."""
+        line = self._state.ready(queue)
+        if line is None:
+            return None
+        found = line.pick(self._state.jobs, 1, wanted, self._is_full, lambda job: True)
+        if not found:
+            return None
+        line.add(address(found[0].tenant, found[0].key), found[0])
+        line.remove()
+        return found[0]
