@@ -173,3 +173,26 @@ def test_a_node_whose_views_have_died_is_alive_and_not_ready(own: Api) -> None:
     assert own.ask("GET", "/healthz", token=None).status == 200
     os.kill(views, signal.SIGCONT)
     own.until(lambda: own.ask("GET", "/readyz", token=None).status == 200)
+
+
+def test_the_page_of_metrics_tells_of_each_component_also_of_one_that_is_away(own: Api) -> None:
+    own.up()
+
+    def told() -> bytes:
+        got = own.ask("GET", "/metrics", token=None, headers={"Accept": "text/plain"})
+        assert (got.status, got.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+        return got.body
+
+    for component in (b"engine", b"views", b"http"):
+        assert b'writ_component_up{component="%b"} 1\n' % component in told()
+        assert b'writ_process_cpu_seconds_total{component="%b"}' % component in told()
+    assert b"\nwrit_leader_elections_total 1\n" in told()
+    views = own.child("writ.views")
+    assert views is not None
+    os.kill(views, signal.SIGSTOP)
+    try:
+        page = told()
+    finally:
+        os.kill(views, signal.SIGCONT)
+    assert b'writ_component_up{component="views"} 0\n' in page
+    assert b'writ_engine_leading{partition="0"} 1\n' in page

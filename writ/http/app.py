@@ -38,7 +38,7 @@ REQUEST_S: Final = 60.0
 JSON: Final = "application/json"
 POSITION: Final = "Writ-Position"
 
-Page: TypeAlias = Callable[[], Awaitable[Response]]
+Page: TypeAlias = Callable[[Request], Awaitable[Response]]
 """What is to be had without a token: made anew for each request."""
 
 _ALWAYS: Final = {
@@ -88,7 +88,7 @@ class App:
             _check_method(request, ("GET",))
             await held.enter_async_context(self._requests.of(client))
             async with asyncio.timeout(REQUEST_S):
-                return await page()
+                return await page(request)
         route, path = self._route(request)
         if route.stream is not None and wants(EVENTS, request.headers.getlist("accept")):
             await held.enter_async_context(self._streams.of(client))

@@ -40,8 +40,12 @@ class PortTaken(OSError):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the process is told. `fd` is the open port, `token` the owner's, `key_path` the seed file."""
+    """What the process is told. `fd` is the open port, `token` the owner's, `key_path` the seed file.
 
+    `directory` is the node's.
+    """
+
+    directory: str
     url: str
     key_path: str
     tenant: str
@@ -70,7 +74,10 @@ class Http(Child[Settings]):
         from writ.broker.keys import secret_in
 
         token = secret_in(self.token_path, lambda: secrets.token_urlsafe(_TOKEN_BYTES).encode()).decode()
-        return Settings(info.url, info.key_path, info.tenant, info.principal, token, self._socket.fileno())
+        directory = str(self.token_path.parent)
+        return Settings(
+            directory, info.url, info.key_path, info.tenant, info.principal, token, self._socket.fileno()
+        )
 
     @asynccontextmanager
     async def _absence(self, settings: Settings) -> AsyncGenerator[None]:

@@ -1,13 +1,18 @@
-"""What is beside the API and wants no token: is it alive, is it ready, its document, a page to try it."""
+"""What is beside the API and wants no token: health, readiness, metrics, its document, a page to try it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
+
+from writ.metrics.components import of_node
+from writ.metrics.exposition import page
 
 from .problems import RETRY_AFTER, Fault, fault_of
 
@@ -42,19 +47,28 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-def pages(client: Client) -> Mapping[str, Page]:
+def pages(client: Client, directory: Path) -> Mapping[str, Page]:
     """The pages by their paths. What else is to be had without a token is a further entry."""
 
-    async def alive() -> Response:
+    async def alive(_: Request) -> Response:
         return _health("alive")
 
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         faults = await _faults(client)
         if faults:
             raise Fault(503, "; ".join(faults), headers=RETRY_AFTER)
         return _health("ready")
 
-    return {"/healthz": alive, "/readyz": ready, **{path: _file(*file) for path, file in _FILES.items()}}
+    async def metrics(request: Request) -> Response:
+        told = page(await of_node(directory), request.headers.get("accept", ""))
+        return Response(told.body, headers={"Content-Type": told.content_type, "Cache-Control": "no-store"})
+
+    return {
+        "/healthz": alive,
+        "/readyz": ready,
+        "/metrics": metrics,
+        **{path: _file(*file) for path, file in _FILES.items()},
+    }
 
 
 def _health(word: str) -> Response:
@@ -77,9 +91,9 @@ async def _faults(client: Client) -> list[str]:
 
 
 def _file(name: str, media_type: str) -> Page:
-    async def page() -> Response:
+    async def read(_: Request) -> Response:
         content = files("writ.http").joinpath(name).read_bytes()
         headers = {"Cache-Control": "no-cache", **(_PAGE_POLICY if media_type == "text/html" else {})}
         return Response(content, headers=headers, media_type=media_type)
 
-    return page
+    return read
