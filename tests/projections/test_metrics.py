@@ -209,7 +209,7 @@ async def test_the_values_of_labels_are_bounded_whatever_the_log_names(
                 assert len({labels[:depth] for labels in series}) <= bound, metric.name
     # Nothing is lost by it.
     assert sum(told(catalog.GRANTS).values()) == 30 * 6 * 3
-    assert told(catalog.STALE)["t0", OTHER] == 20
+    assert told(catalog.REFUSALS)["t0", "not_found"] == 20
     assert told(catalog.SUBMITTED)["t0", "q0", "task0"] == 1
     assert told(catalog.SUBMITTED)[OTHER, OTHER, OTHER] > 0
 
