@@ -27,6 +27,8 @@ from writ.schemas.queries import (
     SchedulesPage,
     SchedulesQuery,
     StatusQuery,
+    StretchPage,
+    StretchQuery,
 )
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.verbs import QUERY_VERBS
@@ -130,6 +132,13 @@ class Looking(Asking):
         A read that asks for it as `min_position` misses none of that.
         """
         return (await self._query("jobs", JobsQuery(limit=1), JobsPage, timeout_s)).position
+
+    async def stretch(self, after: int = 0, *, limit: int = 10_000, timeout_s: float = 10.0) -> StretchPage:
+        """A part of the log after sequence `after`, as stored: records of the tenant and of the partition.
+
+        Ask again with `after` set to the page's `upto` while that is before its `last`.
+        """
+        return await self._query("stretch", StretchQuery(after=after, limit=limit), StretchPage, timeout_s)
 
     async def status(self, *, timeout_s: float = 10.0) -> NodeStatus:
         """Whether the node is up, who leads, how far behind its views are."""

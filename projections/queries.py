@@ -41,6 +41,8 @@ from writ.schemas.queries import (
     RecordView,
     SchedulesQuery,
     StatusQuery,
+    StretchPage,
+    StretchQuery,
     ViewStatus,
     WaitView,
 )
@@ -54,6 +56,7 @@ from .reading import JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
 from .runner import Runner
 from .shown import PAGE_MAX_BYTES, content, fit, tags_of, timestamp
+from .stretch_pages import stretch_page
 
 log = logging.getLogger("writ.projections")
 
@@ -141,6 +144,7 @@ class Queries:
             "dead": self._dead,
             "records": self._records,
             "log": self._log_records,
+            "stretch": self._stretch,
             "queues": self._of("jobs", QueuesQuery, governed.queues),
             "schedules": self._of("jobs", SchedulesQuery, governed.schedules),
             "operations": self._of("jobs", OperationsQuery, governed.operations),
@@ -333,6 +337,11 @@ class Queries:
                     return views, True
                 views.append(_record_view(stored))
         return views, False
+
+    async def _stretch(self, tenant: str, body: bytes) -> StretchPage:
+        """Reads the log, and waits for no view."""
+        query = _parse(body, StretchQuery)
+        return await stretch_page(self._log, tenant, query, await self._newest_seq(query.max_wait_s))
 
     def _of(
         self, view: str, kind: type[Asked], read: Callable[[str, Asked], Awaitable[Answer]]

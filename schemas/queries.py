@@ -1,10 +1,10 @@
 """Reads of the views: `writ.query.<tenant>.<principal>.<verb>`, request and answer as JSON.
 
 Verbs: `jobs` (JobsQuery -> JobsPage), `dead` (DeadQuery -> DeadPage), `job` (JobQuery -> JobsPage), `records`
-(RecordsQuery -> RecordsPage), `log` (LogQuery -> RecordsPage), `queues` (QueuesQuery -> QueuesPage),
-`schedules` (SchedulesQuery -> SchedulesPage), `operations` (OperationsQuery -> OperationsPage), `batches`
-(BatchesQuery -> BatchesPage), `status` (StatusQuery -> NodeStatus); `verbs.py` lists them all. An answer has
-`error` where the query was refused.
+(RecordsQuery -> RecordsPage), `log` (LogQuery -> RecordsPage), `stretch` (StretchQuery -> StretchPage),
+`queues` (QueuesQuery -> QueuesPage), `schedules` (SchedulesQuery -> SchedulesPage), `operations`
+(OperationsQuery -> OperationsPage), `batches` (BatchesQuery -> BatchesPage), `status` (StatusQuery ->
+NodeStatus); `verbs.py` lists them all. An answer has `error` where the query was refused.
 
 Every query but `status` waits until the view has reached the log's last record at the time of asking, so
 that nobody misses what they were already told; `max_wait_s` bounds the wait and is answered `try_later`. A
@@ -120,6 +120,16 @@ class LogQuery(Query, frozen=True, kw_only=True):
         if self.id is not None:
             return key == f"{self.queue}~{self.id}"
         return self.queue is None or key == self.queue or key.startswith(f"{self.queue}~")
+
+
+class StretchQuery(Query, frozen=True, kw_only=True):
+    """The records of the tenant and of the partition itself, as stored, after a sequence, oldest first.
+
+    It reads the log, not a view: only `after` and `limit` count.
+    """
+
+    after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
 
 
 class GovernedQuery(Query, frozen=True, kw_only=True):
@@ -278,6 +288,21 @@ class RecordsPage(Answer, frozen=True):
 
     records: tuple[RecordView, ...] = ()
     more: bool = False
+
+
+class StretchPage(Answer, frozen=True):
+    """A part of the log of a partition; `last` is its newest sequence now; `whole` says that none is missing.
+
+    Where it is not, records of other tenants lie between. Ask again with `after` set to `upto` while that is
+    before `last`.
+    """
+
+    partition: int = 0
+    epoch: int = 0
+    records: tuple[RecordView, ...] = ()
+    upto: int = 0
+    last: int = 0
+    whole: bool = True
 
 
 class ChangeView(msgspec.Struct, frozen=True):

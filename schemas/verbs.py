@@ -14,6 +14,7 @@ QUERY_VERBS: Final[dict[str, tuple[type[Query], type[Answer]]]] = {
     "dead": (queries.DeadQuery, queries.DeadPage),
     "records": (queries.RecordsQuery, queries.RecordsPage),
     "log": (queries.LogQuery, queries.RecordsPage),
+    "stretch": (queries.StretchQuery, queries.StretchPage),
     "queues": (queries.QueuesQuery, queries.QueuesPage),
     "schedules": (queries.SchedulesQuery, queries.SchedulesPage),
     "operations": (queries.OperationsQuery, queries.OperationsPage),

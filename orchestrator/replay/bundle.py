@@ -1,8 +1,8 @@
 """A bundle: a stretch of a log in one file, which replays anywhere without a broker.
 
-A file of lines, each a JSON document: a head that says what is in it, the records as stored, and at the end the
-SHA-256 of all lines before. A name that ends in `.gz` is compressed. A bundle of a whole log, or of a whole
-tenant, is besides held together by the log's own chain of digests.
+A file of lines, each a JSON document: a head that says what is in it, the records as stored, and at the end
+the SHA-256 of all lines before. A name that ends in `.gz` is compressed. A bundle of a whole log, or of a
+whole tenant, is besides held together by the log's own chain of digests.
 """
 
 from __future__ import annotations

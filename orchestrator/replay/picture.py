@@ -28,7 +28,7 @@ class Scope(msgspec.Struct, frozen=True):
         return f"tenant {self.tenant}" if self.queue is None else f"queue {self.queue}"
 
     def holds(self, tenant: str, key: str) -> bool:
-        """Whether an aggregate with that key belongs here; a job's, schedule's or batch's is `<queue>~<name>`."""
+        """Whether a job, schedule, batch or operation with that key, `<queue>~<name>`, belongs here."""
         if tenant != self.tenant:
             return False
         if self.job is not None:
@@ -39,8 +39,8 @@ class Scope(msgspec.Struct, frozen=True):
 class Picture(msgspec.Struct, frozen=True):
     """All that stands within a scope after record `seq`, of log time `at`.
 
-    `jobs`, `schedules`, `batches` and `operations` are by key, `queues` by name. `states` counts the jobs, and
-    `order` holds the keys of the pending jobs of each queue as they would be granted, were there room for all.
+    `jobs`, `schedules`, `batches` and `operations` are by key, `queues` by name. `states` counts the jobs,
+    and `order` has the keys of each queue's pending jobs as they would be granted, were there room for all.
     """
 
     scope: Scope

@@ -393,8 +393,7 @@ def _step(draw: random.Random, history: History, job: JobWords) -> None:
             draw.choice((job.at_due, job.at_due, job.cancelled))()
         case State.PENDING:
             next_ = history.first(job.key.partition("~")[0])
-            words: list[Callable[[], object]] = [next_.granted, lambda: next_.granted("w2"), next_.granted]
-            draw.choice([*words, next_.granted, job.cancelled])()
+            draw.choice((next_.granted, next_.granted, lambda: next_.granted("w2"), job.cancelled))()
         case State.RUNNING:
             _running_step(draw, job, now)
         case State.DEAD:

@@ -455,9 +455,9 @@ def plan_ignores_its_limit(patch: Patch) -> None:
     def boundless(operation: Any) -> Any:
         return replace(operation, plan=replace(operation.plan, limit=0))
 
-    honest, honest_over = Operation.allowance, Operating._over
+    honest, honest_over = Operation.allowance, Operating.over
     patch(Operation, "allowance", lambda self, now: honest(boundless(self), now))
-    patch(Operating, "_over", lambda self, place, op, more: honest_over(self, place, boundless(op), more))
+    patch(Operating, "over", lambda self, place, op, more: honest_over(self, place, boundless(op), more))
 
 
 @bug

@@ -39,7 +39,8 @@ FRONT = """\
   writ cost                     what models cost; `writ tools` tells what was called
   writ explain ID               why it is where it is, answered from the log
   writ reproduce ID             run it again with the recorded answers, and compare the two runs
-  writ replay ID                its state after each record; --at a time, --verify the log
+  writ replay ID                its state after each record; --at a time, --diff two, --as html;
+                                without ID all of a queue or tenant; --verify, --what-if, --export
 
 {b}The node{n}
   writ status                   is it up, who leads, how far behind is each view

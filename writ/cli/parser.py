@@ -357,14 +357,33 @@ def _add_relations(submit: Parser) -> None:
 def _add_past_commands(to: Subparsers) -> None:
     explain = command(to, "explain", "Why a job is where it is, from the log alone.", "  writ explain 01JABC")
     one_job(explain)
+    explain.add_argument("--bundle", metavar="FILE", help="read a bundle, not a node")
     replay = command(
-        to, "replay", "Rebuild a job from the log: its state after each record.",
-        "  writ replay 01JABC --at 120\n"
-        "  writ replay 01JABC --at 2026-01-31T12:00:00Z\n"
-        "  writ replay 01JABC --verify           exits 1 on a mismatch",
+        to, "replay", "Rebuild a job, a queue or all of a tenant from the log.",
+        "  writ replay 01JABC                    the job after each record\n"
+        "  writ replay 01JABC --at 120           at a log sequence, or at 2026-01-31T12:00:00Z\n"
+        "  writ replay --queue billing --diff 120 180\n"
+        "  writ replay --verify                  every record, transition and decision; exits 1 on a fault\n"
+        "  writ replay --what-if policies.toml   a file as writ apply takes it\n"
+        "  writ replay 01JABC --as html > job.html\n"
+        "  writ replay --state dead --export dead.bundle.gz\n"
+        "  writ replay --bundle dead.bundle.gz --verify",
     )  # fmt: skip
-    one_job(replay)
+    replay.add_argument(
+        "id", metavar="ID", nargs="?", help="the job's id; all of the queue or tenant without"
+    )
+    replay.add_argument("--queue", metavar="Q", help="all of this queue; with ID, where several have the id")
     replay.add_argument("--at", metavar="SEQ|TIME", help="the state at a log sequence or an RFC 3339 time")
+    replay.add_argument("--diff", metavar="SEQ|TIME", nargs=2, help="what changed from the one to the other")
+    replay.add_argument("--verify", action="store_true", help="make every recorded decision again")
+    replay.add_argument("--what-if", metavar="FILE", help="what other policies of queues would have led to")
+    replay.add_argument(
+        "--as", dest="shown_as", choices=("text", "json", "mermaid", "html"), help="how a timeline is shown"
+    )
+    replay.add_argument("--bundle", metavar="FILE", help="read a bundle, not a node")
+    replay.add_argument("--export", metavar="FILE", help="write a bundle, which replays without a node")
+    replay.add_argument("--state", action="append", default=[], help="with --export: jobs in these states")
+    replay.add_argument("--task", metavar="TASK", help="with --export: jobs of this task")
     reproduce = command(
         to, "reproduce",
         "Run a finished job again with the recorded answers, and compare. Exits 1 where the two differ.",
@@ -372,4 +391,3 @@ def _add_past_commands(to: Subparsers) -> None:
     )  # fmt: skip
     one_job(reproduce)
     reproduce.add_argument("--timeout", type=number(0), metavar="S", help="wait at most so long [for ever]")
-    replay.add_argument("--verify", action="store_true", help="check the records against what is known")

@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .fetch import explained, job_with_records
 from .output import next_steps, paint, print_json, state
 from .reach import connected
-from .timeline import steps_of, timeline_lines, wrapped
+from .stretches import key_in, of_records, read_bundle
+from .timeline import timeline_lines, wrapped
 from .usage import CommandError, UsageError
 
 if TYPE_CHECKING:
     from writ.orchestrator.replay.explain import Explanation
     from writ.orchestrator.replay.history import Step
-    from writ.schemas.lifecycle import Job
+    from writ.orchestrator.replay.stretch import Stretch
     from writ.schemas.queries import JobView, QueueView, RecordView
 
 _CITED_MAX: Final = 12
 
 
-async def _fetch(args: Namespace) -> tuple[JobView, list[RecordView]]:
+class Told:
+    """One job: what its records tell, and what the view says of it where there is one."""
+
+    def __init__(self, stretch: Stretch, key: str, view: JobView | None, queue: QueueView | None) -> None:
+        self.stretch = stretch
+        self.key = key
+        self.view = view
+        self.queue = queue
+        self.steps = _steps(stretch, key)
+        self.job = self.steps[-1].job
+
+
+def tell_of(args: Namespace) -> Told:
+    """The job that the options name, read from a bundle or from the node. Raises CommandError."""
+    if args.bundle is not None:
+        _, stretch = read_bundle(args.bundle)
+        return Told(stretch, key_in(stretch, args.id, args.queue), None, None)
+    view, records, queue = asyncio.run(_fetch(args))
+    from writ.schemas.ids import job_key
+
+    return Told(of_records(view, records), job_key(view.queue, view.id), view, queue)
+
+
+async def _fetch(args: Namespace) -> tuple[JobView, list[RecordView], QueueView | None]:
     async with connected(args) as client:
-        return await job_with_records(client, args.id, args.queue)
+        view, records = await job_with_records(client, args.id, args.queue)
+        queues = (await client.queues(view.queue)).queues
+    return view, records, queues[0] if queues else None
+
+
+def _steps(stretch: Stretch, key: str) -> list[Step]:
+    from writ.orchestrator.replay.history import HistoryError, steps
+
+    try:
+        return steps(stretch.entries, stretch.tenant, key)
+    except HistoryError as error:
+        raise CommandError(f"the log of job {key} contradicts itself: {error}") from error
 
 
 # --- explain --------------------------------------------------------------------------------------------
@@ -34,33 +68,27 @@ async def _fetch(args: Namespace) -> tuple[JobView, list[RecordView]]:
 
 def explain(args: Namespace) -> int:
     """The six questions, answered from the log; also why it is not running."""
-    view, records, queue = asyncio.run(_fetch_with_queue(args))
-    steps = _steps(view, records)
-    found = _explanation(steps, queue)
+    told = tell_of(args)
+    found = explanation(told)
     if args.json:
         print_json(found)
         return 0
-    for line in explanation_lines(steps, found):
+    for line in explanation_lines(told.steps, found):
         print(line)
     print()
-    next_steps(f"writ replay {view.id}", f"writ job {view.id}")
+    next_steps(f"writ replay {told.job.id}", f"writ job {told.job.id}")
     return 0
 
 
-async def _fetch_with_queue(args: Namespace) -> tuple[JobView, list[RecordView], QueueView | None]:
-    view, records = await _fetch(args)
-    async with connected(args) as client:
-        queues = (await client.queues(view.queue)).queues
-    return view, records, queues[0] if queues else None
-
-
-def _explanation(steps: Sequence[Step], queue: QueueView | None = None) -> Explanation:
-    return explained(steps, time.time_ns() // 1_000, queue)
+def explanation(told: Told) -> Explanation:
+    """The explanation of a job: as of now where a node tells of it, else as of its last record."""
+    last = told.steps[-1].record.at
+    return explained(told.steps, last if told.view is None else time.time_ns() // 1_000, told.queue)
 
 
 def explanation_lines(steps: Sequence[Step], found: Explanation | None = None) -> Iterator[str]:
     """The explanation, wrapped to the terminal; in a pipe a sentence is a line."""
-    found = found or _explanation(steps)
+    found = found or explained(steps, time.time_ns() // 1_000)
     yield f"job {paint(found.id, 'bold')} in queue {found.queue} is {state(found.state.value)}"
     for number, answer in enumerate(found.answers, 1):
         yield ""
@@ -75,137 +103,66 @@ def explanation_lines(steps: Sequence[Step], found: Explanation | None = None) -
 
 # --- replay ---------------------------------------------------------------------------------------------
 
+_MODES: Final = ("at", "diff", "verify", "what_if", "export", "shown_as")
+
 
 def replay(args: Namespace) -> int:
-    """The job after each record; at one moment; or checked, with exit code 1 on a mismatch."""
-    point = None if args.at is None else _point(args.at)
-    if point is not None and args.verify:
-        raise UsageError("--at and --verify exclude each other", ["writ replay --help"])
-    view, records = asyncio.run(_fetch(args))
-    steps = _steps(view, records)
-    if point is not None:
-        return _show_at(args, view, steps, point)
-    faults = mismatches(view, steps) if args.verify else []
-    if args.json:
-        print_json(_document(view, steps) | ({"ok": not faults, "mismatches": faults} if args.verify else {}))
-    elif args.verify:
-        _show_verdict(view, steps, faults)
+    """A job after each record; or a job, queue or tenant as the options have it.
+
+    Exit code 1 where verification finds a fault.
+    """
+    modes = [name for name in _MODES if getattr(args, name)]
+    if len(modes) > 1:
+        first, second = (f"--{name.replace('_', '-')}".replace("shown-as", "as") for name in modes[:2])
+        raise UsageError(f"{first} and {second} exclude each other", ["writ replay --help"])
+    mode = modes[0] if modes else ""
+    from . import replays
+
+    replays.points(args)  # a moment that is none is a mistake, wherever the log may be
+    if mode == "export":
+        return replays.export(args)
+    if mode == "what_if":
+        return replays.what_if(args)
+    if args.id is None:
+        if mode == "shown_as":
+            raise UsageError("--as is for the timeline of one job", ["writ replay ID --as html"])
+        return replays.verify(args) if mode == "verify" else replays.look(args)
+    told = tell_of(args)
+    if mode in ("at", "diff"):
+        return replays.look_at_job(args, told)
+    if mode == "verify":
+        return replays.verify_job(args, told)
+    return _timeline(args, told)
+
+
+def _timeline(args: Namespace, told: Told) -> int:
+    from writ.orchestrator.replay.mermaid import diagram
+    from writ.orchestrator.replay.page import page
+
+    if args.json or args.shown_as == "json":
+        print_json(document(told))
+    elif args.shown_as == "mermaid":
+        print("\n".join(diagram(told.steps)))
+    elif args.shown_as == "html":
+        print("\n".join(page(told.steps, explanation(told))))
     else:
-        for line in timeline_lines(steps, states=True):
+        for line in timeline_lines(told.steps, states=True):
             print(line)
-        next_steps(f"writ replay {view.id} --verify", f"writ replay {view.id} --at {steps[-1].record.seq}")
-    return 1 if faults else 0
-
-
-def _steps(view: JobView, records: Sequence[RecordView]) -> list[Step]:
-    from writ.orchestrator.replay.history import HistoryError
-
-    try:
-        return steps_of(view.tenant, view.queue, view.id, records)
-    except HistoryError as error:
-        raise CommandError(f"the log of job {view.id} contradicts itself: {error}") from error
-
-
-Point = tuple[int | None, int | None]
-"""A log sequence, or a log time in microseconds."""
-
-
-def _point(text: str) -> Point:
-    """What --at names. Raises UsageError."""
-    if text.isdigit():
-        return int(text), None
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"--at {text!r} is neither a log sequence nor an RFC 3339 time",
-            ["writ replay ID --at 120", "writ replay ID --at 2026-01-31T12:00:00Z"],
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    since = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    return None, since // datetime.timedelta(microseconds=1)
-
-
-def _show_at(args: Namespace, view: JobView, steps: Iterable[Step], point: Point) -> int:
-    from writ.orchestrator.replay.history import at_point
-
-    job = at_point(steps, *point)
-    if args.json:
-        print_json({"id": view.id, "queue": view.queue, "at": args.at, "job": job})
-    elif job is not None:
-        print(f"At {args.at} job {paint(view.id, 'bold')} was {state(job.state.value)}: {standing(job)}")
-    if job is None:
-        raise CommandError(f"job {view.id} did not exist at {args.at}", [f"writ replay {view.id}"])
+        last = told.steps[-1].record.seq
+        next_steps(f"writ replay {told.job.id} --verify", f"writ replay {told.job.id} --at {last}")
     return 0
 
 
-def standing(job: Job) -> str:
-    """What else there is to say of a state, in a few words."""
-    parts = [f"attempt {job.attempt}"]
-    if job.round > 1:
-        parts.append(f"round {job.round}")
-    if job.failures:
-        parts.append(f"{job.failures} failed")
-    if job.lease_losses:
-        parts.append(f"{job.lease_losses} lost")
-    if job.lease is not None:
-        parts.append(f"leased to {job.lease.worker}")
-    return ", ".join(parts)
+def document(told: Told) -> dict[str, Any]:
+    """A job's history as JSON: each record with its events and the whole job after it."""
+    from msgspec.structs import asdict
 
-
-# --- verify ---------------------------------------------------------------------------------------------
-
-
-def mismatches(view: JobView, steps: Sequence[Step]) -> list[str]:
-    """Where a recorded decision differs from the same decision made again, or the fold from the view."""
-    from writ.orchestrator.replay.verify import expected_events
-    from writ.schemas.records import LOGIC
-
-    found: list[str] = []
-    for step in steps:
-        if step.is_context or step.before is None or step.record.logic != LOGIC:
-            continue
-        expected = expected_events(step.before, None, step.record)
-        if expected is not None and step.record.events[: len(expected)] != expected:
-            found.append(f"record {step.record.seq}: decided again it is {expected}")
-    last = max((step.record.seq for step in steps if not step.is_context), default=0)
-    job = steps[-1].job
-    pairs: list[tuple[str, Any, Any]] = [
-        ("state", job.state.value, view.state.value),
-        ("task", job.task, view.task),
-        ("actor", job.actor, view.actor),
-        ("round", job.round, view.round),
-        ("attempt", job.attempt, view.attempt),
-        ("failures", job.failures, view.failures),
-        ("lease_losses", job.lease_losses, view.lease_losses),
-        ("worker", job.lease.worker if job.lease else None, view.worker),
-        ("reason", job.reason, view.reason),
-        ("seq", last, view.seq),
-    ]
-    return found + [
-        f"{name}: {ours} in the log, {theirs} in the view" for name, ours, theirs in pairs if ours != theirs
-    ]
-
-
-def _show_verdict(view: JobView, steps: Sequence[Step], faults: Sequence[str]) -> None:
-    own = [step for step in steps if not step.is_context]
-    beside = f"{len(steps) - len(own)} beside them that move its lease"
-    print(f"{len(own)} records of job {view.id} folded again, {beside}")
-    for fault in faults:
-        print(f"{paint('mismatch', 'red')}  {fault}")
-    if not faults:
-        same = "every transition is lawful, every decision comes out the same, the view agrees"
-        print(f"{paint('no mismatch', 'green')}: {same}")
-
-
-def _document(view: JobView, steps: Sequence[Step]) -> dict[str, Any]:
     from writ.schemas.events import type_names
 
     return {
-        "id": view.id,
-        "queue": view.queue,
-        "tenant": view.tenant,
+        "id": told.job.id,
+        "queue": told.job.queue,
+        "tenant": told.job.tenant,
         "steps": [
             {
                 "seq": step.record.seq,
@@ -214,8 +171,8 @@ def _document(view: JobView, steps: Sequence[Step]) -> dict[str, Any]:
                 "actor": step.record.actor,
                 "context": step.is_context,
                 "events": [{"type": type_names[type(event)], "data": event} for event in step.record.events],
-                "job": step.job,
+                "job": asdict(step.job),
             }
-            for step in steps
+            for step in told.steps
         ],
     }

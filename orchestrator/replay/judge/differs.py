@@ -5,6 +5,8 @@ from __future__ import annotations
 from writ.schemas.events import Fact, type_names
 from writ.schemas.rejections import Rejection
 
+from ...decide.lease import Repeated
+
 
 class Differs(Exception):
     """Deciding again does not give what is recorded; the text says what it gives."""
@@ -20,13 +22,13 @@ def need(holds: object, otherwise: str) -> None:
         raise Differs(otherwise)
 
 
-def accepted(outcome: object) -> tuple[Fact, ...]:
+def accepted(outcome: tuple[Fact, ...] | Repeated | Rejection) -> tuple[Fact, ...]:
     """The events of an outcome; Differs where deciding again refuses."""
     if isinstance(outcome, Rejection):
         raise Differs(f"decided again it is refused: {outcome.reason}")
-    assert isinstance(outcome, tuple), outcome
-    events: tuple[Fact, ...] = outcome
-    return events
+    need(not isinstance(outcome, Repeated), "it was said before: there was nothing to store")
+    assert not isinstance(outcome, Repeated)
+    return outcome
 
 
 def difference(expected: tuple[Fact, ...], events: tuple[Fact, ...]) -> str | None:

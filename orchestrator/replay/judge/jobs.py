@@ -147,9 +147,7 @@ def _started(state: Partition, job: Job, record: Record, events: tuple[Fact, ...
     (first, *_) = events
     assert isinstance(first, AttemptStarted)
     held = _fenced(job, record, first.token, first.attempt)
-    outcome = lease.start(job, held, record.actor, None)
-    need(not isinstance(outcome, lease.Repeated), "the attempt was started before")
-    return accepted(outcome)
+    return accepted(lease.start(job, held, record.actor, None))
 
 
 def _released(state: Partition, job: Job, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ...]:
