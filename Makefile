@@ -28,6 +28,10 @@ simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n f
 retention-proof: $(READY) ## Archive and trim under load with 20 kills, and compare all answers (ARGS='--kills 50')
 	@$(BIN)/python -m tests.acceptance.retention $(ARGS)
 
+.PHONY: forensics
+forensics: $(READY) ## Hold replay, explain, verify and what-if to what they promise, at full size
+	@$(BIN)/python -m tests.forensics $(ARGS)
+
 .PHONY: teeth
 teeth: $(READY) ## Search the seeds that find each bug planted into the simulation
 	@$(BIN)/python -m tests.simulation.teeth $(ARGS)

@@ -341,7 +341,8 @@ class Queries:
     async def _stretch(self, tenant: str, body: bytes) -> StretchPage:
         """Reads the log, and waits for no view."""
         query = _parse(body, StretchQuery)
-        return await stretch_page(self._log, tenant, query, await self._newest_seq(query.max_wait_s))
+        seen = self._runner.position, self._runner.digest
+        return await stretch_page(self._log, tenant, query, await self._newest_seq(query.max_wait_s), seen)
 
     def _of(
         self, view: str, kind: type[Asked], read: Callable[[str, Asked], Awaitable[Answer]]

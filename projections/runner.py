@@ -71,6 +71,11 @@ class Runner:
         self._numbers = itertools.count()
 
     @property
+    def digest(self) -> str:
+        """Of the newest record that is folded, as it was when it was read."""
+        return self._reached.position.digest
+
+    @property
     def position(self) -> int:
         """The sequence of the newest record that the rows tell of."""
         return self._reached.position.seq

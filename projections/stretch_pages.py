@@ -24,10 +24,13 @@ _EXTRA_BYTES: Final = 150
 """More than a record weighs in a page, beside its body and its subject."""
 
 
-async def stretch_page(log: Log, tenant: str, query: StretchQuery, last: int) -> StretchPage:
+async def stretch_page(
+    log: Log, tenant: str, query: StretchQuery, last: int, seen: tuple[int, str]
+) -> StretchPage:
     """A part of the log after the query's position, up to sequence `last`, as stored.
 
-    What other tenants did is passed over. Raises TimeoutError where nothing came in time, and what the log does.
+    `seen` is the position of a view, and the digest of the record there as it read it.
+    What other tenants did is passed over. Raises TimeoutError where nothing came, and what the log raises.
     """
     upto, room, whole = query.after, PAGE_MAX_BYTES, True
     views: list[RecordView] = []
@@ -50,7 +53,8 @@ async def stretch_page(log: Log, tenant: str, query: StretchQuery, last: int) ->
     except TimeoutError:
         if upto == query.after:
             raise
-    return StretchPage(None, last, log.partition, log.epoch, tuple(views), upto, last, whole)
+    position, digest = seen
+    return StretchPage(None, position, log.partition, log.epoch, tuple(views), upto, last, whole, digest)
 
 
 async def _one_by_one(parts: AsyncIterator[list[Stored]]) -> AsyncIterator[Stored]:

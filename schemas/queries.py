@@ -294,7 +294,8 @@ class StretchPage(Answer, frozen=True):
     """A part of the log of a partition; `last` is its newest sequence now; `whole` says that none is missing.
 
     Where it is not, records of other tenants lie between. Ask again with `after` set to `upto` while that is
-    before `last`.
+    before `last`. `position` is how far the jobs view has read, and `digest` that of the record there as it
+    was then: who reads another one there, or finds the log to end before, knows that it was changed since.
     """
 
     partition: int = 0
@@ -303,6 +304,7 @@ class StretchPage(Answer, frozen=True):
     upto: int = 0
     last: int = 0
     whole: bool = True
+    digest: str = ""
 
 
 class ChangeView(msgspec.Struct, frozen=True):

@@ -37,7 +37,10 @@ class Coverage(StrEnum):
 
 
 class Stretch(msgspec.Struct, frozen=True):
-    """Messages of one partition's log in order. `last` is where the log ended when it was read."""
+    """Messages of one partition's log in order. `last` is where the log ended when it was read.
+
+    `seen` is a record that somebody else has read before: its sequence, and its digest as it was then.
+    """
 
     tenant: str
     partition: int
@@ -45,6 +48,7 @@ class Stretch(msgspec.Struct, frozen=True):
     last: int
     coverage: Coverage
     entries: tuple[Entry, ...]
+    seen: tuple[int, str] | None = None
 
     def records(self) -> Iterator[Record]:
         """Each message's record. Raises HistoryError."""
@@ -144,4 +148,4 @@ def of_jobs(stretch: Stretch, keys: Iterable[str]) -> Stretch:
                 keep = False
         if keep:
             found.append(entry)
-    return replace(stretch, coverage=Coverage.JOBS, entries=tuple(found))
+    return replace(stretch, coverage=Coverage.JOBS, entries=tuple(found), seen=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -93,8 +93,8 @@ class Verifier:
     """Takes a log's messages one by one, from sequence 1, and collects what is wrong.
 
     `epoch` is the log's, if known; `coverage` how much of it comes: where that is not all, sequences may have
-    gaps, and the chain is looked at where records are neighbours. `judges` are the versions of the deciding
-    code that can be called.
+    gaps, and the chain is looked at where records are neighbours. `seen` is a record as somebody else
+    has read it: sequence and digest. `judges` are the versions of the deciding code that can be called.
     """
 
     def __init__(
@@ -103,9 +103,10 @@ class Verifier:
         partition: int = 0,
         coverage: Coverage = Coverage.WHOLE,
         judges: Mapping[int, type[Judge]] | None = None,
+        seen: tuple[int, str] | None = None,
     ) -> None:
         self._epoch_max = epoch
-        self._coverage = coverage
+        self._coverage, self._seen = coverage, seen
         if judges is None:
             judges = JUDGES_OF_SOME if coverage is Coverage.JOBS else JUDGES
         self._state = Partition(partition, epoch or 0)
@@ -124,10 +125,18 @@ class Verifier:
             self._fault(entry.seq, "chain", f"comes after record {self._seq}")
         self._seq = entry.seq
         prev, self._prev = self._prev, digest(entry.body)
+        if self._seen is not None and self._seen[0] == entry.seq and self._seen[1] != self._prev:
+            was = self._seen[1][:12]
+            self._fault(
+                entry.seq, "chain", f"has digest {self._prev[:12]}...; a view has read {was}... there"
+            )
         try:
             record = read_entry(entry)
         except HistoryError as error:
             self._fault(entry.seq, "body", str(error))
+            return
+        if not record.events:
+            self._fault(entry.seq, "body", "holds no event")
             return
         if record.prev != prev and (follows or self._coverage is Coverage.WHOLE):
             self._fault(
@@ -159,8 +168,8 @@ class Verifier:
         )
 
     def missing(self, last: int, should: int) -> None:
-        """The log ended elsewhere."""
-        self._fault(last + 1, "chain", f"missing: the log ended with record {should}")
+        """The log was longer."""
+        self._fault(last + 1, "chain", f"missing: the log went on to record {should}")
 
     @property
     def state(self) -> Partition:
@@ -179,12 +188,12 @@ class Verifier:
         if judge is None:
             self._note_range(record)
         else:
-            self._found(record, judge.judge(record))
+            self._judge(record, judge.judge)
         granted = record.kind == "job" and isinstance(record.events[-1], LeaseGranted)
         if not granted or len(record.events) == 1:
             self._check_leases(record)
             if granted and judge is not None:
-                self._found(record, judge.judge_grant(record))
+                self._judge(record, judge.judge_grant)
             self._fold(record)
             return
         head = replace(record, events=record.events[:-1])
@@ -192,7 +201,7 @@ class Verifier:
         if self._fold(head):
             self._check_leases(record, record.events[-1:])
             if judge is not None:
-                self._found(record, judge.judge_grant(record))
+                self._judge(record, judge.judge_grant)
             self._extend(record)
 
     def _finish(self, judge: Judge | None, at: int) -> None:
@@ -203,7 +212,11 @@ class Verifier:
                 self._fault(wrong[0], "decision", wrong[1])
         self._judging = judge
 
-    def _found(self, record: Record, reason: str | None) -> None:
+    def _judge(self, record: Record, judge: Callable[[Record], str | None]) -> None:
+        try:
+            reason = judge(record)
+        except Exception as error:
+            reason = f"cannot be decided again: {_reason(error)}"
         if reason is not None:
             self._fault(record.seq, "decision", reason)
 
@@ -221,10 +234,9 @@ class Verifier:
         try:
             if known is not None:
                 self._state.evolve(known, undo)
-        except (IllegalTransition, ValueError, KeyError, AssertionError) as error:
+        except Exception as error:  # whatever somebody may have put into a log
             self._state.revert(undo)
-            reason = str(error) if isinstance(error, IllegalTransition | ValueError) else repr(error)
-            self._fault(record.seq, "lifecycle", reason)
+            self._fault(record.seq, "lifecycle", _reason(error))
             return False
         self._state.seq, self._state.at = record.seq, record.at
         return True
@@ -232,8 +244,8 @@ class Verifier:
     def _extend(self, record: Record) -> None:
         try:
             self._state.extend(record, record.events[-1:], Undo())
-        except IllegalTransition as error:
-            self._fault(record.seq, "lifecycle", str(error))
+        except Exception as error:
+            self._fault(record.seq, "lifecycle", _reason(error))
 
     # --- leases -------------------------------------------------------------------------------------------
 
@@ -273,6 +285,10 @@ class Verifier:
                 pass
 
 
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, IllegalTransition | ValueError) else repr(error)
+
+
 def verify_entries(entries: Iterable[Entry], epoch: int | None = None) -> Report:
     """The report of a log given as its messages from sequence 1."""
     verifier = Verifier(epoch)
@@ -283,12 +299,13 @@ def verify_entries(entries: Iterable[Entry], epoch: int | None = None) -> Report
 
 def verify_stretch(stretch: Stretch) -> Report:
     """The report of a stretch, however much of the log it holds."""
-    verifier = Verifier(stretch.epoch, stretch.partition, stretch.coverage)
+    verifier = Verifier(stretch.epoch, stretch.partition, stretch.coverage, seen=stretch.seen)
     for entry in stretch.entries:
         verifier.take(entry)
     last = stretch.entries[-1].seq if stretch.entries else 0
-    if stretch.coverage is Coverage.WHOLE and last != stretch.last:
-        verifier.missing(last, stretch.last)
+    should = max(stretch.last, 0 if stretch.seen is None else stretch.seen[0])
+    if stretch.coverage is Coverage.WHOLE and last < should:
+        verifier.missing(last, should)
     return verifier.report()
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from writ.orchestrator.replay.stretch import Stretch
     from writ.schemas.queries import JobView, RecordView
 
-_NO_LONGER = "the log changed while it was read; try again"
-
 
 async def whole_log(client: Client) -> Stretch:
     """All that the tenant may read of its node's log."""
@@ -27,6 +25,7 @@ async def whole_log(client: Client) -> Stretch:
     entries: list[Entry] = []
     page = await client.stretch()
     last, whole = page.last, page.whole
+    seen = (page.position, page.digest) if page.position else None
     while True:
         entries += [Entry(v.seq, v.subject, bytes(v.record)) for v in page.records if v.seq <= last]
         whole = whole and page.whole
@@ -34,7 +33,8 @@ async def whole_log(client: Client) -> Stretch:
             break
         page = await client.stretch(page.upto)
     coverage = Coverage.WHOLE if whole else Coverage.TENANT
-    return Stretch(client.target.tenant, page.partition, page.epoch, last, coverage, tuple(entries))
+    tenant = client.target.tenant
+    return Stretch(tenant, page.partition, page.epoch, last, coverage, tuple(entries), seen)
 
 
 def read_log(args: Namespace) -> Stretch:

@@ -185,7 +185,9 @@ class Governing:
                 return accepted(schedules.resume(schedule, reason))
             case ScheduleDeleted(reason=reason):
                 return accepted(schedules.delete(schedule, reason))
-            case ScheduleTriggered(job=job):
+            case ScheduleTriggered(at=at, job=job):
+                follows = at >= record.at and job == schedules.triggered_job_id(name, at)
+                need(follows, f"job {job} does not follow from time {at}")
                 self._started(record, queue, (job,))
             case ScheduleBackfilled(jobs=jobs):
                 self._started(record, queue, jobs)

@@ -21,6 +21,7 @@ from writ.schemas.events import (
     JobCompleted,
     JobDeadLettered,
     JobDropped,
+    JobDue,
     JobEdited,
     JobRedriven,
     JobRerun,
@@ -28,6 +29,7 @@ from writ.schemas.events import (
     JobSnoozed,
     JobSubmitted,
     JobSuspended,
+    LeaseExpired,
     LeaseReleased,
     ProgressReported,
     RetryScheduled,
@@ -251,6 +253,8 @@ def _asked(job: Job, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ..
             outcome = control.signal(job, commands.Signal(id=job.id, name=name, data=_plain(data)))
         case JobEdited():
             return _edited(job, record, first)
+        case JobDeadLettered() | JobDue() | LeaseExpired() | RetryScheduled():
+            raise Differs(f"nobody can ask for it: {record.actor} did")
         case _:
             raise Unrecorded
     return _with_content(accepted(outcome), events)
