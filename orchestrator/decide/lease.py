@@ -269,6 +269,12 @@ def _asks_about_step(
     return (JobSuspended(reason, rule, on, until, command.on_timeout, job.attempt, command.token),)
 
 
+def about_step(on: tuple[str, ...]) -> int | None:
+    """The number of the step that a wait asks about; None where it asks about none."""
+    head, blank, number = on[0].partition(" ") if len(on) == 1 else ("", "", "")
+    return int(number) if blank and head == _ABOUT.partition(" ")[0] and number.isdigit() else None
+
+
 def awaits_word(job: Job) -> bool:
     """Whether the job waits for a person's word about a step."""
     about = [_ABOUT.format(number) for number in range(1, len(job.steps) + 1)]

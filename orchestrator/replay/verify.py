@@ -27,6 +27,15 @@ from writ.schemas.events import (
 )
 from writ.schemas.lifecycle import IllegalTransition, Job
 from writ.schemas.records import GENESIS, Record
+from writ.schemas.steps import (
+    CompensationEnded,
+    StepCompensated,
+    StepDone,
+    StepFailed,
+    StepIntended,
+    ToolCalled,
+    UsageRecorded,
+)
 
 from ..state import Partition, Undo, address
 from .history import Entry, HistoryError, read_entry
@@ -273,6 +282,13 @@ class Verifier:
                 | ProgressReported(attempt=attempt, token=token)
                 | JobSnoozed(attempt=attempt, token=token)
                 | JobSuspended(attempt=int(attempt), token=int(token))
+                | StepIntended(attempt=attempt, token=token)
+                | StepDone(attempt=attempt, token=token)
+                | StepFailed(attempt=attempt, token=token)
+                | StepCompensated(attempt=attempt, token=token)
+                | ToolCalled(attempt=attempt, token=token)
+                | UsageRecorded(attempt=attempt, token=token)
+                | CompensationEnded(attempt=attempt, token=token)
             ):
                 live = job.lease.token if job.lease is not None else None
                 if token != live or attempt != job.attempt:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+from writ.cli import main
 
 if TYPE_CHECKING:
     from .conftest import Place
@@ -34,36 +37,67 @@ RETRY = "retry = { max_attempts = %d, initial_interval_s = 0.05, jitter = 0.5 }"
 FAILS = {"never": 9, "third": 2, "second": 1}
 
 
-@pytest.fixture(scope="module")
-def told(place: Place) -> Place:
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def writ(*arguments: str) -> Done:
+    """One command in this process: a user's own would each take as long as all of it."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(arguments))
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+class Told:
     """A node on which a few jobs have come to their ends."""
+
+    def __init__(self, place: Place) -> None:
+        self.root = place.root
+
+    def writ(self, *arguments: str) -> Done:
+        return writ(*arguments, "--dir", str(self.root / ".writ"))
+
+    def json(self, *arguments: str) -> Any:
+        done = self.writ(*arguments, "--json")
+        assert done.err == ""
+        return json.loads(done.out)
+
+
+@pytest.fixture(scope="module")
+def told(place: Place) -> Told:
+    node = Told(place)
     (place.root / "tasks.py").write_text(TASKS)
     for name, attempts in (("before.toml", 4), ("after.toml", 2), ("more.toml", 6)):
         (place.root / name).write_text(f"[queues.work]\nconcurrency = 2\n{RETRY % attempts}\n")
-    place.writ("apply", "before.toml")
+    assert node.writ("apply", str(place.root / "before.toml")).code == 0
     for job, fails in FAILS.items():
-        place.writ("submit", "work", "flaky", json.dumps({"fails": fails}), "--id", job)
-    place.writ("submit", "work", "fine", '{"n": 1}', "--id", "fine")
-    place.writ("submit", "other", "fine", '{"n": 1}', "--id", "waiting", "--delay", "3600")
+        node.writ("submit", "work", "flaky", json.dumps({"fails": fails}), "--id", job)
+    node.writ("submit", "work", "fine", '{"n": 1}', "--id", "fine")
+    node.writ("submit", "other", "fine", '{"n": 1}', "--id", "waiting", "--delay", "3600")
     with place.worker("tasks.py", "--queue", "work"):
-        place.until(lambda: all(job["state"] in ("completed", "dead", "scheduled") for job in jobs(place)))
-    return place
+        place.until(lambda: all(job["state"] in ("completed", "dead", "scheduled") for job in jobs(node)))
+    return node
 
 
-def jobs(place: Place) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = place.json("jobs")
+def jobs(told: Told) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = told.json("jobs")
     return found
 
 
-def test_the_whole_log_is_verified(told: Place) -> None:
+def test_the_whole_log_is_verified(told: Told) -> None:
     found = told.json("replay", "--verify")
     assert found["ok"] is True
     assert found["coverage"] == "whole"
     assert found["report"]["decisions"] >= found["report"]["records"] - 1
-    assert "no fault; digest" in told.writ("replay", "--verify").stdout
+    assert "no fault; digest" in told.writ("replay", "--verify").out
 
 
-def test_a_job_a_queue_and_a_tenant_at_any_moment(told: Place) -> None:
+def test_a_job_a_queue_and_a_tenant_at_any_moment(told: Told) -> None:
     records = told.json("job", "third")["records"]
     for seq in (records[0]["seq"], records[len(records) // 2]["seq"], records[-1]["seq"]):
         job = told.json("replay", "third", "--at", str(seq))["job"]
@@ -76,10 +110,10 @@ def test_a_job_a_queue_and_a_tenant_at_any_moment(told: Place) -> None:
     assert now["states"] == {"completed": 3, "dead": 1, "scheduled": 1}
     assert set(queue["jobs"]) == {"work~never", "work~third", "work~second", "work~fine"}
     assert queue["queues"]["work"]["policy"]["concurrency"] == 2
-    assert "after record" in told.writ("replay", "--queue", "work").stdout
+    assert "after record" in told.writ("replay", "--queue", "work").out
 
 
-def test_what_changed_between_two_moments(told: Place) -> None:
+def test_what_changed_between_two_moments(told: Told) -> None:
     records = told.json("job", "never")["records"]
     first, last = str(records[0]["seq"]), str(records[-1]["seq"])
     (change,) = told.json("replay", "never", "--diff", first, last)["changes"]
@@ -87,27 +121,32 @@ def test_what_changed_between_two_moments(told: Place) -> None:
     assert change["fields"]["failures"] == [0, 4]
     all_ = told.json("replay", "--diff", str(records[0]["seq"] - 1), last)["changes"]
     assert {"what": "job", "key": "work~never", "change": "new", "fields": {}} in all_
-    assert "state: pending -> dead" in told.writ("replay", "never", "--diff", first, last).stdout
+    assert "state: pending -> dead" in told.writ("replay", "never", "--diff", first, last).out
     assert told.json("replay", "--diff", last, last)["changes"] == []
 
 
-def test_what_if_of_a_file_as_apply_takes_it(told: Place) -> None:
-    same = told.json("replay", "--what-if", "before.toml")
+def test_what_if_of_a_file_as_apply_takes_it(told: Told) -> None:
+    same = told.json("replay", "--what-if", str(told.root / "before.toml"))
     assert same["otherwise"] == []
     assert same["was"] == same["would_be"]
-    fewer = {each["key"]: each for each in told.json("replay", "--what-if", "after.toml")["otherwise"]}
+    fewer = {
+        each["key"]: each
+        for each in told.json("replay", "--what-if", str(told.root / "after.toml"))["otherwise"]
+    }
     assert set(fewer) == {"work~never", "work~third"}
     assert {each["would_be"]["state"] for each in fewer.values()} == {"dead"}
     assert {each["would_be"]["attempts"] for each in fewer.values()} == {2}
-    (more,) = told.json("replay", "--what-if", "more.toml")["otherwise"]
+    (more,) = told.json("replay", "--what-if", str(told.root / "more.toml"))["otherwise"]
     assert (more["key"], more["would_be"]["state"]) == ("work~never", "unknown")
     assert "never ran" in more["why"]
-    assert "would have come out otherwise" in told.writ("replay", "--what-if", "after.toml").stdout
+    assert (
+        "would have come out otherwise" in told.writ("replay", "--what-if", str(told.root / "after.toml")).out
+    )
 
 
-def test_timelines_in_every_form(told: Place) -> None:
+def test_timelines_in_every_form(told: Told) -> None:
     text, mermaid, page = (
-        told.writ("replay", "third", "--as", form).stdout for form in ("text", "mermaid", "html")
+        told.writ("replay", "third", "--as", form).out for form in ("text", "mermaid", "html")
     )
     steps = told.json("replay", "third")["steps"]
     events = [event["type"] for step in steps for event in step["events"]]
@@ -121,55 +160,59 @@ def test_timelines_in_every_form(told: Place) -> None:
     assert not re.search(r'(src|href)="(?!#)|(src|href)=[^"]|url\(|@import|<script', page), (
         "nothing from outside"
     )
-    assert json.loads(told.writ("replay", "third", "--as", "json").stdout)["steps"] == steps
+    assert json.loads(told.writ("replay", "third", "--as", "json").out)["steps"] == steps
 
 
 # --- bundles ----------------------------------------------------------------------------------------------
 
 
-def elsewhere(at: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command where no node is, nor was."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "writ", *arguments], cwd=at, capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs a command where no node is, nor was."""
+    for name in ("NATS_URL", "NATS_NKEY", "WRIT_TENANT", "WRIT_PRINCIPAL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return writ
 
 
-def test_a_bundle_replays_where_there_is_no_node(told: Place, tmp_path: Path) -> None:
+def test_a_bundle_replays_where_there_is_no_node(
+    told: Told, tmp_path: Path, elsewhere: Callable[..., Done]
+) -> None:
     bundle = str(tmp_path / "third.bundle")
     assert told.json("replay", "third", "--export", bundle)["head"]["jobs"] == ["work~third"]
     last = str(told.json("job", "third")["records"][-1]["seq"])
     for asked in ((), ("--at", last), ("--diff", "1", last)):
         here = told.json("replay", "third", *asked)
-        there = json.loads(
-            elsewhere(tmp_path, "replay", "third", *asked, "--bundle", bundle, "--json").stdout
-        )
+        there = json.loads(elsewhere("replay", "third", *asked, "--bundle", bundle, "--json").out)
         own = [step for step in there.get("steps", ()) if not step["context"]]
         assert own == [step for step in here.get("steps", ()) if not step["context"]]
         assert there.get("job") == here.get("job")
         assert there.get("changes") == here.get("changes")
     for option in ("--verify", "--as=mermaid", "--as=html"):
-        assert elsewhere(tmp_path, "replay", "third", option, "--bundle", bundle).returncode == 0
-    assert "RuntimeError" in elsewhere(tmp_path, "explain", "third", "--bundle", bundle).stdout
+        assert elsewhere("replay", "third", option, "--bundle", bundle).code == 0
+    assert "RuntimeError" in elsewhere("explain", "third", "--bundle", bundle).out
 
 
-def test_a_bundle_of_everything_and_one_of_a_filter(told: Place, tmp_path: Path) -> None:
+def test_a_bundle_of_everything_and_one_of_a_filter(
+    told: Told, tmp_path: Path, elsewhere: Callable[..., Done]
+) -> None:
     all_, dead = str(tmp_path / "all.bundle.gz"), str(tmp_path / "dead.bundle")
     head = told.json("replay", "--export", all_)["head"]
     assert (head["coverage"], head["records"]) == ("whole", head["last"])
-    verified = json.loads(elsewhere(tmp_path, "replay", "--bundle", all_, "--verify", "--json").stdout)
+    verified = json.loads(elsewhere("replay", "--bundle", all_, "--verify", "--json").out)
     assert verified == told.json("replay", "--verify")
-    what_if = elsewhere(
-        tmp_path, "replay", "--bundle", all_, "--what-if", str(told.root / "after.toml"), "--json"
-    )
-    assert json.loads(what_if.stdout) == told.json("replay", "--what-if", "after.toml")
+    what_if = elsewhere("replay", "--bundle", all_, "--what-if", str(told.root / "after.toml"), "--json")
+    assert json.loads(what_if.out) == told.json("replay", "--what-if", str(told.root / "after.toml"))
     assert told.json("replay", "--state", "dead", "--export", dead)["head"]["jobs"] == ["work~never"]
-    partial = elsewhere(tmp_path, "replay", "--bundle", dead, "--what-if", str(told.root / "after.toml"))
-    assert (partial.returncode, "what if needs all" in partial.stderr) == (2, True)
-    nothing = told.writ("replay", "--state", "cancelled", "--export", dead, check=False)
-    assert (nothing.returncode, "no job matches" in nothing.stderr) == (1, True)
+    partial = elsewhere("replay", "--bundle", dead, "--what-if", str(told.root / "after.toml"))
+    assert (partial.code, "what if needs all" in partial.err) == (2, True)
+    nothing = told.writ("replay", "--state", "cancelled", "--export", dead)
+    assert (nothing.code, "no job matches" in nothing.err) == (1, True)
 
 
-def test_a_bundle_that_was_changed_is_refused(told: Place, tmp_path: Path) -> None:
+def test_a_bundle_that_was_changed_is_refused(
+    told: Told, tmp_path: Path, elsewhere: Callable[..., Done]
+) -> None:
     bundle = tmp_path / "all.bundle.gz"
     told.writ("replay", "--export", str(bundle))
     body = gzip.decompress(bundle.read_bytes())
@@ -188,6 +231,6 @@ def test_a_bundle_that_was_changed_is_refused(told: Place, tmp_path: Path) -> No
         other = tmp_path / f"{how.replace(' ', '-')}.bundle"
         assert content != body, how
         other.write_bytes(content)
-        done = elsewhere(tmp_path, "replay", "--bundle", str(other))
-        assert (done.returncode, done.stdout) == (1, ""), how
-        assert "refused" in done.stderr, how
+        done = elsewhere("replay", "--bundle", str(other))
+        assert (done.code, done.out) == (1, ""), how
+        assert "refused" in done.err, how

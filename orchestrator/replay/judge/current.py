@@ -15,6 +15,7 @@ from writ.schemas.events import (
 from writ.schemas.lifecycle import Job
 from writ.schemas.links import MessageAccepted, MessageSettled, PartitionOpened
 from writ.schemas.records import Record
+from writ.schemas.steps import NOTED
 
 from ...consequences import ORCHESTRATOR
 from ...state import Partition, address
@@ -22,6 +23,7 @@ from .differs import Differs, Unrecorded, difference
 from .governing import Governing
 from .grants import Grants
 from .jobs import decided_again
+from .notes import Notes
 
 _UNDECIDED = (Barrier, TimeResumed, PartitionOpened, MessageAccepted, MessageSettled)
 """Told from outside, not decided: there is nothing to decide again."""
@@ -36,6 +38,7 @@ class CurrentJudge:
         self._state = state
         self._governing = Governing(state, self._standing)
         self._grants = Grants(state)
+        self._notes = Notes(state)
         self._at = -1
         self._before: dict[str, Job] = {}
         """Jobs as they stood before a lease of this round that ends another record of it."""
@@ -65,7 +68,10 @@ class CurrentJudge:
 
     def _expected(self, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ...]:
         if record.kind != "job":
+            self._notes.take(record)
             return self._governing.decided_again(record)
+        if isinstance(events[0], NOTED):
+            return self._notes.decided_again(record, events)
         if self._governing.fires(record):
             return self._governing.fired(record, events)
         return decided_again(self._state, record, events)
@@ -99,6 +105,8 @@ class OfSomeJobs(CurrentJudge):
     """The same where the log holds some jobs alone: what rests on others cannot be judged."""
 
     def _expected(self, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ...]:
+        if isinstance(events[0], NOTED):
+            raise Unrecorded  # by policies and prices that may not be here
         retried = any(isinstance(e, RetryScheduled) and e.budget_at is not None for e in events)
         if record.kind != "job" or retried or isinstance(events[0], JobSubmitted | JobSuspended):
             raise Unrecorded

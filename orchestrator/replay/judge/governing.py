@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from writ.broker.clock import Clock
 from writ.schemas import bounds, commands
@@ -29,6 +30,7 @@ from writ.schemas.events import (
 from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
 from writ.schemas.links import JobAsked, JobTold, MessageSent
+from writ.schemas.prices import NO_PRICES, PriceSet
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import (
@@ -47,6 +49,7 @@ from writ.schemas.sealed import UNSEALED
 from ...consequences import ORCHESTRATOR
 from ...decide import queue as queues
 from ...decide import schedule as schedules
+from ...decide.prices import set_price
 from ...office import Office
 from ...operating import Operating
 from ...round import Round
@@ -54,6 +57,8 @@ from ...schedule_desk import ScheduleDesk
 from ...state import Partition, address
 from . import refusals
 from .differs import Differs, Unrecorded, accepted, need
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class _NoClock(Clock):
@@ -145,6 +150,8 @@ class Governing:
                 return self._batch(record)
             case "operation":
                 return self._operation(record)
+            case "prices":
+                return self._prices(record)
             case "incident":
                 return self._incident(record)
             case _:
@@ -243,6 +250,16 @@ class Governing:
         over = self._operating.over(place, operation, True)
         # That none was left is known only to who looked at each.
         return (OperationEnded(over or "done", operation.done),)
+
+    def _prices(self, record: Record) -> tuple[Fact, ...]:
+        first = record.events[0]
+        if not isinstance(first, PriceSet):
+            raise Unrecorded
+        from_ = _EPOCH + datetime.timedelta(microseconds=first.from_at)
+        command = commands.SetPrice(
+            first.model, first.input_microusd, first.output_microusd, from_, first.reason
+        )
+        return accepted(set_price(self._state.prices.get(record.tenant, NO_PRICES), command, record.at))
 
     def _incident(self, record: Record) -> tuple[Fact, ...]:
         job = self._state.jobs.get(address(record.tenant, record.key))

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.schemas import commands
+from writ.schemas.bounds import SECOND_US
 from writ.schemas.commands import Completion, Held, SubmitJob
 from writ.schemas.events import (
     AttemptFailed,
@@ -40,9 +41,11 @@ from writ.schemas.lifecycle import TERMINAL, Job, evolve
 from writ.schemas.operations import OPERATION_CAUSE, selects
 from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED, Sealed
+from writ.schemas.steps import CompensationDue, CompensationEnded
 
 from ...consequences import ORCHESTRATOR
 from ...decide import control, depend, intake, lease, retry, timers
+from ...decide.death import cancelled
 from ...operating import applies
 from ...state import Partition, address
 from .differs import Differs, Unrecorded, accepted, need
@@ -97,7 +100,16 @@ def _may_be_taken(state: Partition, place: str, first: JobSubmitted, find: depen
     queue = state.queue(place)
     # One of a schedule was looked at with all that were due: those that it comes after may stand behind it.
     after = () if first.schedule is not None else first.after
-    command = SubmitJob(first.task, unique_key=first.unique_key, after=after, parent=first.parent)
+    # What is sealed under a key cannot be compared with the input of the job that it is to reproduce.
+    reproduces = first.reproduces if first.input.key == UNSEALED else None
+    command = SubmitJob(
+        first.task,
+        _plain(first.input),
+        unique_key=first.unique_key,
+        after=after,
+        parent=first.parent,
+        reproduces=reproduces,
+    )
     refused = intake.refusal(command, queue, state.pending_in(place), find, None)
     need(refused is None, "" if refused is None else f"decided again it is refused: {refused.reason}")
     clash = None if first.unique_key is None else state.unique(place, first.unique_key)
@@ -130,9 +142,9 @@ def _fenced(job: Job, record: Record, token: int, attempt: int) -> Held:
 
 def _completed(state: Partition, job: Job, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ...]:
     (first, *_) = events
-    assert isinstance(first, JobCompleted)
+    assert isinstance(first, JobCompleted | CompensationEnded)
     _fenced(job, record, first.token, first.attempt)
-    output = _NULL if first.output is None else _plain(first.output)
+    output = _NULL if isinstance(first, CompensationEnded) or first.output is None else _plain(first.output)
     report = Completion(job.id, first.token, output, first.run_ms)
     return _with_content(accepted(lease.complete(job, report, record.actor, None)), events)
 
@@ -157,7 +169,7 @@ def _released(state: Partition, job: Job, record: Record, events: tuple[Fact, ..
     assert isinstance(first, LeaseReleased)
     held = _fenced(job, record, first.token, first.attempt)
     if record.cause in (_SNOOZED, _SUSPENDED):
-        need(job.cancel is not None, f"a {record.cause} gives a lease back only where the job is to end")
+        need(job.stops is not None, f"a {record.cause} gives a lease back only where the job is to end")
         need(first.reason == record.cause, f"the reason of a {record.cause} is {first.reason!r}")
     return accepted(lease.release(job, held, record.actor, first.reason, None))
 
@@ -166,7 +178,7 @@ def _snoozed(state: Partition, job: Job, record: Record, events: tuple[Fact, ...
     (first, *_) = events
     assert isinstance(first, JobSnoozed)
     _fenced(job, record, first.token, first.attempt)
-    need(job.cancel is None, "the job is asked to end: its lease was to be given back")
+    need(job.stops is None, "the job is asked to end: its lease was to be given back")
     need(first.due_at >= record.at, "it is due before it was asked for")
     return (first,)
 
@@ -184,7 +196,7 @@ def _suspended(state: Partition, job: Job, record: Record, events: tuple[Fact, .
     assert isinstance(first, JobSuspended)
     assert first.token is not None
     _fenced(job, record, first.token, first.attempt or 0)
-    need(job.cancel is None, "the job is asked to end: its lease was to be given back")
+    need(job.stops is None, "the job is asked to end: its lease was to be given back")
     need(first.until is None or first.until >= record.at, "it waits until before it was asked")
     if first.reason is WaitReason.CHILD:
         find = partial(state.find, record.tenant)
@@ -195,6 +207,19 @@ def _suspended(state: Partition, job: Job, record: Record, events: tuple[Fact, .
         rule = f"the task waits for {len(first.on)} of {count} children"
         after = () if first.on else (depend.children_ended(count),)
         return (replace(first, rule=rule), *after)
+    if lease.about_step(first.on) is not None:
+        until_s = None if first.until is None else (first.until - record.at) / SECOND_US
+        command = commands.Suspend(
+            "-",
+            job.id,
+            first.token,
+            "approval",
+            None,
+            until_s,
+            first.on_timeout,
+            step=lease.about_step(first.on),
+        )
+        return accepted(lease.suspend(job, command, record.actor, record.at, partial(state.find, job.tenant)))
     named = f" {first.on[0]}" if first.on else ""
     rule = f"the task waits for {first.reason}{named}"
     if rest:
@@ -206,6 +231,7 @@ def _suspended(state: Partition, job: Job, record: Record, events: tuple[Fact, .
 
 _REPORTS: Final[dict[type[Fact], Callable[[Partition, Job, Record, tuple[Fact, ...]], tuple[Fact, ...]]]] = {
     JobCompleted: _completed,
+    CompensationEnded: _completed,
     AttemptFailed: _failed,
     AttemptStarted: _started,
     LeaseReleased: _released,
@@ -233,8 +259,10 @@ def _asked(job: Job, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ..
             outcome = control.terminate(job, commands.Terminate(id=job.id, reason=ended.reason))
         case JobRedriven(reason=reason):
             outcome = control.redrive(job, commands.Redrive(id=job.id, reason=reason))
-        case JobRerun(reason=reason):
-            outcome = control.rerun(job, commands.Rerun(id=job.id, reason=reason))
+        case JobRerun(reason=reason, steps=kept):
+            need(kept <= len(job.steps), f"keeps {kept} steps of {len(job.steps)}")
+            from_step = job.steps[kept].name if 0 < kept < len(job.steps) else None
+            outcome = control.rerun(job, commands.Rerun(id=job.id, reason=reason, from_step=from_step))
         case JobDropped(reason=reason):
             outcome = control.drop(job, commands.Drop(id=job.id, reason=reason))
         case JobSuspended(rule=rule):
@@ -247,8 +275,12 @@ def _asked(job: Job, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ..
             outcome = control.resume(
                 job, commands.Resume(id=job.id, reason=rule.removeprefix("resumed: ")), now
             )
-        case JobDeadLettered(reason=DeadReason.REJECTED, rule=rule):
-            outcome = control.reject(job, commands.Reject(id=job.id, reason=rule.removeprefix("rejected: ")))
+        case (
+            JobDeadLettered(reason=DeadReason.REJECTED, rule=rule)
+            | CompensationDue(dead=DeadReason.REJECTED, rule=rule)
+        ):
+            reason = rule.rpartition("rejected: ")[2]
+            outcome = control.reject(job, commands.Reject(id=job.id, reason=reason))
         case SignalReceived(name=name, data=data):
             outcome = control.signal(job, commands.Signal(id=job.id, name=name, data=_plain(data)))
         case JobEdited():
@@ -310,7 +342,8 @@ def _replaced(state: Partition, job: Job, events: tuple[Fact, ...]) -> tuple[Fac
     reason = reasons[0] if reasons else ""
     need(reason.startswith("replaced by "), f"the reason {reason!r} names nobody that replaces it")
     asked: tuple[Fact, ...] = () if job.cancel is not None else (CancelRequested(reason),)
-    return asked if job.lease is not None else (*asked, JobCancelled(reason))
+    runs_on = job.lease is not None or job.compensation is not None
+    return asked if runs_on else (*asked, cancelled(job, reason))
 
 
 def _followed(state: Partition, job: Job, record: Record, ended_by: int) -> tuple[Fact, ...]:

@@ -14,6 +14,7 @@ import pytest
 from writ.broker.memory import MemoryIntake, MemoryLog, RequestHub
 from writ.broker.ports import Log, Message, NotStored, OutcomeUnknown, Stored
 from writ.orchestrator.engine import Engine
+from writ.orchestrator.replay.verify import verify
 from writ.orchestrator.snapshots import Snapshots, Title, lines, restore, state_digest
 from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
@@ -249,13 +250,15 @@ class Twin:
         return state
 
     async def check(self) -> None:
-        """What the engine remembers is what the log tells, and what a snapshot of it would tell."""
+        """What the engine remembers is what the log tells, and a snapshot too; all is decided again alike."""
         assert self.engine is not None
         state = self.engine.state
         told = self._snapshot(state)
         assert told == self._snapshot(await self.folded())
         title = Title(state.number, 1, state.seq, state.prev, "", state_digest(state), 0)
         assert told == self._snapshot(restore(title, state.epoch, lines(state)))
+        report = await verify(self.log)
+        assert report.ok, "decided again, the log comes out otherwise:\n" + "\n".join(report.lines())
 
 
 class Tools:
