@@ -145,9 +145,9 @@ def test_a_port_that_is_taken_is_passed_over_unless_it_was_asked_for(own: Api) -
     try:
         usual = socket.create_server(("127.0.0.1", 9748))
     except OSError:
-        usual = None  # somebody else has it, which is as good
+        usual = None  # somebody else has it, and may give it back at any time
     own.up()
-    assert own.port != 9748
+    assert usual is None or own.port != 9748
     assert own.get("/v1/status").status == 200
     if usual is not None:
         usual.close()
