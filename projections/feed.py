@@ -33,14 +33,18 @@ REST_RECORDS: Final = 500
 """While nobody waits for them, records are gathered so long; the longest where so many have come since the
 last rest. Each view then stores one batch in place of many, and one row for a job that came and went."""
 
-STALL_S: Final = 1.0
-"""A follower that others have waited for so long reads for itself."""
+STALL_S: Final = 5.0
+"""A follower that others have waited for so long reads for itself. Shorter, and a busy machine would have each
+view read and decode the log for itself, which makes it no less busy."""
 
 QUIET_S: Final = 5.0
 """How often it is asked whether a log that brings nothing still is as long as it was."""
 
 _TAIL: Final = 16
 """A part of so much of the window is kept behind all followers."""
+
+_WORTH: Final = 4
+"""A part of so much of the window is worth a batch, while the end of the log is far."""
 
 _SLICE: Final = 128
 """Records decoded before the event loop gets its turn: about a millisecond."""
@@ -195,6 +199,10 @@ class _Feed:
         """The sequence of the newest record that was read, as far as this can tell."""
         return self.base + len(self._records)
 
+    @property
+    def full(self) -> bool:
+        return len(self._records) >= self._feeds.window or self._size >= WINDOW_BYTES
+
     def covers(self, seq: int) -> bool:
         """Whether a follower that stands there will find what it needs."""
         return self._fault is None and self.base <= seq <= self.newest + self._feeds.window
@@ -209,7 +217,9 @@ class _Feed:
             if known.digest != at.digest:
                 reason = f"record {at.seq} of the log is another than the view has read"
                 raise Halted(f"{reason}: the log was cut, restored or made anew under the view")
-            if index < len(self._records):
+            ready = len(self._records) - index
+            far = self.newest < self._feeds.last and self._fault is None and not self.full
+            if ready and not (far and ready < self._feeds.window // _WORTH):
                 part = slice(index, index + limit)
                 return Batch(self._records[part], self._ends[part])
         if self._fault is not None:
@@ -305,7 +315,7 @@ class _Feed:
 
     async def _make_room(self) -> None:
         """Returns when the window is not full. Who alone keeps it so loses its place."""
-        while len(self._records) >= self._feeds.window or self._size >= WINDOW_BYTES:
+        while self.full:
             try:
                 async with asyncio.timeout(self._feeds.stall_s):
                     await self._room.wait()

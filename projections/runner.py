@@ -257,10 +257,11 @@ class Runner:
     async def _replace(self, fresh: Folded) -> None:
         """Puts a new file in the place of the live one, as soon as it tells of no less than that."""
         old = self._live
+        enough = await self._feeds.log.last_seq()
         if old is not None and old not in self._halts:
             await old.resume()  # its last batch may have been stored since
-            last = await self._feeds.log.last_seq()
-            await self._follow(fresh, until=min(old.reached.position.seq, last))
+            enough = min(enough, old.reached.position.seq)
+        await self._follow(fresh, until=enough)
         if fresh in self._halts:
             return
         await asyncio.to_thread(places.enlive, self.path, fresh.path)
