@@ -34,8 +34,8 @@ REST_RECORDS: Final = 500
 last rest. Each view then stores one batch in place of many, and one row for a job that came and went."""
 
 STALL_S: Final = 5.0
-"""A follower that others have waited for so long reads for itself. Shorter, and a busy machine would have each
-view read and decode the log for itself, which makes it no less busy."""
+"""A follower that others have waited for so long reads for itself. Shorter, and on a busy machine each view
+would read and decode the log for itself, which makes it no less busy."""
 
 QUIET_S: Final = 5.0
 """How often it is asked whether a log that brings nothing still is as long as it was."""
