@@ -64,11 +64,13 @@ def look_at_job(args: Namespace, told: Told) -> int:
     moments = points(args)
     if args.diff:
         return _show_points(args, told.stretch, Scope(told.stretch.tenant, None, told.key), moments)
+    from msgspec.structs import asdict
+
     from writ.orchestrator.replay.history import at_point
 
     job = at_point(told.steps, moments[0].seq, moments[0].at)
     if args.json:
-        print_json({"id": told.job.id, "queue": told.job.queue, "at": args.at, "job": job})
+        print_json({"id": told.job.id, "queue": told.job.queue, "at": args.at, "job": job and asdict(job)})
     elif job is not None:
         name = paint(told.job.id, "bold")
         print(f"At {args.at} job {name} was {state(job.state.value)}: {standing(job)}")
@@ -115,10 +117,14 @@ def _show_points(args: Namespace, stretch: Stretch, scope: Scope, moments: Seque
 
 
 def _show_picture(args: Namespace, found: Picture) -> None:
+    from msgspec.structs import asdict
+
     from writ.orchestrator.replay.text import clock_time
 
     if args.json:
-        print_json(found)
+        # Whole jobs: encoded, one leaves out what is as it would be anyway.
+        jobs = {key: asdict(job) for key, job in found.jobs.items()}
+        print_json(asdict(found) | {"jobs": jobs})
         return
     when = f", {clock_time(found.at)}" if found.seq else ""
     print(f"{found.scope.words} after record {found.seq}{when}: {count(len(found.jobs), 'job')}")
