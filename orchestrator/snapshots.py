@@ -27,6 +27,7 @@ from writ.schemas.codec import digest
 from writ.schemas.lifecycle import Job
 from writ.schemas.links import Afar, Mark, MessageSettled
 from writ.schemas.operations import Operation
+from writ.schemas.prices import Prices
 from writ.schemas.queues import Queue
 from writ.schemas.records import LOGIC, Source
 from writ.schemas.schedules import Schedule
@@ -96,6 +97,7 @@ class _Rest(msgspec.Struct):
     settled: dict[int, MessageSettled]
     accepted: dict[int, Mark]
     unheard_of: dict[str, int]
+    prices: dict[str, Prices]
 
 
 _decode_rest = msgspec.json.Decoder(_Rest).decode
@@ -128,6 +130,7 @@ def lines(state: Partition) -> Iterator[bytes]:
         links.settled,
         links.accepted,
         links.unheard_of.armed_times(),
+        state.prices,
     )
     yield _encode(rest) + b"\n"
     some: list[bytes] = []
@@ -183,6 +186,7 @@ def _put_rest(state: Partition, rest: _Rest) -> None:
     for place, turns in rest.turns.items():
         state.take_turns(place, turns)
     state.long |= rest.long
+    state.prices |= rest.prices
     links = state.links
     links.partitions = rest.partitions
     links.afar |= rest.afar
