@@ -293,7 +293,7 @@ class Journal:
 
     async def _run_user(self, call: _Call, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a function of the user's as part of a step."""
-        token = within.set(call.number)
+        within.set(call.number)
         try:
             value = function(*args, **kwargs)
             if not inspect.isawaitable(value):
@@ -304,7 +304,7 @@ class Journal:
                 raise StepRefused(f"step {call.name!r}: a plain task's steps are plain functions, too")
             return await value
         finally:
-            within.reset(token)
+            within.set(None)
 
     # --- undoing ----------------------------------------------------------------------------------------
 

@@ -138,11 +138,11 @@ class Run:
     @contextmanager
     def _running(self) -> Generator[None, None, None]:
         """Tells tools, which may be called without a context, whose attempt this is."""
-        token = running.set(self)
+        running.set(self)
         try:
             yield
         finally:
-            running.reset(token)
+            running.set(None)  # no reset: a coroutine may be closed in another context than it began in
 
     def returned(self, value: Any, now_us: int) -> None:
         """The function came back with a value."""
