@@ -169,6 +169,7 @@ READS: Final = (
 NODE: Final = (
     # Neither waits for a view.
     replace(listing("/v1/log", "list_log", *QUERY_VERBS["log"], without=("min_position",)), stream=stream),
+    listing("/v1/log/stretch", "list_stretch", *QUERY_VERBS["stretch"], without=("min_position",)),
     listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
 )
 ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *READS, *NODE)
