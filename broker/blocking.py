@@ -89,6 +89,7 @@ class SyncClient:
     tool_calls = _blocking(Client.tool_calls)
     dead = _blocking(Client.dead)
     ask = _blocking(Client.ask)
+    holds = _blocking(Client.holds)
 
     send = _blocking(Client.send)
     cancel = _blocking(Client.cancel)
@@ -106,6 +107,9 @@ class SyncClient:
     seal_batch = _blocking(Client.seal_batch)
     set_price = _blocking(Client.set_price)
     prices = _blocking(Client.prices)
+    erase = _blocking(Client.erase)
+    place_hold = _blocking(Client.place_hold)
+    lift_hold = _blocking(Client.lift_hold)
 
     declare_queue = _blocking(Client.declare_queue)
     pause_queue = _blocking(Client.pause_queue)

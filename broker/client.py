@@ -15,6 +15,7 @@ import datetime
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -66,6 +67,9 @@ VERDICTS_AT_ONCE: Final = 32
 """How many submits with a unique key of one array are waited for together."""
 
 REQUERY_S: Final = 5.0
+_HIDDEN_S: Final = 0.1
+"""Where the feed told of an end whose content is sealed, the view is asked so often."""
+
 """How often a waiting `result` asks the view, in case the live feed missed something."""
 
 _REFUSALS_KEPT: Final = 10_000
@@ -135,6 +139,7 @@ class Client(Looking, Listing, Operating):
         batch: str | None = None,
         tags: Mapping[str, str] | None = None,
         reproduces: Reproduces | None = None,
+        data_subject: str | None = None,
         timeout_s: float = 30.0,
     ) -> JobHandle:
         """Stores a job's submit, on the broker's disk when this returns.
@@ -152,8 +157,8 @@ class Client(Looking, Listing, Operating):
         with `on_dead` [dead_letter] if one ends otherwise than completed; `input_from` fills fields of the
         input with their outputs. `parent` is the job that starts this one, which ends with it by
         `on_parent_end` [cancel], and `batch` a group that it counts in. `tags` are names and values of your
-        own, at most 20, by which `jobs` finds it. `reproduces` is for
-        `reproduce`.
+        own, at most 20, by which `jobs` finds it. `reproduces` is for `reproduce`. `data_subject` is whom
+        the content is about: it can be erased for all jobs of that subject at once, see `erase`.
 
         With a `unique_key` it waits for the orchestrator, for `timeout_s` in all: where the queue's
         `on_clash` is `return`, the handle is that of the live job with that key, marked `existing`.
@@ -183,6 +188,7 @@ class Client(Looking, Listing, Operating):
             "batch": batch,
             "tags": tags,
             "reproduces": reproduces,
+            "data_subject": data_subject,
         }
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
         until = asyncio.get_running_loop().time() + timeout_s
@@ -411,7 +417,10 @@ class Client(Looking, Listing, Operating):
                 waiter.end(error)
             except (WireError, Refused):
                 pass  # the next one may do better, and the caller's time limit rules
-            await asyncio.sleep(REQUERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REQUERY_S):
+                    await waiter.hidden.wait()
+                    await asyncio.sleep(_HIDDEN_S)
 
     def _forget(self, waiter: Waiter) -> None:
         seq = waiter.handle.seq

@@ -45,6 +45,9 @@ _SURELY_NOT: Final = frozenset({10077, 10054, 10023, 10047, 10053})
 """Stream or store full, message too large, insufficient resources."""
 
 
+_NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
+
+
 def _failure(code: int, description: str) -> AppendFailed:
     if code in _WRONG_LAST:
         return WrongLastSequence(description)
@@ -189,6 +192,16 @@ class JetStreamIntake:
                 if shards is not None:
                     self._met.update(shard_in(message.subject) for message in messages)
                 yield messages
+
+    async def first_seq(self) -> int:
+        return await oldest_seq(self._nats, SUBMIT_STREAM)
+
+    async def erase(self, seq: int) -> None:
+        try:
+            await api(self._nats, f"STREAM.MSG.DELETE.{SUBMIT_STREAM}", {"seq": seq, "no_erase": False})
+        except ApiError as refused:
+            if refused.code not in _NO_MESSAGE:
+                raise OutcomeUnknown(str(refused)) from refused
 
     async def purge(self, up_to: int, shards: Shards = None) -> None:
         # One request for each shard that anything came for: those of others are not ours to forget.

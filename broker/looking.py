@@ -12,6 +12,8 @@ from writ.schemas.lifecycle import State
 from writ.schemas.queries import (
     BatchesPage,
     BatchesQuery,
+    HoldsPage,
+    HoldsQuery,
     JobQuery,
     JobsPage,
     JobsQuery,
@@ -206,3 +208,17 @@ class Looking(Asking):
         """A page of batches, with their jobs by state; `history` adds who sealed each, and its end."""
         query = BatchesQuery(batch=batch, queue=queue, history=history, limit=limit, cursor=cursor)
         return await self._query("batches", query, BatchesPage, timeout_s)
+
+    async def holds(
+        self,
+        name: str | None = None,
+        queue: str | None = None,
+        *,
+        lifted: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> HoldsPage:
+        """A page of holds: what may not be erased, and why; `lifted` adds those that ended."""
+        query = HoldsQuery(name=name, queue=queue, lifted=lifted, limit=limit, cursor=cursor)
+        return await self._query("holds", query, HoldsPage, timeout_s)

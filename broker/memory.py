@@ -56,6 +56,10 @@ class _Stream:
         if not subjects:
             self.last = max(self.last, up_to)
 
+    def forget(self, seq: int) -> None:
+        """Drops one message."""
+        self._kept[:] = [message for message in self._kept if message.seq != seq]
+
     def _place(self, seq: int) -> int:
         """Where the first message stands that has at least that sequence."""
         return bisect_left(self._kept, seq, key=lambda message: message.seq)
@@ -143,6 +147,12 @@ class MemoryIntake:
 
     async def purge(self, up_to: int, shards: Shards = None) -> None:
         self._stream.drop(up_to, _subjects(shards))
+
+    async def first_seq(self) -> int:
+        return self._stream.first
+
+    async def erase(self, seq: int) -> None:
+        self._stream.forget(seq)
 
 
 def _subjects(shards: Shards) -> list[str]:

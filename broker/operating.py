@@ -10,6 +10,7 @@ import msgspec
 
 from writ.schemas import commands
 from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started
+from writ.schemas.events import Filter
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.schedules import Overlap, ScheduleSpec
@@ -223,6 +224,40 @@ class Operating(Asking):
         """The tenant's price table, or the prices of one model."""
         command = commands.ListPrices(model)
         return await self._control("list_prices", NO_QUEUE, command, PriceTable, timeout_s)
+
+    # --- erasure ----------------------------------------------------------------------------------------
+
+    async def erase(
+        self,
+        queue: str,
+        id: str | None = None,
+        reason: str = "requested",
+        *,
+        data_subject: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        """Destroys the key to the content of a job, or of all jobs of a data subject; for how many jobs.
+
+        Refused while one of them has not ended or is held, and for a job whose content is not sealed. For a
+        subject any queue will do. Cannot be undone.
+        """
+        command = commands.Erase(id=id, data_subject=data_subject, reason=reason)
+        answer = await self.send(queue, command, timeout_s=timeout_s)
+        assert isinstance(answer, commands.Erased)
+        return answer.jobs
+
+    async def place_hold(
+        self, queue: str, name: str, filter: Filter, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> int:
+        """Jobs of the queue that the filter matches, now or later, cannot be erased until it is lifted."""
+        command = commands.PlaceHold(name=name, filter=filter, reason=reason)
+        return await self._recorded(queue, command, timeout_s)
+
+    async def lift_hold(
+        self, queue: str, name: str, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> int:
+        """Ends a hold. Refused where there is none of that name."""
+        return await self._recorded(queue, commands.LiftHold(name, reason), timeout_s)
 
     # --- queues -----------------------------------------------------------------------------------------
 

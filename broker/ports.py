@@ -106,6 +106,14 @@ class Intake(Protocol):
         """Forgets the submits of the shards up to and including sequence `up_to`."""
         ...
 
+    async def first_seq(self) -> int:
+        """The sequence of the oldest submit that is still there; one after the last where none is."""
+        ...
+
+    async def erase(self, seq: int) -> None:
+        """Forgets one submit, and overwrites its bytes wherever they are kept. Nothing where it is gone."""
+        ...
+
 
 Answer = Callable[[bytes], None]
 """Sends the answer to a request; never blocks, and a lost requester is no error."""

@@ -14,7 +14,7 @@ from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import ErrorView, JobView
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.sealed import Sealed, unseal
+from writ.schemas.sealed import UNSEALED, Sealed, unseal
 
 from .errors import JobCancelled, JobFailed, SubmitRefused
 
@@ -45,6 +45,8 @@ class Waiter:
         self.handle = handle
         self.outcome: asyncio.Future[Outcome] = loop.create_future()
         self.view: JobView | None = None
+        self.hidden = asyncio.Event()
+        """Set where the feed told of an end whose content is sealed: the view is to tell."""
 
     def end(self, outcome: Outcome) -> None:
         if not self.outcome.done():
@@ -56,20 +58,27 @@ class Waiter:
             record = decode(body)
             queue, job_id = split_job_key(record.key)
             error: ErrorView | None = None
+            hidden = False
             for event in record.events:
                 match event:
                     case AttemptFailed(error=failed):
                         error = ErrorView(failed.class_, failed.type, _text(failed.text))
+                        hidden = failed.text is not None and failed.text.key != UNSEALED
                     case JobCompleted(output=output):
-                        self.end(b"null" if output is None else unseal(output))
+                        if output is not None and output.key != UNSEALED:
+                            self.hidden.set()
+                        else:
+                            self.end(b"null" if output is None else unseal(output))
                     case Cancelled(reason=reason):
                         self.end(JobCancelled(queue, job_id, reason))
+                    case JobDeadLettered() if error is not None and error.text is None and hidden:
+                        self.hidden.set()
                     case JobDeadLettered(reason=reason, rule=rule):
                         self.end(JobFailed(queue, job_id, reason, rule, error))
                     case _:
                         pass
         except (CodecError, ValueError):
-            return  # of a newer Writ, or sealed: the view may tell
+            return  # of a newer Writ: the view may tell
 
     def seen(self, view: JobView) -> None:
         """The job as the view has it."""

@@ -9,11 +9,13 @@ from writ.broker.clock import Clock
 from writ.schemas import commands
 from writ.schemas.events import LeaseExpired
 from writ.schemas.rejections import Rejection
+from writ.schemas.sealed import Keys
 
 from .control_desk import ControlDesk
 from .decide import timers
 from .incidents import Incidents
 from .intake_desk import Dealt, IntakeDesk
+from .keeping_desk import KeepingDesk
 from .lease_desk import LeaseDesk
 from .link_desk import LinkDesk
 from .messages import Asked
@@ -27,9 +29,11 @@ from .state import Partition
 class Desk:
     """One leadership's desks over one state. Each call decides within a round, and stores nothing itself."""
 
-    def __init__(self, state: Partition, clock: Clock, entropy: Callable[[], float]) -> None:
+    def __init__(
+        self, state: Partition, clock: Clock, entropy: Callable[[], float], keys: Keys | None = None
+    ) -> None:
         self.state = state
-        self.office = Office(state, clock, entropy)
+        self.office = Office(state, clock, entropy, keys)
         self.intake = IntakeDesk(self.office)
         self.leases = LeaseDesk(self.office)
         self.operating = Operating(self.office)
@@ -40,6 +44,7 @@ class Desk:
             **self.leases.verbs,
             **self.schedules.verbs,
             **ControlDesk(self.office, self.operating).verbs,
+            **KeepingDesk(self.office).verbs,
         }
         self.office.consequences.recover()
         self.links.recover()

@@ -26,10 +26,12 @@ from writ.broker.ports import (
     Requests,
     WrongLastSequence,
 )
+from writ.broker.vault import Vault
 from writ.schemas import bounds, commands
-from writ.schemas.events import Barrier, LeaderElected, TimeResumed
+from writ.schemas.events import Barrier, ContentErased, LeaderElected, TimeResumed
 from writ.schemas.links import PartitionOpened, shards_of
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.sealed import Keys
 from writ.schemas.subjects import link_filter
 
 from .desk import Desk
@@ -121,7 +123,8 @@ async def _end(task: asyncio.Task[None]) -> None:
 class Engine:
     """One orchestrator's part in one partition. `name` must be its own alone, for each start.
 
-    `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start.
+    `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start,
+    `keys` seal content.
     Raises ValueError from `run` where the log says that it is one of more or fewer.
     """
 
@@ -138,6 +141,7 @@ class Engine:
         others: Sequence[Log] = (),
         ahead_from: int = AHEAD_FROM,
         snapshots: Snapshots | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
@@ -157,7 +161,8 @@ class Engine:
         self._snapshots = snapshots
         self._shards = shards_of(log_.partition, len(others) + 1)
         self._time = LogTime(clock, 0)
-        self._desk = Desk(self.state, clock, entropy)
+        self._keys = keys or Vault()
+        self._desk = Desk(self.state, clock, entropy, self._keys)
         self._asked: deque[Asked] = deque()
         self._read: deque[Submitted | Linked] = deque()
         self._jobs_read = 0
@@ -299,7 +304,9 @@ class Engine:
         """
         state, _ = await recover(self._log, self._snapshots)
         self.state = state
-        self._desk = Desk(state, self._clock, self._entropy)
+        for key in state.erased:
+            self._keys.destroy(key)  # where a crash came between the record and this
+        self._desk = Desk(state, self._clock, self._entropy, self._keys)
         self.open.clear()
         self._time = LogTime(self._clock, state.at)
         self._purged = 0
@@ -533,6 +540,8 @@ class Engine:
             self.open.popleft()
             return
         encoded = round_.encode()
+        if self._keys.unsynced:  # a record must not outlive the key to its content
+            await asyncio.to_thread(self._keys.sync)
         begun_us = self._clock.mono_us()
         try:
             await self._append(encoded, round_.whole)
@@ -557,6 +566,9 @@ class Engine:
             self._wrote(decided.since_us)
         self.figures.stored(len(encoded.messages), self._clock.mono_us() - begun_us)
         self.open.popleft()
+        for record in round_.records:
+            if isinstance(record.events[0], ContentErased):
+                self._keys.destroy(record.key)
         self._send(round_)
 
     async def _append(self, encoded: Encoded, whole: bool) -> None:
@@ -683,5 +695,18 @@ class Engine:
         whole = self._desk.intake.dealt and not self._read and not self._desk.intake.behind
         done = source.seq if whole else source.seq - 1
         if source.epoch == self._intake.epoch and done > self._purged:
+            await self._erase_submits(done)
             await self._intake.purge(done, self._shards)
             self._purged = done
+
+    async def _erase_submits(self, done: int) -> None:
+        """Overwrites submits of content that may be erased: a purge leaves bytes in the broker's files.
+
+        A leader before this one may have ended in between; of one partition all are looked at, once.
+        """
+        secret = self._desk.intake.secret
+        if not self._purged and self._shards is None and self.state.seals:
+            secret |= dict.fromkeys(range(await self._intake.first_seq(), done + 1))
+        for seq in [seq for seq in secret if seq <= done]:
+            await self._intake.erase(seq)
+            del secret[seq]

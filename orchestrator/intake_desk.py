@@ -39,6 +39,9 @@ class IntakeDesk:
         """The last submit dealt with; the log's own position may be behind while nothing was to record."""
         self.dealt = False
         """Whether a submit was dealt with: until then, the one at the log's position may be there in part."""
+        self.secret: dict[int, None] = {}
+        """Submits, by their sequence, whose content was sealed, or refused where it would have been."""
+
         self._folded: dict[tuple[str, str], RejectionsFolded] = {}
 
     def begin(self) -> Dealt:
@@ -52,6 +55,7 @@ class IntakeDesk:
     def submit(self, round_: Round, message: Submitted) -> None:
         """Accepts or refuses each element. What the log holds of this message already is passed over."""
         self.dealt = True
+        self._note_secrets(message)
         known = self._state.source
         resumed = (known.epoch, known.seq) == (message.epoch, message.seq)
         done = known.index if resumed else None
@@ -69,6 +73,14 @@ class IntakeDesk:
             round_.whole = True
             self._refuse(round_, message, late, message.last)
         self.handled = Source(message.epoch, message.seq, message.last)
+
+    def _note_secrets(self, message: Submitted) -> None:
+        """Remembers a message whose bytes must not stay in the intake."""
+        tenant, _, _, queue = message.address
+        if self._office.sealing.asked_for(tenant, queue, None) or any(
+            each.command.data_subject is not None for each in message.sound
+        ):
+            self.secret[message.seq] = None
 
     def _accept(self, round_: Round, address: Addressed, element: Element, many: bool) -> Rejection | None:
         tenant, principal, _, queue = address
@@ -100,6 +112,7 @@ class IntakeDesk:
             cause="submit",
             source=element.source,
             size_bytes=size_of(command.input),
+            data_subject=command.data_subject,
         )
         self._hold_back(round_, tenant, key, command, find)
         return None

@@ -23,7 +23,6 @@ from writ.schemas.policy import ANY_TOOL
 from writ.schemas.prices import NO_PRICES
 from writ.schemas.queues import Mode
 from writ.schemas.rejections import Rejection
-from writ.schemas.sealed import unseal
 
 from .decide import lease, steps
 from .decide.lease import Repeated
@@ -177,7 +176,7 @@ class LeaseDesk:
 
     def _lease(self, job: Job) -> commands.Lease:
         queue = self._state.queue(f"{job.tenant}.{job.queue}")
-        content = unseal(job.input)
+        content = self._office.sealing.open(job.input)
         if job.input_from:
             content = self._filled(job, content)
         return commands.Lease(
@@ -188,7 +187,7 @@ class LeaseDesk:
             msgspec.Raw(content),
             job.limits.lease_s,
             job.limits.attempt_timeout_s,
-            _signals(job, 0),
+            self._signals(job, 0),
             len(job.steps),
             job.compensation is not None,
             job.reproduces,
@@ -208,7 +207,7 @@ class LeaseDesk:
         for field, key in job.input_from.items():
             before = self._state.find(job.tenant, key)
             output = None if before is None else before.output
-            fields[field] = msgspec.Raw(b"null" if output is None else unseal(output))
+            fields[field] = msgspec.Raw(b"null" if output is None else self._office.sealing.open(output))
         return encode(fields)
 
     def match(self, round_: Round) -> None:
@@ -267,7 +266,7 @@ class LeaseDesk:
             live.append(Renewal(key, held.token))
             if job.stops is not None:
                 cancel.append(held.id)
-            if job.signals and (came := _signals(job, held.seen)):
+            if job.signals and (came := self._signals(job, held.seen)):
                 # What does not fit is told at the next beat, when its holder has seen the rest.
                 weight = sum(s.size_bytes for s in job.signals if s.seq > held.seen)
                 if weight <= room:
@@ -344,7 +343,7 @@ class LeaseDesk:
     def _fail(self, round_: Round, asked: Asked, command: commands.Fail) -> None:
         tenant, who, _, queue = asked.address
         find, draw, now = self._office.job, self._office.entropy, round_.now
-        policy = self._state.queue
+        policy, seal_of = self._state.queue, self._office.sealing.seal_of
         place = f"{tenant}.{queue}"
         self._reports(
             round_,
@@ -355,7 +354,7 @@ class LeaseDesk:
                     r.id,
                     r.token,
                     job := find(asked, r.id),
-                    lease.fail(job, policy(place), r, who, i, now, draw()),
+                    lease.fail(job, policy(place), r, who, i, now, draw(), seal_of(job)),
                     len(r.text) * 6,
                 )
                 for i, r in enumerate(command.reports)
@@ -409,7 +408,7 @@ class LeaseDesk:
 
     def _note(self, round_: Round, asked: Asked, command: Note) -> None:
         tenant, who, _, _ = asked.address
-        find, now = self._office.job, round_.now
+        find, now, revealed = self._office.job, round_.now, self._office.sealing.revealed
         prices = self._state.prices.get(tenant, NO_PRICES)
         self._reports(
             round_,
@@ -420,7 +419,7 @@ class LeaseDesk:
                     r.id,
                     r.token,
                     job := find(asked, r.id),
-                    steps.note(job, r, who, i, prices, now, round_.position + 1),
+                    steps.note(revealed(job), r, who, i, prices, now, round_.position + 1),
                     asked.size_bytes // len(command.reports),
                 )
                 for i, r in enumerate(command.reports)
@@ -429,7 +428,7 @@ class LeaseDesk:
 
     def _recall(self, round_: Round, asked: Asked, command: Recall) -> None:
         job, who = self._office.job(asked, command.id), asked.address.principal
-        outcome = steps.recall(job, command, who, round_.position)
+        outcome = steps.recall(self._office.sealing.revealed(job), command, who, round_.position)
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
         else:
@@ -439,8 +438,12 @@ class LeaseDesk:
         job, who = self._office.job(asked, command.id), asked.address.principal
         self._one(round_, asked, command, lease.progress(job, command, who), size_of(command.progress))
 
-
-def _signals(job: Job, seen: int) -> tuple[commands.SignalCame, ...]:
-    return tuple(
-        [commands.SignalCame(s.name, s.seq, msgspec.Raw(unseal(s.data))) for s in job.signals if s.seq > seen]
-    )
+    def _signals(self, job: Job, seen: int) -> tuple[commands.SignalCame, ...]:
+        opened = self._office.sealing.open
+        return tuple(
+            [
+                commands.SignalCame(s.name, s.seq, msgspec.Raw(opened(s.data)))
+                for s in job.signals
+                if s.seq > seen
+            ]
+        )

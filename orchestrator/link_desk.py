@@ -103,7 +103,7 @@ class LinkDesk:
                 contents.setdefault(links.home(tenant, key), []).append((ask, _MESSAGE_BYTES))
         for place in self._tells:
             for partition, told in self._due(place, round_.now):
-                size_bytes = 0 if told.output is None else len(bytes(told.output.plain))
+                size_bytes = 0 if told.output is None else told.output.size_bytes
                 contents.setdefault(partition, []).append((told, size_bytes + _MESSAGE_BYTES))
         if all(self._send(round_, partition, contents[partition]) for partition in sorted(contents)):
             self._asks.clear()

@@ -7,17 +7,20 @@ from collections.abc import Callable
 import msgspec
 
 from writ.broker.clock import Clock
+from writ.broker.vault import Vault
 from writ.schemas import bounds, commands
 from writ.schemas.events import CommandRejected, Fact
 from writ.schemas.lifecycle import TERMINAL, Job
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.sealed import Keys
 from writ.schemas.subjects import Addressed
 
 from .consequences import ORCHESTRATOR, Consequences
 from .logtime import Budget
 from .messages import Asked
 from .round import Round
+from .sealing import Sealing
 from .state import Partition
 
 encode = msgspec.json.Encoder().encode
@@ -31,8 +34,11 @@ TRY_LATER = Rejection(
 class Office:
     """One leadership's memory beside the state: nothing in it is owed to anybody after a change of leader."""
 
-    def __init__(self, state: Partition, clock: Clock, entropy: Callable[[], float]) -> None:
+    def __init__(
+        self, state: Partition, clock: Clock, entropy: Callable[[], float], keys: Keys | None = None
+    ) -> None:
         self.state = state
+        self.sealing = Sealing(state, keys or Vault())
         self.clock = clock
         self.entropy = entropy
         self.budget = Budget()
@@ -58,9 +64,13 @@ class Office:
         actor: str = ORCHESTRATOR,
         source: Source | None = None,
         size_bytes: int = 0,
+        data_subject: str | None = None,
     ) -> Record:
-        """A record of a job, with what follows from it noted."""
+        """A record of a job, its content sealed where that is asked for, with what follows from it noted."""
         vouched = None if actor == ORCHESTRATOR else False
+        plain, events = events, self.sealing.sealed(tenant, key, events, data_subject)
+        if events is not plain:
+            size_bytes = 3 * size_bytes // 2  # base64, and what is around it
         record = round_.record(
             tenant,
             "job",
@@ -117,7 +127,10 @@ class Office:
         return self.state.job(asked.address.tenant, asked.address.queue, job_id)
 
     def reopening_clash(self, job: Job | None) -> Rejection | None:
-        """Why a finished job cannot be opened again: another live one has its unique key."""
+        """Why a finished job cannot be opened again: erased content, or a live one has its unique key."""
+        if job is not None and job.input.key in self.state.erased:
+            reason = f"the input of job {job.id} was erased, by record {self.state.erased[job.input.key]}"
+            return Rejection(RejectionKind.CONFLICT, reason)
         if job is None or job.unique_key is None or job.state not in TERMINAL:
             return None
         live = self.state.unique(f"{job.tenant}.{job.queue}", job.unique_key)

@@ -24,6 +24,7 @@ from writ.broker.objects import FolderObjects, Objects
 from writ.broker.ports import Log, Stored
 from writ.schemas.chain import Position, link
 from writ.schemas.codec import digest
+from writ.schemas.events import HoldPlaced
 from writ.schemas.lifecycle import Job
 from writ.schemas.links import Afar, Mark, MessageSettled
 from writ.schemas.operations import Operation
@@ -97,6 +98,8 @@ class _Rest(msgspec.Struct):
     settled: dict[int, MessageSettled]
     accepted: dict[int, Mark]
     unheard_of: dict[str, int]
+    erased: dict[str, int]
+    holds: dict[str, HoldPlaced]
     prices: dict[str, Prices]
 
 
@@ -130,6 +133,8 @@ def lines(state: Partition) -> Iterator[bytes]:
         links.settled,
         links.accepted,
         links.unheard_of.armed_times(),
+        state.erased,
+        state.holds,
         state.prices,
     )
     yield _encode(rest) + b"\n"
@@ -186,6 +191,8 @@ def _put_rest(state: Partition, rest: _Rest) -> None:
     for place, turns in rest.turns.items():
         state.take_turns(place, turns)
     state.long |= rest.long
+    state.erased |= rest.erased
+    state.holds |= rest.holds
     state.prices |= rest.prices
     links = state.links
     links.partitions = rest.partitions

@@ -6,10 +6,15 @@ so that undoing a change is putting the old job back.
 
 from __future__ import annotations
 
+from typing import Any
+
 from writ.schemas.codec import digest
 from writ.schemas.events import (
+    ContentErased,
     Fact,
     HistoryLong,
+    HoldLifted,
+    HoldPlaced,
     LeaderElected,
     LeaseGranted,
     LeasesRenewed,
@@ -33,6 +38,7 @@ from writ.schemas.prices import Prices, evolve_prices
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.schedules import Schedule, evolve_schedule, next_due
+from writ.schemas.sealed import UNSEALED
 
 from .deadlines import Deadlines
 from .links import Change, Links
@@ -51,6 +57,7 @@ class Undo:
         self.schedules: list[tuple[str, Schedule | None]] = []
         self.turns: list[tuple[str, str, int]] = []
         self.links: list[Change] = []
+        self.kept: list[Change] = []
         self.long: list[tuple[str, int | None]] = []
         self.prices: list[tuple[str, Prices | None]] = []
 
@@ -99,6 +106,15 @@ class Partition:
         self._unique: dict[tuple[str, str], dict[str, None]] = {}
         self.relations = Relations()
         self.links = Links(number)
+        self.erased: dict[str, int] = {}
+        """Keys that were destroyed, and the record that says so."""
+
+        self.holds: dict[str, HoldPlaced] = {}
+        """By `<tenant>.<queue>~<name>`."""
+
+        self.seals = False
+        """Whether any job's content was ever sealed; never taken back, as it only calls for care."""
+
         self.long: dict[str, int] = {}
         """Jobs that were told of for their long history, and the newest round in which that was."""
 
@@ -166,6 +182,8 @@ class Partition:
                 line.add(place, job)
             elif now is _RUNNING:
                 self._start_running(place, queue, job)
+        if job is not None and job.input.key != UNSEALED:
+            self.seals = True
         if job is None:
             self.jobs.pop(place, None)
             self.deadlines.set(place, None)
@@ -356,11 +374,27 @@ class Partition:
                 self._give_time_back(record.at, undo)
             case PartitionOpened():
                 self.links.open(event)
+            case ContentErased():
+                self._keep(self.erased, record.key, record.seq, undo)
+            case HoldPlaced() as hold:
+                self._keep(self.holds, address(record.tenant, record.key), hold, undo)
+            case HoldLifted():
+                self._keep(self.holds, address(record.tenant, record.key), None, undo)
             case HistoryLong():
                 place = address(record.tenant, record.key)
                 self._put_long(place, self.jobs[place].round, undo)
             case _:
                 pass  # refusals and barriers change no state: they are the audit's
+
+    @staticmethod
+    def _keep(where: dict[str, Any], key: str, value: Any, undo: Undo | None) -> None:
+        """Puts what is kept about erasure; None takes it away."""
+        if undo is not None:
+            undo.kept.append((where, key, where.get(key)))
+        if value is None:
+            where.pop(key, None)
+        else:
+            where[key] = value
 
     def _give_time_back(self, at: int, undo: Undo | None) -> None:
         for place in sorted(self.running):
@@ -396,6 +430,8 @@ class Partition:
         for tenant, prices in reversed(undo.prices):
             self._put_prices(tenant, prices)
         self.links.revert(undo.links)
+        for where, key, old in reversed(undo.kept):
+            self._keep(where, key, old, None)
         for place, fair, seq in reversed(undo.turns):
             served = self._ready[place].served
             if seq:

@@ -14,6 +14,9 @@ from writ.schemas.queries import (
     BatchView,
     BucketView,
     ChangeView,
+    HoldsPage,
+    HoldsQuery,
+    HoldView,
     OperationsPage,
     OperationsQuery,
     OperationView,
@@ -27,7 +30,7 @@ from writ.schemas.queries import (
 from writ.schemas.queues import BUILT_IN, Bucket, Queue
 from writ.schemas.schedules import Schedule, next_times
 
-from .governing import DUE_KEPT, SealedBatch, decoders
+from .governing import DUE_KEPT, Hold, SealedBatch, decoders
 from .reading import GovernedRow, JobsReader
 from .shown import content, fit, timestamp
 
@@ -132,6 +135,20 @@ class Governed:
         shown, more = fit(views, query.limit)
         return BatchesPage(None, position, shown, more)
 
+    async def holds(self, tenant: str, query: HoldsQuery) -> HoldsPage:
+        views: list[tuple[str, HoldView]] = []
+        after: str | None = query.cursor or ""
+        position = 0
+        while after is not None and len(views) <= query.limit:
+            position, rows = await self._reader.governed(
+                "hold", tenant, query.queue, query.name, after, query.limit + 1
+            )
+            found = [(row.key, _hold(tenant, row)) for row in rows]
+            views += [(key, view) for key, view in found if query.lifted or view.lifted is None]
+            after = rows[-1].key if len(rows) > query.limit else None
+        shown, more = fit(views, query.limit)
+        return HoldsPage(None, position, shown, more)
+
     async def _history(self, kind: str, tenant: str, key: str) -> tuple[ChangeView, ...]:
         rows = await self._reader.changes(kind, tenant, key, HISTORY_MAX)
         return tuple(
@@ -141,6 +158,13 @@ class Governed:
 
 def _bucket(bucket: Bucket | None) -> BucketView | None:
     return None if bucket is None else BucketView(bucket.tokens, timestamp(bucket.at))
+
+
+def _hold(tenant: str, row: GovernedRow) -> HoldView:
+    hold: Hold = decoders["hold"].decode(row.body)
+    queue, name = split_job_key(row.key)
+    told = hold.filter, hold.reason, row.made_by, timestamp(row.at), hold.lifted
+    return HoldView(name, queue, tenant, *told)
 
 
 def _operation(tenant: str, row: GovernedRow) -> OperationView:

@@ -1,4 +1,4 @@
-"""The part of the jobs view that tells what governs jobs: queues, schedules, operations and batches.
+"""The part of the jobs view that tells what governs jobs: queues, schedules, operations, batches, holds.
 
 One row for each, as the fold of its own events left it, and a history of what people did to it.
 """
@@ -13,7 +13,17 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.schemas.chain import Violation
-from writ.schemas.events import BatchEnded, BatchSealed, Fact, LeaseGranted, RetryScheduled, type_names
+from writ.schemas.events import (
+    BatchEnded,
+    BatchSealed,
+    Fact,
+    Filter,
+    HoldLifted,
+    HoldPlaced,
+    LeaseGranted,
+    RetryScheduled,
+    type_names,
+)
 from writ.schemas.ids import split_job_key
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
 from writ.schemas.queues import Queue, evolve_queue, granted, retried
@@ -24,7 +34,7 @@ from .view import Write
 
 GOVERNING_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS governed (
-    kind TEXT NOT NULL, -- queue, schedule, operation or batch
+    kind TEXT NOT NULL, -- queue, schedule, operation, batch or hold
     tenant TEXT NOT NULL,
     key TEXT NOT NULL,
     seq INTEGER NOT NULL, -- of its newest record
@@ -32,7 +42,7 @@ CREATE TABLE IF NOT EXISTS governed (
     actor TEXT NOT NULL,
     made_by TEXT NOT NULL, -- actor of its first record
     name TEXT NOT NULL, -- what the key has behind the queue
-    body BLOB NOT NULL, -- the Queue, Schedule, Operation or SealedBatch as JSON
+    body BLOB NOT NULL, -- the Queue, Schedule, Operation, SealedBatch or Hold as JSON
     PRIMARY KEY (kind, tenant, key)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS governed_by_name ON governed (kind, tenant, name, key);
@@ -84,6 +94,24 @@ class SealedBatch(msgspec.Struct, frozen=True):
     ended_at: int | None = None
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """A hold; `lifted` says why it ended."""
+
+    filter: Filter
+    reason: str
+    lifted: str | None = None
+
+
+def _evolve_hold(hold: Hold | None, event: Fact, record: Record) -> Hold:
+    match event:
+        case HoldPlaced(filter=filter_, reason=reason):
+            return Hold(filter_, reason)
+        case HoldLifted(reason=reason) if hold is not None:
+            return replace(hold, lifted=reason)
+        case _:
+            raise ValueError(f"{type(event).__name__} is no event of a hold in this state")
+
+
 def _evolve_batch(batch: SealedBatch | None, event: Fact, record: Record) -> SealedBatch:
     match event:
         case BatchSealed(size=size):
@@ -99,12 +127,14 @@ _FOLDS: Final[dict[str, Callable[[Any, Fact, Record], msgspec.Struct]]] = {
     "schedule": evolve_schedule,
     "operation": lambda body, event, record: evolve_operation(body, event, record.seq, record.at),
     "batch": _evolve_batch,
+    "hold": _evolve_hold,
 }
 decoders: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "queue": msgspec.json.Decoder(Queue),
     "schedule": msgspec.json.Decoder(Schedule),
     "operation": msgspec.json.Decoder(Operation),
     "batch": msgspec.json.Decoder(SealedBatch),
+    "hold": msgspec.json.Decoder(Hold),
 }
 
 

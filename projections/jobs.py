@@ -173,7 +173,7 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 8
+    version = 9
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:

@@ -26,6 +26,7 @@ from writ.schemas.queries import (
     DeadQuery,
     DeadView,
     ErrorView,
+    HoldsQuery,
     JobQuery,
     JobsPage,
     JobsQuery,
@@ -47,13 +48,14 @@ from writ.schemas.queries import (
     WaitView,
 )
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.sealed import UNSEALED
+from writ.schemas.sealed import UNSEALED, Keys
 from writ.schemas.subjects import log_subject, parse_log
 
 from .file import Reader
 from .governed import Governed
 from .reading import JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
+from .revealing import revealed
 from .runner import Runner
 from .shown import PAGE_MAX_BYTES, content, fit, tags_of, timestamp
 from .stretch_pages import stretch_page
@@ -113,7 +115,7 @@ class Queries:
     """Answers the queries of one partition, from the views that `runners` run.
 
     At each status `warnings` is asked, and `who` leads it now. Without `who`, the newest leader that was
-    elected is told, whether or not it leads still.
+    elected is told, whether or not it leads still. Sealed content is shown as far as `keys` open it.
     """
 
     def __init__(
@@ -125,7 +127,9 @@ class Queries:
         warnings: Callable[[], Sequence[str]] = tuple,
         who: Callable[[int], Awaitable[str | None]] | None = None,
         clock: Clock | None = None,
+        keys: Keys | None = None,
     ) -> None:
+        self._keys = keys
         self._runners = {runner.name: runner for runner in runners}
         self._runner = self._runners["jobs"]
         self._reader = JobsReader(self._runner.path)
@@ -149,6 +153,7 @@ class Queries:
             "schedules": self._of("jobs", SchedulesQuery, governed.schedules),
             "operations": self._of("jobs", OperationsQuery, governed.operations),
             "batches": self._of("jobs", BatchesQuery, governed.batches),
+            "holds": self._of("jobs", HoldsQuery, governed.holds),
             "status": self._status,
         }
         self._readers: list[Reader] = [self._reader]
@@ -235,12 +240,12 @@ class Queries:
     async def _jobs(self, tenant: str, body: bytes) -> JobsPage:
         query = _parse(body, JobsQuery)
         await self._caught_up(query)
-        return _page(await self._reader.page(tenant, query))
+        return _page(await self._reader.page(tenant, query), self._keys)
 
     async def _job(self, tenant: str, body: bytes) -> JobsPage:
         query = _parse(body, JobQuery)
         await self._caught_up(query)
-        return _page(await self._reader.lookup(tenant, query.id, query.queue))
+        return _page(await self._reader.lookup(tenant, query.id, query.queue), self._keys)
 
     async def _dead(self, tenant: str, body: bytes) -> DeadPage:
         query = _parse(body, DeadQuery)
@@ -249,7 +254,7 @@ class Queries:
         views = [
             (
                 job_key(row.queue, row.cause),
-                DeadView(row.queue, tenant, row.cause, row.n, _job_view(row.newest)),
+                DeadView(row.queue, tenant, row.cause, row.n, _job_view(revealed(row.newest, self._keys))),
             )
             for row in found.rows
             if query.task in (None, row.newest.job.task)
@@ -417,13 +422,13 @@ def _parse(body: bytes, kind: type[Asked]) -> Asked:
         raise _Refused(RejectionKind.MALFORMED, f"the query is not JSON: {error}") from error
 
 
-def _page(found: JobRows) -> JobsPage:
-    """Rows as an answer that the broker carries."""
+def _page(found: JobRows, keys: Keys | None) -> JobsPage:
+    """Rows as an answer that the broker carries, with the content whose key is there."""
     jobs: list[msgspec.Raw] = []
     room = PAGE_MAX_BYTES
     after, opened = found.next, 0
     for row in found.rows:
-        encoded = _encode(_job_view(row))
+        encoded = _encode(_job_view(revealed(row, keys)))
         room -= len(encoded) + 1
         if room < 0 and jobs:
             after = opened

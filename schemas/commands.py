@@ -51,7 +51,8 @@ class SubmitJob(Command, frozen=True):
     `parent` is the job that starts this one, and `batch` a group that it counts in. Where the parent has
     ended already, otherwise than completed, `on_parent_end` is met at once. With `reproduces` the job repeats
     a run of the same task with the same input, whose steps and tools answer from the record. `tags`, at
-    most 20, are names and values of the submitter's own, to find the job by.
+    most 20, are names and values of the submitter's own, to find the job by. `data_subject` is whom the
+    content is about: that is sealed under the subject's key, and the name stands nowhere in the log.
     """
 
     task: TaskName
@@ -77,6 +78,7 @@ class SubmitJob(Command, frozen=True):
     batch: Token | None = None
     reproduces: Reproduces | None = None
     tags: dict[str, str] = {}
+    data_subject: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
 class Acquire(Command, frozen=True):
@@ -303,6 +305,33 @@ class SealBatch(Command, frozen=True):
     reason: Reason = "requested"
 
 
+class Erase(Command, frozen=True):
+    """Destroys the key of a subject of the tenant, or of a job of the subject's queue: give one of them.
+
+    All content under it is unreadable from then on, for good. Refused while a job under it has not ended, or
+    is held.
+    """
+
+    id: Token | None = None
+    data_subject: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    reason: Reason = "requested"
+
+
+class PlaceHold(Command, frozen=True):
+    """Jobs of the queue that `filter` matches, now or later, are not erased while the hold stands."""
+
+    name: Token
+    filter: Filter
+    reason: Reason = "requested"
+
+
+class LiftHold(Command, frozen=True):
+    """Ends a hold of the queue."""
+
+    name: Token
+    reason: Reason = "requested"
+
+
 class DeclareSchedule(Command, frozen=True):
     """Gives a schedule of the subject's queue its spec, as its next version; `input` is its jobs'."""
 
@@ -438,6 +467,12 @@ class Planned(Answer, frozen=True):
     sample: tuple[str, ...] = ()
 
 
+class Erased(Answer, frozen=True):
+    """The content of so many jobs is gone; 0 where it was before."""
+
+    jobs: int = 0
+
+
 class Started(Answer, frozen=True):
     """The ids of the jobs that a trigger or a backfill started."""
 
@@ -484,6 +519,9 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "signal": Signal,
     "edit": Edit,
     "seal_batch": SealBatch,
+    "erase": Erase,
+    "place_hold": PlaceHold,
+    "lift_hold": LiftHold,
     "plan": Plan,
     "declare_schedule": DeclareSchedule,
     "pause_schedule": PauseSchedule,
@@ -504,5 +542,6 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     TriggerSchedule: Started,
     Backfill: Started,
     ListPrices: PriceTable,
+    Erase: Erased,
 }
 """What is answered with more than an Answer."""

@@ -35,9 +35,9 @@ and those of recorded steps, tools, usage and compensation (`steps.py`).
 
 Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partition); queue_declared,
 queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
-operation_planned, operation_ended (operation); history_long (incident); command_rejected, report_rejected,
-rejections_folded (principal); partition_opened (partition), message_sent, message_accepted,
-message_settled (link); price_set (prices).
+operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
+history_long (incident); command_rejected, report_rejected, rejections_folded (principal);
+partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices).
 """
 
 from __future__ import annotations
@@ -393,6 +393,24 @@ class OperationEnded(Fact, frozen=True):
     done: int
 
 
+class ContentErased(Fact, frozen=True):
+    """The key that the record's key names is destroyed: the content of `count` jobs is gone."""
+
+    count: int
+    reason: str
+
+
+class HoldPlaced(Fact, frozen=True):
+    """Jobs of the queue that `filter` matches are not erased."""
+
+    filter: Filter
+    reason: str
+
+
+class HoldLifted(Fact, frozen=True):
+    reason: str
+
+
 class HistoryLong(Fact, frozen=True):
     """The job that the record's key names has so many records, of which `limit` call for a warning.
 
@@ -513,6 +531,9 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     BatchEnded,
     OperationPlanned,
     OperationEnded,
+    ContentErased,
+    HoldPlaced,
+    HoldLifted,
     HistoryLong,
     CommandRejected,
     ReportRejected,

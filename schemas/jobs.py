@@ -43,7 +43,7 @@ class Signal(msgspec.Struct, frozen=True, gc=False):
     @property
     def size_bytes(self) -> int:
         """About what it weighs in an answer."""
-        return len(bytes(self.data.plain)) + len(self.name) + _SIGNAL_BYTES
+        return self.data.size_bytes + len(self.name) + _SIGNAL_BYTES
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

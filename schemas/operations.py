@@ -64,6 +64,11 @@ def acted(operation: Operation, at: int) -> Operation:
 
 
 def selects(filter_: Filter, job: Job) -> bool:
+    """Whether a filter matches a job that is not settled."""
+    return job.dropped is None and matches(filter_, job)
+
+
+def matches(filter_: Filter, job: Job) -> bool:
     """Whether a filter matches a job."""
     error = job.error
     return (
@@ -74,5 +79,4 @@ def selects(filter_: Filter, job: Job) -> bool:
         and (filter_.error_class is None or (error is not None and error.class_ == filter_.error_class))
         and (filter_.error_type is None or (error is not None and error.type == filter_.error_type))
         and (filter_.ids is None or job.id in filter_.ids)
-        and job.dropped is None
     )

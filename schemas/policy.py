@@ -135,7 +135,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     `retries_per_min` retries started, so that an outage is not amplified; `pending_max` jobs waiting, beyond
     which submits are refused; `tools` governs what their attempts call. `archive_after_s` is how long the
     history of a job stays in the log after the job has ended, before it may be moved to the archive; None: it
-    stays.
+    stays. Where it is `erasable`, the content of each new job is sealed under a key that can be destroyed.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -150,6 +150,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     on_clash: OnClash = OnClash.RETURN
     tools: ToolPolicy = ANY_TOOL
     archive_after_s: Seconds | None = None
+    erasable: bool = False
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

@@ -3,8 +3,9 @@
 Verbs: `jobs` (JobsQuery -> JobsPage), `dead` (DeadQuery -> DeadPage), `job` (JobQuery -> JobsPage), `records`
 (RecordsQuery -> RecordsPage), `log` (LogQuery -> RecordsPage), `stretch` (StretchQuery -> StretchPage),
 `queues` (QueuesQuery -> QueuesPage), `schedules` (SchedulesQuery -> SchedulesPage), `operations`
-(OperationsQuery -> OperationsPage), `batches` (BatchesQuery -> BatchesPage), `status` (StatusQuery ->
-NodeStatus); `verbs.py` lists them all. An answer has `error` where the query was refused.
+(OperationsQuery -> OperationsPage), `batches` (BatchesQuery -> BatchesPage), `holds` (HoldsQuery ->
+HoldsPage), `status` (StatusQuery -> NodeStatus); `verbs.py` lists them all. An answer has `error` where the
+query was refused.
 
 Every query but `status` waits until the view has reached the log's last record at the time of asking, so
 that nobody misses what they were already told; `max_wait_s` bounds the wait and is answered `try_later`. A
@@ -138,6 +139,13 @@ class GovernedQuery(Query, frozen=True, kw_only=True):
     queue: Token | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
     cursor: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-+=:@/,~]{1,520}$(?!\n)")] | None = None
+
+
+class HoldsQuery(GovernedQuery, frozen=True, kw_only=True):
+    """Holds by name; those that were lifted only where they are asked for."""
+
+    name: Token | None = None
+    lifted: bool = False
 
 
 class QueuesQuery(GovernedQuery, frozen=True, kw_only=True):
@@ -416,6 +424,24 @@ class BatchView(msgspec.Struct, frozen=True):
 
 class BatchesPage(Answer, frozen=True):
     batches: tuple[BatchView, ...] = ()
+    next: str | None = None
+
+
+class HoldView(msgspec.Struct, frozen=True):
+    """A hold; `lifted` says why it ended, None while it stands."""
+
+    name: str
+    queue: str
+    tenant: str
+    filter: Filter
+    reason: str
+    placed_by: str
+    changed_at: Timestamp
+    lifted: str | None
+
+
+class HoldsPage(Answer, frozen=True):
+    holds: tuple[HoldView, ...] = ()
     next: str | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -22,6 +22,30 @@ class Sealed(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     digest: str
     plain: msgspec.Raw = msgspec.Raw(b"")
     cipher: bytes = b""
+
+    @property
+    def size_bytes(self) -> int:
+        """About what the content weighs."""
+        return len(bytes(self.plain)) or len(self.cipher)
+
+
+class Keys(Protocol):
+    """The key store, as those need it who seal and read content."""
+
+    unsynced: bool
+    """Whether keys were made that are not durable yet."""
+
+    def new(self, subject: str | None = None) -> str: ...
+
+    def of(self, subject: str) -> list[str]: ...
+
+    def destroy(self, key: str) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def seal(self, key: str, content: bytes) -> Sealed: ...
+
+    def open(self, envelope: Sealed) -> bytes | None: ...
 
 
 def seal(content: bytes) -> Sealed:

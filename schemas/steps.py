@@ -215,7 +215,7 @@ class RecordedStep(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def size_bytes(self) -> int:
         """What its content weighs."""
         text = self.error.text if self.error is not None else None
-        return sum(len(bytes(each.plain)) for each in (self.result, text) if each is not None)
+        return sum(each.size_bytes for each in (self.result, text) if each is not None)
 
 
 class Compensation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

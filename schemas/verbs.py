@@ -19,6 +19,7 @@ QUERY_VERBS: Final[dict[str, tuple[type[Query], type[Answer]]]] = {
     "schedules": (queries.SchedulesQuery, queries.SchedulesPage),
     "operations": (queries.OperationsQuery, queries.OperationsPage),
     "batches": (queries.BatchesQuery, queries.BatchesPage),
+    "holds": (queries.HoldsQuery, queries.HoldsPage),
     "audit": (lists.AuditQuery, lists.AuditPage),
     "attempts": (lists.AttemptsQuery, lists.AttemptsPage),
     "workers": (lists.WorkersQuery, lists.WorkersPage),

@@ -21,6 +21,7 @@ from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.requests import NatsRequests
+from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.snapshots import Snapshots
 from writ.schemas import catalog
@@ -146,6 +147,7 @@ class Node:
             version=version_,
             entropy=random.SystemRandom().random,
             snapshots=Snapshots.beside(self.directory, log_.partition),
+            keys=Vault(vault_path(self.directory)),
         )
         self._spawn(engine.run(), _ENGINE)
         self._spawn(self._tell(engine, logs), "page of metrics")

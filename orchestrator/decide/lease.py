@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -53,11 +54,11 @@ def wanted(job: Job, command: Acquire) -> bool:
 
 def filled_bytes(job: Job, find: Find) -> int:
     """About what a job's input weighs once it is filled."""
-    size_bytes = len(bytes(job.input.plain))
+    size_bytes = job.input.size_bytes
     for field, key in job.input_from.items():
         before = find(key)
         if before is not None and before.output is not None:
-            size_bytes += len(bytes(before.output.plain)) + len(field.encode())
+            size_bytes += before.output.size_bytes + len(field.encode())
     return size_bytes
 
 
@@ -144,8 +145,10 @@ def fail(
     index: int | None,
     now: int,
     seed: float,
+    sealing: Callable[[bytes], Sealed] = seal,
 ) -> tuple[Fact, ...] | Repeated | Rejection:
-    error = AttemptError(report.class_, report.type, error_text(report.text))
+    """`sealing` is the job's own: a report told twice is known by it, and so is the cause of a death."""
+    error = AttemptError(report.class_, report.type, error_text(report.text, sealing))
     if job is not None and report.token == job.last_token and error == job.error and _ended_by_failure(job):
         return Repeated()
     void = fence(job, report, principal, index)
@@ -156,12 +159,12 @@ def fail(
     return after_failure(job, queue, failed, now, seed)
 
 
-def error_text(text: str) -> Sealed | None:
+def error_text(text: str, sealing: Callable[[bytes], Sealed] = seal) -> Sealed | None:
     """A text of an error as the log keeps it: cut where it is too long."""
     if len(text) > bounds.ERROR_TEXT_MAX_CHARS:
         note = _CUT.format(len(text))
         text = text[: bounds.ERROR_TEXT_MAX_CHARS - len(note)] + note
-    return seal(_encode(text)) if text else None
+    return sealing(_encode(text)) if text else None
 
 
 def _ended_by_failure(job: Job) -> bool:

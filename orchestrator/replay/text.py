@@ -17,9 +17,12 @@ from writ.schemas.events import (
     BatchSealed,
     CancelRequested,
     CommandRejected,
+    ContentErased,
     Fact,
     Filter,
     HistoryLong,
+    HoldLifted,
+    HoldPlaced,
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
@@ -303,6 +306,12 @@ def governing_words(event: Fact, actor: str) -> str:
             return f"{verb} {matched} jobs{_limits(event)}, by {actor}: {one_line(reason)}"
         case OperationEnded(reason=reason, done=done):
             return f"{done} jobs changed: {one_line(reason)}"
+        case ContentErased(count=count, reason=reason):
+            return f"the content of {count} jobs is erased, by {actor}: {one_line(reason)}"
+        case HoldPlaced(reason=reason):
+            return f"held, by {actor}: {one_line(reason)}"
+        case HoldLifted(reason=reason):
+            return f"held no more, by {actor}: {one_line(reason)}"
         case HistoryLong(records=records, limit=limit):
             return f"the job has {records} records; {limit} call for a warning"
         case Barrier():

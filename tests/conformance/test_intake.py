@@ -12,7 +12,7 @@ from writ.broker.ports import Intake, Stored
 from writ.schemas.subjects import parse_served
 
 if TYPE_CHECKING:
-    from .conftest import Wire
+    from .conftest import JetStreamWire, Wire
 
 
 async def take(intake: Intake, start: int, count: int) -> list[Stored]:
@@ -88,3 +88,37 @@ async def test_a_reader_passes_over_what_is_purged_under_it(wire: Wire) -> None:
     await fill(wire, 3, 6)
     assert [s.seq for s in await more(reader, 3)] == [6, 7, 8]
     await reader.aclose()  # type: ignore[attr-defined]
+
+
+async def test_one_submit_can_be_erased(wire: Wire) -> None:
+    """What stands around it is read as before; erasing it again, or what never was, is nothing."""
+    intake = await wire.intake()
+    await fill(wire, 5)
+    assert await intake.first_seq() == 1
+    for _ in range(2):
+        await intake.erase(3)
+    await intake.erase(99)
+    assert [s.seq for s in await take(intake, 1, 4)] == [1, 2, 4, 5]
+    await intake.erase(1)
+    assert await intake.first_seq() == 2
+    await intake.purge(5)
+    assert await intake.first_seq() == 6
+
+
+async def test_an_erased_submit_is_in_no_file_where_a_purged_one_still_is(jetstream: JetStreamWire) -> None:
+    """Which is why content that may be erased is not left to the purge."""
+
+    def files_hold(text: bytes) -> bool:
+        files = [path for path in jetstream.broker.directory.rglob("*") if path.is_file()]
+        return any(text in path.read_bytes() for path in files)
+
+    intake = await jetstream.intake()
+    for body in (b"purged-secret", b"erased-secret", b"kept"):
+        await jetstream.submit(body)
+    await intake.erase(2)
+    await intake.purge(2)
+    assert files_hold(b"kept")
+    assert files_hold(b"purged-secret")
+    assert not files_hold(b"erased-secret")
+    await jetstream.crash()
+    assert not files_hold(b"erased-secret")

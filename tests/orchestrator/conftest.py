@@ -77,6 +77,8 @@ def told(state: Partition) -> dict[str, Any]:
         "tallies": {b: counts(known.tally(b)) for b in batches},
         "long": dict(state.long),
         "prices": dict(state.prices),
+        "erased": dict(state.erased),
+        "holds": dict(state.holds),
         "afar": dict(state.links.afar),
         "watched": {p: dict(w) for p, w in state.links.watched.items()},
         "messages": (state.links.sent, state.links.accepted, state.links.settled),

@@ -48,6 +48,7 @@ ASKED: Final[dict[str, dict[str, list[Any]]]] = {
     "schedules": {"queue": ["mail"], "name": ["s"], "history": [True], **KEYED},
     "operations": {"queue": ["mail"], "id": ["o"], **KEYED},
     "batches": {"queue": ["mail"], "batch": ["b"], "history": [True], **KEYED},
+    "holds": {"queue": ["mail"], "name": ["case-7"], "lifted": [True], **KEYED},
     "attempts": {"job": ["a"], "queue": ["mail"], "worker": ["w1"], "outcome": ["live"], **ERRORS, **SPAN},
     "workers": {"worker": ["w1"], "since": [DAY], "cursor": ["w0"]},
     "traffic": {"queue": ["mail"], "since": [DAY], "cursor": ["a"]},

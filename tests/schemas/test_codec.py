@@ -27,10 +27,13 @@ from writ.schemas.events import (
     BatchSealed,
     CancelRequested,
     CommandRejected,
+    ContentErased,
     DeadReason,
     Fact,
     Filter,
     HistoryLong,
+    HoldLifted,
+    HoldPlaced,
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
@@ -170,6 +173,7 @@ POLICY = st.builds(
     st.sampled_from(OnClash),
     st.builds(ToolPolicy, NAMES, NAMES, st.none() | st.integers(0, 9), NAMES),
     st.none() | st.floats(0, 9),
+    st.booleans(),
 )
 MOMENT = st.none() | st.datetimes(
     datetime.datetime(1970, 1, 2), datetime.datetime(2099, 1, 1), timezones=st.just(datetime.UTC)
@@ -305,6 +309,9 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         NUMBER,
     ),
     OperationEnded: st.builds(OperationEnded, TEXT, NUMBER),
+    ContentErased: st.builds(ContentErased, NUMBER, TEXT),
+    HoldPlaced: st.builds(HoldPlaced, FILTER, TEXT),
+    HoldLifted: st.builds(HoldLifted, TEXT),
     HistoryLong: st.builds(HistoryLong, NUMBER, NUMBER),
     ScheduleDeclared: st.builds(ScheduleDeclared, NUMBER, SPEC, SEALED, TEXT),
     ScheduleFired: st.builds(ScheduleFired, NUMBER, TEXT, TEXT, st.sampled_from(Overlap), TEXTS, TEXTS),

@@ -192,6 +192,12 @@ class SimIntake(End):
     def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
         return _Following(self, start, self.broker.pull, self.partition)
 
+    async def first_seq(self) -> int:
+        raise NotImplementedError("nothing is sealed in a simulated history")
+
+    async def erase(self, seq: int) -> None:
+        raise NotImplementedError("nothing is sealed in a simulated history")
+
     async def purge(self, up_to: int, shards: Shards = None) -> None:
         if await self.ask(TIMEOUT_S, self.broker.purge, self.partition, up_to) is None:
             raise OutcomeUnknown("no answer")

@@ -18,7 +18,16 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
-from writ.schemas.events import OTHER_EVENTS, DeadReason, HistoryLong, JobSubmitted, WaitReason
+from writ.schemas.events import (
+    OTHER_EVENTS,
+    ContentErased,
+    DeadReason,
+    HistoryLong,
+    HoldLifted,
+    HoldPlaced,
+    JobSubmitted,
+    WaitReason,
+)
 from writ.schemas.lifecycle import TRANSITIONS, State
 from writ.schemas.prices import PriceSet
 from writ.schemas.steps import STEP_EVENTS
@@ -34,6 +43,9 @@ _CHUNK: Final = 100
 _SHOWN: Final = 3
 KINDS: Final = (*MESSAGE_FAULTS, *APPEND_FAULTS, *TIMED_FAULTS, *OBSERVED_FAULTS)
 ENDS: Final = (State.COMPLETED, State.CANCELLED, State.DEAD)
+KEEPING: Final = (ContentErased, HoldPlaced, HoldLifted)
+"""Nothing is sealed in a simulated history: key stores are files."""
+
 _UNREACHED: Final = {DeadReason.HISTORY_LIMIT, WaitReason.CHILD, WaitReason.FROZEN}
 """10,000 and 50,000 records are too many for a history, and no task asks for the others yet."""
 
@@ -41,7 +53,7 @@ WAYS: Final = (
     *(f"dead {reason}" for reason in DeadReason if reason not in _UNREACHED),
     *(f"waits {reason}" for reason in WaitReason if reason not in _UNREACHED),
     *(f"refused {kind}" for kind in ("malformed", "conflict", "duplicate", "not_found")),
-    *(event.__name__ for event in OTHER_EVENTS if event not in (HistoryLong, PriceSet)),
+    *(event.__name__ for event in OTHER_EVENTS if event not in (HistoryLong, PriceSet, *KEEPING)),
 )
 """What must have come in some history, apart from edges."""
 

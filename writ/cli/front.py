@@ -28,6 +28,8 @@ FRONT = """\
                                 again, and `--cause C --reason R` all of a cause, by plan
   writ drop ID --reason R       settle a dead letter for good
   writ price list               what the tokens of models cost; `writ price set` says it
+  writ erase ID --reason R      make the content of a job unreadable for good; --subject for many
+  writ hold list                what must not be erased; add or remove one
   writ operation list           what was planned for many jobs, and how far it is; show one
   writ batch list               groups of jobs, and how far they are; show one, or seal it
 

@@ -53,6 +53,7 @@ def add(to: Subparsers) -> None:
     edit.add_argument("--not-before", metavar="TIME", help="not before this RFC 3339 time")
     edit.add_argument("--input", metavar="JSON")
     _reason(edit)
+    _add_keeping(to)
     _add_dlq(to)
     _add_queue(to)
     _add_schedule(to)
@@ -133,6 +134,38 @@ def _add_batch(to: Subparsers) -> None:
     for parser in (show, seal):
         parser.add_argument("batch", metavar="B")
         parser.add_argument("--queue", metavar="Q", help="needed where several queues have the name")
+
+
+def _add_keeping(to: Subparsers) -> None:
+    erase = command(
+        to, "erase", "Destroy the key to the content of a job, or of all jobs of a data subject. For good.",
+        "  writ erase --subject customer-7 --reason 'asked for by mail'\n"
+        "  writ erase 01JABC --reason 'leaked'",
+    )  # fmt: skip
+    erase.add_argument("id", metavar="ID", nargs="?", help="the job's id")
+    erase.add_argument("--subject", metavar="S", help="as named by --data-subject of `writ submit`")
+    _queue(erase)
+    erase.add_argument("--reason", help="why; kept in the log, and needed")
+    hold = command(to, "hold", "Holds: jobs that must not be erased.")
+    verbs = hold.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    hold.commands = verbs.choices
+    add = command(
+        verbs, "add", "Place a hold on jobs of a queue: those that match all that is given, now or later.",
+        "  writ hold add billing case-7 --id 01JABC --reason 'court order'", prog="writ hold",
+    )  # fmt: skip
+    add.add_argument("queue", metavar="QUEUE")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("--id", dest="ids", action="append", default=[], metavar="ID", help="repeat for more")
+    add.add_argument("--task", metavar="TASK")
+    add.add_argument("--state", action="append", default=[], help=f"{', '.join(STATES)}; several with commas")
+    _reason(add)
+    listing = command(verbs, "list", "All holds.", prog="writ hold")
+    listing.add_argument("--queue", metavar="Q")
+    listing.add_argument("--lifted", action="store_true", help="also those that ended")
+    remove = command(verbs, "remove", "Lift a hold.", prog="writ hold")
+    remove.add_argument("queue", metavar="QUEUE")
+    remove.add_argument("name", metavar="NAME")
+    _reason(remove)
 
 
 def _ids(parser: Parser) -> None:

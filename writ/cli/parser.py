@@ -139,6 +139,10 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from .apply import apply
 
             return apply(parsed)
+        case "erase" | "hold":
+            from . import keeping
+
+            return keeping.erase(parsed) if parsed.command == "erase" else keeping.hold(parsed)
         case "archive":
             from .archive import archive
 
@@ -326,6 +330,9 @@ def _add_submit(to: Subparsers) -> None:
     submit.add_argument("--job-timeout", type=number(0), metavar="S", help="of all attempts [86400]")
     submit.add_argument("--expires-in", type=number(0), metavar="S", help="dead if not begun by then [never]")
     _add_relations(submit)
+    submit.add_argument(
+        "--data-subject", metavar="S", help="whom the content is about: `writ erase --subject S` erases it"
+    )
     submit.add_argument("--wait", action="store_true", help="wait for the result and print it")
     submit.add_argument("--timeout", type=number(0), metavar="S", help="wait at most so long [for ever]")
 

@@ -83,6 +83,7 @@ def _options(args: Namespace) -> dict[str, Any]:
         "on_parent_end": args.on_parent_end,
         "batch": args.batch,
         "tags": tags_of(args.tag),
+        "data_subject": args.data_subject,
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -14,6 +14,7 @@ from writ.broker.connect import Target, connect
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import serve_queries
 from writ.broker.requests import NatsRequests
+from writ.broker.vault import Vault, vault_path
 from writ.children.life import live
 from writ.metrics.components import component, of_node
 from writ.metrics.of_views import of_views
@@ -61,8 +62,9 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         parts.push_async_callback(runner.close)
         await runner.open()
         parts.push_async_callback(_end, asyncio.create_task(runner.run(), name=f"view {runner.name}"))
+    vault = Vault(vault_path(Path(settings.directory)), create=False)
     who = NatsRequests(answers, logs).who
-    queries = Queries(runners, log_, intake, settings.version, who=who)
+    queries = Queries(runners, log_, intake, settings.version, who=who, keys=vault)
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
     await _serve_metrics(directory, settings, runners, logs, parts)

@@ -22,6 +22,7 @@ from writ.schemas.commands import CONTROL_VERBS, Answer
 from writ.schemas.events import Fact, type_names
 from writ.schemas.lifecycle import Job
 from writ.schemas.records import Record
+from writ.schemas.sealed import Keys
 
 START_US = 1_767_225_600_000_000
 
@@ -137,6 +138,7 @@ class Twin:
         self.hub: RequestHub = RequestHub() if beside is None else beside.hub
         self.others: list[Log] = []
         self.snapshots: Snapshots | None = None
+        self.keys: Keys | None = None
         self.clocks: dict[str, LoopClock] = {}
         self.engine: Engine | None = None
         self.running: list[tuple[Engine, asyncio.Task[None]]] = []
@@ -161,6 +163,7 @@ class Twin:
             entropy=self._random.random,
             others=self.others,
             snapshots=self.snapshots,
+            keys=self.keys,
         )
         self.running.append((self.engine, asyncio.create_task(self.engine.run())))
         return self.engine

@@ -305,10 +305,11 @@ async def replay(twin: Twin, up_to: int) -> Partition:
     return state
 
 
-ELSEWHERE: Final = {"TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong"} | {
+KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted"}
+ELSEWHERE: Final = {"TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", *KEEPING} | {
     e.__name__ for e in LINK_EVENTS
 }
-"""Standing still, floods of refusals, long histories and several partitions have tests of their own."""
+"""Standing still, floods of refusals, long histories, erasure and several partitions are tested elsewhere."""
 
 seen: Counter[str] = Counter()
 played: set[str] = set()

@@ -588,6 +588,44 @@ async def batch_of_more(s: Scene) -> str:
     return await s.ask("seal_batch", batch="b", size=1)
 
 
+# Erasure and holds.
+simple("erase nothing", asking("erase"), "id", "give one", "neither id")
+simple("erase both", asking("erase", id="a", data_subject="Jane"), "id", "give one", "both")
+simple("erase unknown", asking("erase", id="gone"), "job", "there is no job", "mail~gone")
+simple("lift unknown", asking("lift_hold", name="gone"), "hold", "queue mail has no", "gone")
+simple(
+    "large hold", lambda s: s.ask("place_hold", name="h", filter={"ids": [BIG]}), "filter", INLINE, "bytes"
+)
+
+
+@row("content", "is not sealed", "job a")
+async def erase_plain(s: Scene) -> str:
+    await s.end()
+    return await s.ask("erase", id="a")
+
+
+@row("erased", "have ended", "is running")
+async def erase_live(s: Scene) -> str:
+    await s.run(data_subject="Jane")
+    return await s.ask("erase", data_subject="Jane")
+
+
+@row("held", "by h", "court")
+async def erase_held(s: Scene) -> str:
+    await s.submit(data_subject="Jane")
+    await s.do("terminate", id="a")
+    await s.do("place_hold", name="h", filter={}, reason="court")
+    return await s.ask("erase", id="a")
+
+
+@row("erased", "by record", "job a")
+async def rerun_erased(s: Scene) -> str:
+    await s.submit(data_subject="Jane")
+    await s.do("terminate", id="a")
+    await s.do("erase", id="a")
+    return await s.ask("rerun", id="a")
+
+
 # Schedules.
 def _spec(**spec: Any) -> Play:
     return lambda s: s.ask("declare_schedule", name="s", spec={"task": "t", **spec})

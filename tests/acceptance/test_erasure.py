@@ -1,0 +1,180 @@
+"""After an erasure a rebuild equals the live view, and no file of broker, views or archive holds the text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from writ import JobHandle, Refused, SyncClient
+from writ.broker.archive import ArchivedLog
+from writ.broker.connect import Target, connect
+from writ.broker.log import JetStreamLog
+from writ.orchestrator.replay.history import Entry
+from writ.orchestrator.replay.verify import Verifier
+from writ.projections import places
+from writ.projections.feed import Feeds
+from writ.projections.registry import VIEWS
+from writ.projections.runner import Runner
+from writ.schemas.events import Approval
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Place
+
+SECRET = "jane-roe-has-the-measles"
+TASKS = """
+from writ import task, Context
+
+@task
+async def treat(ctx: Context, says: str):
+    if ctx.attempt == 1:
+        raise ValueError(f"cannot treat: {says}")
+    return {"treated": says}
+"""
+POLICY = """
+[queues.ward]
+erasable = true
+archive_after_s = 0
+retry = {max_attempts = 2, initial_interval_s = 0.1}
+"""
+
+
+def texts(directory: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file of a node, as it is and, where it is packed, unpacked."""
+    for path in sorted(directory.rglob("*")):
+        if not path.is_file() or path.is_symlink():
+            continue
+        body = path.read_bytes()
+        yield path, body
+        packed = body.partition(b"\n")[2] if path.suffix == ".segment" else body
+        if path.suffix in (".segment", ".state"):
+            yield path, zlib.decompress(packed)
+
+
+def holding(directory: Path, text: str) -> list[str]:
+    """The files in which a text stands."""
+    found = (path for path, body in texts(directory) if text.encode() in body)
+    return sorted({str(path.relative_to(directory)) for path in found})
+
+
+@pytest.fixture
+def ward(own_place: Place) -> Place:
+    (own_place.root / "ward.py").write_text(TASKS, encoding="utf-8")
+    (own_place.root / "ward.toml").write_text(POLICY, encoding="utf-8")
+    own_place.writ("apply", "ward.toml")
+    return own_place
+
+
+def treated(place: Place, client: SyncClient, job: str, subject: str | None = None) -> None:
+    """A job with every sort of content, to its end."""
+    client.submit(
+        *("ward", "treat", {"says": SECRET}),
+        id=job,
+        approval=Approval(),
+        tags={"about": SECRET},
+        data_subject=subject,
+    )
+
+    def edited() -> bool:
+        try:
+            client.edit(job, "ward", input={"says": f"{SECRET}!"})
+        except Refused:
+            return False  # the submit is on its way
+        return True
+
+    place.until(edited)
+    client.signal(job, "ward", "note", SECRET)
+    client.approve(job, "ward", data={"by": SECRET})
+    handle = JobHandle("ward", job, 0)
+    assert client.result(handle, timeout_s=60) == {"treated": f"{SECRET}!"}
+
+
+@pytest.mark.timeout(300)
+def test_after_an_erasure_no_file_holds_the_text_and_everything_still_verifies(ward: Place) -> None:
+    directory = ward.root / ".writ"
+    node = json.loads((directory / "node.json").read_bytes())
+    target = Target(node["url"], Path(node["key_path"]))
+    with ward.worker("ward", "--queue", "ward"), SyncClient(target) as client:
+        treated(ward, client, "a", "Jane Roe")
+        ward.writ("archive", "run", "--segment-min", "1", "--snapshot-every", "1")
+        treated(ward, client, "b", "Jane Roe")
+        treated(ward, client, "c")
+    shown = [ward.json("job", job) for job in "abc"]
+    assert all(job["input"] == {"says": f"{SECRET}!"} and job["output"] for job in shown)
+    assert all(SECRET in job["error"]["text"] for job in shown)
+    ward.until(lambda: not holding(directory, SECRET))
+    assert not holding(directory, "Jane Roe"), "a subject's name stands nowhere"
+    assert (
+        ward.json("hold", "add", "ward", "case-7", "--id", "b", "--reason", "court order")["name"] == "case-7"
+    )
+    refused = ward.writ("erase", "--subject", "Jane Roe", "--reason", "asked for", check=False)
+    assert refused.returncode == 1
+    assert "held by case-7: court order" in refused.stderr
+    ward.writ("hold", "remove", "ward", "case-7")
+
+    sealed = {job: kept(ward, job) for job in "abc"}
+    assert ward.json("erase", "--subject", "Jane Roe", "--reason", "asked for")["jobs"] == 2
+    shown = [ward.json("job", job) for job in "abc"]
+    assert [job["input"] for job in shown] == [None, None, {"says": f"{SECRET}!"}]
+    assert [job["output"] is None for job in shown] == [True, True, False]
+    assert [job["error"].get("text") is None for job in shown] == [True, True, False]
+    for job in "abc":
+        assert kept(ward, job) == sealed[job], "not a byte of history has changed"
+        ward.writ("replay", job, "--verify")
+    ward.writ("archive", "run", "--segment-min", "1", "--snapshot-every", "1")
+    assert not holding(directory, SECRET)
+    ward.writ("down")
+    assert not holding(directory, SECRET), "nor what was written last"
+    ward.up()
+    asyncio.run(verified_and_rebuilt(ward.root))
+    assert ward.json("job", "c")["input"] == {"says": f"{SECRET}!"}
+    assert not holding(directory, SECRET)
+
+
+def kept(place: Place, job: str) -> list[Any]:
+    """A job's records as stored."""
+    records: list[Any] = place.json("job", job)["records"]
+    return records
+
+
+async def verified_and_rebuilt(root: Path) -> None:
+    """The whole history against its rules; and each view made anew is the one that is there."""
+    directory = root / ".writ"
+    info = json.loads((directory / "node.json").read_bytes())
+    link = await connect(Target(info["url"], directory / "keys" / "log.nk"), "test", inbox_prefix="_INBOX")
+    try:
+        log = ArchivedLog.beside(directory, await JetStreamLog.open(link))
+        verifier = Verifier(log.epoch)
+        async for part in log.read():
+            for message in part:
+                verifier.take(Entry(message.seq, message.subject, message.body))
+        assert verifier.report().ok, verifier.report().lines()
+        for make in VIEWS:
+            feeds = Feeds(log)
+            runner = Runner(root / "again" / f"{make().name}.db", feeds, make)
+            await runner.open()
+            following = asyncio.create_task(runner.run())
+            try:
+                assert await runner.wait_for(await log.last_seq(), 30)
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+                await runner.close()
+                await feeds.close()
+            assert _dump(runner.path) == _dump(directory / "views" / runner.path.name)
+    finally:
+        await link.close()
+
+
+def _dump(path: Path) -> list[str]:
+    live = places.live(path)
+    assert live is not None
+    with closing(sqlite3.connect(live)) as db:
+        return list(db.iterdump())
