@@ -52,6 +52,8 @@ class _PubAck(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
+_LOOK_S: Final = 0.01
+
 _decode_ack = msgspec.json.Decoder(_PubAck).decode
 
 
@@ -132,6 +134,13 @@ class NatsWire:
         if self._nats.is_closed:
             raise Unreachable(self._url, self._nats.last_error or "the connection is closed")
 
+    async def _stands_again(self) -> None:
+        """Waits for a broken connection; it breaks before we are told so."""
+        while not self._nats.is_connected:
+            await self._watch.connected.wait()
+            await asyncio.sleep(_LOOK_S)
+            self._check()
+
     async def _exchange(self, subject: str, body: bytes, head: bytes, timeout_s: float) -> bytes:
         from nats.errors import NoRespondersError  # noqa: PLC0415 - loaded by now, and not before there is need
 
@@ -141,7 +150,7 @@ class NatsWire:
         try:
             if not self._nats.is_connected:
                 async with asyncio.timeout(timeout_s):
-                    await self._watch.connected.wait()
+                    await self._stands_again()
             return await self._nats.ask(subject.encode(), body, until - loop.time(), head)
         except WireError:
             raise

@@ -196,7 +196,7 @@ class Engine:
             except (Deposed, WrongLastSequence) as deposed:
                 log.warning("%s steps back: %s", self.name, deposed or "another leader extended the log")
                 # Who lost an election has nothing to rest from, and may be needed soon.
-                rest_s = REST_S if self.leading.is_set() else SILENCE_S
+                rest_s = REST_S if self.leading.is_set() else min(SILENCE_S, REST_S)
             except ClockOff as off:
                 log.error("%s does not lead: %s", self.name, off)
                 rest_s = REST_S

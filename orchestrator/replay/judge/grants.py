@@ -44,7 +44,7 @@ class Grants:
         """Of a pending job, before the lease is folded. Raises Differs."""
         queue = address(job.tenant, job.queue)
         need(event.attempt == job.attempt + 1, f"grants attempt {event.attempt} after {job.attempt}")
-        need(job.cancel is None, "the job is asked to end")
+        need(job.stops is None, "the job is asked to end")
         if queue in self._state.queues:
             self._within_limits(queue, job, record.at)
         self._in_order(queue, job, record)
