@@ -18,7 +18,7 @@ demo: $(READY) ## Run the demonstration (SEED=n repeats a run)
 
 .PHONY: test
 test: $(READY) ## Run every test (ARGS='-k lease' narrows the run)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: simulate
 simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n for one at length)

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from writ.orchestrator import control_desk, lease_desk, operating, state
+from writ.orchestrator import control_desk, operating, state
 from writ.orchestrator.consequences import Consequences
 from writ.orchestrator.decide import control, depend, intake, lease, retry, schedule, timers
 from writ.orchestrator.engine import Engine
@@ -313,7 +313,7 @@ def signal_lost(patch: Patch) -> None:
 @bug
 def signals_stay_behind(patch: Patch) -> None:
     """A lease brings no signals."""
-    patch(lease_desk, "_signals", lambda job, seen: ())
+    patch(LeaseDesk, "_signals", lambda self, job, seen: ())
 
 
 @bug
