@@ -175,20 +175,6 @@ def ahead_answered_with_the_one_before(patch: Patch) -> None:
 
 
 @bug
-def ahead_kept_without_the_one_before(patch: Patch) -> None:
-    """A round that was decided on top of one that was not stored is appended in its place."""
-    honest = Engine._take_back
-
-    def take_back(self: Engine, down_to: int = 0) -> list[Decided]:
-        ahead = [self.open.pop()] if not down_to and len(self.open) == 2 else []
-        undone = honest(self, down_to)
-        self.open.extend(ahead)
-        return undone
-
-    patch(Engine, "_take_back", take_back)
-
-
-@bug
 def unknown_taken_as_stored(patch: Patch) -> None:
     """An append without an answer is believed to have been stored."""
 
