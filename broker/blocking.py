@@ -90,6 +90,7 @@ class SyncClient:
     dead = _blocking(Client.dead)
     ask = _blocking(Client.ask)
     holds = _blocking(Client.holds)
+    stretch = _blocking(Client.stretch)
 
     send = _blocking(Client.send)
     cancel = _blocking(Client.cancel)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         WritError,
     )
     from writ.broker.results import JobHandle
-    from writ.schemas.commands import Approval, Plan, SubmitJob
+    from writ.schemas.commands import Approval, Command, Plan, SubmitJob
     from writ.schemas.errors import ErrorClass
     from writ.schemas.events import (
         DeadReason,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Retry,
         ToolPolicy,
     )
+    from writ.schemas.queries import Query
     from writ.schemas.rejections import RejectionKind
     from writ.schemas.schedules import Overlap, ScheduleSpec
     from writ.schemas.states import State
@@ -63,6 +64,7 @@ __all__ = [
     "Cancelled",
     "ClassRetry",
     "Client",
+    "Command",
     "Context",
     "DeadReason",
     "ErrorClass",
@@ -88,6 +90,7 @@ __all__ = [
     "PermissionDenied",
     "Plan",
     "PolicyViolation",
+    "Query",
     "QueuePolicy",
     "Refused",
     "RejectionKind",
@@ -132,7 +135,8 @@ _ROOMS = {
         "WritError",
     ),
     "writ.broker.results": ("JobHandle",),
-    "writ.schemas.commands": ("Approval", "Plan", "SubmitJob"),
+    "writ.schemas.commands": ("Approval", "Command", "Plan", "SubmitJob"),
+    "writ.schemas.queries": ("Query",),
     "writ.schemas.errors": ("ErrorClass",),
     "writ.schemas.events": (
         "DeadReason",

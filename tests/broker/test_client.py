@@ -35,9 +35,9 @@ from writ.broker.submits import new_job_id
 from writ.broker.wire import NatsWire
 from writ.schemas import events, submits
 from writ.schemas.codec import encode
-from writ.schemas.commands import CONTROL_VERBS, Answer, Approval, Plan, Planned, SubmitJob
+from writ.schemas.commands import CONTROL_VERBS, Answer, Approval, Plan, Planned, PriceTable, SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
-from writ.schemas.events import OnDead, OnParentEnd, OperationVerb
+from writ.schemas.events import Filter, OnDead, OnParentEnd, OperationVerb
 from writ.schemas.lifecycle import State
 from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
@@ -624,8 +624,12 @@ async def test_a_job_that_cannot_be_read_is_reopened_without(
 
 
 async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backstage, client: Client) -> None:
-    answer = msgspec.json.encode({"operation": "op1", "matched": 2, "jobs": ["a"], "position": 9})
-    await backstage.serve("writ.control.default.owner.*.q", lambda _: msgspec.Raw(answer))
+    answer = {"operation": "op1", "matched": 2, "jobs": ["a"], "position": 9}
+    told = dict(answer)
+    for queue in ("q", "-"):
+        await backstage.serve(
+            f"writ.control.default.owner.*.{queue}", lambda _: msgspec.Raw(msgspec.json.encode(told))
+        )
     await backstage.serve(JOBS, page())
     moment = datetime(2030, 1, 1, tzinfo=UTC)
     spec = ScheduleSpec(task="t", cron="0 3 * * *")
@@ -679,10 +683,28 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             {"name": "n", "from": "2030-01-01T00:00:00Z", "to": "2030-01-01T00:00:00Z", "limit": 9},
             ("a",),
         ),
+        (client.erase("q", "7", "r"), "erase", {"id": "7", "reason": "r"}, 4),
+        (
+            client.place_hold("q", "n", Filter(task="t")),
+            "place_hold",
+            {"name": "n", "filter": {"task": "t"}},
+            9,
+        ),
+        (client.lift_hold("q", "n"), "lift_hold", {"name": "n"}, 9),
+        (
+            client.set_price("m", 1, 2, from_=moment),
+            "set_price",
+            {"model": "m", "input_microusd": 1, "output_microusd": 2, "from": "2030-01-01T00:00:00Z"},
+            9,
+        ),
+        (client.prices("m"), "list_prices", {"model": "m"}, PriceTable(position=9)),
     ]
+    of_the_tenant = {"set_price", "list_prices"}
     for call, verb, body, result in calls:
+        told["jobs"] = 4 if verb == "erase" else ["a"]
         assert await call == result
-        assert backstage.asked[-1] == (f"writ.control.default.owner.{verb}.q", body)
+        queue = "-" if verb in of_the_tenant else "q"
+        assert backstage.asked[-1] == (f"writ.control.default.owner.{verb}.{queue}", body)
     assert {verb for _, verb, _, _ in calls} == set(CONTROL_VERBS)
 
 

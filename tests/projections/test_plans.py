@@ -56,6 +56,8 @@ ASKED: Final[dict[str, dict[str, list[Any]]]] = {
     "tools": {"tool": ["pay"], "since": [DAY], "cursor": ["a"]},
     "tool_calls": {"tool": ["pay"], "queue": ["mail"], "job": ["a"], "outcome": ["denied"], **SPAN},
     "audit": {"actor": ["owner"], "queue": ["mail"], "job": ["a"], **VERBS, **SPAN},
+    "log": {"kind": ["job"], "queue": ["mail"], "after": [3]},
+    "stretch": {"after": [3]},
     "status": {},
 }  # fmt: skip
 NEEDED: Final = {"job": {"id": "a"}, "records": {"id": "a", "queue": "mail"}}

@@ -23,6 +23,7 @@ QUEUE: Final = "/v1/queues/{queue}"
 JOB: Final = f"{QUEUE}/jobs/{{id}}"
 SCHEDULE: Final = f"{QUEUE}/schedules/{{name}}"
 BATCH: Final = f"{QUEUE}/batches/{{batch}}"
+HOLD: Final = f"{QUEUE}/holds/{{name}}"
 OPERATION: Final = f"{QUEUE}/operations/{{id}}"
 
 
@@ -35,6 +36,10 @@ class OfJob(OfQueue, frozen=True, kw_only=True):
 
 
 class OfSchedule(OfQueue, frozen=True, kw_only=True):
+    name: Token
+
+
+class OfHold(OfQueue, frozen=True, kw_only=True):
     name: Token
 
 
@@ -146,6 +151,11 @@ GOVERNING: Final = (
     _list("/v1/batches", "batches"),
     _one(BATCH, "batches", "get_batch", "batches"),
     _ask(f"{BATCH}/seal", "seal_batch", OfBatch),
+    _list("/v1/holds", "holds"),
+    _one(HOLD, "holds", "get_hold", "holds"),
+    _ask(HOLD, "place_hold", OfHold, method="PUT"),
+    _ask(HOLD, "lift_hold", OfHold, method="DELETE"),
+    _ask(f"{QUEUE}/erase", "erase", OfQueue),
     _list("/v1/operations", "operations"),
     _one(OPERATION, "operations", "get_operation", "operations"),
     _then(
