@@ -101,8 +101,10 @@ class NatsWire:
         return ack.seq
 
     async def subscribe(self, subject: str, callback: OnMessage) -> Unsubscribe:
+        from .hardened import readable  # noqa: PLC0415 - loaded by now, and not before there is need
+
         def arrived(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
-            callback(subject.decode(errors="backslashreplace"), body)
+            callback(readable(subject), body)
 
         self._check()
         self._denied_subscriptions.pop(subject.lower(), None)

@@ -35,11 +35,7 @@ class OfJob(OfQueue, frozen=True, kw_only=True):
     id: Token
 
 
-class OfSchedule(OfQueue, frozen=True, kw_only=True):
-    name: Token
-
-
-class OfHold(OfQueue, frozen=True, kw_only=True):
+class OfName(OfQueue, frozen=True, kw_only=True):
     name: Token
 
 
@@ -142,19 +138,19 @@ GOVERNING: Final = (
     _list("/v1/schedules", "schedules"),
     _one(SCHEDULE, "schedules", "get_schedule", "schedules"),
     _then(
-        _ask(SCHEDULE, "declare_schedule", OfSchedule, method="PUT"),
+        _ask(SCHEDULE, "declare_schedule", OfName, method="PUT"),
         _NAMED,
         *("get_schedule", "delete_schedule", *[f"{verb}_schedule" for verb in _SCHEDULE_VERBS]),
     ),
-    _ask(SCHEDULE, "delete_schedule", OfSchedule, method="DELETE"),
-    *[_ask(f"{SCHEDULE}/{verb}", f"{verb}_schedule", OfSchedule) for verb in _SCHEDULE_VERBS],
+    _ask(SCHEDULE, "delete_schedule", OfName, method="DELETE"),
+    *[_ask(f"{SCHEDULE}/{verb}", f"{verb}_schedule", OfName) for verb in _SCHEDULE_VERBS],
     _list("/v1/batches", "batches"),
     _one(BATCH, "batches", "get_batch", "batches"),
     _ask(f"{BATCH}/seal", "seal_batch", OfBatch),
     _list("/v1/holds", "holds"),
     _one(HOLD, "holds", "get_hold", "holds"),
-    _ask(HOLD, "place_hold", OfHold, method="PUT"),
-    _ask(HOLD, "lift_hold", OfHold, method="DELETE"),
+    _ask(HOLD, "place_hold", OfName, method="PUT"),
+    _ask(HOLD, "lift_hold", OfName, method="DELETE"),
     _ask(f"{QUEUE}/erase", "erase", OfQueue),
     _list("/v1/operations", "operations"),
     _one(OPERATION, "operations", "get_operation", "operations"),
