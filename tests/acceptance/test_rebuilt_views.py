@@ -98,12 +98,12 @@ class Stage:
 
     def stands_at(self, last: int) -> bool:
         """Whether every view lives in a file that tells of the whole log, and none is being built."""
-        return all(
-            self.path(name).exists()
-            and places.newer(self.path(name)) is None
-            and reached_in(self.path(name)).position.seq == last
-            for name in NAMES
-        )
+        return all(self.tells(name, last) and places.newer(self.path(name)) is None for name in NAMES)
+
+    def tells(self, name: str, last: int) -> bool:
+        """Whether the file that lives of a view tells of the whole log; views reach its end one by one."""
+        path = self.path(name)
+        return path.exists() and reached_in(path).position.seq == last
 
     def delete(self) -> None:
         """Every file of every view."""
@@ -158,10 +158,7 @@ async def test_a_rebuild_is_byte_identical_at_any_kill_point(stage: Stage, histo
             else:
                 for name in NAMES:
                     places.ask(stage.path(name))
-        beside = (
-            all(stage.path(name).exists() for name in NAMES)
-            and reached_in(stage.path(NAMES[0])).position.seq == last
-        )
+        beside = all(stage.tells(name, last) for name in NAMES)
         if draw.random() < 0.2:
             await stage.views.spawn()  # it is killed as it starts
         else:
