@@ -42,6 +42,7 @@ import nats.js.errors
 
 from .accounts import ALL_ROLES, INTERNAL_USERS, BrokerSettings, Principal, Role, render
 from .keys import DIRECTORY_MODE, SEED_MODE, load_or_create
+from .staging import Staging
 
 DEFAULT_DIRECTORY: Final = Path(".writ")
 DEFAULT_TENANT: Final = "default"
@@ -138,6 +139,7 @@ class EmbeddedBroker:
         self._lock = lock
         self._log_offset = log_offset
         self._ending = False
+        self.staging = Staging.beside(directory / "jetstream")
 
     @classmethod
     async def start(
@@ -165,6 +167,7 @@ class EmbeddedBroker:
         lock = _OwnerLock.take(directory)
         try:
             await _stop_orphan(directory)
+            Staging.beside(directory / "jetstream").clear()
             everyone = _with_owner(directory, principals)
             keys = {name: load_or_create(directory / "keys" / f"{name}.nk").public for name in INTERNAL_USERS}
             tries = 1 if port is not None else _FREE_PORT_TRIES
@@ -189,6 +192,7 @@ class EmbeddedBroker:
                         continue  # someone took the port between our look and the server's
                     raise
                 _write(directory / "ports", json.dumps({"nats": settings.port}) + "\n")
+                broker.staging.start()
                 return broker
         except BaseException:
             lock.release()
@@ -282,6 +286,7 @@ class EmbeddedBroker:
         self._release()
 
     def _release(self) -> None:
+        self.staging.stop()
         (self.directory / "broker.pid").unlink(missing_ok=True)
         self._lock.release()
 

@@ -583,6 +583,7 @@ class Engine:
             while not append.done():
                 if self._may_decide_ahead():
                     self._decide(encoded)
+                    self.open[-1].round.encode()  # so that it goes out as soon as this one is stored
                 self._wake.clear()
                 await self._wake.wait()
         except BaseException:

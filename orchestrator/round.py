@@ -51,6 +51,7 @@ class Round:
         self._prev = state.prev if behind is None else behind.digests[-1]
         self._undo = Undo()
         self._own: dict[str, int] = {}
+        self._encoded: Encoded | None = None
 
     @property
     def position(self) -> int:
@@ -128,7 +129,9 @@ class Round:
         self.needs_fence = self.needs_fence or verdict_only
 
     def encode(self) -> Encoded:
-        """The records' bytes, each chained to the one before."""
+        """The records' bytes, each chained to the one before. Nothing may be added to the round after it."""
+        if self._encoded is not None:
+            return self._encoded
         prev = self._prev
         messages: list[Message] = []
         digests: list[str] = []
@@ -138,7 +141,8 @@ class Round:
             prev = digest(body)
             digests.append(prev)
             messages.append(Message(log_subject(number, record.tenant, record.kind, record.key), body))
-        return Encoded(self.after, messages, digests)
+        self._encoded = Encoded(self.after, messages, digests)
+        return self._encoded
 
     def keep(self, digests: list[str]) -> None:
         """The round is stored: moves the state's position behind it."""
