@@ -17,7 +17,6 @@ import msgspec
 
 from writ.broker.clock import Clock
 from writ.broker.ports import (
-    Answer,
     Intake,
     Log,
     Message,
@@ -32,14 +31,13 @@ from writ.schemas.events import Barrier, ContentErased, LeaderElected, TimeResum
 from writ.schemas.links import PartitionOpened, shards_of
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Keys
-from writ.schemas.subjects import link_filter
 
 from .desk import Desk
 from .figures import Backlog, Figures
+from .inbox import Inbox, end
 from .intake_desk import Dealt
-from .logtime import LogTime
-from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
-from .replay.text import clock_time
+from .logtime import ClockOff, LogTime, compare_clocks
+from .messages import Linked, Submitted
 from .round import Encoded, Round, system_record
 from .snapshots import Snapshots, recover
 from .state import Partition
@@ -57,13 +55,7 @@ LOOK_S = 5.0
 """How often a leader looks whether the log ends where it thinks."""
 AWAY_S = 1.0
 """A leader that stood still, or waited for an append, for longer gives leases their time back."""
-CLOCK_MAX_S = 2.0
-"""Whose clock is further than this off the broker's does not lead: log time would follow it."""
 _RETRY_S = 0.2
-_READ_MAX = 2_000
-"""Jobs that were read of the intake and wait to be decided on: there, more cost no memory and no time."""
-_ASKED_MAX = 8_000
-"""Requests that wait; beyond it, whoever asks is told to ask again."""
 _SUBMITS_A_ROUND = 500
 """Records that a round holds before the last message of the intake in it. Short rounds answer soon."""
 
@@ -96,28 +88,6 @@ class Decided(NamedTuple):
     away_us: int
     since_us: int
     """When it was decided: what was noticed until then is in it."""
-
-
-class ClockOff(Exception):
-    """This engine's clock and the broker's do not agree: it does not lead."""
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancels a task until it has ended: `wait_for` of Python 3.11 may swallow a cancellation.
-
-    A cancellation of the caller waits for that end: no part of a leadership may outlive it.
-    """
-    again: asyncio.CancelledError | None = None
-    while not task.done():
-        task.cancel()
-        try:
-            await asyncio.wait([task], timeout=_RETRY_S)
-        except asyncio.CancelledError as cancelled:
-            again = cancelled
-    if again is not None:
-        raise again
-    if not task.cancelled() and (failed := task.exception()) is not None:
-        log.debug("a part ended with %r", failed)
 
 
 class Engine:
@@ -163,14 +133,11 @@ class Engine:
         self._time = LogTime(clock, 0)
         self._keys = keys or Vault()
         self._desk = Desk(self.state, clock, entropy, self._keys)
-        self._asked: deque[Asked] = deque()
-        self._read: deque[Submitted | Linked] = deque()
-        self._jobs_read = 0
         self._passed_over = False
         """Whether the last round was full of requests, and none of what was read had a turn."""
 
         self._wake = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._inbox = Inbox(log_.partition, intake, others, self._shards, self.figures, wake=self._wake.set)
         self._stopping = False
         self._heard_us = 0
         self._heard: str | None = None
@@ -179,7 +146,6 @@ class Engine:
         self._awake_us = 0
         self._away_us = 0
         self._rival = False
-        self._reading: list[asyncio.Task[None]] = []
 
     # --- leadership -------------------------------------------------------------------------------------
 
@@ -198,7 +164,7 @@ class Engine:
                 # Who lost an election has nothing to rest from, and may be needed soon.
                 rest_s = REST_S if self.leading.is_set() else min(SILENCE_S, REST_S)
             except ClockOff as off:
-                log.error("%s does not lead: %s", self.name, off)
+                log.error("%s does not lead: %s; it tries again after %g s", self.name, off, REST_S)
                 rest_s = REST_S
             except (OutcomeUnknown, NotStored, ConnectionError, TimeoutError) as failed:
                 log.warning("%s cannot stand now: %s", self.name, failed)
@@ -211,7 +177,7 @@ class Engine:
         """What waits for this engine now."""
         parked = self._desk.leases.waiting
         counts = [waiter.command.count for place in parked.queues() for _, waiter in parked.line(place)]
-        return Backlog(len(self._asked), self._jobs_read, len(counts), sum(counts))
+        return Backlog(len(self._inbox.asked), self._inbox.jobs_read, len(counts), sum(counts))
 
     def stop(self) -> None:
         """Ends `run` after the round at hand."""
@@ -256,14 +222,11 @@ class Engine:
         self._awake_us, self._away_us, self._rival = self._clock.mono_us(), 0, False
         await self._elect()
         self._wake.clear()
-        self._reading = [asyncio.create_task(self._read_intake())]
-        self._reading += [asyncio.create_task(self._read_link(other)) for other in self._others]
-        for reading in self._reading:
-            reading.add_done_callback(lambda _: self._wake.set())
+        self._inbox.open(self.state.source, self.state.links)
         with suppress(ConnectionError, TimeoutError):
             # Whoever starts in this moment must hear that there is a leader.
             await self._requests.beat(self.state.number, self.name)
-        await self._requests.serve(self._ask, self._shards)
+        await self._requests.serve(self._inbox.ask, self._shards)
         beside = [asyncio.create_task(self._beat()), asyncio.create_task(self._forget())]
         self.leading.set()
         log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
@@ -271,27 +234,18 @@ class Engine:
             while self.open or not self._stopping:
                 if not self.open:
                     await self._next()
-                    for reading in self._reading:
-                        if reading.done():
-                            reading.result()
+                    self._inbox.check()
                     self._decide()
                 await self._store()
         finally:
             for task in beside:
-                await _end(task)
+                await end(task)
 
     async def _step_down(self) -> None:
         """Leaves no request unanswered that this engine will not decide."""
         self.leading.clear()
         await self._requests.stop()
-        while self._reading:
-            await _end(self._reading[-1])
-            self._reading.pop()
-        for asked in self._asked:
-            asked.send(_NOT_LEADING)
-        self._asked.clear()
-        self._read.clear()
-        self._jobs_read = 0
+        await self._inbox.close(_NOT_LEADING)
         for place in self._desk.leases.waiting.queues():
             for _, waiter in self._desk.leases.waiting.line(place):
                 waiter.send(_NOT_LEADING)
@@ -333,18 +287,7 @@ class Engine:
         async for part in self._log.read(self.state.seq):
             for message in part:
                 if message.seq == self.state.seq:
-                    self._compare_clocks(begun_us, ended_us, message.stored_us)
-
-    def _compare_clocks(self, begun_us: int, ended_us: int, stored_us: int) -> None:
-        """Raises ClockOff where the broker stored a record far from the time that this clock told."""
-        told_us = min(max(stored_us, begun_us), ended_us)
-        off_s = (told_us - stored_us) / bounds.SECOND_US
-        if abs(off_s) > CLOCK_MAX_S:
-            raise ClockOff(
-                f"its clock told {clock_time(told_us)} as the broker stored record {self.state.seq} at "
-                f"{clock_time(stored_us)}: {off_s:+.3f} s off, and at most {CLOCK_MAX_S:g} s are allowed; "
-                f"set the clocks of both right; this engine tries again after {REST_S:g} s"
-            )
+                    compare_clocks(begun_us, ended_us, message.stored_us)
 
     async def _beat(self) -> None:
         """Says that this engine leads."""
@@ -394,56 +337,12 @@ class Engine:
 
     # --- gather -----------------------------------------------------------------------------------------
 
-    async def _read_intake(self) -> None:
-        """Brings submits to the inbox, from the message that the log's position names."""
-        source = self.state.source
-        start = source.seq if source.epoch == self._intake.epoch else 1
-        async for messages in self._intake.read(max(start, 1), self._shards):
-            for message in messages:
-                try:
-                    item = open_submit(self._intake.epoch, message.seq, message.subject, message.body)
-                except ValueError as error:
-                    log.error("submit %d is passed over: %s", message.seq, error)
-                    continue
-                self._read.append(item)
-                self._jobs_read += 1 + len(item.sound)
-                self._wake.set()
-                while self._jobs_read > _READ_MAX:
-                    # What is read is parsed: while that goes on, no request is answered and no lease renewed.
-                    self._drained.clear()
-                    await self._drained.wait()
-
-    async def _read_link(self, other: Log) -> None:
-        """Brings what another partition says to the inbox, from where the log's position names."""
-        start = self.state.links.read_from(other.partition, other.epoch)
-        subjects = [link_filter(other.partition, self._log.partition)]
-        async for messages in other.read(start, subjects, follow=True):
-            for message in messages:
-                linked = open_link(other.partition, message)
-                if linked is not None:
-                    self._read.append(linked)
-            self._wake.set()
-
-    def _ask(self, subject: str, body: bytes, send: Answer) -> None:
-        try:
-            asked = open_request(subject, body, send)
-        except ValueError as error:
-            log.error("request passed over: %s", error)
-            return
-        self.figures.requests += 1
-        if len(self._asked) > _ASKED_MAX:
-            self.figures.shed += 1
-            reason = "the orchestrator is behind; nothing was decided, ask again"
-            send(msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason))))
-            return
-        self._asked.append(asked)
-        self._wake.set()
-
     async def _next(self) -> None:
         """Returns when there is something to do: a message, or a time that has come."""
-        if self._asked or self._read or self._desk.unfinished or self._away_us or self._rival:
+        inbox = self._inbox
+        if inbox.asked or inbox.read or self._desk.unfinished or self._away_us or self._rival:
             return
-        if any([reading.done() for reading in self._reading]):
+        if inbox.is_broken:
             return
         self._wake.clear()
         delay_s = self._delay_s()
@@ -490,11 +389,11 @@ class Engine:
         if self._passed_over:
             self._take(round_, taken)
         # Requests first otherwise: who asks waits, and a beat must not stand behind a flood of submits.
-        asked = self._asked
+        asked = self._inbox.asked
         while asked and round_.has_room(asked[0].records_max, asked[0].size_bytes):
             desk.request(round_, asked.popleft())
         self._take(round_, taken)
-        self._passed_over = bool(self._read) and not taken
+        self._passed_over = bool(self._inbox.read) and not taken
         desk.finish(round_)
         if behind is None:
             self._settle(round_)
@@ -505,19 +404,16 @@ class Engine:
 
     def _take(self, round_: Round, taken: list[Submitted | Linked]) -> None:
         """Decides on what was read, in its order."""
-        read = self._read
+        read = self._inbox.read
         while read and (not taken or len(round_.records) < _SUBMITS_A_ROUND):
             item = read[0]
             if not round_.has_room(item.records_max, item.size_bytes):
                 break
-            taken.append(read.popleft())
+            taken.append(self._inbox.take())
             if isinstance(item, Submitted):
-                self._jobs_read -= 1 + len(item.sound)
                 self._desk.intake.submit(round_, item)
             else:
                 self._desk.links.hear(round_, item)
-        if self._jobs_read <= _READ_MAX:
-            self._drained.set()
 
     def _settle(self, round_: Round) -> None:
         """Lets the log's intake position catch up, where refusals or repeats left it behind for long."""
@@ -587,7 +483,7 @@ class Engine:
                 self._wake.clear()
                 await self._wake.wait()
         except BaseException:
-            await _end(append)
+            await end(append)
             raise
         append.result()
 
@@ -614,7 +510,7 @@ class Engine:
             return False
         if self._clock.mono_us() - self.open[0].since_us > AHEAD_WITHIN_S * bounds.SECOND_US:
             return False
-        return self._jobs_read + sum([asked.records_max for asked in self._asked]) >= self._ahead_from
+        return self._inbox.records_max >= self._ahead_from
 
     def _send(self, round_: Round) -> None:
         for send, body in round_.answers:
@@ -631,10 +527,7 @@ class Engine:
             decided.round.drop()
             self._desk.take_back(decided.dealt)
             self._away_us += decided.away_us
-            self._read.extendleft(reversed(decided.taken))
-            self._jobs_read += sum(
-                [1 + len(each.sound) for each in decided.taken if isinstance(each, Submitted)]
-            )
+            self._inbox.put_back(decided.taken)
             undone.append(decided)
         return undone
 
@@ -693,7 +586,7 @@ class Engine:
     async def _purge(self) -> None:
         """Forgets submits that the log's position is past: they are kept there as records."""
         source = self.state.source
-        whole = self._desk.intake.dealt and not self._read and not self._desk.intake.behind
+        whole = self._desk.intake.dealt and not self._inbox.read and not self._desk.intake.behind
         done = source.seq if whole else source.seq - 1
         if source.epoch == self._intake.epoch and done > self._purged:
             await self._erase_submits(done)

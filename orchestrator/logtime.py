@@ -1,12 +1,35 @@
-"""Log time, and the budget for recording refusals."""
+"""Log time, whether a clock may give it, and the budget for recording refusals."""
 
 from __future__ import annotations
 
 from writ.broker.clock import Clock
 from writ.schemas import bounds
 
+from .replay.text import clock_time
+
+CLOCK_MAX_S = 2.0
+"""Whose clock is further than this off the broker's does not lead: log time would follow it."""
+
 _SLEW = 20
 """Log time may run one part in this many faster or slower than the monotonic clock."""
+
+
+class ClockOff(Exception):
+    """This engine's clock and the broker's do not agree: it does not lead."""
+
+
+def compare_clocks(begun_us: int, ended_us: int, stored_us: int) -> None:
+    """Raises ClockOff where the broker stored a record far from the time in which it was appended.
+
+    Wall times in microseconds: this clock's before and after the append, and the broker's in between.
+    """
+    told_us = min(max(stored_us, begun_us), ended_us)
+    off_s = (told_us - stored_us) / bounds.SECOND_US
+    if abs(off_s) > CLOCK_MAX_S:
+        raise ClockOff(
+            f"its clock told {clock_time(told_us)} as the broker stored a record at {clock_time(stored_us)}: "
+            f"{off_s:+.3f} s off, and at most {CLOCK_MAX_S:g} s are allowed; set the clocks of both right"
+        )
 
 
 class LogTime:

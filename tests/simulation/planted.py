@@ -543,10 +543,7 @@ def asked_forgotten_when_deposed(patch: Patch) -> None:
     async def step_down(self: Engine) -> None:
         self.leading.clear()
         await self._requests.stop()
-        for reading in self._reading:
-            reading.cancel()
-        self._reading.clear()
-        self._asked.clear()
-        self._read.clear()
+        self._inbox.asked.clear()
+        await self._inbox.close(b"")
 
     patch(Engine, "_step_down", step_down)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from writ.orchestrator.engine import CLOCK_MAX_S, REST_S
+from writ.orchestrator.engine import REST_S
+from writ.orchestrator.logtime import CLOCK_MAX_S
 from writ.orchestrator.state import Partition
 from writ.schemas.events import LeaderElected
 
@@ -40,7 +41,7 @@ async def test_the_only_engine_says_that_its_clock_is_off_and_does_not_lead(
         await asyncio.sleep(1)
     (said,) = [record.getMessage() for record in caplog.records]
     assert "late does not lead: its clock told 20" in said
-    assert "stored record 1 at 2026-01-01T00:00:00.000Z" in said
+    assert "stored a record at 2026-01-01T00:00:00.000Z" in said
     assert f"{off_us / 1_000_000:+.3f} s off, and at most 2 s are allowed" in said
     assert not engine.leading.is_set()
     assert await apart.hub.host().who(0) is None
