@@ -14,13 +14,12 @@ import dataclasses
 import datetime
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
-from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
 from writ.schemas.codec import CodecError, decode
 from writ.schemas.commands import Approval, SubmitJob
 from writ.schemas.events import CommandRejected, OnDead, OnParentEnd
@@ -51,16 +50,10 @@ from .listing import Listing
 from .looking import Looking
 from .operating import Operating
 from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
-from .submits import check_submit, new_job_id, nonce
+from .submits import Element, Together, check_submit, joined, new_job_id, nonce, pack
 from .wire import Wire
 
 __all__ = ["Client", "JobHandle"]
-
-SUBMIT_MESSAGE_MAX_BYTES: Final = 900 * 1024
-"""Of one array of jobs; the broker takes 1 MiB with headers."""
-
-SUBMIT_ARRAY_MAX_RECORDS: Final = 900
-"""That an array may become, as it is stored whole: a job with a unique key may end another one."""
 
 SUBMITS_IN_FLIGHT: Final = 8
 VERDICTS_AT_ONCE: Final = 32
@@ -74,14 +67,6 @@ _HIDDEN_S: Final = 0.1
 
 _REFUSALS_KEPT: Final = 10_000
 _STREAM_FULL: Final = 10077
-
-
-class Element(NamedTuple):
-    """One job as it is sent; `unique` where it has a unique key, so that another may stand for it."""
-
-    id: str
-    body: bytes
-    unique: bool
 
 
 class Client(Looking, Listing, Operating):
@@ -106,6 +91,7 @@ class Client(Looking, Listing, Operating):
         self._refusals: OrderedDict[int, tuple[Rejection, ...]] = OrderedDict()
         self._hears_refusals: bool | None = None
         self._waiting: dict[int, list[Waiter]] = {}
+        self._together = Together(self._publish)
 
     def _connects(self) -> None:
         self._hears_refusals = None
@@ -193,8 +179,12 @@ class Client(Looking, Listing, Operating):
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
         until = asyncio.get_running_loop().time() + timeout_s
         element = self._element(queue, job, None)
-        seq = await self._publish(queue, f"{queue}.{element.id}", element.body, timeout_s)
-        handle = JobHandle(queue, element.id, seq)
+        try:
+            seq, index = await self._together.submit(queue, element, timeout_s)
+        except TimeoutError:
+            subject = submit_subject(self.target.tenant, self.target.principal, queue)
+            raise NoAnswer(subject, timeout_s) from None
+        handle = JobHandle(queue, element.id, seq, index)
         if not element.unique:
             return handle
         outcome = await self._decided(handle, until)
@@ -252,7 +242,7 @@ class Client(Looking, Listing, Operating):
         """
         until = asyncio.get_running_loop().time() + timeout_s
         made = (self._element(queue, job, index) for index, job in enumerate(jobs))
-        messages = list(_pack(made))
+        messages = list(pack(made))
         room = asyncio.Semaphore(SUBMITS_IN_FLIGHT)
         waits = asyncio.Semaphore(VERDICTS_AT_ONCE)
 
@@ -261,9 +251,9 @@ class Client(Looking, Listing, Operating):
                 outcome = await self._decided(handle, until)
             return handle if isinstance(outcome, Exception) else outcome
 
-        async def send(elements: list[Element], body: bytes) -> list[JobHandle]:
+        async def send(elements: list[Element]) -> list[JobHandle]:
             async with room:
-                seq = await self._publish(queue, f"{queue}.{elements[0].id}", body, timeout_s)
+                seq = await self._publish(queue, elements[0].id, joined(elements), timeout_s)
             handles = [JobHandle(queue, each.id, seq, index) for index, each in enumerate(elements)]
             unique = [index for index, each in enumerate(elements) if each.unique]
             for index, handle in zip(
@@ -272,11 +262,11 @@ class Client(Looking, Listing, Operating):
                 handles[index] = handle
             return handles
 
-        done = await asyncio.gather(*(send(*message) for message in messages), return_exceptions=True)
+        done = await asyncio.gather(*(send(message) for message in messages), return_exceptions=True)
         handles = [handle for part in done if isinstance(part, list) for handle in part]
         for part in done:
             if isinstance(part, BaseException):
-                count = sum(len(elements) for elements, _ in messages)
+                count = sum(len(elements) for elements in messages)
                 part.add_note(f"{len(handles)} of {count} jobs were stored")
                 raise part
         return handles
@@ -332,14 +322,17 @@ class Client(Looking, Listing, Operating):
             return stand_in(outcome) or outcome
         return unknown if isinstance(outcome, Exception) else handle
 
-    async def _publish(self, queue: str, name: str, body: bytes, timeout_s: float) -> int:
-        """The stream sequence of a stored submit; repeated under one message id until the broker says so."""
+    async def _publish(self, queue: str, first: str, body: bytes, timeout_s: float) -> int:
+        """The stream sequence of a stored submit, or array whose first job is `first`.
+
+        Repeated under one message id until the broker says that it is stored.
+        """
         wire = await self._connected()
         await self._hear_refusals(wire)
         subject = submit_subject(self.target.tenant, self.target.principal, queue)
         # The nonce keeps apart two submits of one id (the second may correct a refused first one), and keeps
         # others from guessing the id and having ours taken for a repetition.
-        msg_id = f"{self.target.tenant}.{name}.{nonce(self._entropy)}"
+        msg_id = f"{self.target.tenant}.{queue}.{first}.{nonce(self._entropy)}"
         trying = Trying(timeout_s, self._entropy)
         while True:
             try:
@@ -464,24 +457,3 @@ def _key(queue: str, job: JobHandle | str) -> str:
     if isinstance(job, JobHandle):
         return job_key(job.queue, job.id)
     return job if "~" in job else job_key(queue, job)
-
-
-def _pack(elements: Iterable[Element]) -> Iterator[tuple[list[Element], bytes]]:
-    """Submits joined to messages: arrays within the bounds of count and size."""
-    parts: list[Element] = []
-    size, records = 2, 0
-    for element in elements:
-        more = len(element.body) + 1
-        full = len(parts) == SUBMIT_ARRAY_MAX_JOBS or records >= SUBMIT_ARRAY_MAX_RECORDS
-        if parts and (full or size + more > SUBMIT_MESSAGE_MAX_BYTES):
-            yield parts, _joined(parts)
-            parts, size, records = [], 2, 0
-        parts.append(element)
-        size += more
-        records += 2 if element.unique else 1
-    if parts:
-        yield parts, _joined(parts)
-
-
-def _joined(parts: Iterable[Element]) -> bytes:
-    return b"[" + b",".join([part.body for part in parts]) + b"]"

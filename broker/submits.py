@@ -1,12 +1,20 @@
-"""Submits before they are sent: ids for them, and the refusals that need no orchestrator."""
+"""Submits before they are sent: ids for them, refusals that need no orchestrator, and messages of many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Final, NamedTuple
 
+from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
 from writ.schemas.rejections import Rejection
 from writ.schemas.submits import address_fault, parse
+
+MESSAGE_MAX_BYTES: Final = 900 * 1024
+"""Of one array of jobs; the broker takes 1 MiB with headers."""
+
+ARRAY_MAX_RECORDS: Final = 900
+"""That an array may become, as it is stored whole: a job with a unique key may end another one."""
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -35,3 +43,107 @@ def check_submit(queue: str, body: bytes, index: int | None = None) -> Rejection
     if isinstance(command, Rejection):
         return command
     return address_fault(queue, command.id or "", index)
+
+
+class Element(NamedTuple):
+    """One job as it is sent; `unique` where it has a unique key, so that another may stand for it."""
+
+    id: str
+    body: bytes
+    unique: bool
+
+
+def pack(elements: Iterable[Element]) -> Iterator[list[Element]]:
+    """Submits gathered to messages: arrays within the bounds of count and size."""
+    parts: list[Element] = []
+    size, records = 2, 0
+    for element in elements:
+        more = len(element.body) + 1
+        full = len(parts) == SUBMIT_ARRAY_MAX_JOBS or records >= ARRAY_MAX_RECORDS
+        if parts and (full or size + more > MESSAGE_MAX_BYTES):
+            yield parts
+            parts, size, records = [], 2, 0
+        parts.append(element)
+        size += more
+        records += 2 if element.unique else 1
+    if parts:
+        yield parts
+
+
+def joined(parts: Iterable[Element]) -> bytes:
+    """The body of an array."""
+    return b"[" + b",".join([part.body for part in parts]) + b"]"
+
+
+Publish = Callable[[str, str, bytes, float], Awaitable[int]]
+"""Takes a queue, the id of the first job, a body and a time limit in seconds; gives the stream sequence."""
+
+
+class _Waiting(NamedTuple):
+    element: Element
+    until: float
+    stored: asyncio.Future[tuple[int, int | None]]
+
+
+class Together:
+    """Submits that are made while one of the same queue is on its way go out together after it.
+
+    The broker syncs once for each message: fifty submitters who each wait for their own would wait for fifty
+    syncs. One that is alone is sent at once, and nothing waits for others to come.
+    """
+
+    def __init__(self, publish: Publish) -> None:
+        self._publish = publish
+        self._lines: dict[str, list[_Waiting]] = {}
+        """Of each queue that something is being sent to: what waits meanwhile."""
+
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def submit(self, queue: str, element: Element, timeout_s: float) -> tuple[int, int | None]:
+        """The stream sequence of the message that it is stored in, and its index where that is an array.
+
+        Raises what publishing raises, TimeoutError where its turn has not come within `timeout_s` seconds.
+        """
+        line = self._lines.get(queue)
+        if line is None:
+            self._lines[queue] = []
+            try:
+                return await self._publish(queue, element.id, element.body, timeout_s), None
+            finally:
+                self._send_next(queue)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(element, loop.time() + timeout_s, loop.create_future())
+        line.append(waiting)
+        async with asyncio.timeout_at(waiting.until):
+            return await waiting.stored
+
+    def _send_next(self, queue: str) -> None:
+        waiting = [each for each in self._lines[queue] if not each.stored.done()]
+        if not waiting:
+            del self._lines[queue]
+            return
+        count = len(next(pack([each.element for each in waiting])))
+        self._lines[queue] = waiting[count:]
+        sending = asyncio.get_running_loop().create_task(self._send(queue, waiting[:count]))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+
+    async def _send(self, queue: str, batch: list[_Waiting]) -> None:
+        left_s = max(each.until for each in batch) - asyncio.get_running_loop().time()
+        alone = len(batch) == 1
+        elements = [each.element for each in batch]
+        body = elements[0].body if alone else joined(elements)
+        try:
+            seq = await self._publish(queue, elements[0].id, body, left_s)
+        except BaseException as error:
+            for each in batch:
+                if not each.stored.done():
+                    each.stored.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for index, each in enumerate(batch):
+                if not each.stored.done():
+                    each.stored.set_result((seq, None if alone else index))
+        finally:
+            self._send_next(queue)

@@ -321,6 +321,21 @@ async def test_many_are_packed_into_arrays(backstage: Backstage, client: Client)
         assert stored[handle.seq][handle.index]["id"] == handle.id
 
 
+async def test_submitters_at_the_same_time_share_messages(backstage: Backstage, client: Client) -> None:
+    handles = await asyncio.gather(*(client.submit("q", "t", n, id=f"j{n}") for n in range(50)))
+    stored = {seq: body for seq, (_, body, _) in enumerate(await backstage.submits(), 1)}
+    assert len(stored) < 10
+    for number, handle in enumerate(handles):
+        body = stored[handle.seq]
+        assert (body if handle.index is None else body[handle.index])["id"] == f"j{number}"
+
+
+async def test_a_submit_whose_turn_does_not_come_says_that_nobody_answered(client: Client) -> None:
+    submits = [client.submit("q", "t", timeout_s=limit_s) for limit_s in (0.5, 0.05)]
+    done = await asyncio.gather(*submits, return_exceptions=True)
+    assert [type(each) for each in done] == [NoResponders, NoAnswer]
+
+
 async def test_unique_keys_make_smaller_arrays(backstage: Backstage, client: Client) -> None:
     jobs = [{"task": "t", "id": str(n), "unique_key": str(n)} for n in range(500)]
     await client.submit_many("q", jobs, timeout_s=0.5)
