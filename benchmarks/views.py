@@ -74,37 +74,43 @@ class Bar(NamedTuple):
 
 
 def histories(jobs: int, in_flight: int = _IN_FLIGHT, now_us: int = _START_US) -> Iterator[Record]:
-    """The records of jobs that are submitted, leased and ended, so many at a time. One of 100 dies."""
+    """The records of jobs that are submitted, leased and ended, so many at a time, as the engine writes them.
+
+    One of 100 dies.
+    """
     seq = 0
     leased: dict[int, int] = {}
 
-    def record(number: int, *events: Fact) -> Record:
+    def record(number: int, cause: str, *events: Fact) -> Record:
         nonlocal seq
         seq += 1
         key = f"{_QUEUES[number % 3]}~job-{number * 7_919 % 10_000_000:07}"
         source = Source(1, number + 1, 0) if isinstance(events[0], JobSubmitted) else None
-        return Record(1, seq, "default", "job", key, now_us + seq * 30, "owner", events, source=source)
+        at = now_us + seq * 30
+        return Record(1, seq, "default", "job", key, at, "owner", events, cause=cause, source=source)
 
     for start in range(0, jobs, in_flight):
         part = range(start, min(start + in_flight, jobs))
         for number in part:
             yield record(
                 number,
+                "submit",
                 JobSubmitted(
                     _TASKS[number % 3], seal(_INPUT), None, 3, Retry(), Limits(), batch=f"b{number % 7}"
                 ),
             )
         for number in part:
             leased[number] = fencing_token(1, seq + 1)
-            yield record(number, LeaseGranted("worker-1", 1))
+            yield record(number, "acquire", LeaseGranted("worker-1", 1))
         for number in part:
             token = leased.pop(number)
             if number % 100:
-                yield record(number, JobCompleted(1, token, None, 4))
+                yield record(number, "complete", JobCompleted(1, token, None, 4))
             else:
                 error = AttemptError(ErrorClass.POLICY, "Forbidden", seal(b'"no"'))
                 yield record(
                     number,
+                    "fail",
                     AttemptFailed(1, token, error, 4),
                     JobDeadLettered(DeadReason.POLICY, "policy errors are never retried", "0badcafe0bad"),
                 )

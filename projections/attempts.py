@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
 from writ.schemas.events import (
@@ -60,6 +61,9 @@ _END: Final = (
     "UPDATE attempts SET ended_at = ?, ended_by = ?, outcome = ?, error_class = ?, error_type = ?, run_ms = ?"
     " WHERE seq = ?"
 )
+_LIVE: Final = [None, None, None, AttemptOutcome.LIVE.value, None, None, None]
+"""The columns from `started_at` on, of an attempt that was just granted."""
+
 LISTING: Final = Listing(
     "attempts",
     "seq",
@@ -68,7 +72,7 @@ LISTING: Final = Listing(
     " outcome, error_class, error_type, run_ms",
     ("job", "worker", "error_class", "outcome", "queue"),
 )
-_OUTCOMES: Final[dict[type, AttemptOutcome]] = {
+OUTCOMES: Final[dict[type, AttemptOutcome]] = {
     AttemptFailed: AttemptOutcome.FAILED,
     JobCompleted: AttemptOutcome.COMPLETED,
     JobSnoozed: AttemptOutcome.SNOOZED,
@@ -84,7 +88,7 @@ def ends(event: object) -> tuple[int, AttemptOutcome] | None:
 
     A job that is suspended while it does not run has no token in that event.
     """
-    outcome = _OUTCOMES.get(type(event))
+    outcome = OUTCOMES.get(type(event))
     token = getattr(event, "token", None)
     return None if outcome is None or token is None else (token_position(token)[1], outcome)
 
@@ -101,24 +105,24 @@ class AttemptsView(Collecting):
         self._granted: dict[int, list[Any]] = {}
         super().__init__()
 
-    def fold(self, record: Record) -> None:
-        if record.kind != "job":
-            return
-        for event in record.events:
-            if isinstance(event, LeaseGranted):
-                self._granted[record.seq] = [
-                    *(record.seq, record.tenant, *split_job_key(record.key), event.attempt, event.worker),
-                    *(event.principal or record.actor, fencing_token(record.epoch, record.seq), record.at),
-                    *(None, None, None, AttemptOutcome.LIVE.value, None, None, None),
-                ]
-            elif isinstance(event, AttemptStarted):
-                seq = token_position(event.token)[1]
-                if (row := self._granted.get(seq)) is not None:
-                    row[9] = record.at
-                else:
-                    self._put(_START, record.at, seq)
-            elif (ended := ends(event)) is not None:
-                self._end(*ended, record, event)
+    def fold(self, records: Sequence[Record]) -> None:
+        for record in records:
+            for event in record.events:
+                if type(event) is LeaseGranted:
+                    seq, key = record.seq, split_job_key(record.key)
+                    who, token = event.principal or record.actor, fencing_token(record.epoch, seq)
+                    row = [seq, record.tenant, *key, event.attempt, event.worker, who, token, record.at]
+                    self._granted[seq] = row + _LIVE
+                elif type(event) is AttemptStarted:
+                    self._start(token_position(event.token)[1], record.at)
+                elif type(event) in OUTCOMES and (ended := ends(event)) is not None:
+                    self._end(*ended, record, event)
+
+    def _start(self, seq: int, at: int) -> None:
+        if (row := self._granted.get(seq)) is not None:
+            row[9] = at
+        else:
+            self._put(_START, at, seq)
 
     def _end(self, seq: int, outcome: AttemptOutcome, record: Record, event: Fact) -> None:
         error = getattr(event, "error", None)
@@ -130,8 +134,7 @@ class AttemptsView(Collecting):
             self._put(_END, *end, seq)
 
     def writes(self) -> list[Write]:
-        for row in self._granted.values():
-            self._put(_GRANT, *row)
+        self._rows[_GRANT] += self._granted.values()
         return super().writes()
 
     def discard(self) -> None:

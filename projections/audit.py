@@ -7,7 +7,7 @@ leases is told by the attempts view, and what the system decides by itself by ea
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from writ.schemas.commands import LEASE_VERBS
@@ -54,6 +54,8 @@ _INSERT: Final = "INSERT INTO acts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 _SEQ_SHIFT: Final = 16
 _KEYED: Final = frozenset({"schedule", "operation", "batch"})
 """Kinds whose keys begin with the queue, apart from jobs."""
+_REFUSED: Final = frozenset({CommandRejected, ReportRejected, RejectionsFolded})
+_NOT_REFUSED: Final = (None,) * 6
 
 LISTING: Final = Listing(
     "acts",
@@ -74,14 +76,28 @@ class AuditView(Collecting):
     schema = _SCHEMA
     statements = (_INSERT,)
 
-    def fold(self, record: Record) -> None:
-        head = (record.at, record.tenant, record.actor)
-        for nth, act in enumerate(_acts(record)):
-            self._put(_INSERT, (record.seq << _SEQ_SHIFT) + nth, *head, *act)
+    def fold(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if type(record.events[0]) in _REFUSED:
+                acts: Iterable[tuple[Any, ...]] = _refusals(record)
+            elif record.cause in LEASE_VERBS or record.actor.startswith("writ:"):
+                continue
+            else:
+                acts = (_done(record),)
+            head = (record.at, record.tenant, record.actor)
+            for nth, act in enumerate(acts):
+                self._put(_INSERT, (record.seq << _SEQ_SHIFT) + nth, *head, *act)
 
 
-def _acts(record: Record) -> Iterator[tuple[Any, ...]]:
-    """The columns of each act behind `actor`; what was refused has one for each element that is named."""
+def _done(record: Record) -> tuple[Any, ...]:
+    """The columns behind `actor` of what was done."""
+    name = type_names[type(record.events[0])]
+    reason = next((text for event in record.events if (text := getattr(event, "reason", None))), None)
+    return (record.cause or name, name, record.kind, record.key, *_named(record), reason, *_NOT_REFUSED)
+
+
+def _refusals(record: Record) -> Iterator[tuple[Any, ...]]:
+    """The columns behind `actor` of each element that was refused and is named."""
     first = record.events[0]
     name = type_names[type(first)]
     subject = (name, record.kind, record.key)
@@ -95,9 +111,6 @@ def _acts(record: Record) -> Iterator[tuple[Any, ...]]:
                 yield (verb, *subject, *split_job_key(report.job), *refusal, report.token, worker)
         case RejectionsFolded(count=count, last=last):
             yield (name, *subject, None, None, *_refusal(last, count), None, None)
-        case _ if not record.actor.startswith("writ:") and record.cause not in LEASE_VERBS:
-            reason = next((text for event in record.events if (text := getattr(event, "reason", None))), None)
-            yield (record.cause or name, *subject, *_named(record), reason, *[None] * 6)
         case _:
             pass
 

@@ -74,29 +74,31 @@ class CostView(Collecting):
         places = {
             (record.tenant, record.key): None
             for record in records
-            if record.kind == "job" and any(isinstance(event, UsageRecorded) for event in record.events)
+            for event in record.events
+            if type(event) is UsageRecorded
         }
         if places:
             wanted = msgspec.json.encode([[tenant, *split_job_key(key)] for tenant, key in places]).decode()
             for tenant, queue, job_id, task in db.execute(_LOOKUP, (wanted,)):
                 self._tasks[tenant, f"{queue}~{job_id}"] = task
 
-    def fold(self, record: Record) -> None:
+    def fold(self, records: Sequence[Record]) -> None:
         """Raises Violation for usage of a job that was not submitted."""
-        if record.kind != "job":
-            return
-        for event in record.events:
-            if isinstance(event, JobSubmitted):
-                self._tasks[record.tenant, record.key] = event.task
-                self._put(_TASK, record.tenant, *split_job_key(record.key), event.task)
-            elif isinstance(event, UsageRecorded):
-                queue = split_job_key(record.key)[0]
-                task = self._tasks.get((record.tenant, record.key))
-                if task is None:
-                    raise Violation(record.seq, f"tells of usage of {record.key}, which was not submitted")
-                key = (record.tenant, record.at // DAY_US, queue, task, event.model)
-                cost, tokens = event.cost_microusd, (event.input_tokens, event.output_tokens)
-                self._count(_ADD, key, 1, *tokens, cost or 0, int(cost is None))
+        for record in records:
+            for event in record.events:
+                if type(event) is JobSubmitted:
+                    self._tasks[record.tenant, record.key] = event.task
+                    self._put(_TASK, record.tenant, *split_job_key(record.key), event.task)
+                elif type(event) is UsageRecorded:
+                    self._spend(record, event)
+
+    def _spend(self, record: Record, usage: UsageRecorded) -> None:
+        task = self._tasks.get((record.tenant, record.key))
+        if task is None:
+            raise Violation(record.seq, f"tells of usage of {record.key}, which was not submitted")
+        key = (record.tenant, record.at // DAY_US, split_job_key(record.key)[0], task, usage.model)
+        cost, tokens = usage.cost_microusd, (usage.input_tokens, usage.output_tokens)
+        self._count(_ADD, key, 1, *tokens, cost or 0, int(cost is None))
 
     def discard(self) -> None:
         self._tasks = {}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from writ.schemas.chain import Position, Violation
-from writ.schemas.records import Source
+from writ.schemas.records import Record, Source
 
 from .feed import Batch
 from .file import File
@@ -39,6 +41,11 @@ _MOVE: Final = (
     " ON CONFLICT DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, digest = excluded.digest,"
     " at = excluded.at, source_epoch = excluded.source_epoch, source_seq = excluded.source_seq"
 )
+
+
+_TURN: Final = threading.Lock()
+"""One view folds at a time. There is one interpreter for all: views that take it from each other between two
+rows, as SQLite gives it up for each, cost twice as much."""
 
 
 class Reached(NamedTuple):
@@ -129,26 +136,42 @@ class Folded:
 
     def _store(self, db: sqlite3.Connection, batch: Batch) -> Reached:
         """Raises Violation, and has stored nothing then."""
-        view, source = self.view, self.reached.source
-        view.load(db, batch.records)
-        for record in batch.records:
-            try:
-                view.fold(record)
-            except Violation:
-                raise
-            except Exception as error:
-                log.exception("the view %s cannot fold record %d", view.name, record.seq)
-                raise Violation(record.seq, f"cannot be folded: {error!r}") from error
-            source = record.source or source
-        reached = Reached(batch.ends[-1], batch.records[-1].at, source)
-        db.execute("BEGIN IMMEDIATE")
+        db.execute("BEGIN IMMEDIATE")  # whoever holds the file holds up this view alone
         try:
-            for sql, rows in view.writes():
-                db.executemany(sql, rows)
-            db.execute(_MOVE, (*reached.position, reached.at, source.epoch, source.seq))
+            with _TURN:
+                reached = self._write(db, batch)
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
             raise
-        view.settle()
+        self.view.settle()
         return reached
+
+    def _write(self, db: sqlite3.Connection, batch: Batch) -> Reached:
+        view = self.view
+        view.load(db, batch.records)
+        try:
+            view.fold(batch.records)
+        except Violation:
+            raise
+        except Exception as error:
+            seq = self._fault(db, batch.records)
+            log.exception("the view %s cannot fold record %d", view.name, seq)
+            raise Violation(seq, f"cannot be folded: {error!r}") from error
+        for sql, rows in view.writes():
+            db.executemany(sql, rows)
+        source = next((r.source for r in reversed(batch.records) if r.source), self.reached.source)
+        reached = Reached(batch.ends[-1], batch.records[-1].at, source)
+        db.execute(_MOVE, (*reached.position, reached.at, source.epoch, source.seq))
+        return reached
+
+    def _fault(self, db: sqlite3.Connection, records: Sequence[Record]) -> int:
+        """The sequence of the record at which a fold fails, found by folding one after the other."""
+        self.view.discard()
+        self.view.load(db, records)
+        for record in records:
+            try:
+                self.view.fold([record])
+            except Exception:
+                return record.seq
+        return records[-1].seq

@@ -160,7 +160,7 @@ def _place(record: Record) -> Place | None:
 
 def _draws(record: Record) -> bool:
     """Whether a job's record takes tokens of its queue."""
-    return not _DRAWING.isdisjoint(map(type, record.events))
+    return any([type(event) in _DRAWING for event in record.events])
 
 
 def _queue(record: Record) -> Place:
@@ -177,6 +177,12 @@ class Governing:
         self._changes: list[tuple[Any, ...]] = []
         self._due: dict[Place, None] = {}
         self._of_queues = False  # whether any of the rows, or of the records, is of a queue
+        self._of_operations = False  # the same of operations
+
+    @property
+    def of_jobs(self) -> bool:
+        """Whether the records of jobs in this batch tell of anything that governs them: mostly they do not."""
+        return self._of_queues or self._of_operations
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
         places: dict[Place, None] = {}
@@ -184,7 +190,8 @@ class Governing:
             place = _place(record)
             if place is not None:
                 places[place] = None
-                self._of_queues = self._of_queues or record.kind == "queue"
+                self._of_queues = self._of_queues or place[0] == "queue"
+                self._of_operations = self._of_operations or place[0] == "operation"
             if record.kind == "job" and _draws(record):
                 places[_queue(record)] = None
         if not places:
@@ -266,4 +273,4 @@ class Governing:
         self._dirty = {}
         self._changes = []
         self._due = {}
-        self._of_queues = False
+        self._of_queues = self._of_operations = False

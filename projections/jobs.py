@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from writ.schemas.causes import fingerprint
 from writ.schemas.chain import Violation
@@ -223,12 +223,18 @@ class JobsView:
 
     # --- folding ----------------------------------------------------------------------------------------
 
-    def fold(self, record: Record) -> None:
-        """Raises Violation where the lifecycle refuses the record."""
-        if record.kind == "job":
-            self._governing.fold_job(record)
-            self._fold_job(record)
-            return
+    def fold(self, records: Sequence[Record]) -> None:
+        """Raises Violation where the lifecycle refuses a record."""
+        governing, governed = self._governing, self._governing.of_jobs
+        for record in records:
+            if record.kind == "job":
+                if governed:
+                    governing.fold_job(record)
+                self._fold_job(record)
+            else:
+                self._fold_other(record)
+
+    def _fold_other(self, record: Record) -> None:
         self._governing.fold(record)
         if record.kind == "batch":
             self._batches[record.tenant, record.key, split_job_key(record.key)[1]] = None
@@ -260,32 +266,37 @@ class JobsView:
         if row is None:
             row = Row(record.seq, record.seq, job, None)
             row.input = job.input
-            job = replace(job, input=_ELSEWHERE)
-            self._link(row, "batch", job.batch)
-            if job.batch is not None:
-                key = job_key(split_job_key(record.key)[0], job.batch)
-                self._batches[record.tenant, key, job.batch] = None
-            self._link(row, "parent", job.parent)
-            self._link(row, "schedule", job.schedule)
-            for name, value in tags_of(job.tags).items():
-                self._link(row, "tag", f"{name}={value}")
+            force_setattr(job, "input", _ELSEWHERE)  # here as below: it was made just now, and is ours
+            self._link_new(row)
         elif job.input is not row.job.input:  # an edit
             row.input = job.input
-            job = replace(job, input=_ELSEWHERE)
+            force_setattr(job, "input", _ELSEWHERE)
         if job.output is not None and job.output is not row.job.output:
             row.output = job.output
-            job = replace(job, output=_ELSEWHERE)
+            force_setattr(job, "output", _ELSEWHERE)
         if job.steps is not row.job.steps:
-            job = replace(job, steps=tuple([_hollow_step(step) for step in job.steps]))
+            force_setattr(job, "steps", tuple([_hollow_step(step) for step in job.steps]))
         if record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
             self._link(row, "operation", split_job_key(record.cause)[1])
         row.job = job
         row.seq = record.seq
         self._dirty[place] = row
 
-    def _link(self, row: Row, kind: str, name: str | None) -> None:
-        if name is not None:
-            self._links.append((row.job.tenant, kind, name, row.opened))
+    def _link_new(self, row: Row) -> None:
+        job = row.job
+        if job.batch is not None:
+            self._link(row, "batch", job.batch)
+            self._batches[job.tenant, job_key(job.queue, job.batch), job.batch] = None
+        if job.parent is not None:
+            self._link(row, "parent", job.parent)
+        if job.schedule is not None:
+            self._link(row, "schedule", job.schedule)
+        if job.tags is not None:
+            for name, value in tags_of(job.tags).items():
+                self._link(row, "tag", f"{name}={value}")
+
+    def _link(self, row: Row, kind: str, name: str) -> None:
+        self._links.append((row.job.tenant, kind, name, row.opened))
 
     def _give_time_back(self, at: int) -> None:
         """Each live lease gets at least a whole one; all running jobs are in memory."""
@@ -298,33 +309,43 @@ class JobsView:
     # --- storing ----------------------------------------------------------------------------------------
 
     def writes(self) -> list[Write]:
+        """The rows in memory are from then on as the file has them; where it has not, `discard` comes next."""
         new: list[tuple[Any, ...]] = []
         changed: list[tuple[Any, ...]] = []
         inputs: list[tuple[int, bytes]] = []
         outputs: list[tuple[int, bytes]] = []
         counts = _Counts()
-        for (tenant, key), row in self._dirty.items():
-            job = row.job
-            cause = cause_of(job)
+        kept = self._kept
+        for place, row in self._dirty.items():
+            (tenant, key), job, state = place, row.job, row.job.state
+            cause = cause_of(job) if state is State.DEAD else None
             error = None if job.error is None else job.error.class_.value
             if row.stored is None:
                 queue, _, job_id = key.partition("~")
                 new.append(
                     (
-                        *(row.opened, tenant, queue, job_id, job.state.value, job.task, job.actor),
+                        *(row.opened, tenant, queue, job_id, state.value, job.task, job.actor),
                         *(job.submitted_at, error, cause, row.seq, _encode(job)),
                     )
                 )  # fmt: skip
             else:
-                changed.append((job.state.value, error, cause, row.seq, _encode(job), row.opened))
-            if row.stored is not job.state:
+                changed.append((state.value, error, cause, row.seq, _encode(job), row.opened))
+            if row.stored is not state:
                 counts.moved(tenant, key, row.stored, job)
+                row.stored = state
             if row.listed != cause:
                 counts.listed(tenant, key, row.listed, cause)
+                row.listed = cause
             if row.input is not None:
                 inputs.append((row.opened, _encode(row.input)))
+                row.input = None
             if row.output is not None:
                 outputs.append((row.opened, _encode(row.output)))
+                row.output = None
+            # Live jobs stay in memory.
+            kept.pop(place, None)
+            if state not in TERMINAL:
+                kept[place] = row
         writes = [
             Write(_INSERT_JOB, new),
             Write(_UPDATE_JOB, changed),
@@ -339,15 +360,9 @@ class JobsView:
         return [write for write in writes if write.rows]
 
     def settle(self) -> None:
-        """What was written is what the file has. Live jobs stay in memory; the longest untouched go first."""
-        kept = self._kept
-        for place, row in self._dirty.items():
-            row.stored, row.listed, row.input, row.output = row.job.state, cause_of(row.job), None, None
-            kept.pop(place, None)
-            if row.job.state not in TERMINAL:
-                kept[place] = row
-        while len(kept) > self._kept_max:
-            kept.popitem(last=False)
+        """Of the live jobs in memory the longest untouched go first."""
+        while len(self._kept) > self._kept_max:
+            self._kept.popitem(last=False)
         self._forget_batch()
 
     def discard(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -112,6 +113,7 @@ Address = tuple[str, str]
 _encode = msgspec.json.Encoder().encode
 
 
+@lru_cache(4_096)  # the same few hundred, with every job
 def encode_labels(labels: Labels) -> str:
     """Label values as the tables hold them."""
     return _encode(labels).decode()
@@ -134,6 +136,14 @@ _OUTCOMES: Final[dict[type[Fact], str]] = {
     CompensationEnded: "compensated",
 }
 """What ends an attempt, and how that is called."""
+
+_MEASURED: Final = frozenset(
+    {
+        *(*_OUTCOMES, LeaseGranted, UsageRecorded, ToolCalled, RetryScheduled, JobEdited, JobDeadLettered),
+        *(JobDropped, JobRedriven, JobRerun, CompensationDue),
+    }
+)
+"""What means more than that it happened."""
 
 
 class _Row:
@@ -208,12 +218,17 @@ class MetricsView:
 
     # --- folding ----------------------------------------------------------------------------------------
 
-    def fold(self, record: Record) -> None:
-        """Raises Violation where the lifecycle refuses the record."""
-        self._add(catalog.RECORDS_TOTAL, (record.kind,))
-        if record.kind == "job":
-            self._fold_job(record)
-            return
+    def fold(self, records: Sequence[Record]) -> None:
+        """Raises Violation where the lifecycle refuses a record."""
+        for record in records:
+            if record.kind == "job":
+                self._fold_job(record)
+            else:
+                self._fold_other(record)
+        for kind, number in Counter([record.kind for record in records]).items():
+            self._add(catalog.RECORDS_TOTAL, (kind,), number)
+
+    def _fold_other(self, record: Record) -> None:
         for event in record.events:
             match event:
                 case LeasesRenewed(leases=leases):
@@ -250,22 +265,22 @@ class MetricsView:
         place = (record.tenant, record.key)
         row = self._dirty.get(place) or self._kept.get(place)
         for event in record.events:
-            before = None if row is None else row.state
-            targets = TRANSITIONS.get((before, type(event)))
+            kind, before = type(event), None if row is None else row.state
+            targets = TRANSITIONS.get((before, kind))
             if targets is None:
-                raise Violation(record.seq, str(IllegalTransition(record.key, before, type(event))))
+                raise Violation(record.seq, str(IllegalTransition(record.key, before, kind)))
             if row is None:
                 assert isinstance(event, JobSubmitted), "only a submit starts from nothing; the table says so"
                 row = self._submitted(event, record)
             else:
-                self._measure(row, event, record)
-                row.state = _target(row, event, record, targets)
-            queue = row.line[:2]
-            if before is not row.state:
-                self._add(catalog.TRANSITIONS, (*queue, before.value if before else NONE, row.state.value))
-                if row.state is State.PENDING:
-                    # A delay that is over was over when it was due, also where nobody led then.
-                    row.at = row.due_at if isinstance(event, JobDue) else record.at
+                if kind in _MEASURED:
+                    self._measure(row, event, record)
+                row.state = targets[0] if len(targets) == 1 else _target(row, record, targets)
+            what = (row.line, before, kind, row.state)
+            self._happened[what] = self._happened.get(what, 0) + 1
+            if row.state is State.PENDING and before is not State.PENDING:
+                # A delay that is over was over when it was due, also where nobody led then.
+                row.at = row.due_at if kind is JobDue else record.at
         assert row is not None, "a record holds an event"
         self._dirty[place] = row
 
@@ -274,31 +289,23 @@ class MetricsView:
         line = self.names["task"].fold(queue, event.task)
         due_at = record.at if event.due_at is None else event.due_at
         state = State.SCHEDULED if due_at > record.at else State.PENDING
-        self._add(catalog.SUBMITTED, line)
         return _Row(state, line, record.at, due_at)
 
     def _measure(self, row: _Row, event: Fact, record: Record) -> None:
-        """Counts what an event means for the job as it stood before."""
+        """Counts what an event means for the job as it stood before, beyond that it happened."""
+        if isinstance(event, LeaseGranted):
+            self._waited.setdefault(row.line[:2], []).append(record.at - row.at)
+            row.at = record.at
+            return
         queue = row.line[:2]
-        outcome = _OUTCOMES.get(type(event))
-        if outcome is not None and row.state is State.RUNNING:
-            self._add(catalog.ATTEMPTS, (*row.line, outcome))
-            ran_us = record.at - row.at
-            if (
-                isinstance(event, JobCompleted | AttemptFailed | CompensationEnded)
-                and event.run_ms is not None
-            ):
-                ran_us = event.run_ms * _MS_US
-            self._observe(catalog.EXECUTION, row.line, ran_us)
+        if row.state is State.RUNNING and type(event) in _OUTCOMES:
+            run_ms: int | None = getattr(event, "run_ms", None)
+            self._ran.setdefault(row.line, []).append(
+                record.at - row.at if run_ms is None else run_ms * _MS_US
+            )
         match event:
-            case LeaseGranted():
-                self._add(catalog.GRANTS, queue)
-                self._observe(catalog.WAIT, queue, record.at - row.at)
-                row.at = record.at
             case AttemptFailed(error=error):
                 row.class_, row.failed = error.class_.value, True
-            case LeaseExpired():
-                self._add(catalog.EXPIRIES, queue)
             case UsageRecorded():
                 self._spent(row, event, record)
             case ToolCalled():
@@ -343,11 +350,29 @@ class MetricsView:
         recorded = call.by is StepBy.RECORDED
         self._add(catalog.TOOL_CALLS, (*tool, call.by.value if recorded else call.outcome.value))
         if call.run_ms is not None and not recorded:
-            self._observe(catalog.TOOL_TIME, tool, call.run_ms * _MS_US)
+            self._observe(catalog.TOOL_TIME, tool, [call.run_ms * _MS_US])
 
     def _refuse(self, tenant: str, kinds: dict[RejectionKind, int]) -> None:
         for kind, count in kinds.items():
             self._add(catalog.REFUSALS, (*self._tenant(tenant), kind.value), count)
+
+    def _count_happened(self) -> None:
+        """What happened to jobs, how often, as the numbers that tell of it."""
+        for (line, before, kind, after), n in self._happened.items():
+            queue = line[:2]
+            if before is not after:
+                self._add(catalog.TRANSITIONS, (*queue, before.value if before else NONE, after.value), n)
+            if before is State.RUNNING and kind in _OUTCOMES:
+                self._add(catalog.ATTEMPTS, (*line, _OUTCOMES[kind]), n)
+            if kind is JobSubmitted:
+                self._add(catalog.SUBMITTED, line, n)
+            elif kind is LeaseGranted:
+                self._add(catalog.GRANTS, queue, n)
+            elif kind is LeaseExpired:
+                self._add(catalog.EXPIRIES, queue, n)
+        for metric, observed in ((catalog.WAIT, self._waited), (catalog.EXECUTION, self._ran)):
+            for labels, times_us in observed.items():
+                self._observe(metric, labels, times_us)
 
     # --- labels and numbers -----------------------------------------------------------------------------
 
@@ -376,17 +401,19 @@ class MetricsView:
         self._numbers[place] = number
         self._dirty_numbers.add(place)
 
-    def _observe(self, metric: Metric, labels: Labels, observed_us: int) -> None:
+    def _observe(self, metric: Metric, labels: Labels, observed_us: Iterable[int]) -> None:
         place = (metric.name, labels)
         body = self._histograms.get(place)
         if body is None:
             body = self._histograms[place] = histogram(SECONDS)
-        body.observe(observed_us, SECONDS)
+        for each_us in observed_us:
+            body.observe(each_us, SECONDS)
         self._dirty_histograms.add(place)
 
     # --- storing ----------------------------------------------------------------------------------------
 
     def writes(self) -> list[Write]:
+        self._count_happened()
         jobs: list[tuple[Any, ...]] = []
         for place, row in self._dirty.items():
             state = (row.state.value, encode_labels(row.line), row.at, row.due_at)
@@ -433,17 +460,17 @@ class MetricsView:
 
     def _forget_batch(self) -> None:
         self._dirty: dict[Address, _Row] = {}
+        self._happened: dict[tuple[Labels, State | None, type[Fact], State], int] = {}
+        self._waited: dict[Labels, list[int]] = {}
+        self._ran: dict[Labels, list[int]] = {}
         self._dirty_numbers: set[tuple[str, Labels]] = set()
         self._dirty_histograms: set[tuple[str, Labels]] = set()
 
 
-def _target(row: _Row, event: Fact, record: Record, targets: Iterable[State]) -> State:
-    """Where an event leads: by the table, or by what it says where the table leaves it open."""
-    first, *others = targets
-    if not others:
-        return first
+def _target(row: _Row, record: Record, targets: Sequence[State]) -> State:
+    """Where an event leads that the table leaves open: by what it says."""
     if row.due_at <= record.at:
         return State.PENDING
     # Only a wait that is over leads back to a backoff.
-    backing_off = State.RETRYING in others and row.failed
+    backing_off = State.RETRYING in targets and row.failed
     return State.RETRYING if backing_off else State.SCHEDULED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
 from writ.schemas.bounds import SECOND_US
@@ -102,11 +103,17 @@ class ToolsView(Collecting):
     schema = _SCHEMA
     statements = (_INSERT, _TOOL, _ADD, _TOOK)
 
-    def fold(self, record: Record) -> None:
-        if record.kind == "job":
-            for nth, event in enumerate(record.events):
-                if isinstance(event, ToolCalled):
-                    self._fold_call(record, nth, event)
+    def fold(self, records: Sequence[Record]) -> None:
+        for record in records:
+            for event in record.events:
+                if type(event) is ToolCalled:
+                    self._fold_calls(record)
+                    break
+
+    def _fold_calls(self, record: Record) -> None:
+        for nth, event in enumerate(record.events):
+            if isinstance(event, ToolCalled):
+                self._fold_call(record, nth, event)
 
     def _fold_call(self, record: Record, nth: int, call: ToolCalled) -> None:
         self._put(

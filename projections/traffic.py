@@ -115,6 +115,13 @@ _SUMS: Final = ", ".join([f"coalesce(sum({name}), 0)" for name in _FLOW_NAMES])
 Waiting = tuple[int, int, int | None]
 """`due_at`, `held` and `ready_at`."""
 
+_NOT_WAITING: Final = frozenset(
+    {JobSubmitted, JobCompleted, AttemptFailed, LeaseExpired, LeaseReleased, JobSnoozed}
+)
+"""What comes first, or to a job that runs: it has no row."""
+
+_ENDS_WAITING: Final = frozenset({LeaseGranted, JobCompleted, JobCancelled, JobDeadLettered})
+
 _COLUMNS: Final[dict[type[Fact], int]] = {event: place for place, event in enumerate(_FLOWS)}
 
 
@@ -136,13 +143,13 @@ class TrafficView(Collecting):
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
         places: dict[tuple[str, str], None] = {}
-        new: set[tuple[str, str]] = set()
+        known: set[tuple[str, str]] = set()
         for record in records:
             if record.kind == "job":
                 place = (record.tenant, record.key)
-                if isinstance(record.events[0], JobSubmitted):
-                    new.add(place)
-                elif place not in new:
+                if type(record.events[0]) in _NOT_WAITING:
+                    known.add(place)
+                elif place not in known:
                     places[place] = None
         if not places:
             return
@@ -152,27 +159,31 @@ class TrafficView(Collecting):
             self._stored.add(place)
             self._waiting[place] = (waiting[0], waiting[1], waiting[2])
 
-    def fold(self, record: Record) -> None:
+    def fold(self, records: Sequence[Record]) -> None:
         """Raises Violation where a job is granted that does not wait."""
-        self._at = record.at
-        if record.kind != "job":
-            return
-        place = (record.tenant, record.key)
+        self._at = records[-1].at
+        for record in records:
+            if record.kind == "job":
+                self._fold_job(record)
+
+    def _fold_job(self, record: Record) -> None:
+        place, at = (record.tenant, record.key), record.at
         waiting = self._waiting.get(place)
         for event in record.events:
-            column = _COLUMNS.get(type(event))
+            kind = type(event)
+            column = _COLUMNS.get(kind)
             if column is not None:
-                here = (record.tenant, record.key.partition("~")[0], record.at // _MINUTE_US)
+                here = (record.tenant, record.key.partition("~")[0], at // _MINUTE_US)
                 flows = self._flows.get(here)
                 if flows is None:
                     flows = self._flows[here] = [0] * len(_COLUMNS)
                 flows[column] += 1
-                if isinstance(event, LeaseGranted):
+                if kind is LeaseGranted:
                     if waiting is None or waiting[2] is None:
                         raise Violation(record.seq, f"grants a lease of {record.key}, which is not pending")
-                    step = (*here, step_of(record.at - waiting[2]))
+                    step = (*here, step_of(at - waiting[2]))
                     self._waits[step] = self._waits.get(step, 0) + 1
-            waiting = _after(waiting, event, record.at)
+            waiting = None if kind in _ENDS_WAITING else _after(waiting, event, at)
         self._waiting[place] = waiting
 
     def writes(self) -> list[Write]:
@@ -199,7 +210,7 @@ class TrafficView(Collecting):
 
 
 def _after(waiting: Waiting | None, event: Fact, at: int) -> Waiting | None:
-    """How a job waits after an event; None where it runs or has ended."""
+    """How a job waits after an event that does not end its waiting."""
     match event:
         case JobSubmitted(due_at=due_at):
             return _until(at if due_at is None else due_at, at)
@@ -221,8 +232,6 @@ def _after(waiting: Waiting | None, event: Fact, at: int) -> Waiting | None:
                 return (due, 1, None)
             since = waiting[2] if due <= at else None
             return (due, 0, since) if since is not None else _until(due, at)
-        case LeaseGranted() | JobCompleted() | JobCancelled() | JobDeadLettered():
-            return None
         case _:
             return waiting
 

@@ -23,7 +23,7 @@ class Write(NamedTuple):
 class View(Protocol):
     """What folds records into rows. Its runner alone calls it, on one thread, one batch after another.
 
-    A batch goes `load`, `fold` for each record in order, `writes`, and `settle` when it is stored. `discard`
+    A batch goes `load`, `fold`, `writes`, and `settle` when it is stored. `discard`
     forgets all that is in memory, as the file does not hold it. The tables must be a function of the log
     alone, whatever the batches: no clock, no chance, and nothing of the machine.
     """
@@ -47,8 +47,8 @@ class View(Protocol):
         """Brings into memory the rows that the records change."""
         ...
 
-    def fold(self, record: Record) -> None:
-        """Raises Violation where the record cannot follow what was before."""
+    def fold(self, records: Sequence[Record]) -> None:
+        """Raises Violation where one of them cannot follow what was before."""
         ...
 
     def writes(self) -> list[Write]: ...

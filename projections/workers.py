@@ -9,13 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from writ.schemas.commands import CONTROL_VERBS
-from writ.schemas.events import AttemptStarted, Fact, LeaseGranted
+from writ.schemas.events import AttemptStarted, LeaseGranted
 from writ.schemas.ids import split_job_key, token_position
 from writ.schemas.lists import AttemptOutcome, WorkersPage, WorkersQuery, WorkerView
 from writ.schemas.records import Record
 from writ.schemas.schedules import log_time
 
-from .attempts import ends
+from .attempts import OUTCOMES, ends
 from .collecting import Collecting
 from .file import position_of
 from .shown import timestamp
@@ -61,12 +61,18 @@ _ADD: Final = (
     " WHERE tenant = ?1 AND worker = ?2"
 )
 _HOLDERS: Final = "SELECT seq, tenant, worker FROM leases WHERE seq IN (SELECT value FROM json_each(?))"
-_ENDS: Final = (
-    (AttemptOutcome.COMPLETED, AttemptOutcome.COMPENSATED),
-    (AttemptOutcome.FAILED,),
-    (AttemptOutcome.EXPIRED,),
-)
-"""What is counted together; all other ends give the attempt back."""
+_COLUMNS: Final = {
+    AttemptOutcome.COMPLETED: 0,
+    AttemptOutcome.COMPENSATED: 0,
+    AttemptOutcome.FAILED: 1,
+    AttemptOutcome.EXPIRED: 2,
+}
+"""Which of the counters of ends an end counts in, from `completed` on."""
+
+_RETURNED: Final = 3
+"""All other ends give the attempt back."""
+
+_OF_LEASES: Final = frozenset({AttemptStarted, *OUTCOMES})
 
 
 Name = tuple[str, str]
@@ -86,50 +92,69 @@ class WorkersView(Collecting):
         self._stored: set[int] = set()
         self._met: dict[Name, tuple[str, int]] = {}
         self._seen: dict[Name, int] = {}
+        self._served: dict[tuple[str, str, str], int] = {}
+        self._ended: dict[tuple[Name, int], int] = {}
         super().__init__()
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
         """Who holds the leases that are spoken of, of those granted before."""
         first = records[0].seq
-        tokens = [getattr(event, "token", None) for record in records for event in record.events]
-        seqs = {seq for token in tokens if token is not None and (seq := token_position(token)[1]) < first}
+        seqs: set[int] = set()
+        for record in records:
+            for event in record.events:
+                if type(event) in _OF_LEASES and (token := getattr(event, "token", None)) is not None:
+                    seq = token_position(token)[1]
+                    if seq < first:
+                        seqs.add(seq)
         if seqs:
             for seq, tenant, worker in db.execute(_HOLDERS, (msgspec.json.encode(list(seqs)).decode(),)):
                 self._held[seq] = (tenant, worker)
                 self._stored.add(seq)
 
-    def fold(self, record: Record) -> None:
-        if record.kind == "worker":
-            self._seen[record.tenant, record.key] = record.at
-        elif record.kind == "job":
+    def fold(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.kind == "worker":
+                self._seen[record.tenant, record.key] = record.at
+                continue
             for event in record.events:
-                self._fold_event(record, event)
+                if type(event) is LeaseGranted:
+                    self._grant(record, event)
+                elif type(event) is AttemptStarted:
+                    if (holder := self._held.get(token_position(event.token)[1])) is not None:
+                        self._seen[holder] = record.at
+                elif type(event) in OUTCOMES and (ended := ends(event)) is not None:
+                    self._end(*ended, record)
 
-    def _fold_event(self, record: Record, event: Fact) -> None:
-        if isinstance(event, LeaseGranted):
-            name = self._held[record.seq] = (record.tenant, event.worker)
-            principal, first_at = event.principal or record.actor, self._met.get(name, ("", record.at))[1]
-            self._met[name] = (principal, first_at)
-            self._seen[name] = record.at
-            self._count(_SERVE, (*name, split_job_key(record.key)[0]), 1)
-            self._count(_ADD, name, 1, 1, 0, 0, 0, 0)
-        elif isinstance(event, AttemptStarted):
-            if (holder := self._held.get(token_position(event.token)[1])) is not None:
-                self._seen[holder] = record.at
-        elif (ended := ends(event)) is not None and (holder := self._held.pop(ended[0], None)) is not None:
-            seq, outcome = ended
-            if not record.actor.startswith("writ:") and record.cause not in CONTROL_VERBS:
-                self._seen[holder] = record.at
-            numbers = [int(outcome in each) for each in _ENDS]
-            self._count(_ADD, holder, -1, 0, *numbers, int(not any(numbers)))
-            if seq in self._stored:
-                self._put(_FORGET, seq)
+    def _grant(self, record: Record, event: LeaseGranted) -> None:
+        name = self._held[record.seq] = (record.tenant, event.worker)
+        principal, known = event.principal or record.actor, self._met.get(name)
+        if known is None or known[0] != principal:
+            self._met[name] = (principal, record.at if known is None else known[1])
+        self._seen[name] = record.at
+        served = (*name, split_job_key(record.key)[0])
+        self._served[served] = self._served.get(served, 0) + 1
+
+    def _end(self, seq: int, outcome: AttemptOutcome, record: Record) -> None:
+        holder = self._held.pop(seq, None)
+        if holder is None:
+            return
+        if not record.actor.startswith("writ:") and record.cause not in CONTROL_VERBS:
+            self._seen[holder] = record.at
+        ended = (holder, _COLUMNS.get(outcome, _RETURNED))
+        self._ended[ended] = self._ended.get(ended, 0) + 1
+        if seq in self._stored:
+            self._put(_FORGET, seq)
 
     def writes(self) -> list[Write]:
         for name, met in self._met.items():
             self._put(_MET, *name, *met)
         for name, at in self._seen.items():
             self._put(_SEEN, at, *name)
+        for served, n in self._served.items():
+            self._put(_SERVE, *served, n)
+            self._count(_ADD, served[:2], n, n, 0, 0, 0, 0)
+        for (name, column), n in self._ended.items():
+            self._count(_ADD, name, -n, 0, *[n if place == column else 0 for place in range(_RETURNED + 1)])
         for seq, name in self._held.items():
             if seq not in self._stored:
                 self._put(_HOLD, seq, *name)
@@ -137,6 +162,7 @@ class WorkersView(Collecting):
 
     def discard(self) -> None:
         self._held, self._stored, self._met, self._seen = {}, set(), {}, {}
+        self._served, self._ended = {}, {}
         super().discard()
 
 

@@ -210,10 +210,10 @@ async def test_a_view_that_fails_on_a_record_halts_just_before_it(
     told = history.wander(6, 50)
 
     class Failing(JobsView):
-        def fold(self, record: Record) -> None:
-            if record.seq == 30:
+        def fold(self, records: Sequence[Record]) -> None:
+            if any(record.seq == 30 for record in records):
                 raise KeyError("a bug")
-            super().fold(record)
+            super().fold(records)
 
     async with running(told.log(), make=Failing) as runner:
         assert not await runner.wait_for(FOR_EVER, 5)

@@ -57,8 +57,7 @@ def fold(records: list[Record], view: MetricsView, db: sqlite3.Connection, seed:
     while at < len(records):
         part = records[at : at + chance.choice((1, 2, 7, 50))]
         view.load(db, part)
-        for record in part:
-            view.fold(record)
+        view.fold(part)
         if chance.random() < 0.2:
             view.discard()
             continue
