@@ -88,11 +88,13 @@ class _Consumer:
                 self._keep(subject, reply, body)
         except (ValueError, IndexError):
             self._lost = True  # no server that we know speaks so: ask it again
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
 
     def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     def _fall_silent(self) -> None:
         self._lost = True
@@ -114,10 +116,12 @@ class _Consumer:
         parts = reply.split(b".")
         place = 5 if len(parts) == 9 else 7
         self._count += 1
-        self._lost = self._lost or int(parts[place + 1]) != self._count
+        if int(parts[place + 1]) != self._count:
+            self._lost = True
         if not self._lost:
             stored_us = int(parts[place + 2]) // 1_000
-            self._got.append(Stored(int(parts[place]), readable(subject), body, stored_us))
+            text = subject.decode() if subject.isascii() else readable(subject)
+            self._got.append(Stored(int(parts[place]), text, body, stored_us))
 
     async def next(self) -> list[Stored]:
         """What has come since the last call; waits for at least one. Raises _Gap."""

@@ -48,7 +48,6 @@ CREATE TABLE IF NOT EXISTS attempts (
     run_ms INTEGER
 );
 CREATE INDEX IF NOT EXISTS attempts_by_tenant ON attempts (tenant);
-CREATE INDEX IF NOT EXISTS attempts_by_time ON attempts (tenant, granted_at);
 CREATE INDEX IF NOT EXISTS attempts_by_job ON attempts (tenant, job);
 CREATE INDEX IF NOT EXISTS attempts_by_worker ON attempts (tenant, worker);
 CREATE INDEX IF NOT EXISTS attempts_by_outcome ON attempts (tenant, outcome);
@@ -97,7 +96,7 @@ class AttemptsView(Collecting):
     """The fold. What begins and ends within one batch is one row that is written once."""
 
     name = "attempts"
-    version = 1
+    version = 2
     schema = _SCHEMA
     statements = (_GRANT, _START, _END)
 

@@ -43,7 +43,6 @@ CREATE TABLE IF NOT EXISTS acts (
     worker TEXT
 );
 CREATE INDEX IF NOT EXISTS acts_by_tenant ON acts (tenant);
-CREATE INDEX IF NOT EXISTS acts_by_time ON acts (tenant, at);
 CREATE INDEX IF NOT EXISTS acts_by_job ON acts (tenant, job);
 CREATE INDEX IF NOT EXISTS acts_by_verb ON acts (tenant, verb);
 CREATE INDEX IF NOT EXISTS acts_by_actor ON acts (tenant, actor);
@@ -72,7 +71,7 @@ class AuditView(Collecting):
     """The fold."""
 
     name = "audit"
-    version = 2
+    version = 3
     schema = _SCHEMA
     statements = (_INSERT,)
 

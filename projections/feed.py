@@ -46,8 +46,8 @@ _TAIL: Final = 16
 _WORTH: Final = 4
 """A part of so much of the window is worth a batch, while the end of the log is far."""
 
-_SLICE: Final = 128
-"""Records decoded before the event loop gets its turn: about a millisecond."""
+_SLICE: Final = 512
+"""Records decoded before the event loop gets its turn: a few milliseconds."""
 
 
 class Halted(Exception):
@@ -64,6 +64,10 @@ class Batch(NamedTuple):
         """The part before a record."""
         part = seq - self.records[0].seq
         return Batch(self.records[:part], self.ends[:part])
+
+    def only(self, index: int) -> Batch:
+        """One of its records."""
+        return Batch(self.records[index : index + 1], self.ends[index : index + 1])
 
 
 class _Signal:
@@ -102,6 +106,7 @@ class Follower:
     def leave(self) -> None:
         """Gives the place up. `next` may take another."""
         feed, self._feed = self._feed, None
+        self._feeds.coming.discard(self)
         if feed is not None:
             self._feeds.leave(self, feed)
 
@@ -117,16 +122,23 @@ class Feeds:
         self.stall_s = stall_s
         self.quiet_s = quiet_s
         self._feeds: list[_Feed] = []
+        self.coming: set[Follower] = set()  # that have no place yet, and need what a reading still has
         self.last = 0  # of the log, when somebody last began to follow
         self._hurried = 0
         self.hurry = asyncio.Event()
 
     async def follow(self, at: Position) -> Follower:
         """A place behind a position. Raises Halted where the log ends before it, and what the log raises."""
-        self.last = await self.log.last_seq()
-        if self.last < at.seq:
-            raise Halted(_cut(self.last, at.seq))
-        return Follower(self, at)
+        follower = Follower(self, at)
+        self.coming.add(follower)
+        try:
+            self.last = await self.log.last_seq()
+            if self.last < at.seq:
+                raise Halted(_cut(self.last, at.seq))
+        except BaseException:
+            self.coming.discard(follower)
+            raise
+        return follower
 
     @contextmanager
     def hurried(self) -> Generator[None]:
@@ -164,6 +176,7 @@ class Feeds:
         if best is not feed and feed is not None:
             self.leave(follower, feed)
         best.followers.add(follower)
+        self.coming.discard(follower)
         return best
 
     def leave(self, follower: Follower, feed: _Feed) -> None:
@@ -229,6 +242,7 @@ class _Feed:
     def trim(self) -> None:
         """Forgets what all followers have, but for a tail, in which those of another reading find a place."""
         have = min([follower.at.seq for follower in self.followers], default=self.newest)
+        have = min([have, *[each.at.seq for each in self._feeds.coming if each.at.seq >= self.base]])
         tail = self._feeds.window // _TAIL if self._size < WINDOW_BYTES // 2 else 0
         count = min(have, self.newest - tail) - self.base
         if count <= 0:
@@ -299,13 +313,14 @@ class _Feed:
         partition, epoch = self._log.partition, self._log.epoch
         at = self._ends[-1] if self._ends else self._before
         assert at is not None
+        records, ends, sizes = self._records, self._ends, self._sizes
         try:
-            for each in stored:
-                record, at = link(at, each.seq, each.subject, each.body, partition, epoch)
-                self._records.append(record)
-                self._ends.append(at)
-                self._sizes.append(len(each.body))
-                self._size += len(each.body)
+            for seq, subject, body, _ in stored:
+                record, at = link(at, seq, subject, body, partition, epoch)
+                records.append(record)
+                ends.append(at)
+                sizes.append(len(body))
+                self._size += len(body)
         except Violation as violation:
             self._fail(str(violation))
 
@@ -323,6 +338,7 @@ class _Feed:
                 behind = {each for each in self.followers if each.at.seq == self.base}
                 if any(each.at.seq >= self.newest for each in self.followers):
                     self.followers -= behind
+                    self._feeds.coming.clear()
                     self.trim()
 
     async def _rest(self) -> None:

@@ -6,14 +6,47 @@ What is done to one comes as one function for all that belongs together, as each
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_TOGETHER: Final = 100
+"""Rows that one step of SQLite writes."""
+
+_VALUES: Final = re.compile(r"VALUES (\((?:\?, )*\?\))")
+
+
+def write(db: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    """What `executemany` does, many rows in one step where a statement puts rows. Raises sqlite3.Error.
+
+    Each step gives the interpreter to whoever waits for it, and waits to have it back.
+    """
+    whole = len(rows) - len(rows) % _TOGETHER
+    together = _together(sql) if whole else None
+    if together is None:
+        db.executemany(sql, rows)
+        return
+    for start in range(0, whole, _TOGETHER):
+        db.execute(together, tuple(chain.from_iterable(rows[start : start + _TOGETHER])))
+    db.executemany(sql, rows[whole:])
+
+
+@cache
+def _together(sql: str) -> str | None:
+    """The statement for so many rows; None where it does not say what each column becomes by itself."""
+    found = _VALUES.search(sql)
+    if found is None:
+        return None
+    return f"{sql[: found.end()]}{f', {found[1]}' * (_TOGETHER - 1)}{sql[found.end() :]}"
 
 
 class File:

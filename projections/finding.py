@@ -29,7 +29,7 @@ def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[in
     links += [(kind, name) for kind in LINKS if (name := getattr(query, kind)) is not None]
     filters = {**_WALKED, "queue": "queue", "task": "task"}
     equal = {column: value for column, name in filters.items() if (value := getattr(query, name)) is not None}
-    first, end = bounds(db, LISTING, tenant, query)
+    first, end = bounds(db, LISTING, query)
     span = [first, end]
     if links:
         kind, name = links.pop(0)

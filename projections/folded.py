@@ -18,7 +18,7 @@ from writ.schemas.chain import Position, Violation
 from writ.schemas.records import Record, Source
 
 from .feed import Batch
-from .file import File
+from .file import File, write
 from .view import View
 
 log = logging.getLogger("writ.projections")
@@ -98,7 +98,7 @@ class Folded:
         self.reached = await self._file.use(self._again)
 
     async def apply(self, batch: Batch) -> str | None:
-        """Stores what follows `reached`; of a batch that the view refuses what comes before, and the reason.
+        """Stores what follows `reached`; of a batch that is refused what comes before, and the reason.
 
         Raises sqlite3.Error, and has stored nothing then: `resume` comes next.
         """
@@ -130,9 +130,25 @@ class Folded:
                 if sound.records:
                     reached = self._store(db, sound)
                 return reached, str(violation)
+            except sqlite3.IntegrityError:
+                self.view.discard()
+                return self._one_by_one(db, batch)
         except BaseException:
             self.view.discard()
             raise
+
+    def _one_by_one(self, db: sqlite3.Connection, batch: Batch) -> tuple[Reached, str | None]:
+        """Stores what comes before the record whose row must be new and is not, such as a second submit."""
+        for index, record in enumerate(batch.records):
+            try:
+                self.reached = self._store(db, batch.only(index))
+            except (sqlite3.IntegrityError, Violation) as error:
+                self.view.discard()
+                known = isinstance(error, Violation)
+                return self.reached, str(
+                    error if known else f"record {record.seq}: cannot be stored: {error}"
+                )
+        return self.reached, None
 
     def _store(self, db: sqlite3.Connection, batch: Batch) -> Reached:
         """Raises Violation, and has stored nothing then."""
@@ -159,7 +175,7 @@ class Folded:
             log.exception("the view %s cannot fold record %d", view.name, seq)
             raise Violation(seq, f"cannot be folded: {error!r}") from error
         for sql, rows in view.writes():
-            db.executemany(sql, rows)
+            write(db, sql, rows)
         source = next((r.source for r in reversed(batch.records) if r.source), self.reached.source)
         reached = Reached(batch.ends[-1], batch.records[-1].at, source)
         db.execute(_MOVE, (*reached.position, reached.at, source.epoch, source.seq))

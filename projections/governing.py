@@ -181,7 +181,7 @@ class Governing:
 
     @property
     def of_jobs(self) -> bool:
-        """Whether the records of jobs in this batch tell of anything that governs them: mostly they do not."""
+        """Whether records of jobs in this batch tell of anything that governs them: mostly they do not."""
         return self._of_queues or self._of_operations
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
@@ -192,8 +192,9 @@ class Governing:
                 places[place] = None
                 self._of_queues = self._of_queues or place[0] == "queue"
                 self._of_operations = self._of_operations or place[0] == "operation"
-            if record.kind == "job" and _draws(record):
-                places[_queue(record)] = None
+            for event in record.events:
+                if type(event) in _DRAWING:
+                    places[_queue(record)] = None
         if not places:
             return
         found = db.execute(_LOOKUP, (_encode(list(places)).decode(),))

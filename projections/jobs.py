@@ -13,6 +13,7 @@ from msgspec.structs import force_setattr, replace
 from writ.schemas.causes import fingerprint
 from writ.schemas.chain import Violation
 from writ.schemas.events import (
+    JobSubmitted,
     LeaderElected,
     LeasesRenewed,
     TimeResumed,
@@ -59,7 +60,6 @@ CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, tenant);
 CREATE INDEX IF NOT EXISTS jobs_by_queue ON jobs (tenant, queue, state);
 CREATE INDEX IF NOT EXISTS jobs_by_task ON jobs (tenant, task, state);
 CREATE INDEX IF NOT EXISTS jobs_by_actor ON jobs (tenant, actor);
-CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (tenant, submitted_at);
 CREATE INDEX IF NOT EXISTS jobs_by_error ON jobs (tenant, error) WHERE error IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_cause ON jobs (tenant, cause) WHERE cause IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_queue_cause ON jobs (tenant, queue, cause) WHERE cause IS NOT NULL;
@@ -97,7 +97,10 @@ CREATE TABLE IF NOT EXISTS leader (
 );
 """
 _INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_UPDATE_JOB: Final = "UPDATE jobs SET state = ?, error = ?, cause = ?, seq = ?, job = ? WHERE opened = ?"
+_CHANGE_JOB: Final = (
+    f"{_INSERT_JOB} ON CONFLICT (opened) DO UPDATE SET state = excluded.state, error = excluded.error,"
+    " cause = excluded.cause, seq = excluded.seq, job = excluded.job"
+)
 _PUT_LINK: Final = "INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)"
 _PUT_BATCH: Final = "INSERT OR IGNORE INTO batches VALUES (?, ?, ?)"
 _PUT_INPUT: Final = "INSERT OR REPLACE INTO inputs VALUES (?, ?)"
@@ -173,7 +176,7 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 9
+    version = 10
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
@@ -194,17 +197,21 @@ class JobsView:
         self._governing.load(db, records)
         wanted: dict[Address, None] = {}
         kept = self._kept
+        new: set[Address] = set()
         for record in records:
             if record.kind == "job":
                 place = (record.tenant, record.key)
-                if place not in kept:
+                if type(record.events[0]) is JobSubmitted:
+                    new.add(place)
+                elif place not in kept and place not in new:
                     wanted[place] = None
                 continue
             for event in record.events:
                 if isinstance(event, LeasesRenewed):
                     for lease in event.leases:
-                        if (record.tenant, lease.key) not in kept:
-                            wanted[record.tenant, lease.key] = None
+                        place = (record.tenant, lease.key)
+                        if place not in kept and place not in new:
+                            wanted[place] = None
                 elif isinstance(event, LeaderElected | TimeResumed) and not self._running_loaded:
                     self._running_loaded = True
                     self._load(db, _RUNNING, ())
@@ -309,7 +316,7 @@ class JobsView:
     # --- storing ----------------------------------------------------------------------------------------
 
     def writes(self) -> list[Write]:
-        """The rows in memory are from then on as the file has them; where it has not, `discard` comes next."""
+        """The rows in memory are then as the file has them; where it has not, `discard` comes next."""
         new: list[tuple[Any, ...]] = []
         changed: list[tuple[Any, ...]] = []
         inputs: list[tuple[int, bytes]] = []
@@ -320,16 +327,14 @@ class JobsView:
             (tenant, key), job, state = place, row.job, row.job.state
             cause = cause_of(job) if state is State.DEAD else None
             error = None if job.error is None else job.error.class_.value
-            if row.stored is None:
-                queue, _, job_id = key.partition("~")
-                new.append(
-                    (
-                        *(row.opened, tenant, queue, job_id, state.value, job.task, job.actor),
-                        *(job.submitted_at, error, cause, row.seq, _encode(job)),
-                    )
-                )  # fmt: skip
-            else:
-                changed.append((state.value, error, cause, row.seq, _encode(job), row.opened))
+            queue, _, job_id = key.partition("~")
+            put = new if row.stored is None else changed
+            put.append(
+                (
+                    *(row.opened, tenant, queue, job_id, state.value, job.task, job.actor),
+                    *(job.submitted_at, error, cause, row.seq, _encode(job)),
+                )
+            )
             if row.stored is not state:
                 counts.moved(tenant, key, row.stored, job)
                 row.stored = state
@@ -348,7 +353,7 @@ class JobsView:
                 kept[place] = row
         writes = [
             Write(_INSERT_JOB, new),
-            Write(_UPDATE_JOB, changed),
+            Write(_CHANGE_JOB, changed),
             Write(_PUT_LINK, self._links),
             Write(_PUT_BATCH, list(self._batches)),
             Write(_PUT_INPUT, inputs),

@@ -90,10 +90,10 @@ CREATE TABLE IF NOT EXISTS histograms (
     PRIMARY KEY (metric, labels)
 ) WITHOUT ROWID;
 """
-_PUT_JOB: Final = (
-    "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state,"
-    " at = excluded.at, due_at = excluded.due_at, class = excluded.class,"
-    " failed = excluded.failed, dropped = excluded.dropped"
+_INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CHANGE_JOB: Final = (
+    f"{_INSERT_JOB} ON CONFLICT DO UPDATE SET state = excluded.state, at = excluded.at,"
+    " due_at = excluded.due_at, class = excluded.class, failed = excluded.failed, dropped = excluded.dropped"
 )
 _PUT_NAME: Final = "INSERT OR IGNORE INTO names VALUES (?, ?)"
 _PUT_NUMBER: Final = "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
@@ -149,7 +149,7 @@ _MEASURED: Final = frozenset(
 class _Row:
     """What the next record of a job is measured against."""
 
-    __slots__ = ("at", "class_", "dropped", "due_at", "failed", "line", "state")
+    __slots__ = ("at", "class_", "dropped", "due_at", "failed", "line", "state", "stored")
 
     def __init__(
         self,
@@ -168,6 +168,7 @@ class _Row:
         self.class_ = class_
         self.failed = bool(failed)
         self.dropped = bool(dropped)
+        self.stored = False
 
 
 def label_names() -> dict[str, Names]:
@@ -199,12 +200,21 @@ class MetricsView:
         """The jobs that the records name; at first all series, of which there are a few thousand."""
         if not self._loaded:
             self._load_series(db)
-        wanted = {(r.tenant, r.key): None for r in records if r.kind == "job"}
-        places = [place for place in wanted if place not in self._kept]
+        new: set[Address] = set()
+        wanted: dict[Address, None] = {}
+        for record in records:
+            if record.kind == "job":
+                place = (record.tenant, record.key)
+                if type(record.events[0]) is JobSubmitted:
+                    new.add(place)
+                elif place not in self._kept and place not in new:
+                    wanted[place] = None
+        places = list(wanted)
         for start in range(0, len(places), _LOOKUP_AT_ONCE):
             part = _encode(places[start : start + _LOOKUP_AT_ONCE]).decode()
             for tenant, key, state, line, *rest in db.execute(_LOOKUP, (part,)):
-                self._kept[tenant, key] = _Row(State(state), decode_labels(line), *rest)
+                row = self._kept[tenant, key] = _Row(State(state), decode_labels(line), *rest)
+                row.stored = True
 
     def _load_series(self, db: sqlite3.Connection) -> None:
         for label, labels in db.execute("SELECT label, labels FROM names"):
@@ -413,11 +423,19 @@ class MetricsView:
     # --- storing ----------------------------------------------------------------------------------------
 
     def writes(self) -> list[Write]:
+        """The rows in memory are then as the file has them; where it has not, `discard` comes next."""
         self._count_happened()
-        jobs: list[tuple[Any, ...]] = []
+        new: list[tuple[Any, ...]] = []
+        changed: list[tuple[Any, ...]] = []
+        kept = self._kept
         for place, row in self._dirty.items():
+            put = changed if row.stored else new
             state = (row.state.value, encode_labels(row.line), row.at, row.due_at)
-            jobs.append((*place, *state, row.class_, int(row.failed), int(row.dropped)))
+            put.append((*place, *state, row.class_, row.failed, row.dropped))
+            row.stored = True
+            kept.pop(place, None)
+            if row.state not in TERMINAL:
+                kept[place] = row
         names: list[tuple[str, Labels]] = []
         if self._named != self._count_names():
             names = [(label, known) for label, each in self.names.items() for known in each.known]
@@ -427,7 +445,8 @@ class MetricsView:
             for n, labels in self._dirty_histograms
         ]
         writes = [
-            Write(_PUT_JOB, jobs),
+            Write(_INSERT_JOB, new),
+            Write(_CHANGE_JOB, changed),
             Write(_PUT_NAME, [(label, encode_labels(known)) for label, known in names]),
             Write(_PUT_NUMBER, numbers),
             Write(_PUT_HISTOGRAM, bodies),
@@ -438,14 +457,9 @@ class MetricsView:
         return sum([len(each.known) for each in self.names.values()])
 
     def settle(self) -> None:
-        """What was written is what the file has. Live jobs stay in memory; the longest untouched go first."""
-        kept = self._kept
-        for place, row in self._dirty.items():
-            kept.pop(place, None)
-            if row.state not in TERMINAL:
-                kept[place] = row
-        while len(kept) > self._kept_max:
-            kept.popitem(last=False)
+        """Of the live jobs in memory the longest untouched go first."""
+        while len(self._kept) > self._kept_max:
+            self._kept.popitem(last=False)
         self._named = self._count_names()
         self._forget_batch()
 

@@ -22,7 +22,7 @@ END: Final = 2**63 - 1
 
 
 class Listing(NamedTuple):
-    """A table that is listed: `key` is its integer key, which grows with `at`.
+    """A table that is listed: `key` is its integer key, with which the log time `at` grows.
 
     For each column in `indexed`, the most telling first, there is an index behind the tenant, and one for the
     rows of each condition in `partial`.
@@ -90,7 +90,7 @@ def page(
     A page may be short, even empty, and still have a next one.
     """
     given = {column: value for column, value in equal.items() if value is not None}
-    first, end = bounds(db, of, tenant, query)
+    first, end = bounds(db, of, query)
     where, values = f"tenant = ? AND {of.key} >= ? AND {of.key} < ?", [tenant, first, end]
     walked = next((column for column in of.indexed if column in given), None)
     if walked is not None:
@@ -107,17 +107,25 @@ def page(
     return found, None if after is None else str(after)
 
 
-def bounds(db: sqlite3.Connection, of: Listing, tenant: str, query: NewestFirst) -> tuple[int, int]:
+def bounds(db: sqlite3.Connection, of: Listing, query: NewestFirst) -> tuple[int, int]:
     """The keys from which on, and before which, the rows of a page are."""
     before = END if query.cursor is None else int(query.cursor)
-    since = 0 if query.since is None else _first(db, of, tenant, query.since)
-    until = END if query.until is None else _first(db, of, tenant, query.until)
+    since = 0 if query.since is None else _first(db, of, query.since)
+    until = END if query.until is None else _first(db, of, query.until)
     return since, min(before, until)
 
 
-def _first(db: sqlite3.Connection, of: Listing, tenant: str, moment: datetime.datetime) -> int:
-    """The key of the tenant's first row at or after a moment."""
-    order = f"ORDER BY {of.at}, {of.key}"
-    sql = f"SELECT {of.key} FROM {of.table} WHERE tenant = ? AND {of.at} >= ? {order} LIMIT 1"  # noqa: S608
-    found = db.execute(sql, (tenant, log_time(moment))).fetchone()
-    return END if found is None else int(found[0])
+def _first(db: sqlite3.Connection, of: Listing, moment: datetime.datetime) -> int:
+    """The key from which on rows are of a moment or later: found by halving, as time grows with the key."""
+    at = log_time(moment)
+    newest = db.execute(f"SELECT max({of.key}) FROM {of.table}").fetchone()[0]  # noqa: S608 - names of ours
+    sql = f"SELECT {of.key}, {of.at} FROM {of.table} WHERE {of.key} >= ? ORDER BY {of.key} LIMIT 1"  # noqa: S608
+    first, end = 0, 0 if newest is None else int(newest) + 1
+    while first < end:
+        middle = (first + end) // 2
+        key, when = db.execute(sql, (middle,)).fetchone()
+        if when < at:
+            first = int(key) + 1
+        else:
+            end = middle
+    return first

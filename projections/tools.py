@@ -47,7 +47,6 @@ CREATE TABLE IF NOT EXISTS calls (
     known TEXT NOT NULL -- how the outcome came to be known
 );
 CREATE INDEX IF NOT EXISTS calls_by_tenant ON calls (tenant);
-CREATE INDEX IF NOT EXISTS calls_by_time ON calls (tenant, at);
 CREATE INDEX IF NOT EXISTS calls_by_job ON calls (tenant, job);
 CREATE INDEX IF NOT EXISTS calls_by_outcome ON calls (tenant, outcome);
 CREATE INDEX IF NOT EXISTS calls_by_tool ON calls (tenant, tool);
@@ -99,7 +98,7 @@ class ToolsView(Collecting):
     """The fold."""
 
     name = "tools"
-    version = 1
+    version = 2
     schema = _SCHEMA
     statements = (_INSERT, _TOOL, _ADD, _TOOK)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -40,6 +41,9 @@ from .file import position_of
 from .scale import quantiles, step_of
 from .shown import timestamp
 from .view import Write
+
+KEPT_JOBS: Final = 32_768
+"""Waiting jobs kept in memory."""
 
 KEPT_MINUTES: Final = 7 * 24 * 60
 """Of log time, from the newest record back."""
@@ -133,7 +137,9 @@ class TrafficView(Collecting):
     schema = _SCHEMA
     statements = (_GONE, _PUT, _QUEUE, _ADD, _WAITED, _OLD_MINUTES, _OLD_WAITS)
 
-    def __init__(self) -> None:
+    def __init__(self, kept_max: int = KEPT_JOBS) -> None:
+        self._kept_max = kept_max
+        self._kept: OrderedDict[tuple[str, str], Waiting] = OrderedDict()
         self._waiting: dict[tuple[str, str], Waiting | None] = {}
         self._stored: set[tuple[str, str]] = set()
         self._flows: dict[tuple[str, str, int], list[int]] = {}
@@ -149,15 +155,19 @@ class TrafficView(Collecting):
                 place = (record.tenant, record.key)
                 if type(record.events[0]) in _NOT_WAITING:
                     known.add(place)
-                elif place not in known:
-                    places[place] = None
+                elif place not in known and place not in self._stored:
+                    if (waiting := self._kept.get(place)) is None:
+                        places[place] = None
+                    else:
+                        self._stored.add(place)
+                        self._waiting[place] = waiting
         if not places:
             return
         wanted = msgspec.json.encode([[tenant, *split_job_key(key)] for tenant, key in places]).decode()
-        for tenant, queue, job_id, *waiting in db.execute(_LOOKUP, (wanted,)):
+        for tenant, queue, job_id, due_at, held, ready_at in db.execute(_LOOKUP, (wanted,)):
             place = (tenant, f"{queue}~{job_id}")
             self._stored.add(place)
-            self._waiting[place] = (waiting[0], waiting[1], waiting[2])
+            self._waiting[place] = (due_at, held, ready_at)
 
     def fold(self, records: Sequence[Record]) -> None:
         """Raises Violation where a job is granted that does not wait."""
@@ -201,7 +211,22 @@ class TrafficView(Collecting):
             self._put(statement, self._at // _MINUTE_US - KEPT_MINUTES)
         return super().writes()
 
+    def settle(self) -> None:
+        """Those that wait stay in memory; the longest untouched go first."""
+        kept = self._kept
+        for place, waiting in self._waiting.items():
+            kept.pop(place, None)
+            if waiting is not None:
+                kept[place] = waiting
+        while len(kept) > self._kept_max:
+            kept.popitem(last=False)
+        self._forget_batch()
+
     def discard(self) -> None:
+        self._kept.clear()
+        self._forget_batch()
+
+    def _forget_batch(self) -> None:
         self._waiting = {}
         self._stored = set()
         self._flows = {}

@@ -44,7 +44,11 @@ class View(Protocol):
         ...
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
-        """Brings into memory the rows that the records change."""
+        """Brings into memory the rows that the records change.
+
+        Not those that they must be the first of: a row that is there already is refused by its table, and
+        the view halts before the record.
+        """
         ...
 
     def fold(self, records: Sequence[Record]) -> None:

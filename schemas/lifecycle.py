@@ -236,7 +236,7 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
     if isinstance(event, JobSubmitted):
         return _submitted(event, record)
     assert job is not None, "only job_submitted starts from nothing; the table says so"
-    match event:
+    match event:  # what comes most often comes first
         case LeaseGranted(worker=worker, principal=principal):
             token = fencing_token(record.epoch, record.seq)
             expires_at = record.at + micros(job.limits.lease_s)
@@ -244,6 +244,8 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             return replace(
                 job, state=target, since=record.seq, attempt=job.attempt + 1, lease=lease, last_token=token
             )
+        case JobCompleted(output=output):
+            return _ended(job, target, record, output=output)
         case AttemptStarted():
             assert job.lease is not None
             return replace(job, lease=replace(job.lease, started_at=record.at))
@@ -251,8 +253,6 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             return replace(job, progress=progress)
         case StepIntended() | StepDone() | StepFailed() | StepCompensated() | ToolCalled() | UsageRecorded():
             return _noted(job, event, record)
-        case JobCompleted(output=output):
-            return _ended(job, target, record, output=output)
         case AttemptFailed(error=error):
             return replace(
                 job, state=target, since=record.seq, lease=None, error=error, failures=job.failures + 1

@@ -87,7 +87,8 @@ async def test_what_is_no_protocol_ends_the_connection(line: bytes) -> None:
         await parser(Listener()).parse(line)
 
 
-async def test_a_feed_gets_its_messages_at_once_and_as_they_are() -> None:
+@pytest.mark.parametrize("size", [1, 7, 50, 1_000])
+async def test_a_feed_gets_its_messages_at_once_and_as_they_are(size: int) -> None:
     listener = Listener()
     made = parser(listener)
     fed: list[tuple[bytes, ...]] = []
@@ -96,8 +97,8 @@ async def test_a_feed_gets_its_messages_at_once_and_as_they_are() -> None:
         fed.append(message)
 
     made.feeds.update({3: take, 4: take})
-    for at in range(len(STREAM)):
-        await made.parse(STREAM[at : at + 1])
+    for at in range(0, len(STREAM), size):
+        await made.parse(STREAM[at : at + size])
     assert fed == [
         (b"a.b", b"", b"\r\nMS", b"NATS/1.0\r\n\r\n"),
         (b"a.b", b"reply.to", b"", b"NATS/1.0\r\n\r\n"),

@@ -131,7 +131,7 @@ async def test_each_is_told_of_a_fault_when_it_comes_there(at: int, history: His
     told = history.wander(3, 300)
     spoiled = told.records[at - 1]._replace(body=told.records[at - 1].body.replace(b'"at":', b'"at":1'))
     log = history.log([*told.records[: at - 1], spoiled, *told.records[at:]], chunk_max=40)
-    async with feeding(log, window=50) as feeds:
+    async with feeding(log, window=50, stall_s=0.05) as feeds:
         followers = [await feeds.follow(Position()) for _ in range(2)]
         for follower in followers:  # an edited record is found by the one behind it
             with pytest.raises(Halted, match=f"record {at + 1}: its prev is"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import sqlite3
 import threading
@@ -16,8 +17,11 @@ from writ.broker.ports import Stored
 from writ.projections import places
 from writ.projections.feed import Feeds
 from writ.projections.jobs import JobsView
+from writ.projections.metrics import MetricsView
 from writ.projections.runner import Runner
-from writ.projections.view import Write
+from writ.projections.traffic import TrafficView
+from writ.projections.view import View, Write
+from writ.schemas.chain import Position
 from writ.schemas.events import HistoryLong
 from writ.schemas.lifecycle import State
 from writ.schemas.records import Record
@@ -47,6 +51,35 @@ async def test_a_rebuild_gives_the_same_bytes_whatever_the_batches_and_restarts(
             assert await runner.wait_for(stop, 20), runner.halted
             assert runner.path == parts
     assert dump(whole) == dump(parts)
+
+
+@pytest.mark.parametrize("make", [JobsView, MetricsView, TrafficView])
+async def test_what_is_kept_in_memory_changes_nothing(
+    make: Callable[[int], View], history: Histories, running: Running, dump: Callable[[Path], str]
+) -> None:
+    told = history.wander(31, 600)
+    dumps: list[str] = []
+    for kept_max in (0, 3, 100_000):
+        name = f"kept-{kept_max}.db"
+        async with running(told.log(), name, 7, make=functools.partial(make, kept_max)) as runner:
+            assert await runner.wait_for(len(told.records), 20), runner.halted
+            dumps.append(dump(runner.path))
+    assert len(set(dumps)) == 1
+
+
+async def test_views_that_begin_together_share_one_reading(history: Histories, tmp_path: Path) -> None:
+    """Also where one is late to take its place: what it needs is not forgotten before."""
+    told = history.wander(4, 9_000)
+    feeds = Feeds(told.log(), window=512)
+    first, late = await feeds.follow(Position()), await feeds.follow(Position())
+    seen = len((await first.next(400)).records)
+    while seen < 512:
+        seen += len((await first.next(400)).records)
+    assert (await late.next(400)).records[0].seq == 1
+    assert feeds.readings == 1
+    first.leave()
+    late.leave()
+    await feeds.close()
 
 
 async def test_the_rows_are_the_jobs_of_the_history(
@@ -154,16 +187,22 @@ async def test_a_record_that_cannot_stand_there_halts_the_view_just_before_it(
         assert reason in runner.halted
 
 
-async def test_an_event_that_the_lifecycle_refuses_halts_the_view(
-    history: Histories, running: Running
+@pytest.mark.parametrize("make", [JobsView, MetricsView])
+@pytest.mark.parametrize("batch_max", [1, 3, 100])
+async def test_a_second_submit_halts_the_view(
+    batch_max: int, make: Callable[[], View], history: Histories, running: Running
 ) -> None:
+    """In one batch the lifecycle refuses it; when the first is stored, its row does."""
     told = history()
     told.submitted().granted().completed()
-    told.put(told.forged(1, seq=4))
-    async with running(told.log()) as runner:
+    told.job("b").submitted()
+    told.put(told.forged(1, seq=5))
+    async with running(told.log(), batch_max=batch_max, make=make) as runner:
         assert not await runner.wait_for(FOR_EVER, 5)
-        assert runner.position == 3
-        assert "already_submitted" in (runner.halted or "")
+        assert runner.position == 4
+        refusal = "already_submitted" if batch_max == 100 else "cannot be stored: UNIQUE constraint failed"
+        assert (runner.halted or "").startswith("record 5: ")
+        assert refusal in (runner.halted or "")
 
 
 async def test_a_beat_of_a_lease_that_is_not_live_halts_the_view(
