@@ -3,8 +3,8 @@
     python -m benchmarks.views [--jobs 100000] [--million 1000000] [--seconds 20]
 
 The rebuild is by the process of the views as `writ up` starts it, over a log in a real broker: all views
-together. The lag is that of a whole node under load, with a worker and a client on the same cores. The pages are
-read from a jobs view into which a million jobs were folded, as it folds any log.
+together. The lag is that of a whole node under load, with a worker and a client on the same cores. The pages
+are read from a jobs view into which a million jobs were folded, as it folds any log.
 """
 
 from __future__ import annotations
