@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
 import os
 import random
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,6 +33,7 @@ from writ.broker.archive import ArchivedLog
 from writ.broker.connect import Target, connect
 from writ.broker.errors import WireError
 from writ.broker.log import JetStreamLog
+from writ.cli import main as main_of_writ
 from writ.orchestrator.replay.history import Entry
 from writ.orchestrator.replay.verify import Verifier
 from writ.orchestrator.snapshots import Snapshots, recover, state_digest
@@ -51,6 +55,22 @@ def send(n: int):
         raise ValueError(f"no address {n}")
     return {"sent": n}
 """
+_OTHERWISE: Final = """
+[queues.mail]
+archive_after_s = 0
+retry = {max_attempts = 2}
+concurrency = 3
+"""
+_OF_JOB: Final = (("job",), ("replay",), ("replay", "--verify"), ("replay", "--at", "1000000000"))
+_OF_ALL: Final = (
+    *(("jobs", "--limit", "50"), ("dlq",), ("attempts", "--limit", "50"), ("audit",), ("queue", "show", QUEUE)),
+    *(("replay", "--at", "150"), ("replay", "--queue", QUEUE), ("replay", "--diff", "20", "300")),
+    *(("replay", "--verify"), ("replay", "--what-if", "otherwise.toml")),
+)
+_OVER_HTTP: Final = (
+    *("/v1/queues/{queue}/jobs/{job}", "/v1/queues/{queue}/jobs/{job}/records", "/v1/log?limit=100"),
+    *("/v1/queues/{queue}/jobs/{job}/timeline", "/v1/log/stretch?limit=500", "/v1/audit"),
+)
 _SMALL: Final = ("--segment-max", "300", "--segment-min", "20", "--snapshot-every", "400")
 
 
@@ -99,6 +119,7 @@ class Proof:
     async def run(self) -> Told:
         """Raises AssertionError with what does not hold."""
         (self.root / "mails.py").write_text(_TASKS, encoding="utf-8")
+        (self.root / "otherwise.toml").write_text(_OTHERWISE, encoding="utf-8")
         self._up()
         worker = None
         try:
@@ -183,11 +204,13 @@ class Proof:
 
     async def _compare(self) -> Told:
         """Everything that is told, before the last of it is moved and after, and from nothing."""
-        before = self._answers()
+        before = await asyncio.to_thread(self._answers)
         kept = self.writ("archive", "run", *_SMALL)
         assert kept["archive_last"] >= 3 * self._jobs, f"not all finished history was moved: {kept}"
-        for told, earlier in zip(self._answers(), before, strict=True):
-            assert json.dumps(told) == json.dumps(earlier), "not what was told before the history was moved"
+        after = await asyncio.to_thread(self._answers)
+        differ = [words for words in before if after[words] != before[words]]
+        assert not differ, f"not what was told before the history was moved: {differ}"
+        assert all(before.values()), "each reader has something to tell"
         info = json.loads((self.directory / "node.json").read_bytes())
         link = await connect(
             Target(info["url"], self.directory / "keys" / "log.nk"), "proof", inbox_prefix="_INBOX"
@@ -203,15 +226,50 @@ class Proof:
             records, kept["archive_last"], kept["segments"], self._node_kills, self._pass_kills, self._passes
         )
 
-    def _answers(self) -> list[Any]:
-        """What the command line tells of some jobs, the first and the last among them."""
-        found: list[Any] = []
-        for n in (0, self._jobs - 1):
-            found += [self.writ(*words, f"j{n}") for words in (("job",), ("replay",), ("replay", "--verify"))]
-            explained = self.writ("explain", f"j{n}")
+    def _answers(self) -> dict[str, Any]:
+        """What every reader tells: of the first and the last job, of the queue, and of the log itself."""
+        first, last = "j0", f"j{self._jobs - 1}"
+        found = {
+            " ".join(words): self._told(*words)
+            for words in (
+                *[(*words, job) for job in (first, last) for words in _OF_JOB],
+                *_OF_ALL,
+                ("replay", first, "--export", "first.bundle"),
+                ("replay", "--export", "all.bundle"),
+                ("replay", "--bundle", "all.bundle", "--verify"),
+            )
+        }
+        for job in (first, last):
+            explained = self._told("explain", job)
             # These count seconds up to now.
-            found.append({k: v for k, v in explained.items() if k not in ("at", "not_running")})
+            found[f"explain {job}"] = {k: v for k, v in explained.items() if k not in ("at", "not_running")}
+        for name in ("first", "all"):
+            # The head of a bundle says when it was made, and the last line is the digest of all.
+            found[name] = (self.root / f"{name}.bundle").read_bytes().splitlines()[1:-1]
+            del found[f"replay {f'{first} ' if name == 'first' else ''}--export {name}.bundle"]
+        for path in _OVER_HTTP:
+            found[path] = self._asked(path.format(queue=QUEUE, job=first))
         return found
+
+    def _told(self, *words: str) -> Any:
+        """What a command prints as JSON, run in this process: one of its own would take as long as it all."""
+        here = [str(self.root / word) if word.endswith((".bundle", ".toml")) else word for word in words]
+        where = [] if "--bundle" in words else ["--dir", str(self.directory)]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main_of_writ([*here, "--json", *where])
+        assert code == 0, f"{words}: {err.getvalue()}"
+        return json.loads(out.getvalue())
+
+    def _asked(self, path: str) -> Any:
+        """What the HTTP API answers."""
+        info = json.loads((self.directory / "node.json").read_bytes())
+        token = Path(info["token_path"]).read_text(encoding="utf-8").strip()
+        request = urllib.request.Request(
+            f"{info['http_url']}{path}", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
+            return json.load(answer)
 
     async def _verified(self, log: ArchivedLog) -> int:
         """The whole log against its rules, through the archive; how many records it has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import sqlite3
 import zlib
@@ -56,6 +57,8 @@ def texts(directory: Path) -> Iterator[tuple[Path, bytes]]:
         packed = body.partition(b"\n")[2] if path.suffix == ".segment" else body
         if path.suffix in (".segment", ".state"):
             yield path, zlib.decompress(packed)
+        elif path.suffix == ".gz":
+            yield path, gzip.decompress(body)
 
 
 def holding(directory: Path, text: str) -> list[str]:
@@ -109,6 +112,7 @@ def test_after_an_erasure_no_file_holds_the_text_and_everything_still_verifies(w
     shown = [ward.json("job", job) for job in "abc"]
     assert all(job["input"] == {"says": f"{SECRET}!"} and job["output"] for job in shown)
     assert all(SECRET in job["error"]["text"] for job in shown)
+    bundles = exported(ward, directory)
     ward.until(lambda: not holding(directory, SECRET))
     assert not holding(directory, "Jane Roe"), "a subject's name stands nowhere"
     assert (
@@ -130,12 +134,26 @@ def test_after_an_erasure_no_file_holds_the_text_and_everything_still_verifies(w
         ward.writ("replay", job, "--verify")
     ward.writ("archive", "run", "--segment-min", "1", "--snapshot-every", "1")
     assert not holding(directory, SECRET)
+    for bundle in bundles:
+        ward.writ("replay", "--bundle", str(bundle), "--verify")
+    assert len(exported(ward, directory)) == len(bundles)
+    kinds = {path.suffix for path, _ in texts(directory)}
+    assert {".blk", ".db", ".segment", ".state", ".bundle", ".gz"} <= kinds, "all that keeps history was read"
+    assert not holding(directory, SECRET), "nor what was exported, before or after"
     ward.writ("down")
     assert not holding(directory, SECRET), "nor what was written last"
     ward.up()
     asyncio.run(verified_and_rebuilt(ward.root))
     assert ward.json("job", "c")["input"] == {"says": f"{SECRET}!"}
     assert not holding(directory, SECRET)
+
+
+def exported(place: Place, directory: Path) -> list[Path]:
+    """Bundles of one job, of a filter, and of everything."""
+    made = {"job.bundle": ("b",), "ward.bundle": ("--queue", "ward"), "all.bundle.gz": ()}
+    for name, which in made.items():
+        place.writ("replay", *which, "--export", str(directory / name))
+    return [directory / name for name in made]
 
 
 def kept(place: Place, job: str) -> list[Any]:
