@@ -243,9 +243,10 @@ class ArchivedLog:
         while last is None or at <= last:
             if await self._is_trimmed(at, follow):
                 await self._find(at)
+                upto = self.archive.last  # another reader may find more of it meanwhile
                 async for messages in self.archive.lists(at, subjects):
                     yield messages
-                at = self.archive.last + 1
+                at = upto + 1
                 continue
             # What is let go while it is being read is passed over without a word: then what came before the
             # gap is the archive's, and the reading begins anew.

@@ -262,3 +262,24 @@ async def test_what_is_trimmed_under_a_reader_comes_from_the_archive(
     async for part in reader:
         got += part
     assert got == before
+
+
+async def test_what_another_reader_finds_in_the_archive_is_not_passed_over(twin: Twin, shelf: Shelf) -> None:
+    """Readers share what they know of the archive, and each has its own place in it."""
+    for queue in ("mail", "post"):
+        await twin.ask("declare", queue, policy={"archive_after_s": 60})
+    await end_all(twin, "mail")
+    first = await shelf.tend()
+    await work(twin, 8, "post")
+    await end_all(twin, "post")
+    before = await shelf.read()
+    log = shelf.log
+    reader = log.read()
+    got = await anext(reader)
+    assert got[-1].seq < first.archive_last, "it stands within the archive"
+    assert (await shelf.tend()).archive_last > first.archive_last
+    other = [m async for part in log.read(first.archive_last + 1) for m in part]
+    assert other == before[first.archive_last :]
+    async for part in reader:
+        got += part
+    assert got == before
