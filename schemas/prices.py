@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
+import datetime
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
+from .bounds import NAME_MAX_CHARS
 from .facts import Fact
 
 PRICES_KEY: Final = "models"
 """The key of a tenant's price table, an aggregate of kind `prices`."""
 
 _PER: Final = 1_000_000
+_ROUNDED: Final = 1e-3
+"""By so much of a micro-dollar a decimal fraction may be off in binary."""
+
+Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
 class PriceSet(Fact, frozen=True):
@@ -35,6 +42,35 @@ class Price(msgspec.Struct, frozen=True, gc=False):
     from_at: int
     input_microusd: int
     output_microusd: int
+
+
+class PricePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a million tokens of a model cost, in US dollars to the millionth, from a time on."""
+
+    input: Usd
+    output: Usd
+    from_: Annotated[datetime.datetime, Meta(tz=True)] | None = msgspec.field(name="from", default=None)
+
+    @property
+    def microusd(self) -> tuple[int, int]:
+        """Of tokens in, and of tokens out."""
+        return round(self.input * _PER), round(self.output * _PER)
+
+    def price(self, model: str, at: int) -> Price:
+        """As an entry of the table; from log time `at` on where it names no time."""
+        from_at = at if self.from_ is None else round(self.from_.timestamp() * _PER)
+        return Price(model, from_at, *self.microusd)
+
+
+def price_fault(model: str, price: PricePolicy) -> str | None:
+    """Why a price cannot be one."""
+    if not 1 <= len(model) <= NAME_MAX_CHARS:
+        return f"the model's name has {len(model)} characters; give 1 to {NAME_MAX_CHARS}"
+    for field in ("input", "output"):
+        usd = getattr(price, field)
+        if abs(usd * _PER - round(usd * _PER)) > _ROUNDED:
+            return f"{field} {usd} is finer than a millionth of a dollar"
+    return None
 
 
 class Prices(msgspec.Struct, frozen=True, gc=False):

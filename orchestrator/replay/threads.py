@@ -27,6 +27,7 @@ from writ.schemas.operations import OPERATION_CAUSE
 from writ.schemas.policy import Retry
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue
 from writ.schemas.records import Record
+from writ.schemas.steps import NOTED, CompensationEnded, UsageRecorded
 
 from ..consequences import ORCHESTRATOR
 from .history import HistoryError
@@ -38,14 +39,21 @@ ENDINGS: Final = (AttemptFailed, JobCompleted, JobSnoozed, LeaseExpired, LeaseRe
 OPENS: Final = (JobSubmitted, JobRedriven, JobRerun)
 """Events that open a round."""
 
-_BY_WORKERS: Final = (LeaseGranted, AttemptStarted, ProgressReported)
+_BY_WORKERS: Final[tuple[type[Fact], ...]] = (
+    LeaseGranted,
+    AttemptStarted,
+    ProgressReported,
+    CompensationEnded,
+    *NOTED,
+)
 _RECORD: Final = "record:"
 
 
 class Came(msgspec.Struct, frozen=True):
     """How a job came out. `state` is where all that is recorded of it leads to, or `unknown`.
 
-    `attempts`, `failures` and `lost` are of all its rounds; `ended_at` is log time in microseconds.
+    `attempts`, `failures` and `lost` are of all its rounds; `ended_at` is log time in microseconds. What
+    `unpriced` usages of models cost is not known, and not in `cost_microusd`.
     """
 
     state: str
@@ -54,6 +62,8 @@ class Came(msgspec.Struct, frozen=True):
     lost: int
     ended_at: int | None = None
     reason: str | None = None
+    cost_microusd: int = 0
+    unpriced: int = 0
 
 
 class Step(NamedTuple):
@@ -85,6 +95,11 @@ class Thread:
         """How it came out, where that is not as recorded."""
 
         self.parted: tuple[int, str] | None = None
+        """Where it leaves its records, and why."""
+
+        self.repriced: tuple[int, str] | None = None
+        """Where something of it first costs otherwise, and what."""
+
         self.ends_at = 0
         """When it ended in this telling."""
 
@@ -92,10 +107,18 @@ class Thread:
         self.tally = [0, 0, 0]
         """Attempts, failures and lost leases so far."""
 
+        self.cost_microusd = self.unpriced = 0
+        """What its usage of models cost so far, and how many usages had no price."""
+
+    def spend(self, cost_microusd: int | None) -> None:
+        """One usage more."""
+        self.cost_microusd += cost_microusd or 0
+        self.unpriced += cost_microusd is None
+
     def comes(self, state: str, ended_at: int | None = None, reason: str | None = None) -> Came:
         """How it comes out, with what it has had so far."""
         attempts, failures, lost = self.tally
-        return Came(state, attempts, failures, lost, ended_at, reason)
+        return Came(state, attempts, failures, lost, ended_at, reason, self.cost_microusd, self.unpriced)
 
     @property
     def place(self) -> str:
@@ -116,7 +139,7 @@ def from_outside(step: Step) -> bool:
     first = step.events[0]
     if step.cause == "terminate":
         return True
-    if isinstance(first, (*ENDINGS, *_BY_WORKERS)) or (isinstance(first, JobSuspended) and first.token):
+    if isinstance(first, ENDINGS + _BY_WORKERS) or (isinstance(first, JobSuspended) and first.token):
         return False
     if step.actor != ORCHESTRATOR:
         return True
@@ -127,6 +150,7 @@ def from_outside(step: Step) -> bool:
 def recorded(thread: Thread) -> Came:
     """How a job came out, as its records tell it."""
     events = [event for step in thread.steps for event in step.events]
+    costs = [event.cost_microusd for event in events if isinstance(event, UsageRecorded)]
     job = thread.steps[-1].after
     return Came(
         job.state,
@@ -135,6 +159,8 @@ def recorded(thread: Thread) -> Came:
         sum(isinstance(event, LeaseExpired) for event in events),
         job.finished_at,
         job.reason,
+        sum(cost or 0 for cost in costs),
+        costs.count(None),
     )
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from writ.schemas.events import (
@@ -36,53 +36,19 @@ from writ.schemas.lifecycle import TERMINAL, Job, State, job_deadline, micros
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queues import BUILT_IN, Mode, Queue, evolve_queue, granted, retried
 from writ.schemas.records import Record
+from writ.schemas.steps import CompensationDue
+from writ.schemas.supposed import Supposed
 
 from ..decide import retry
+from .alerts import alerted
+from .otherwise import Otherwise, Sum, WhatIf
+from .spending import Ledger, Tables
 from .stretch import Stretch
-from .threads import ENDINGS, OPENS, Came, Records, Step, Thread, caused_by, from_outside, lay_out, recorded
+from .threads import ENDINGS, OPENS, Records, Step, Thread, caused_by, from_outside, lay_out, recorded
 
 UNKNOWN: Final = "unknown"
 _BY_TIME: Final = (DeadReason.EXPIRED, DeadReason.JOB_TIMEOUT)
 _WEIGHED: Final = ("retry", "concurrency", "key_concurrency", "rate_per_s", "burst", "retries_per_min")
-
-
-class Otherwise(msgspec.Struct, frozen=True):
-    """A job that would have come out otherwise: it parts from its records at record `seq`, as `why` says.
-
-    `later_us` is by how much its last step would have come later; below 0 sooner.
-    """
-
-    key: str
-    seq: int
-    why: str
-    was: Came
-    would_be: Came
-    later_us: int
-
-
-class Totals(msgspec.Struct, frozen=True):
-    """All jobs together. `states` counts them, those whose end is not known among them as `unknown`."""
-
-    states: dict[str, int]
-    attempts: int
-    failures: int
-    lost: int
-
-
-class WhatIf(msgspec.Struct, frozen=True):
-    """What was asked and what came of it.
-
-    `queues` are those whose policy was another; `not_weighed` the fields that differ and are not looked at.
-    `moved` jobs come out the same at another time; `otherwise` lists them too, and all that part in any way.
-    """
-
-    queues: tuple[str, ...]
-    not_weighed: dict[str, tuple[str, ...]]
-    jobs: int
-    was: Totals
-    would_be: Totals
-    moved: int
-    otherwise: tuple[Otherwise, ...]
 
 
 class _Line:
@@ -115,18 +81,32 @@ class _Line:
             self.by_key[job.concurrency_key] = self.by_key.get(job.concurrency_key, 0) + by
 
 
-def what_if(stretch: Stretch, policies: Mapping[str, QueuePolicy]) -> WhatIf:
-    """What would have come out had these queues had these policies.
+def what_if(
+    stretch: Stretch, policies: Mapping[str, QueuePolicy], prices: Tables = MappingProxyType({})
+) -> WhatIf:
+    """What would have come out had these queues had these policies, and these models these prices.
 
     A policy stands in place of all that were declared for its queue, from the first declaration on; where
-    none ever was, from the start. Raises HistoryError.
+    none ever was, from the start. The prices of a model stand in place of all that were set for it. Raises
+    HistoryError.
     """
-    return _Telling(stretch, policies).tell()
+    return _Telling(stretch, policies, prices).tell()
+
+
+def supposing(stretch: Stretch, supposed: Supposed) -> WhatIf:
+    """What would have come out under all that is supposed, and which alerts would have fired.
+
+    Raises HistoryError.
+    """
+    prices = supposed.price_tables()
+    alerts = alerted(stretch, supposed.alerts, prices)
+    return replace(what_if(stretch, supposed.queues, prices), alerts=alerts)
 
 
 class _Telling:
-    def __init__(self, stretch: Stretch, policies: Mapping[str, QueuePolicy]) -> None:
+    def __init__(self, stretch: Stretch, policies: Mapping[str, QueuePolicy], prices: Tables) -> None:
         self._policies = policies
+        self._ledger = Ledger(prices)
         records = lay_out(stretch)
         self._threads, self._ended = records.threads, records.ended
         self._lines: dict[str, _Line] = {}
@@ -145,6 +125,7 @@ class _Telling:
     def _begin(self, records: Records) -> None:
         """Puts each job's first step, and what was done to queues, at their times."""
         for thread in self._threads.values():
+            self._ledger.lay_out(thread)
             policy = self._policies.get(thread.queue)
             if policy is not None and thread.queue not in records.declared:
                 self._line(thread.place).queue = replace(BUILT_IN, policy=policy)
@@ -259,6 +240,12 @@ class _Telling:
 
     def _done(self, thread: Thread, step: Step, now: int) -> None:
         """A step was taken as it is recorded."""
+        model = self._ledger.tell(thread, step, now)
+        if model is not None:
+            thread.repriced = thread.repriced or (
+                step.seq,
+                f"its usage of model {model} would cost otherwise",
+            )
         if self._ended.get(step.seq) is thread:
             thread.ends_at = now
             self._tell_end(step.seq, True, now - step.at)
@@ -415,6 +402,9 @@ class _Telling:
                 self._end(thread, step, State.CANCELLED, reason, now)
             case JobSuspended(rule=rule):
                 self._end(thread, step, State.SUSPENDED, rule, now)
+            case CompensationDue(rule=rule):
+                never = f"it would end ({rule}) when its steps are undone, and those attempts never ran"
+                self._unknown(thread, step, never, now)
             case _:
                 raise AssertionError(type(event))
 
@@ -444,7 +434,7 @@ class _Telling:
 
     def _result(self) -> WhatIf:
         otherwise: list[Otherwise] = []
-        was_all, would_all = _Sum(), _Sum()
+        was_all, would_all = Sum(), Sum()
         moved = 0
         for place in sorted(self._threads):
             thread = self._threads[place]
@@ -459,10 +449,12 @@ class _Telling:
                 would = thread.comes(State.PENDING if held is None else held.state)
             was_all.add(was)
             would_all.add(would)
-            if was == would and thread.parted is None:
+            parted = thread.parted or thread.repriced
+            if was == would and parted is None:
                 continue
-            seq, why = thread.parted or (thread.steps[-1].seq, "what it rests on comes at another time")
-            moved += (was.state, was.attempts) == (would.state, would.attempts)
+            seq, why = parted or (thread.steps[-1].seq, "what it rests on comes at another time")
+            same_time = (was.ended_at, 0) == (would.ended_at, thread.later_us)
+            moved += not same_time and (was.state, was.attempts) == (would.state, would.attempts)
             otherwise.append(Otherwise(thread.key, seq, why, was, would, thread.later_us))
         return WhatIf(
             tuple(sorted(self._policies)),
@@ -472,19 +464,6 @@ class _Telling:
             would_all.totals(),
             moved,
             tuple(otherwise),
+            self._ledger.pricing.models,
+            self._ledger.lines(),
         )
-
-
-class _Sum:
-    def __init__(self) -> None:
-        self.states: dict[str, int] = {}
-        self.counts = [0, 0, 0]
-
-    def add(self, came: Came) -> None:
-        self.states[came.state] = self.states.get(came.state, 0) + 1
-        for index, count in enumerate((came.attempts, came.failures, came.lost)):
-            self.counts[index] += count
-
-    def totals(self) -> Totals:
-        attempts, failures, lost = self.counts
-        return Totals(dict(sorted(self.states.items())), attempts, failures, lost)

@@ -63,9 +63,15 @@ concurrency = 3
 """
 _OF_JOB: Final = (("job",), ("replay",), ("replay", "--verify"), ("replay", "--at", "1000000000"))
 _OF_ALL: Final = (
-    *(("jobs", "--limit", "50"), ("dlq",), ("attempts", "--limit", "50"), ("audit",), ("queue", "show", QUEUE)),
+    *(
+        ("jobs", "--limit", "50"),
+        ("dlq",),
+        ("attempts", "--limit", "50"),
+        ("audit",),
+        ("queue", "show", QUEUE),
+    ),
     *(("replay", "--at", "150"), ("replay", "--queue", QUEUE), ("replay", "--diff", "20", "300")),
-    *(("replay", "--verify"), ("replay", "--what-if", "otherwise.toml")),
+    *(("queue", "show", QUEUE), ("replay", "--verify"), ("replay", "--what-if", "otherwise.toml")),
 )
 _OVER_HTTP: Final = (
     *("/v1/queues/{queue}/jobs/{job}", "/v1/queues/{queue}/jobs/{job}/records", "/v1/log?limit=100"),

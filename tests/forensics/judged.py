@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from writ.orchestrator.replay.otherwise import WhatIf
 from writ.orchestrator.replay.stretch import Stretch, folded
 from writ.orchestrator.replay.threads import Came
-from writ.orchestrator.replay.whatif import UNKNOWN, WhatIf, what_if
+from writ.orchestrator.replay.whatif import UNKNOWN, what_if
 from writ.schemas.policy import QueuePolicy
 
 from .runs import Run, retrying, run, with_faults

@@ -1,29 +1,25 @@
-"""`writ apply`: queues and schedules as a TOML file says them."""
+"""`writ apply`: queues, schedules and prices as a TOML file says them."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import tomllib
+import time
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from .declared import HELP, Declared, read
 from .output import paint, print_json
 from .queues import all_queues, flat, shown
 from .reach import connected
 from .schedules import all_schedules
-from .usage import UsageError, nearest
+from .usage import UsageError
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
-    from writ.schemas.policy import QueuePolicy
-    from writ.schemas.schedules import ScheduleSpec
+    from writ.schemas.prices import Price, PricePolicy
 
-T = TypeVar("T", bound="QueuePolicy | ScheduleSpec")
-_TABLES: Final = ("queues", "schedules")
-_HELP: Final = ["writ apply --help            (shows a file)"]
 _MARKS: Final = {
     "new": ("+", "green"),
     "changed": ("~", "yellow"),
@@ -41,16 +37,6 @@ _LEFT: Final = {
 
 
 @dataclass
-class Declared:
-    """What the file says."""
-
-    queues: dict[str, QueuePolicy] = field(default_factory=dict[str, "QueuePolicy"])
-    schedules: dict[str, tuple[str, ScheduleSpec, bytes]] = field(
-        default_factory=dict[str, "tuple[str, ScheduleSpec, bytes]"]
-    )
-
-
-@dataclass
 class Change:
     """One table of the file against what is declared; `fields` are those that differ, old and new.
 
@@ -62,96 +48,18 @@ class Change:
     queue: str
     change: str
     fields: dict[str, tuple[Any, Any]]
+    price: PricePolicy | None = None
 
 
 def apply(args: Namespace) -> int:
     """Shows what differs, and declares it; a bad file is a usage error, and nothing of it is declared."""
     declared = read(args.file)
+    if declared.alerts:
+        reason = f"{args.file}: alerts are looked at by replay --what-if, and declared nowhere"
+        raise UsageError(reason, [f"writ replay --what-if {args.file}"])
     if args.reason is None:
         args.reason = f"applied {'a file' if args.file == '-' else args.file}"[:1_000]
     return asyncio.run(_apply(args, declared))
-
-
-# --- the file -------------------------------------------------------------------------------------------
-
-
-def read(name: str) -> Declared:
-    """The file's tables, each checked. Raises UsageError, which names the table and the field."""
-    try:
-        if name == "-":
-            text = sys.stdin.read()
-        else:
-            with open(name, encoding="utf-8") as file:
-                text = file.read()
-        document = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}", _HELP) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name} is not TOML: {error}", _HELP) from error
-    declared = Declared()
-    for table, content in document.items():
-        if table not in _TABLES or not isinstance(content, dict):
-            meant = nearest(table, _TABLES)
-            hint = f"; did you mean {meant}?" if meant and meant != table else ""
-            raise UsageError(f"{name}: {table} is not a table of queues or schedules{hint}", _HELP)
-    for queue, table in document.get("queues", {}).items():
-        declared.queues[queue] = _queue(name, queue, table)
-    for schedule, table in document.get("schedules", {}).items():
-        declared.schedules[schedule] = _schedule(name, schedule, table)
-    if not declared.queues and not declared.schedules:
-        raise UsageError(f"{name} holds no [queues.NAME] and no [schedules.NAME]", _HELP)
-    return declared
-
-
-def _queue(file: str, name: str, table: Any) -> QueuePolicy:
-    from writ.schemas.ids import token_fault
-    from writ.schemas.policy import QueuePolicy
-
-    where = f"{file}: queues.{name}"
-    fault = token_fault(name, "queue")
-    if fault is not None:
-        raise UsageError(f"{where}: {fault}", _HELP)
-    return _converted(where, table, QueuePolicy)
-
-
-def _schedule(file: str, name: str, table: Any) -> tuple[str, ScheduleSpec, bytes]:
-    import msgspec
-
-    from writ.schemas.ids import token_fault
-    from writ.schemas.schedules import ScheduleSpec, spec_fault
-
-    where = f"{file}: schedules.{name}"
-    if not isinstance(table, dict):
-        raise UsageError(f"{where} is not a table", _HELP)
-    rest: dict[str, Any] = dict(table)  # pyright: ignore[reportUnknownArgumentType]
-    queue = rest.pop("queue", None)
-    if not isinstance(queue, str):
-        raise UsageError(f"{where}.queue: the queue in which it starts jobs is missing", _HELP)
-    for value, what in ((name, "schedule"), (queue, "queue")):
-        fault = token_fault(value, what)
-        if fault is not None:
-            raise UsageError(f"{where}: {fault}", _HELP)
-    content = msgspec.json.encode(rest.pop("input", None))
-    spec = _converted(where, rest, ScheduleSpec)
-    wrong = spec_fault(spec)
-    if wrong is not None:
-        raise UsageError(f"{where}.{wrong.field}: {wrong.reason}", _HELP)
-    return queue, spec, content
-
-
-def _converted(where: str, table: Any, kind: type[T]) -> T:
-    import msgspec
-
-    from writ.schemas.faults import explain_fault
-
-    try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        path, reason = explain_fault(error, msgspec.json.encode(table), kind)
-        known = [each.encode_name for each in msgspec.structs.fields(kind)]
-        meant = nearest(path, known) if path and "unknown field" in reason else None
-        hint = f"; did you mean {meant}?" if meant else ""
-        raise UsageError(f"{where}{f'.{path}' if path else ''}: {reason}{hint}", _HELP) from error
 
 
 # --- against what is declared ---------------------------------------------------------------------------
@@ -186,7 +94,29 @@ async def _compared(client: Client, declared: Declared) -> list[Change]:
         fields = _differing(was, now)
         change = "new" if not found else "changed" if fields else "unchanged"
         changes.append(Change("schedule", name, queue, change, fields))
+    return changes + await _compared_prices(client, declared)
+
+
+async def _compared_prices(client: Client, declared: Declared) -> list[Change]:
+    """Each price of the file against the one that holds at its time, which is now if it names none."""
+    from writ.schemas.prices import Prices
+
+    now = time.time_ns() // 1_000
+    changes: list[Change] = []
+    for model, prices in declared.prices.items():
+        table = Prices(0, (await client.prices(model)).table)
+        for given in prices:
+            price = given.price(model, now)
+            known = table.price(model, price.from_at)
+            was = {} if known is None else _dollars(known)
+            fields = _differing(was, _dollars(price))
+            change = "new" if known is None else "changed" if fields else "unchanged"
+            changes.append(Change("price", model, "", change, fields, given))
     return changes
+
+
+def _dollars(price: Price) -> dict[str, Any]:
+    return {"input $/M": price.input_microusd / 1e6, "output $/M": price.output_microusd / 1e6}
 
 
 async def _unnamed(client: Client, declared: Declared, prune: bool) -> list[Change]:
@@ -221,7 +151,7 @@ async def _apply(args: Namespace, declared: Declared) -> int:
             try:
                 await _carry_out(client, declared, change, args.reason)
             except Refused as error:
-                raise UsageError(f"{args.file}: {change.kind}s.{change.name}: {error}", _HELP) from error
+                raise UsageError(f"{args.file}: {change.kind}s.{change.name}: {error}", HELP) from error
     if args.json:
         print_json([_document(change, args.dry_run) for change in changes])
         return 0
@@ -240,7 +170,10 @@ async def _carry_out(client: Client, declared: Declared, change: Change, reason:
 
     from writ.schemas.policy import QueuePolicy
 
-    if change.kind == "queue":
+    if change.price is not None:
+        given, got = change.price.microusd
+        await client.set_price(change.name, given, got, reason, from_=change.price.from_)
+    elif change.kind == "queue":
         policy = QueuePolicy() if change.change == "pruned" else declared.queues[change.name]
         await client.declare_queue(change.name, policy, reason)
     elif change.change == "pruned":

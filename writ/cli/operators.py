@@ -58,10 +58,11 @@ def add(to: Subparsers) -> None:
     _add_queue(to)
     _add_schedule(to)
     apply = command(
-        to, "apply", "Declare the queues and schedules of a TOML file: what differs is shown, then declared.",
+        to, "apply", "Declare what a TOML file says of queues, schedules and prices: what differs is shown.",
         "  writ apply writ.toml --dry-run\n\n"
         "  [queues.billing]\n  concurrency = 10\n  retry = {max_attempts = 3}\n\n"
-        "  [schedules.nightly]\n  queue = \"billing\"\n  task = \"invoices.close\"\n  cron = \"0 3 * * *\"",
+        "  [schedules.nightly]\n  queue = \"billing\"\n  task = \"invoices.close\"\n  cron = \"0 3 * * *\""
+        "\n\n  [prices.small]\n  input = 0.25\n  output = 1.25",
     )  # fmt: skip
     apply.add_argument("file", metavar="FILE", help="`-` reads standard input")
     apply.add_argument("--dry-run", action="store_true", help="only show what would change")

@@ -210,3 +210,8 @@ def took(seconds: float | None) -> str:
 def count(number: int, noun: str, many: str = "") -> str:
     """`1 job`, `2,000 jobs`; `many` where an `s` does not make it."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {many or f'{noun}s'}"
+
+
+def dollars(microusd: int) -> str:
+    """An amount of micro-dollars in US dollars."""
+    return f"${microusd / 1_000_000:,.6f}"

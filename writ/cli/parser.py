@@ -371,7 +371,7 @@ def _add_past_commands(to: Subparsers) -> None:
         "  writ replay 01JABC --at 120           at a log sequence, or at 2026-01-31T12:00:00Z\n"
         "  writ replay --queue billing --diff 120 180\n"
         "  writ replay --verify                  every record, transition and decision; exits 1 on a fault\n"
-        "  writ replay --what-if policies.toml   a file as writ apply takes it\n"
+        "  writ replay --what-if policies.toml   a file as writ apply takes it, and [alerts.NAME]\n"
         "  writ replay 01JABC --as html > job.html\n"
         "  writ replay --state dead --export dead.bundle.gz\n"
         "  writ replay --bundle dead.bundle.gz --verify",
@@ -383,7 +383,7 @@ def _add_past_commands(to: Subparsers) -> None:
     replay.add_argument("--at", metavar="SEQ|TIME", help="the state at a log sequence or an RFC 3339 time")
     replay.add_argument("--diff", metavar="SEQ|TIME", nargs=2, help="what changed from the one to the other")
     replay.add_argument("--verify", action="store_true", help="make every recorded decision again")
-    replay.add_argument("--what-if", metavar="FILE", help="what other policies of queues would have led to")
+    replay.add_argument("--what-if", metavar="FILE", help="what other policies and prices would have led to")
     replay.add_argument(
         "--as", dest="shown_as", choices=("text", "json", "mermaid", "html"), help="how a timeline is shown"
     )

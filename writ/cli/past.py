@@ -122,7 +122,9 @@ def replay(args: Namespace) -> int:
     if mode == "export":
         return replays.export(args)
     if mode == "what_if":
-        return replays.what_if(args)
+        from .what_if import what_if
+
+        return what_if(args)
     if args.id is None:
         if mode == "shown_as":
             raise UsageError("--as is for the timeline of one job", ["writ replay ID --as html"])

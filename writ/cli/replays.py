@@ -18,9 +18,7 @@ from .usage import CommandError, UsageError
 if TYPE_CHECKING:
     from writ.orchestrator.replay.picture import Change, Picture, Scope
     from writ.orchestrator.replay.stretch import Point, Stretch
-    from writ.orchestrator.replay.threads import Came
     from writ.orchestrator.replay.verify import Report
-    from writ.orchestrator.replay.whatif import Otherwise, WhatIf
     from writ.schemas.lifecycle import Job
 
     from .past import Told
@@ -312,81 +310,3 @@ def _keys(args: Namespace, stretch: Stretch) -> list[str] | None:
         and args.task in (None, job.task)
         and (not states or job.state.value in states)
     )
-
-
-# --- what if --------------------------------------------------------------------------------------------
-
-
-def what_if(args: Namespace) -> int:
-    """What would have come out under the policies of a file, job by job and in total."""
-    from writ.orchestrator.replay.stretch import Coverage
-    from writ.orchestrator.replay.whatif import what_if as told_again
-
-    from .apply import read
-
-    policies = read(args.what_if).queues
-    if not policies:
-        raise UsageError(f"{args.what_if} holds no [queues.NAME]: there is nothing to change")
-    stretch = read_log(args)
-    if stretch.coverage is Coverage.JOBS:
-        raise UsageError(
-            "a bundle of some jobs does not hold what the others did: what if needs all",
-            ["writ replay --export FILE    (everything)"],
-        )
-    found = told_again(stretch, policies)
-    wanted = None if args.id is None else key_in(stretch, args.id, args.queue)
-    listed = [
-        each
-        for each in found.otherwise
-        if wanted in (None, each.key) and args.queue in (None, each.key.partition("~")[0])
-    ]
-    if args.json:
-        import msgspec
-
-        print_json(msgspec.structs.replace(found, otherwise=tuple(listed)))
-        return 0
-    _show_what_if(found, listed)
-    return 0
-
-
-def _came(came: Came) -> str:
-    """How a job came out, in a few words."""
-    return f"{came.state}, {count(came.attempts, 'attempt')}"
-
-
-def _show_what_if(found: WhatIf, listed: Sequence[Otherwise]) -> None:
-    from writ.schemas.bounds import SECOND_US
-
-    names = ", ".join(found.queues)
-    parted = count(len(found.otherwise), "job")
-    print(f"{parted} of {found.jobs:,} would have come out otherwise, with other policies for {names}")
-    for name, left in found.not_weighed.items():
-        print(f"{paint('not weighed', 'yellow')}: {', '.join(left)} of queue {name} differ, and are left out")
-    was, would = found.was, found.would_be
-    table = Table(("", "as it was", "as it would be"), right=("as it was", "as it would be"))
-    for name in sorted({*was.states, *would.states}):
-        table.add(name, f"{was.states.get(name, 0):,}", f"{would.states.get(name, 0):,}")
-    for name, one, other in (
-        ("attempts", was.attempts, would.attempts),
-        ("failures", was.failures, would.failures),
-        ("lost leases", was.lost, would.lost),
-    ):
-        table.add(name, f"{one:,}", f"{other:,}")
-    table.print()
-    if not listed:
-        return
-    print()
-    if found.moved:
-        print(f"{count(found.moved, 'job')} of these would have come out the same at another time")
-    jobs = Table(
-        ("job", "record", "was", "would be", "later", "why"), elastic=("why",), right=("record", "later")
-    )
-    for each in sorted(listed, key=lambda one: (_came(one.was) == _came(one.would_be), one.key))[
-        :_LISTED_MAX
-    ]:
-        later = f"{each.later_us / SECOND_US:+.3g} s"
-        jobs.add(each.key, f"{each.seq}", _came(each.was), _came(each.would_be), later, each.why)
-    jobs.print()
-    if len(listed) > _LISTED_MAX:
-        print(f"and {len(listed) - _LISTED_MAX:,} more; --json has all")
-    print("\nAn attempt that ran is taken to end as it did; what rests on one that never ran is unknown.")
