@@ -16,10 +16,12 @@ from .stretches import key_in, read_bundle, read_log
 from .usage import CommandError, UsageError
 
 if TYPE_CHECKING:
+    from writ.orchestrator.replay.history import Step
     from writ.orchestrator.replay.picture import Change, Picture, Scope
     from writ.orchestrator.replay.stretch import Point, Stretch
     from writ.orchestrator.replay.verify import Report
     from writ.schemas.lifecycle import Job
+    from writ.schemas.queries import JobView
 
     from .past import Told
 
@@ -214,7 +216,7 @@ def verify_job(args: Namespace, told: Told) -> int:
 
     report = verify_stretch(told.stretch)
     faults = [f"record {fault.seq}: {fault.rule}: {fault.reason}" for fault in report.faults]
-    faults += _against_view(told)
+    faults += [] if told.view is None else against_view(told.view, told.steps)
     if args.json:
         from .past import document
 
@@ -235,12 +237,10 @@ def verify_job(args: Namespace, told: Told) -> int:
     return 1 if faults else 0
 
 
-def _against_view(told: Told) -> list[str]:
-    """Where the fold of the records differs from what the view shows."""
-    view, job = told.view, told.job
-    if view is None:
-        return []
-    last = max((step.record.seq for step in told.steps if not step.is_context), default=0)
+def against_view(view: JobView, steps: Sequence[Step]) -> list[str]:
+    """Where the fold of a job's records differs from what the view shows."""
+    job = steps[-1].job
+    last = max((step.record.seq for step in steps if not step.is_context), default=0)
     pairs: list[tuple[str, Any, Any]] = [
         ("state", job.state.value, view.state.value),
         ("task", job.task, view.task),
@@ -269,7 +269,10 @@ def export(args: Namespace) -> int:
     from writ.orchestrator.replay.stretch import of_jobs
 
     stretch = read_log(args)
-    keys = _keys(args, stretch)
+    if args.id is None:
+        keys = keys_of(stretch, args.queue, args.task, states_of(args.state))
+    else:
+        keys = [key_in(stretch, args.id, args.queue)]
     if keys is not None:
         if not keys:
             raise CommandError("no job matches: nothing was exported", ["writ jobs"])
@@ -293,12 +296,9 @@ def export(args: Namespace) -> int:
     return 0
 
 
-def _keys(args: Namespace, stretch: Stretch) -> list[str] | None:
-    """The jobs that an export means; None for everything."""
-    if args.id is not None:
-        return [key_in(stretch, args.id, args.queue)]
-    states = states_of(args.state)
-    if not states and args.task is None and args.queue is None:
+def keys_of(stretch: Stretch, queue: str | None, task: str | None, states: Sequence[str]) -> list[str] | None:
+    """The jobs that a filter means; None for everything. Raises HistoryError."""
+    if not states and task is None and queue is None:
         return None
     from writ.orchestrator.replay.stretch import folded
 
@@ -306,7 +306,7 @@ def _keys(args: Namespace, stretch: Stretch) -> list[str] | None:
         job.key
         for job in folded(stretch).jobs.values()
         if job.tenant == stretch.tenant
-        and args.queue in (None, job.queue)
-        and args.task in (None, job.task)
+        and queue in (None, job.queue)
+        and task in (None, job.task)
         and (not states or job.state.value in states)
     )

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from writ.schemas.queries import JobView, RecordView
 
 
-async def whole_log(client: Client) -> Stretch:
-    """All that the tenant may read of its node's log."""
+async def whole_log(client: Client, upto: int | None = None) -> Stretch:
+    """All that the tenant may read of its node's log, or of its records up to sequence `upto`."""
     from writ.orchestrator.replay.history import Entry
     from writ.orchestrator.replay.stretch import Coverage, Stretch
 
     entries: list[Entry] = []
     page = await client.stretch()
-    last, whole = page.last, page.whole
-    seen = (page.position, page.digest) if page.position else None
+    whole, last = page.whole, page.last if upto is None else min(page.last, upto)
+    seen = (page.position, page.digest) if page.position and upto is None else None
     while True:
         entries += [Entry(v.seq, v.subject, bytes(v.record)) for v in page.records if v.seq <= last]
         whole = whole and page.whole

@@ -36,7 +36,7 @@ async def _open(settings: Settings, parts: AsyncExitStack) -> None:
         target, "writ:http-feed"
     )  # of its own, so that answers do not wait behind it
     parts.push_async_callback(feed.close)
-    app = App(client, feed, OwnerToken(settings.token), pages(client, directory))
+    app = App(client, feed, OwnerToken(settings.token), pages(client, directory), directory)
     await parts.enter_async_context(component(directory, "http", of_this))
     await parts.enter_async_context(serving(app, socket.socket(fileno=settings.fd)))
 

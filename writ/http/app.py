@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlencode
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from writ.schemas.bounds import MESSAGE_MAX_BYTES
@@ -21,11 +21,13 @@ from writ.schemas.bounds import MESSAGE_MAX_BYTES
 from .guard import REQUESTS_AT_ONCE, STREAMS_AT_ONCE, OwnerToken, Turns, body_within, check_head, wants
 from .live import MEDIA_TYPE as EVENTS
 from .problems import Fault, fault_of
-from .route import Call, Reply, Route
+from .route import JSON, Call, Reply, Route
 from .routes import by_path
 from .shapes import body_of, is_optional, parameters_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from writ.broker.client import Client
     from writ.broker.wire import NatsWire
 
@@ -35,7 +37,6 @@ BODY_MAX_BYTES: Final = MESSAGE_MAX_BYTES
 REQUEST_S: Final = 60.0
 """How long a request may take in all; a stream may take as long as its reader likes."""
 
-JSON: Final = "application/json"
 POSITION: Final = "Writ-Position"
 
 Page: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -52,8 +53,11 @@ _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 class App:
     """The ASGI application of a node's HTTP API; `pages` are beside it, by path."""
 
-    def __init__(self, client: Client, feed: NatsWire, token: OwnerToken, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self, client: Client, feed: NatsWire, token: OwnerToken, pages: Mapping[str, Page], directory: Path
+    ) -> None:
         self._client = client
+        self._directory = directory
         self._feed = feed
         self._token = token
         self._pages = pages
@@ -92,14 +96,17 @@ class App:
         route, path = self._route(request)
         if route.stream is not None and wants(EVENTS, request.headers.getlist("accept")):
             await held.enter_async_context(self._streams.of(client))
-            call = Call(self._client, self._feed, _parameters(request, route, path))
+            call = self._call(_parameters(request, route, path))
             return await route.stream(call, request.headers.get("last-event-id"))
         await held.enter_async_context(self._requests.of(client))
         async with asyncio.timeout(REQUEST_S):
             params = _parameters(request, route, path)
             body = await _body(request, route)
-            reply = await route.handle(Call(self._client, self._feed, params, body))
+            reply = await route.handle(self._call(params, body))
         return _response(request, route, reply)
+
+    def _call(self, params: Any, body: Any = None) -> Call:
+        return Call(self._client, self._feed, self._directory, params, body)
 
     def _route(self, request: Request) -> tuple[Route, dict[str, str]]:
         """The route, and the parameters in its path. Names may hold slashes, which callers write as %2F."""
@@ -143,7 +150,6 @@ def _may_be_left_out(body: Any) -> bool:
 
 
 def _response(request: Request, route: Route, reply: Reply) -> Response:
-    body = msgspec.json.encode(reply.body)
     headers: dict[str, str] = {}
     if reply.position is not None:
         headers[POSITION] = str(reply.position)
@@ -151,6 +157,10 @@ def _response(request: Request, route: Route, reply: Reply) -> Response:
         headers["Location"] = reply.location
     if reply.next is not None:
         headers["Link"] = f'<{_next(request, reply.next)}>; rel="next"'
+    if route.media_type != JSON:
+        headers["Cache-Control"] = "no-store"
+        return StreamingResponse(reply.body, reply.status, headers, media_type=route.media_type)
+    body = msgspec.json.encode(reply.body)
     if not route.is_read:
         headers["Cache-Control"] = "no-store"
         return Response(body, reply.status, headers, media_type=JSON)

@@ -13,12 +13,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import structs
 
-from .app import JSON, POSITION
+from .app import POSITION
 from .live import MEDIA_TYPE as EVENTS
 from .pages import Health
 from .problems import MEDIA_TYPE as PROBLEM
 from .problems import Problem
-from .route import Route
+from .route import JSON, Route
 from .routes import ROUTES
 
 _REF: Final = "#/components/schemas/{name}"
@@ -114,7 +114,7 @@ def _operation(route: Route, of: dict[int, Any]) -> dict[str, Any]:
             **_errors(_READ_ERRORS if route.is_read else _WRITE_ERRORS),
         },
     }
-    if route.is_read:
+    if _is_tagged(route):
         unchanged = {"description": "As it was.", "headers": {"ETag": _header("ETag")}}
         found["responses"]["304"] = unchanged
     if route.body is not None:
@@ -123,6 +123,10 @@ def _operation(route: Route, of: dict[int, Any]) -> dict[str, Any]:
     if not found["parameters"]:
         del found["parameters"]
     return found
+
+
+def _is_tagged(route: Route) -> bool:
+    return route.is_read and route.media_type == JSON
 
 
 def _tag(route: Route) -> str:
@@ -135,11 +139,11 @@ def _tag(route: Route) -> str:
 
 def _answer(route: Route, status: int, of: dict[int, Any]) -> dict[str, Any]:
     headers: dict[str, Any] = {POSITION: _header("Position")}
-    if route.is_read:
+    if _is_tagged(route):
         headers |= {name: _header(name) for name in ("ETag", "Link")}
     if status in (201, 202):
         headers["Location"] = _header("Location")
-    content = {JSON: {"schema": of[id(route.answers[status])]}}
+    content = {route.media_type: {"schema": of[id(route.answers[status])]}}
     if route.stream is not None:
         content[EVENTS] = {"schema": {"type": "string", "description": "Server-sent events without end."}}
     found: dict[str, Any] = {
@@ -167,7 +171,7 @@ def _parameters(route: Route, of: dict[int, Any]) -> list[dict[str, Any]]:
             schema = schema | {"default": field.default}
         parameter = {"name": field.encode_name, "in": "query", "schema": schema}
         found.append(parameter | ({"required": True} if field.required else {}))
-    if route.is_read:
+    if _is_tagged(route):
         found.append({"name": "If-None-Match", "in": "header", "schema": {"type": "string"}})
     return found
 

@@ -17,9 +17,12 @@ from .problems import Fault
 from .shapes import Cursor, derived, opened_cursor, sealed_cursor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from writ.broker.client import Client
     from writ.broker.wire import NatsWire
 
+JSON: Final = "application/json"
 GRACE_S: Final = 3.0
 """How much longer than a view may take to catch up a read may take in all."""
 
@@ -32,11 +35,12 @@ ACCEPTED: Final = 202
 class Call:
     """A request as a route gets it: parameters of path and query string, and the body.
 
-    `client` asks and submits, on `feed` live records come.
+    `client` asks and submits, on `feed` live records come; `directory` is the node's.
     """
 
     client: Client
     feed: NatsWire
+    directory: Path
     params: Any
     body: Any = None
 
@@ -45,7 +49,8 @@ class Call:
 class Reply:
     """What a route gives: a body, the log position that it rests on, and the parameters of the next page.
 
-    `location` is the path of what was made.
+    `location` is the path of what was made. Where the route's media type is not JSON, the body is an iterator
+    of bytes.
     """
 
     body: Any
@@ -77,6 +82,7 @@ class Route:
     body: Any = None
     stream: Stream | None = None
     links: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    media_type: str = JSON
 
     @property
     def is_read(self) -> bool:

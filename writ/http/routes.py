@@ -12,10 +12,12 @@ from msgspec import Meta
 from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
 from writ.schemas.commands import CONTROL_VERBS, Planned, SubmitJob, Token
 from writ.schemas.ids import split_job_key
+from writ.schemas.supposed import Supposed
 from writ.schemas.verbs import QUERY_VERBS
 
+from . import replaying
 from .live import stream
-from .route import Route, command, listing, single
+from .route import ACCEPTED, OK, Route, command, listing, single
 from .submits import Submitted, SubmittedMany, submit, submit_many
 from .told import JobExplanation, Timeline, explanation, timeline
 
@@ -116,7 +118,8 @@ JOBS: Final = (
             SubmitJob,
         ),
         _SUBMITTED,
-        *("get_job", "list_records", "get_timeline", "explain_job", *[f"{verb}_job" for verb in _JOB_VERBS]),
+        *("get_job", "list_records", "get_timeline", "explain_job", "verify_job"),
+        *[f"{verb}_job" for verb in _JOB_VERBS],
     ),
     Route(
         "POST",
@@ -172,13 +175,74 @@ READS: Final = (
     _ask("/v1/prices", "list_prices", msgspec.Struct, method="GET"),
     _ask("/v1/prices", "set_price", msgspec.Struct),
 )
+FORENSICS: Final = (
+    *[
+        Route("GET", path, name, about, asked, {OK: told}, handle)
+        for path, name, about, asked, told, handle in (
+            (
+                *("/v1/replay", "replay", "A tenant or a queue as it was at a moment, folded from the log."),
+                *(replaying.OfAll, replaying.Replayed, replaying.replay),
+            ),
+            (
+                *("/v1/replay/diff", "diff", "What changed between two moments of the log."),
+                *(replaying.AllBetween, replaying.Changes, replaying.diff),
+            ),
+            (
+                *("/v1/replay/verification", "verify", "Every record, transition and decision once more."),
+                *(msgspec.Struct, replaying.Verified, replaying.verify),
+            ),
+            (
+                *(f"{JOB}/replay", "replay_job", "The job as it was at a moment, from its records alone."),
+                *(replaying.JobAt, replaying.ReplayedJob, replaying.replay_job),
+            ),
+            (
+                *(f"{JOB}/diff", "diff_job", "What changed of the job between two moments."),
+                *(replaying.JobBetween, replaying.Changes, replaying.diff_job),
+            ),
+            (
+                *(f"{JOB}/verification", "verify_job", "The job's records and decisions, and its view."),
+                *(OfJob, replaying.Verified, replaying.verify_job),
+            ),
+        )
+    ],
+    Route(
+        "POST",
+        "/v1/replay/what-if",
+        "suppose",
+        "What would have come out under other policies and prices, and which alerts would have fired.",
+        *(replaying.Some, {OK: replaying.Supposition}, replaying.what_if, Supposed),
+    ),
+    Route(
+        "GET",
+        "/v1/bundle",
+        "export",
+        "A bundle of some jobs, or of everything, as `writ replay --bundle` takes it.",
+        *(replaying.Which, {OK: str}, replaying.export),
+        media_type=replaying.BUNDLE,
+    ),
+    Route(
+        "GET",
+        f"{JOB}/bundle",
+        "export_job",
+        "A bundle of the job, as `writ replay --bundle` takes it.",
+        *(OfJob, {OK: str}, replaying.export_job),
+        media_type=replaying.BUNDLE,
+    ),
+    Route(
+        "POST",
+        "/v1/views/{name}/rebuild",
+        "rebuild_view",
+        "Builds a view anew beside the one that answers; /v1/status tells how far it is.",
+        *(replaying.OfView, {ACCEPTED: replaying.Rebuilding}, replaying.rebuild),
+    ),
+)
 NODE: Final = (
     # Neither waits for a view.
     replace(listing("/v1/log", "list_log", *QUERY_VERBS["log"], without=("min_position",)), stream=stream),
     listing("/v1/log/stretch", "list_stretch", *QUERY_VERBS["stretch"], without=("min_position",)),
     listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
 )
-ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *READS, *NODE)
+ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *READS, *FORENSICS, *NODE)
 
 
 def by_path() -> dict[str, dict[str, Route]]:
