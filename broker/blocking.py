@@ -108,6 +108,8 @@ class SyncClient:
     seal_batch = _blocking(Client.seal_batch)
     set_price = _blocking(Client.set_price)
     prices = _blocking(Client.prices)
+    declare_tenant = _blocking(Client.declare_tenant)
+    tenant = _blocking(Client.tenant)
     erase = _blocking(Client.erase)
     place_hold = _blocking(Client.place_hold)
     lift_hold = _blocking(Client.lift_hold)

@@ -9,12 +9,14 @@ from typing import Final
 import msgspec
 
 from writ.schemas import commands
-from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started
+from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started, TenantTold
 from writ.schemas.events import Filter
+from writ.schemas.links import queues_beside
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.schedules import Overlap, ScheduleSpec
 from writ.schemas.subjects import NO_QUEUE
+from writ.schemas.tenants import TenantPolicy
 
 from .asking import Asking, encode
 from .errors import Refused, WireError
@@ -225,6 +227,18 @@ class Operating(Asking):
         command = commands.ListPrices(model)
         return await self._control("list_prices", NO_QUEUE, command, PriceTable, timeout_s)
 
+    # --- tenants ----------------------------------------------------------------------------------------
+
+    async def declare_tenant(
+        self, policy: TenantPolicy, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> int:
+        """Sets what holds in all queues of the tenant whose own policy leaves it open."""
+        return await self._recorded(NO_QUEUE, commands.DeclareTenant(policy, reason), timeout_s)
+
+    async def tenant(self, *, timeout_s: float = 10.0) -> TenantTold:
+        """The tenant's policy."""
+        return await self._control("get_tenant", NO_QUEUE, commands.GetTenant(), TenantTold, timeout_s)
+
     # --- erasure ----------------------------------------------------------------------------------------
 
     async def erase(
@@ -239,12 +253,19 @@ class Operating(Asking):
         """Destroys the key to the content of a job, or of all jobs of a data subject; for how many jobs.
 
         Refused while one of them has not ended or is held, and for a job whose content is not sealed. For a
-        subject any queue will do. Cannot be undone.
+        subject any queue will do: each partition is asked, one after the other, and where one refuses, what
+        those before it have erased is erased. Cannot be undone.
         """
         command = commands.Erase(id=id, data_subject=data_subject, reason=reason)
         answer = await self.send(queue, command, timeout_s=timeout_s)
         assert isinstance(answer, commands.Erased)
-        return answer.jobs
+        jobs = answer.jobs
+        if data_subject is not None:
+            for other in queues_beside(self.target.tenant, queue, answer.partitions):
+                answer = await self.send(other, command, timeout_s=timeout_s)
+                assert isinstance(answer, commands.Erased)
+                jobs += answer.jobs
+        return jobs
 
     async def place_hold(
         self, queue: str, name: str, filter: Filter, reason: str = "requested", *, timeout_s: float = 10.0

@@ -8,14 +8,12 @@ from typing import Any, Final
 from writ.schemas import bounds, commands
 from writ.schemas.events import Fact
 from writ.schemas.lifecycle import Job
-from writ.schemas.prices import NO_PRICES, PRICES_KEY
 from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection
 from writ.schemas.submits import content_fault
 
 from .decide import control
 from .decide import queue as queues
-from .decide.prices import set_price
 from .messages import Asked
 from .office import Office, encode, size_of
 from .operating import Operating
@@ -55,8 +53,6 @@ class ControlDesk:
             commands.Resume: self._resume,
             commands.SealBatch: self._seal,
             commands.Plan: self._plan,
-            commands.SetPrice: self._set_price,
-            commands.ListPrices: self._list_prices,
             **dict.fromkeys(_OF_A_JOB, self._job),
             **dict.fromkeys(_OF_A_QUEUE, self._queue),
         }
@@ -131,22 +127,6 @@ class ControlDesk:
         sample = tuple([job.id for job in found[:_SAMPLE]])
         answer = commands.Planned(None, round_.position, key, len(found), sample)
         round_.answer(asked.send, encode(answer), verdict_only=key is None)
-
-    def _set_price(self, round_: Round, asked: Asked, command: commands.SetPrice) -> None:
-        prices = self._state.prices.get(asked.address.tenant, NO_PRICES)
-        outcome = set_price(prices, command, round_.now)
-        if isinstance(outcome, Rejection):
-            self._office.refuse(round_, asked, outcome)
-            return
-        if outcome:
-            self._record(round_, asked, "prices", PRICES_KEY, outcome)
-        self._done(round_, asked, stored=bool(outcome))
-
-    def _list_prices(self, round_: Round, asked: Asked, command: commands.ListPrices) -> None:
-        prices = self._state.prices.get(asked.address.tenant, NO_PRICES)
-        table = tuple([price for price in prices.table if command.model in (None, price.model)])
-        answer = commands.PriceTable(None, round_.position, prices.version, table)
-        round_.answer(asked.send, encode(answer), verdict_only=True)
 
     def _record(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
         tenant, principal, verb, _ = asked.address

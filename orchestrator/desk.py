@@ -24,6 +24,7 @@ from .operating import Operating
 from .round import Round
 from .schedule_desk import ScheduleDesk
 from .state import Partition
+from .tenant_desk import TenantDesk
 
 
 class Desk:
@@ -45,6 +46,7 @@ class Desk:
             **self.schedules.verbs,
             **ControlDesk(self.office, self.operating).verbs,
             **KeepingDesk(self.office).verbs,
+            **TenantDesk(self.office).verbs,
         }
         self.office.consequences.recover()
         self.links.recover()

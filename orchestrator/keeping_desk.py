@@ -49,7 +49,9 @@ class KeepingDesk:
                     return
         for key, jobs in meant.items():
             self._record(round_, asked, "subject", key, (ContentErased(len(jobs), command.reason),))
-        self._done(round_, asked, sum(len(jobs) for jobs in meant.values()), stored=bool(meant))
+        count, partitions = sum(len(jobs) for jobs in meant.values()), self._state.links.partitions
+        answer = commands.Erased(None, round_.position, count, partitions)
+        round_.answer(asked.send, encode(answer), verdict_only=not meant)
 
     def _keys(self, asked: Asked, command: commands.Erase) -> list[str] | Rejection:
         """The keys that are still to be destroyed."""
@@ -97,7 +99,7 @@ class KeepingDesk:
         changes = self._state.holds.get(f"{asked.address.tenant}.{key}") != hold
         if changes:
             self._record(round_, asked, "hold", key, (hold,))
-        self._done(round_, asked, None, stored=changes)
+        self._done(round_, asked, stored=changes)
 
     def _lift_hold(self, round_: Round, asked: Asked, command: commands.LiftHold) -> None:
         key = job_key(asked.address.queue, command.name)
@@ -106,7 +108,7 @@ class KeepingDesk:
             self._office.refuse(round_, asked, Rejection(RejectionKind.NOT_FOUND, reason, "name"))
             return
         self._record(round_, asked, "hold", key, (HoldLifted(command.reason),))
-        self._done(round_, asked, None, stored=True)
+        self._done(round_, asked, stored=True)
 
     def _record(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
         tenant, principal, verb, _ = asked.address
@@ -119,7 +121,6 @@ class KeepingDesk:
         )
 
     @staticmethod
-    def _done(round_: Round, asked: Asked, jobs: int | None, *, stored: bool) -> None:
-        position = round_.position
-        answer = commands.Answer(None, position) if jobs is None else commands.Erased(None, position, jobs)
+    def _done(round_: Round, asked: Asked, *, stored: bool) -> None:
+        answer = commands.Answer(None, round_.position)
         round_.answer(asked.send, encode(answer), verdict_only=not stored)

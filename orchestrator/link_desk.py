@@ -6,7 +6,7 @@ of leader and after a round that was not stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from writ.schemas.events import Fact, WaitReason
 from writ.schemas.ids import SYSTEM_TENANT
@@ -20,18 +20,24 @@ from writ.schemas.links import (
     MessageAccepted,
     MessageSent,
     MessageSettled,
+    OfTenant,
+    PolicyTold,
+    PricesTold,
 )
+from writ.schemas.prices import NO_PRICES
 from writ.schemas.records import Record
+from writ.schemas.tenants import UNDECLARED
 
 from .consequences import ORCHESTRATOR
 from .links import ONE
 from .messages import Linked
-from .office import Office
+from .office import Office, encode
 from .round import Round
 
 _RECORD_BYTES = 200 * 1024
 """A record of messages is full above it; one more output fits behind."""
 _MESSAGE_BYTES = 600
+_PRICES_AT_ONCE = 200
 
 
 class LinkDesk:
@@ -43,10 +49,13 @@ class LinkDesk:
         self._links = office.state.links
         self._asks: dict[str, None] = {}
         self._tells: dict[str, None] = {}
+        self._spreads: dict[str, None] = {}
+        """Tenants of which something is to be told to all others, where this is their home."""
+
         self._settles: dict[int, MessageSettled] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._asks or self._tells)
+        return bool(self._asks or self._tells or self._spreads)
 
     def recover(self) -> None:
         """Finds everything that is to be said and is not in the log."""
@@ -56,6 +65,7 @@ class LinkDesk:
         self._tells = dict.fromkeys(self._links.watched)
         for place, job in self._state.jobs.items():
             self._look_at(place, job)
+        self._spreads = dict.fromkeys((*self._state.prices, *self._state.tenants))
 
     # --- hearing ------------------------------------------------------------------------------------------
 
@@ -69,7 +79,8 @@ class LinkDesk:
             match event:
                 case MessageSent(content=content) if mark > newest:
                     events.append(MessageAccepted(mark, content))
-                    places.append(f"{content.tenant}.{content.key}")
+                    if not isinstance(content, OfTenant):
+                        places.append(f"{content.tenant}.{content.key}")
                 case MessageAccepted(message=message):
                     self._settles[linked.partition] = MessageSettled(message, linked.seq)
                 case _:
@@ -95,6 +106,8 @@ class LinkDesk:
         for record in round_.records:
             if record.kind == "job":
                 self._notice(record)
+            elif record.kind in ("prices", "tenant"):
+                self._spreads[record.tenant] = None
         contents: dict[int, list[tuple[Content, int]]] = {}
         for place in self._asks:
             tenant, _, key = place.partition(".")
@@ -105,9 +118,14 @@ class LinkDesk:
             for partition, told in self._due(place, round_.now):
                 size_bytes = 0 if told.output is None else told.output.size_bytes
                 contents.setdefault(partition, []).append((told, size_bytes + _MESSAGE_BYTES))
+        for tenant in self._spreads:
+            for partition, content in self._untold(tenant):
+                weight = len(encode(content)) + _MESSAGE_BYTES
+                contents.setdefault(partition, []).append((content, weight))
         if all(self._send(round_, partition, contents[partition]) for partition in sorted(contents)):
             self._asks.clear()
             self._tells.clear()
+            self._spreads.clear()
         self._settle(round_)
 
     def _notice(self, record: Record) -> None:
@@ -144,6 +162,26 @@ class LinkDesk:
             told = JobTold(tenant, key, 0, job.state, None, job.parent)
         watchers = self._links.watched.get(place, {})
         return [(partition, told) for partition, last in watchers.items() if last != told.ended_by]
+
+    def _untold(self, tenant: str) -> Iterator[tuple[int, OfTenant]]:
+        """What others have not been told of a tenant whose home this is."""
+        links = self._links
+        if links.home_of_tenant(tenant) != links.number:
+            return
+        prices = self._state.prices.get(tenant, NO_PRICES)
+        declared = self._state.tenants.get(tenant, UNDECLARED)
+        told = PolicyTold(tenant, declared.version, declared.policy)
+        for partition in range(links.partitions):
+            if partition == links.number:
+                continue
+            if links.told_of(told, partition) < declared.version:
+                yield partition, told
+            whole = PricesTold(tenant, prices.version, ())
+            if links.told_of(whole, partition) < prices.version:
+                for begin in range(0, len(prices.table), _PRICES_AT_ONCE):
+                    some = prices.table[begin : begin + _PRICES_AT_ONCE]
+                    is_last = begin + _PRICES_AT_ONCE >= len(prices.table)
+                    yield partition, PricesTold(tenant, prices.version if is_last else 0, some)
 
     def _send(self, round_: Round, partition: int, contents: list[tuple[Content, int]]) -> bool:
         """Whether all of it found room."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from writ.schemas.bounds import SECOND_US
-from writ.schemas.ids import shard_of, split_job_key
+from writ.schemas.ids import job_key, shard_of, split_job_key
 from writ.schemas.links import (
     NOTHING,
     UNHEARD_OF_S,
@@ -16,11 +16,14 @@ from writ.schemas.links import (
     MessageAccepted,
     MessageSent,
     MessageSettled,
+    OfTenant,
     PartitionOpened,
+    PricesTold,
     heard,
     partition_of,
 )
 from writ.schemas.records import Record
+from writ.schemas.subjects import NO_QUEUE
 
 from .deadlines import Deadlines
 
@@ -29,6 +32,11 @@ Change = tuple[dict[Any, Any], Any, Any]
 
 ONE: Final = 1
 """The number of partitions where a log says nothing of it."""
+
+
+def kind_of(content: OfTenant) -> str:
+    """The kind of the aggregate that a partition tells of."""
+    return "prices" if isinstance(content, PricesTold) else "tenant"
 
 
 class Links:
@@ -43,6 +51,9 @@ class Links:
         self.watched: dict[str, dict[int, int]] = {}
         """Our jobs that others asked for: by partition, the `ended_by` that it was last told."""
 
+        self.adopted: dict[str, dict[int, int]] = {}
+        """What was told of a tenant, `<tenant>.<kind>`: by partition, the newest version."""
+
         self.sent: dict[int, Mark] = {}
         self.settled: dict[int, MessageSettled] = {}
         self.accepted: dict[int, Mark] = {}
@@ -54,6 +65,14 @@ class Links:
         if self.partitions == ONE:
             return self.number
         return partition_of(shard_of(tenant, split_job_key(key)[0]), self.partitions)
+
+    def home_of_tenant(self, tenant: str) -> int:
+        """The partition in which that lives which is of no queue."""
+        return self.home(tenant, job_key(NO_QUEUE, "-"))
+
+    def told_of(self, content: OfTenant, partition: int) -> int:
+        """The newest version of what such content tells that a partition was told; 0 for none."""
+        return self.adopted.get(f"{content.tenant}.{kind_of(content)}", {}).get(partition, 0)
 
     def accepted_from(self, partition: int) -> Mark:
         """The newest message that was accepted from a partition."""
@@ -96,6 +115,12 @@ class Links:
         self.partitions = event.partitions
 
     def _said(self, other: int, content: Content, undo: list[Change] | None) -> None:
+        if isinstance(content, OfTenant):
+            place = f"{content.tenant}.{kind_of(content)}"
+            told = self.adopted.get(place, {})
+            newest = max(content.version, told.get(other, 0))
+            self._set(self.adopted, place, told | {other: newest}, undo)
+            return
         place = f"{content.tenant}.{content.key}"
         if isinstance(content, JobAsked):
             self._set(self.afar, place, self.afar.get(place) or Afar(content.key), undo)
@@ -104,6 +129,8 @@ class Links:
             self._set(self.watched, place, told, undo)
 
     def _heard(self, other: int, content: Content, record: Record, undo: list[Change] | None) -> None:
+        if isinstance(content, OfTenant):
+            return  # no job's: the partition adopts it
         place = f"{content.tenant}.{content.key}"
         if isinstance(content, JobAsked):
             self._set(self.watched, place, {other: 0} | self.watched.get(place, {}), undo)

@@ -176,9 +176,9 @@ def why_held(record: Record, state: Partition, now: int) -> HeldBack | None:
     job = state.jobs[address(record.tenant, record.key)]
     if job.state not in TERMINAL or job.finished_at is None:
         return HeldBack(record.seq, f"job {job.key} is {job.state.value}")
-    keep_s = state.queue(address(record.tenant, job.queue)).policy.archive_after_s
+    keep_s = state.archive_after_s(record.tenant, job.queue)
     if keep_s is None:
-        return HeldBack(record.seq, f"queue {job.queue} has no archive_after_s")
+        return HeldBack(record.seq, f"neither queue {job.queue} nor its tenant has archive_after_s")
     until = job.finished_at + micros(keep_s)
     if until > now:
         return HeldBack(record.seq, f"job {job.key} ended less than {keep_s:g} s ago", until)

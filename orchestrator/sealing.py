@@ -17,6 +17,7 @@ from writ.schemas.events import Fact, JobSubmitted
 from writ.schemas.lifecycle import Job
 from writ.schemas.sealed import UNSEALED, Keys, Sealed, seal
 
+from .links import ONE
 from .state import Partition
 
 Seal = Callable[[Sealed], Sealed]
@@ -52,19 +53,23 @@ class Sealing:
 
     def asked_for(self, tenant: str, key: str, data_subject: str | None) -> bool:
         """Whether a new job's content is to be sealed."""
-        queue = self._state.queue(f"{tenant}.{key.partition('~')[0]}")
-        return data_subject is not None or queue.policy.erasable
+        return data_subject is not None or self._state.erasable(tenant, key.partition("~")[0])
 
     def _key_of(self, tenant: str, data_subject: str | None) -> str:
         if data_subject is None:
             return self.keys.new()
         # One whose erasure is decided may still be there: what comes later does not go with it.
         live = [key for key in self.of(tenant, data_subject) if key not in self._state.erased]
-        return live[-1] if live else self.keys.new(_subject(tenant, data_subject))
+        return live[-1] if live else self.keys.new(self._subject(tenant, data_subject))
 
     def of(self, tenant: str, data_subject: str) -> list[str]:
         """The keys of a subject."""
-        return self.keys.of(_subject(tenant, data_subject))
+        return self.keys.of(self._subject(tenant, data_subject))
+
+    def _subject(self, tenant: str, data_subject: str) -> str:
+        """Its name among keys: where partitions share a vault, each has keys of its own to destroy."""
+        own = "" if self._state.links.partitions == ONE else f"{self._state.number}."
+        return f"{tenant}.{own}{data_subject}"
 
     def seal_of(self, job: Job | None) -> Callable[[bytes], Sealed]:
         """How content that comes for a job is sealed."""
@@ -85,10 +90,6 @@ class Sealing:
         """The JSON text of an envelope; null where it was erased."""
         found = self.keys.open(content)
         return _NULL if found is None else found
-
-
-def _subject(tenant: str, data_subject: str) -> str:
-    return f"{tenant}.{data_subject}"
 
 
 def _mapped(struct: _S, change: Seal) -> _S:

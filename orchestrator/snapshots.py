@@ -32,6 +32,7 @@ from writ.schemas.prices import Prices
 from writ.schemas.queues import Queue
 from writ.schemas.records import LOGIC, Source
 from writ.schemas.schedules import Schedule
+from writ.schemas.tenants import Tenant
 
 from .relations import Batch
 from .state import Partition
@@ -101,6 +102,8 @@ class _Rest(msgspec.Struct):
     erased: dict[str, int]
     holds: dict[str, HoldPlaced]
     prices: dict[str, Prices]
+    tenants: dict[str, Tenant]
+    adopted: dict[str, dict[int, int]]
 
 
 _decode_rest = msgspec.json.Decoder(_Rest).decode
@@ -136,6 +139,8 @@ def lines(state: Partition) -> Iterator[bytes]:
         state.erased,
         state.holds,
         state.prices,
+        state.tenants,
+        links.adopted,
     )
     yield _encode(rest) + b"\n"
     some: list[bytes] = []
@@ -194,10 +199,12 @@ def _put_rest(state: Partition, rest: _Rest) -> None:
     state.erased |= rest.erased
     state.holds |= rest.holds
     state.prices |= rest.prices
+    state.tenants |= rest.tenants
     links = state.links
     links.partitions = rest.partitions
     links.afar |= rest.afar
     links.watched |= rest.watched
+    links.adopted |= rest.adopted
     links.sent |= rest.sent
     links.settled |= rest.settled
     links.accepted |= rest.accepted

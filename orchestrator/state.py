@@ -32,13 +32,14 @@ from writ.schemas.lifecycle import (
     regranted,
     renewed,
 )
-from writ.schemas.links import Afar, PartitionOpened
+from writ.schemas.links import Afar, Content, MessageAccepted, PartitionOpened, PolicyTold, PricesTold
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
-from writ.schemas.prices import Prices, evolve_prices
+from writ.schemas.prices import Prices, adopted, evolve_prices
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.schedules import Schedule, evolve_schedule, next_due
 from writ.schemas.sealed import UNSEALED
+from writ.schemas.tenants import UNDECLARED, Tenant, evolve_tenant
 
 from .deadlines import Deadlines
 from .links import Change, Links
@@ -100,6 +101,7 @@ class Partition:
         self.prices: dict[str, Prices] = {}
         """The price table of each tenant."""
 
+        self.tenants: dict[str, Tenant] = {}
         self._ready: dict[str, Ready] = {}
         self._running_in: dict[str, int] = {}
         self._running_by_key: dict[tuple[str, str], int] = {}
@@ -132,6 +134,14 @@ class Partition:
     def queue(self, place: str) -> Queue:
         """A queue by `<tenant>.<queue>`, with the built-in policy where nobody declared one."""
         return self.queues.get(place, BUILT_IN)
+
+    def erasable(self, tenant: str, queue: str) -> bool:
+        """Whether the content of a new job of the queue is sealed."""
+        return self.tenants.get(tenant, UNDECLARED).erasable(self.queue(f"{tenant}.{queue}").policy)
+
+    def archive_after_s(self, tenant: str, queue: str) -> float | None:
+        """How long the history of the queue's jobs stays in the log once they have ended; None for ever."""
+        return self.tenants.get(tenant, UNDECLARED).archive_after_s(self.queue(f"{tenant}.{queue}").policy)
 
     def ready(self, place: str) -> Ready | None:
         """The pending jobs of a queue; None where it never had one."""
@@ -265,8 +275,16 @@ class Partition:
             for event in record.events:
                 prices = evolve_prices(prices, event)
             self._put_prices(record.tenant, prices, undo)
+        elif record.kind == "tenant":
+            tenant = self.tenants.get(record.tenant)
+            for event in record.events:
+                tenant = evolve_tenant(tenant, event)
+            self._keep(self.tenants, record.tenant, tenant, undo)
         elif record.kind == "link":
             self.links.evolve(record, None if undo is None else undo.links)
+            for event in record.events:
+                if isinstance(event, MessageAccepted):
+                    self._adopt(event.content, undo)
         else:
             for event in record.events:
                 self._evolve_other(event, record, undo)
@@ -349,6 +367,16 @@ class Partition:
             self.prices.pop(tenant, None)
         else:
             self.prices[tenant] = prices
+
+    def _adopt(self, content: Content, undo: Undo | None) -> None:
+        """Takes what another partition tells of a tenant."""
+        match content:
+            case PricesTold(tenant=tenant, version=version, table=table):
+                self._put_prices(tenant, adopted(self.prices.get(tenant), table, version), undo)
+            case PolicyTold(tenant=tenant, version=version, policy=policy):
+                self._keep(self.tenants, tenant, Tenant(version, policy), undo)
+            case _:
+                pass  # of a job
 
     def _put_long(self, place: str, told: int | None, undo: Undo | None = None) -> None:
         if undo is not None:

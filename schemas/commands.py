@@ -37,6 +37,7 @@ from .prices import Price
 from .rejections import Rejection
 from .schedules import Overlap, ScheduleSpec
 from .steps import Reproduces
+from .tenants import TenantPolicy
 
 
 class SubmitJob(Command, frozen=True):
@@ -393,6 +394,17 @@ class ListPrices(Command, frozen=True):
     model: ModelName | None = None
 
 
+class DeclareTenant(Command, frozen=True):
+    """Sets the policy of the subject's tenant, for all queues whose own policy leaves it open."""
+
+    policy: TenantPolicy
+    reason: Reason = "requested"
+
+
+class GetTenant(Command, frozen=True):
+    """Asks for the tenant's policy."""
+
+
 class PauseQueue(Command, frozen=True):
     """No more grants in the subject's queue; submits are taken."""
 
@@ -468,15 +480,26 @@ class Planned(Answer, frozen=True):
 
 
 class Erased(Answer, frozen=True):
-    """The content of so many jobs is gone; 0 where it was before."""
+    """The content of so many jobs is gone; 0 where it was before.
+
+    They are of one of so many `partitions`: for a data subject, ask the others too.
+    """
 
     jobs: int = 0
+    partitions: int = 1
 
 
 class Started(Answer, frozen=True):
     """The ids of the jobs that a trigger or a backfill started."""
 
     jobs: tuple[str, ...] = ()
+
+
+class TenantTold(Answer, frozen=True):
+    """A tenant's policy; version 0 where nobody declared one."""
+
+    version: int = 0
+    policy: TenantPolicy = TenantPolicy()
 
 
 class PriceTable(Answer, frozen=True):
@@ -535,6 +558,8 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "resume_queue": ResumeQueue,
     "set_price": SetPrice,
     "list_prices": ListPrices,
+    "declare_tenant": DeclareTenant,
+    "get_tenant": GetTenant,
 }
 
 CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
@@ -542,6 +567,7 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     TriggerSchedule: Started,
     Backfill: Started,
     ListPrices: PriceTable,
+    GetTenant: TenantTold,
     Erase: Erased,
 }
 """What is answered with more than an Answer."""

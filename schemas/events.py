@@ -37,7 +37,8 @@ Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partitio
 queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
 history_long (incident); command_rejected, report_rejected, rejections_folded (principal);
-partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices).
+partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices);
+tenant_declared (tenant).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ from .sealed import Sealed
 from .states import DeadReason as DeadReason  # noqa: PLC0414 - a part of the events
 from .states import State
 from .steps import STEP_EVENTS, Reproduces
+from .tenants import TenantDeclared
 
 
 class WaitReason(StrEnum):
@@ -539,6 +541,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     ReportRejected,
     RejectionsFolded,
     PriceSet,
+    TenantDeclared,
     *SCHEDULE_EVENTS,
 )
 for _cls in JOB_EVENTS + OTHER_EVENTS:

@@ -13,14 +13,18 @@ says as one of how many partitions a log began: shard n belongs to partition n m
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Final
 
 import msgspec
 
 from .bounds import SHARDS
 from .facts import Fact
+from .ids import shard_of
+from .prices import Price
 from .sealed import Sealed
 from .states import State
+from .tenants import TenantPolicy
 
 UNHEARD_OF_S: Final = 30
 """How long a partition waits, once asked of a job that it does not have, before it says so.
@@ -65,7 +69,26 @@ class JobTold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="jo
     parent: str | None = None
 
 
-Content = JobAsked | JobTold
+class PricesTold(msgspec.Struct, frozen=True, gc=False, tag="prices_told"):
+    """Some of a tenant's prices; `version` is that of the table which the last of them make whole, else 0."""
+
+    tenant: str
+    version: int
+    table: tuple[Price, ...]
+
+
+class PolicyTold(msgspec.Struct, frozen=True, gc=False, tag="policy_told"):
+    """A tenant's policy."""
+
+    tenant: str
+    version: int
+    policy: TenantPolicy
+
+
+OfTenant = PricesTold | PolicyTold
+"""What the tenant's home partition tells all others as soon as it holds, and they adopt."""
+
+Content = JobAsked | JobTold | PricesTold | PolicyTold
 
 
 class MessageSent(Fact, frozen=True):
@@ -122,6 +145,17 @@ def heard(told: JobTold, seq: int) -> Afar:
 def partition_of(shard: int, partitions: int) -> int:
     """The partition that a shard belongs to from the start."""
     return shard % partitions
+
+
+def queues_beside(tenant: str, queue: str, partitions: int) -> list[str]:
+    """Names of queues that lead to all other partitions than this queue does, one each, in their order."""
+    found = {partition_of(shard_of(tenant, queue), partitions): ""}
+    for number in count():
+        if len(found) == partitions:
+            return [found[partition] for partition in sorted(found) if found[partition]]
+        name = f"{queue}-{number}"
+        found.setdefault(partition_of(shard_of(tenant, name), partitions), name)
+    raise AssertionError("numbers end")
 
 
 def shards_of(partition: int, partitions: int) -> frozenset[int] | None:

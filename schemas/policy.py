@@ -134,8 +134,9 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     `key_concurrency` for each `concurrency_key`; `rate_per_s` grants with a `burst`; at most
     `retries_per_min` retries started, so that an outage is not amplified; `pending_max` jobs waiting, beyond
     which submits are refused; `tools` governs what their attempts call. `archive_after_s` is how long the
-    history of a job stays in the log after the job has ended, before it may be moved to the archive; None: it
-    stays. Where it is `erasable`, the content of each new job is sealed under a key that can be destroyed.
+    history of a job stays in the log after the job has ended, before it may be moved to the archive. Where it
+    is `erasable`, the content of each new job is sealed under a key that can be destroyed. Of these two, None
+    leaves it to the tenant's policy, and where there is none, history stays and nothing is sealed.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -150,7 +151,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     on_clash: OnClash = OnClash.RETURN
     tools: ToolPolicy = ANY_TOOL
     archive_after_s: Seconds | None = None
-    erasable: bool = False
+    erasable: bool | None = None
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

@@ -8,16 +8,12 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from .bounds import NAME_MAX_CHARS
 from .facts import Fact
 
 PRICES_KEY: Final = "models"
 """The key of a tenant's price table, an aggregate of kind `prices`."""
 
 _PER: Final = 1_000_000
-_ROUNDED: Final = 1e-3
-"""By so much of a micro-dollar a decimal fraction may be off in binary."""
-
 Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
@@ -62,17 +58,6 @@ class PricePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Price(model, from_at, *self.microusd)
 
 
-def price_fault(model: str, price: PricePolicy) -> str | None:
-    """Why a price cannot be one."""
-    if not 1 <= len(model) <= NAME_MAX_CHARS:
-        return f"the model's name has {len(model)} characters; give 1 to {NAME_MAX_CHARS}"
-    for field in ("input", "output"):
-        usd = getattr(price, field)
-        if abs(usd * _PER - round(usd * _PER)) > _ROUNDED:
-            return f"{field} {usd} is finer than a millionth of a dollar"
-    return None
-
-
 class Prices(msgspec.Struct, frozen=True, gc=False):
     """A tenant's price table; of two prices of a model from one time the later set one holds."""
 
@@ -93,6 +78,13 @@ class Prices(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_PRICES: Final = Prices()
+
+
+def adopted(prices: Prices | None, table: tuple[Price, ...], version: int) -> Prices:
+    """The table with entries that another partition tells; those with a version make it whole."""
+    known = prices or NO_PRICES
+    entries = {(p.model, p.from_at): p for p in (*known.table, *table)}
+    return Prices(version or known.version, tuple([entries[place] for place in sorted(entries)]))
 
 
 def evolve_prices(prices: Prices | None, event: Fact) -> Prices:

@@ -49,7 +49,9 @@ class Archiving:
             return True
         if state.seq - kept.archive_last < SEGMENT_MIN_RECORDS:
             return False
-        if all(queue.policy.archive_after_s is None for queue in state.queues.values()):
+        asked = [queue.policy.archive_after_s for queue in state.queues.values()]
+        asked += [tenant.policy.archive_after_s for tenant in state.tenants.values()]
+        if all(after_s is None for after_s in asked):
             return False
         held = kept.held_back
         return grown > 0 or (held is not None and (held.until or 0) <= self._clock.wall_us())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from writ.schemas.events import Fact, QueueDeclared
 from writ.schemas.lifecycle import Job
 from writ.schemas.policy import ANY_TOOL, ToolPolicy
-from writ.schemas.prices import NO_PRICES, Prices, evolve_prices
+from writ.schemas.prices import NO_PRICES, Prices
 from writ.schemas.records import Record
 from writ.schemas.steps import (
     StepCompensated,
@@ -22,19 +24,20 @@ _BUDGET = "max_calls is "
 
 
 class Governed:
-    """What the notes of attempts are held against: the tool policies, in each version, and the prices."""
+    """What the notes of attempts are held against: the tool policies, in each version, and the prices.
 
-    def __init__(self) -> None:
+    `prices` are those of each tenant where the log stands.
+    """
+
+    def __init__(self, prices: Mapping[str, Prices]) -> None:
         self._policies: dict[tuple[str, str, int], ToolPolicy] = {}
-        self._prices: dict[str, Prices] = {}
+        self._prices = prices
 
     def take(self, record: Record) -> None:
         """A record that is of no job."""
         for event in record.events:
             if isinstance(event, QueueDeclared):
                 self._policies[record.tenant, record.key, event.version] = event.policy.tools
-            elif record.kind == "prices":
-                self._prices[record.tenant] = evolve_prices(self._prices.get(record.tenant), event)
 
     def fault(self, job: Job, event: Fact, at: int) -> tuple[str, str] | None:
         """The rule that a note breaks and how; None where it stands rightly, or is no note."""

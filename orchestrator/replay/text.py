@@ -64,6 +64,8 @@ from writ.schemas.links import (
     MessageSent,
     MessageSettled,
     PartitionOpened,
+    PolicyTold,
+    PricesTold,
 )
 from writ.schemas.prices import PriceSet
 from writ.schemas.records import Record
@@ -91,6 +93,7 @@ from writ.schemas.steps import (
     ToolOutcome,
     UsageRecorded,
 )
+from writ.schemas.tenants import TenantDeclared
 
 from .history import Step
 
@@ -266,6 +269,13 @@ def noted_words(event: Fact, steps: Steps) -> str:
             return f"what its steps did is to be undone, then it is {end}: {rule}"
         case CompensationEnded(attempt=attempt, run_ms=run_ms):
             return f"attempt {attempt}{_ran(run_ms)}: all is undone"
+        case TenantDeclared(version=version, policy=policy, reason=reason):
+            keeps = policy.archive_after_s
+            kept = "history stays" if keeps is None else f"history moves {keeps:g} s after the end"
+            sealed = "content is sealed" if policy.erasable else "content is plain"
+            return (
+                f"version {version}, where a queue says nothing else {kept} and {sealed}: {one_line(reason)}"
+            )
         case PriceSet(version=version, model=model, from_at=from_at):
             price = f"{event.input_microusd} in, {event.output_microusd} out"
             since = f"from {clock_time(from_at)}"
@@ -408,6 +418,10 @@ def _said(content: Content) -> str:
     """What one partition says to another."""
     if isinstance(content, JobAsked):
         return f"what becomes of {content.key}?"
+    if isinstance(content, PolicyTold):
+        return f"version {content.version} of the policy of tenant {content.tenant}"
+    if isinstance(content, PricesTold):
+        return f"{len(content.table)} prices of tenant {content.tenant}, version {content.version}"
     if content.ended_by == GONE:
         return f"there is no {content.key}"
     return f"{content.key} is {content.state}"

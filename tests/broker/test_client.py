@@ -35,16 +35,29 @@ from writ.broker.submits import new_job_id
 from writ.broker.wire import NatsWire
 from writ.schemas import events, submits
 from writ.schemas.codec import encode
-from writ.schemas.commands import CONTROL_VERBS, Answer, Approval, Plan, Planned, PriceTable, SubmitJob
+from writ.schemas.commands import (
+    CONTROL_VERBS,
+    Answer,
+    Approval,
+    Erased,
+    Plan,
+    Planned,
+    PriceTable,
+    SubmitJob,
+    TenantTold,
+)
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import Filter, OnDead, OnParentEnd, OperationVerb
+from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import State
+from writ.schemas.links import partition_of
 from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import ScheduleSpec
 from writ.schemas.sealed import seal
+from writ.schemas.tenants import TenantPolicy
 
 WAIT_S = 10.0
 CONFIG = """
@@ -713,8 +726,15 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             9,
         ),
         (client.prices("m"), "list_prices", {"model": "m"}, PriceTable(position=9)),
+        (
+            client.declare_tenant(TenantPolicy(archive_after_s=7), "r"),
+            "declare_tenant",
+            {"policy": {"archive_after_s": 7.0}, "reason": "r"},
+            9,
+        ),
+        (client.tenant(), "get_tenant", {}, TenantTold(position=9)),
     ]
-    of_the_tenant = {"set_price", "list_prices"}
+    of_the_tenant = {"set_price", "list_prices", "declare_tenant", "get_tenant"}
     for call, verb, body, result in calls:
         told["jobs"] = 4 if verb == "erase" else ["a"]
         assert await call == result
@@ -800,3 +820,15 @@ def test_the_blocking_client_has_all_that_the_other_has() -> None:
 
     assert public(SyncClient) == public(Client) | {"target", "run"}
     assert SyncClient.submit.__doc__ == Client.submit.__doc__
+
+
+async def test_a_subject_is_erased_in_every_partition(backstage: Backstage, client: Client) -> None:
+    """The first answer says how many there are; each is then asked once."""
+    await backstage.serve("writ.control.default.owner.erase.*", lambda _: Erased(None, 9, 2, partitions=5))
+    assert await client.erase("q", reason="r", data_subject="s") == 10
+    queues = [subject.rpartition(".")[2] for subject, _ in backstage.asked]
+    assert queues[0] == "q"
+    assert {partition_of(shard_of("default", queue), 5) for queue in queues} == set(range(5))
+    backstage.asked.clear()
+    assert await client.erase("q", "7", "r") == 2
+    assert len(backstage.asked) == 1, "a job is in one"

@@ -151,6 +151,27 @@ def test_a_bad_table_is_named(text: str, said: str, writ: Shell) -> None:
     assert said in shown.err
 
 
+def test_a_tenants_policy_is_applied_and_a_queue_overrides_it(node: Shell) -> None:
+    (node.directory / "tenant.toml").write_text(
+        "[tenant]\narchive_after_s = 604800\nerasable = true\n[queues.plain]\nerasable = false\n"
+    )
+    new, queue = [e for e in done(node("apply", "tenant.toml", "--json")) if e["declared"]]
+    assert (new["kind"], new["name"], new["change"]) == ("tenant", "default", "new")
+    assert new["fields"]["erasable"] == {"old": False, "new": True}
+    assert (queue["kind"], queue["fields"]["erasable"]) == ("queue", {"old": None, "new": False})
+    assert "nothing to change" in node("apply", "tenant.toml").out
+    sealed = {}
+    for name in ("plain", "other"):
+        node("submit", name, "hello", '{"name": "x"}', "--id", f"in-{name}", "--delay", "3600")
+        (record, *_) = done(node("job", f"in-{name}", "--json"))["records"]
+        sealed[name] = record["record"]["events"][0]["data"]["input"]["key"] != "none"
+    assert sealed == {"plain": False, "other": True}
+    (node.directory / "tenant.toml").write_text("[tenant]\n")
+    assert "erasable: true -> false" in node("apply", "tenant.toml").out
+    wrong = node("apply", "-", input="[tenant]\nerase = true\n")
+    assert (wrong.code, "tenant.erase: " in wrong.err) == (2, True)
+
+
 # --- what if ----------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,7 @@ GIVEN: Final[dict[str, frozenset[str]]] = {
         "lease_released": "reason",
         "signal_received": "name",
         "time_resumed": "gap_ms",
+        "tenant_declared": "reason",
     }.items()
 }
 """What somebody gave, drew or measured, and so may be anything; all other fields follow from the log."""

@@ -77,6 +77,8 @@ def told(state: Partition) -> dict[str, Any]:
         "tallies": {b: counts(known.tally(b)) for b in batches},
         "long": dict(state.long),
         "prices": dict(state.prices),
+        "tenants": dict(state.tenants),
+        "adopted": {p: dict(told) for p, told in state.links.adopted.items()},
         "erased": dict(state.erased),
         "holds": dict(state.holds),
         "afar": dict(state.links.afar),

@@ -54,6 +54,7 @@ from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Overlap, Schedule, ScheduleSpec, evolve_schedule, next_due
 from writ.schemas.steps import OnUnknown, ToolOutcome, owing
+from writ.schemas.tenants import TenantDeclared
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories, History, JobWords
@@ -449,7 +450,7 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
             told |= {type(event) for event in decode(stored.body).events}
         taken |= edges(roamed)
     audit = {Barrier, HistoryLong, CommandRejected, ReportRejected, RejectionsFolded}
-    kept = {ContentErased, HoldPlaced, HoldLifted}
+    kept = {ContentErased, HoldPlaced, HoldLifted, TenantDeclared}
     assert told >= set(EVENT_TYPES.values()) - audit - kept - {PartitionOpened, *LINK_EVENTS}
     rare = (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed, undone_from_a_wait)
     for seldom in rare:

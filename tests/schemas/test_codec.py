@@ -81,9 +81,11 @@ from writ.schemas.links import (
     MessageSent,
     MessageSettled,
     PartitionOpened,
+    PolicyTold,
+    PricesTold,
 )
 from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry, ToolPolicy
-from writ.schemas.prices import PriceSet
+from writ.schemas.prices import Price, PriceSet
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import (
@@ -114,6 +116,7 @@ from writ.schemas.steps import (
     ToolOutcome,
     UsageRecorded,
 )
+from writ.schemas.tenants import TenantDeclared, TenantPolicy
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -213,14 +216,23 @@ FILTER = st.builds(
 )
 WAIT = st.sampled_from(WaitReason)
 MARK = st.builds(Mark, NUMBER, NUMBER, NUMBER)
-CONTENT = st.builds(JobAsked, NAME, TEXT) | st.builds(
-    JobTold,
-    NAME,
-    TEXT,
-    st.integers(-1, 2**40),
-    st.none() | st.sampled_from(State),
-    st.none() | SEALED,
-    st.none() | TEXT,
+PRICE = st.builds(Price, TEXT, NUMBER, NUMBER, NUMBER)
+TENANT_POLICY = st.builds(TenantPolicy, st.none() | st.floats(0, 1e6), st.booleans())
+OF_TENANT = st.builds(PricesTold, NAME, NUMBER, st.lists(PRICE, max_size=3).map(tuple)) | st.builds(
+    PolicyTold, NAME, NUMBER, TENANT_POLICY
+)
+CONTENT = (
+    OF_TENANT
+    | st.builds(JobAsked, NAME, TEXT)
+    | st.builds(
+        JobTold,
+        NAME,
+        TEXT,
+        st.integers(-1, 2**40),
+        st.none() | st.sampled_from(State),
+        st.none() | SEALED,
+        st.none() | TEXT,
+    )
 )
 EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     JobSubmitted: st.builds(
@@ -280,6 +292,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     CompensationDue: st.builds(CompensationDue, TEXT, st.none() | st.sampled_from(DeadReason), MAYBE_TEXT),
     CompensationEnded: st.builds(CompensationEnded, NUMBER, NUMBER, MAYBE),
     PriceSet: st.builds(PriceSet, NUMBER, TEXT, NUMBER, NUMBER, NUMBER, TEXT),
+    TenantDeclared: st.builds(TenantDeclared, NUMBER, TENANT_POLICY, TEXT),
     JobDropped: st.builds(JobDropped, TEXT),
     JobSuspended: st.builds(JobSuspended, WAIT, TEXT, TEXTS, MAYBE, st.sampled_from(OnTimeout), MAYBE, MAYBE),
     JobResumed: st.builds(JobResumed, WAIT, TEXT, st.none() | SEALED),

@@ -25,6 +25,7 @@ from writ.schemas.links import PartitionOpened
 from writ.schemas.prices import PriceSet
 from writ.schemas.records import Record, Source
 from writ.schemas.schedules import SCHEDULE_EVENTS
+from writ.schemas.tenants import TenantDeclared
 
 from .bonds import Bonds
 from .jobs import JobRules
@@ -230,7 +231,9 @@ class Fold:
                 self.bonds.batch(event, record)
             case e.OperationPlanned() | e.OperationEnded():
                 self.operations.change(event, record)
-            case e.CommandRejected() | e.ReportRejected() | e.Barrier() | PartitionOpened() | PriceSet():
+            case e.CommandRejected() | e.ReportRejected() | e.Barrier() | PartitionOpened():
+                pass
+            case PriceSet() | TenantDeclared():
                 pass
             case _ if isinstance(event, SCHEDULE_EVENTS):
                 self.timetable.change(event, record)

@@ -13,6 +13,7 @@ from writ.schemas.links import (
     MessageAccepted,
     MessageSent,
     MessageSettled,
+    OfTenant,
 )
 from writ.schemas.records import Record
 
@@ -71,6 +72,8 @@ class Mail:
                     )
                 case MessageAccepted(message=message, content=content):
                     self._accepted(other, Letter(message, content))
+                    if isinstance(content, OfTenant):
+                        continue
                     place = f"{content.tenant}.{content.key}"
                     if not isinstance(content, JobTold):
                         self._told.setdefault((place, other), 0)

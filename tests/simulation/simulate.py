@@ -31,6 +31,7 @@ from writ.schemas.events import (
 from writ.schemas.lifecycle import TRANSITIONS, State
 from writ.schemas.prices import PriceSet
 from writ.schemas.steps import STEP_EVENTS
+from writ.schemas.tenants import TenantDeclared
 
 from .history import Outcome, run
 from .plan import APPEND_FAULTS, MESSAGE_FAULTS, OBSERVED_FAULTS, TIMED_FAULTS
@@ -53,7 +54,11 @@ WAYS: Final = (
     *(f"dead {reason}" for reason in DeadReason if reason not in _UNREACHED),
     *(f"waits {reason}" for reason in WaitReason if reason not in _UNREACHED),
     *(f"refused {kind}" for kind in ("malformed", "conflict", "duplicate", "not_found")),
-    *(event.__name__ for event in OTHER_EVENTS if event not in (HistoryLong, PriceSet, *KEEPING)),
+    *(
+        event.__name__
+        for event in OTHER_EVENTS
+        if event not in (HistoryLong, PriceSet, TenantDeclared, *KEEPING)
+    ),
 )
 """What must have come in some history, apart from edges."""
 

@@ -1,4 +1,4 @@
-"""`writ apply`: queues, schedules and prices as a TOML file says them."""
+"""`writ apply`: tenant, queues, schedules and prices as a TOML file says them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def _compared(client: Client, declared: Declared) -> list[Change]:
     from writ.schemas.policy import QueuePolicy
     from writ.schemas.schedules import ScheduleSpec
 
-    changes: list[Change] = []
+    changes = await _compared_tenant(client, declared)
     for name, policy in declared.queues.items():
         page = await client.queues(name)
         known = page.queues[0] if page.queues and page.queues[0].version else None
@@ -95,6 +95,15 @@ async def _compared(client: Client, declared: Declared) -> list[Change]:
         change = "new" if not found else "changed" if fields else "unchanged"
         changes.append(Change("schedule", name, queue, change, fields))
     return changes + await _compared_prices(client, declared)
+
+
+async def _compared_tenant(client: Client, declared: Declared) -> list[Change]:
+    if declared.tenant is None:
+        return []
+    known = await client.tenant()
+    fields = _differing(flat(known.policy), flat(declared.tenant))
+    change = "new" if not known.version else "changed" if fields else "unchanged"
+    return [Change("tenant", client.target.tenant, "", change, fields)]
 
 
 async def _compared_prices(client: Client, declared: Declared) -> list[Change]:
@@ -173,6 +182,9 @@ async def _carry_out(client: Client, declared: Declared, change: Change, reason:
     if change.price is not None:
         given, got = change.price.microusd
         await client.set_price(change.name, given, got, reason, from_=change.price.from_)
+    elif change.kind == "tenant":
+        assert declared.tenant is not None
+        await client.declare_tenant(declared.tenant, reason)
     elif change.kind == "queue":
         policy = QueuePolicy() if change.change == "pruned" else declared.queues[change.name]
         await client.declare_queue(change.name, policy, reason)

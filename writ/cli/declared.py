@@ -1,4 +1,4 @@
-"""A TOML file of policies: queues, schedules, prices and alerts, each checked before any is used."""
+"""A TOML file of policies: tenant, queues, schedules, prices, alerts; each is checked before any is used."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from writ.schemas.policy import QueuePolicy
     from writ.schemas.prices import PricePolicy
     from writ.schemas.schedules import ScheduleSpec
+    from writ.schemas.tenants import TenantPolicy
 
 T = TypeVar("T", bound="msgspec.Struct")
-_TABLES: Final = ("queues", "schedules", "prices", "alerts")
+_TABLES: Final = ("tenant", "queues", "schedules", "prices", "alerts")
+_MICRO: Final = 1_000_000
+_ROUNDED: Final = 1e-3
+"""By so much of a micro-dollar a decimal fraction may be off in binary."""
+
 HELP: Final = ["writ apply --help            (shows a file)"]
 
 
@@ -32,6 +37,7 @@ class Declared:
     )
     prices: dict[str, tuple[PricePolicy, ...]] = field(default_factory=dict[str, "tuple[PricePolicy, ...]"])
     alerts: dict[str, AlertPolicy] = field(default_factory=dict[str, "AlertPolicy"])
+    tenant: TenantPolicy | None = None
 
 
 def read(name: str) -> Declared:
@@ -45,6 +51,8 @@ def read(name: str) -> Declared:
             raise UsageError(
                 f"{name}: {table} is not a table of {', '.join(_TABLES[:-1])} or alerts{hint}", HELP
             )
+    if "tenant" in document:
+        declared.tenant = _tenant(name, document["tenant"])
     for queue, table in document.get("queues", {}).items():
         declared.queues[queue] = _queue(name, queue, table)
     for schedule, table in document.get("schedules", {}).items():
@@ -53,8 +61,8 @@ def read(name: str) -> Declared:
         declared.prices[model] = _prices(name, model, tables)
     for alert, table in document.get("alerts", {}).items():
         declared.alerts[alert] = _alert(name, alert, table)
-    if not (declared.queues or declared.schedules or declared.prices or declared.alerts):
-        raise UsageError(f"{name} holds no [queues.NAME], [schedules.NAME] or [prices.MODEL]", HELP)
+    if not document:
+        raise UsageError(f"{name} holds no [queues.NAME], [schedules.NAME], [prices.MODEL] or [tenant]", HELP)
     return declared
 
 
@@ -70,6 +78,12 @@ def _document(name: str) -> dict[str, Any]:
         raise UsageError(f"{name}: {error.strerror}", HELP) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{name} is not TOML: {error}", HELP) from error
+
+
+def _tenant(file: str, table: Any) -> TenantPolicy:
+    from writ.schemas.tenants import TenantPolicy
+
+    return _converted(f"{file}: tenant", table, TenantPolicy)
 
 
 def _queue(file: str, name: str, table: Any) -> QueuePolicy:
@@ -110,18 +124,32 @@ def _schedule(file: str, name: str, table: Any) -> tuple[str, ScheduleSpec, byte
 
 def _prices(file: str, model: str, tables: Any) -> tuple[PricePolicy, ...]:
     """One table, or several, each from its time on."""
-    from writ.schemas.prices import PricePolicy, price_fault
+    from writ.schemas.prices import PricePolicy
 
     many = tables if isinstance(tables, list) else [tables]
     found: list[PricePolicy] = []
     for number, table in enumerate(many, 1):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         where = f"{file}: prices.{model}" + (f" ({number} of {len(many)})" if len(many) > 1 else "")  # pyright: ignore[reportUnknownArgumentType]
         price = _converted(where, table, PricePolicy)
-        fault = price_fault(model, price)
+        fault = _mispriced(model, price)
         if fault is not None:
             raise UsageError(f"{where}: {fault}", HELP)
         found.append(price)
     return tuple(found)
+
+
+def _mispriced(model: str, price: PricePolicy) -> str | None:
+    """Why a price cannot be set."""
+    from writ.schemas.bounds import NAME_MAX_CHARS
+
+    if not 1 <= len(model) <= NAME_MAX_CHARS:
+        return f"the model's name has {len(model)} characters; give 1 to {NAME_MAX_CHARS}"
+    for field_ in ("input", "output"):
+        usd = getattr(price, field_)
+        micro = usd * _MICRO
+        if abs(micro - round(micro)) > _ROUNDED:
+            return f"{field_} {usd} is finer than a millionth of a dollar"
+    return None
 
 
 def _alert(file: str, name: str, table: Any) -> AlertPolicy:

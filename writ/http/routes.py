@@ -174,6 +174,8 @@ READS: Final = (
     ],
     _ask("/v1/prices", "list_prices", msgspec.Struct, method="GET"),
     _ask("/v1/prices", "set_price", msgspec.Struct),
+    _ask("/v1/tenant", "get_tenant", msgspec.Struct, method="GET"),
+    _ask("/v1/tenant", "declare_tenant", msgspec.Struct, method="PUT"),
 )
 FORENSICS: Final = (
     *[

@@ -29,7 +29,7 @@ from writ.schemas.events import (
 )
 from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
-from writ.schemas.links import JobAsked, JobTold, MessageSent
+from writ.schemas.links import Content, JobAsked, MessageSent, PolicyTold, PricesTold
 from writ.schemas.prices import NO_PRICES, PriceSet
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
@@ -45,11 +45,13 @@ from writ.schemas.schedules import (
     ScheduleTriggered,
 )
 from writ.schemas.sealed import UNSEALED
+from writ.schemas.tenants import UNDECLARED, Tenant, TenantDeclared
 
 from ...consequences import ORCHESTRATOR
 from ...decide import queue as queues
 from ...decide import schedule as schedules
 from ...decide.prices import set_price
+from ...decide.tenant import declare_tenant
 from ...office import Office
 from ...operating import Operating
 from ...round import Round
@@ -152,6 +154,8 @@ class Governing:
                 return self._operation(record)
             case "prices":
                 return self._prices(record)
+            case "tenant":
+                return self._tenant(record)
             case "incident":
                 return self._incident(record)
             case _:
@@ -261,6 +265,13 @@ class Governing:
         )
         return accepted(set_price(self._state.prices.get(record.tenant, NO_PRICES), command, record.at))
 
+    def _tenant(self, record: Record) -> tuple[Fact, ...]:
+        first = record.events[0]
+        if not isinstance(first, TenantDeclared):
+            raise Unrecorded
+        tenant = self._state.tenants.get(record.tenant, UNDECLARED)
+        return declare_tenant(tenant, commands.DeclareTenant(first.policy, first.reason))
+
     def _incident(self, record: Record) -> tuple[Fact, ...]:
         job = self._state.jobs.get(address(record.tenant, record.key))
         most = bounds.HISTORY_LONG_RECORDS
@@ -295,9 +306,18 @@ class Governing:
                 raise Unrecorded
         return event
 
-    def _message(self, content: JobAsked | JobTold, record: Record) -> None:
-        """What one partition says of its own jobs is what it has of them."""
+    def _message(self, content: Content, record: Record) -> None:
+        """What one partition says of its own jobs and tenants is what it has of them."""
         links = self._state.links
+        if isinstance(content, PricesTold):
+            prices = self._state.prices.get(content.tenant, NO_PRICES)
+            need(content.version in (0, prices.version), f"tells of prices {content.version}")
+            need(set(content.table) <= set(prices.table), "tells of prices that nobody set")
+            return
+        if isinstance(content, PolicyTold):
+            tenant = self._state.tenants.get(content.tenant, UNDECLARED)
+            need(tenant == Tenant(content.version, content.policy), "tells of another policy of the tenant")
+            return
         home = links.home(content.tenant, content.key)
         if isinstance(content, JobAsked):
             need(home == int(record.key), f"asks partition {record.key} after a job of partition {home}")

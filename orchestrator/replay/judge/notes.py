@@ -42,7 +42,7 @@ class Notes:
 
     def __init__(self, state: Partition) -> None:
         self._state = state
-        self._governed = Governed()
+        self._governed = Governed(state.prices)
 
     def take(self, record: Record) -> None:
         """A record that is of no job."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from writ.broker.vault import Vault
+from writ.orchestrator.replay.verify import verify
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
 from writ.schemas.events import type_names
@@ -24,6 +26,8 @@ from writ.schemas.links import (
     PartitionOpened,
     partition_of,
 )
+from writ.schemas.steps import UsageRecorded
+from writ.schemas.tenants import TenantDeclared
 
 if TYPE_CHECKING:
     from .conftest import Tools, Twin
@@ -404,3 +408,123 @@ async def test_a_log_that_is_one_of_two_is_not_led_as_the_only_one(pair: Pair) -
     assert not engine.leading.is_set()
     first.others.append(pair.twins[1].log)
     await first.start()
+
+
+# --- what holds for a tenant --------------------------------------------------------------------------------
+
+
+def state_of(twin: Twin) -> Partition:
+    assert twin.engine is not None
+    state: Partition = twin.engine.state
+    return state
+
+
+async def govern(pair: Pair, prices: int) -> None:
+    for number in range(prices):
+        await pair.ask("set_price", "-", model=f"m{number}", input_microusd=number, output_microusd=1)
+    await pair.ask("declare_tenant", "-", policy={"archive_after_s": 60, "erasable": True})
+
+
+async def test_prices_and_the_policy_of_a_tenant_reach_every_partition(pair: Pair) -> None:
+    await govern(pair, 3)
+    first, second = (state_of(twin) for twin in pair.twins)
+    assert first.prices == second.prices
+    assert first.prices["default"].version == len(first.prices["default"].table) == 3
+    assert first.tenants == second.tenants
+    for queue in QUEUES:
+        await pair.submit(queue, id="a")
+        assert pair.job(queue, "a").input.key != "none", "the tenant's policy seals in both"
+        lease = await pair.acquire(queue)
+        used = {"note": "usage_recorded", "model": "m2", "input_tokens": 1_000_000}
+        noted = {"id": "a", "token": lease["token"], "first": 1, "notes": [used]}
+        await pair.ask("note", queue, worker="w1", reports=[noted])
+        (usage,) = await pair.of(queue).events(UsageRecorded)
+        assert isinstance(usage, UsageRecorded)
+        assert (usage.cost_microusd, usage.prices) == (2, 3)
+    for twin in pair.twins:
+        report = await verify(twin.log)
+        assert report.ok, report.lines()
+    await pair.check()
+
+
+@pytest.mark.parametrize("crashed", [0, 1, None])
+async def test_what_a_tenant_was_given_is_told_once_whoever_crashes(pair: Pair, crashed: int | None) -> None:
+    """And the version behind it alone, when there is one."""
+    home = pair.of("-")
+    other = next(twin for twin in pair.twins if twin is not home)
+    await other.crash()
+    await home.ask("set_price", "-", model="small", input_microusd=5, output_microusd=1)
+    await home.settled()
+    if crashed != 1:
+        await home.crash()
+        await home.start()
+    await other.start()
+    if crashed != 0:
+        await other.crash()
+        await other.start()
+    await pair.settled()
+    assert state_of(pair.twins[1]).prices == state_of(pair.twins[0]).prices != {}
+    told = [e for twin in pair.twins for e in await twin.events(MessageSent)]
+    assert len(told) == 1
+    await pair.ask("set_price", "-", model="small", input_microusd=6, output_microusd=1)
+    assert state_of(pair.twins[1]).prices == state_of(pair.twins[0]).prices
+    await pair.check()
+
+
+async def test_a_price_cut_off_from_its_message_is_told_by_the_next_leader(pair: Pair, tools: Tools) -> None:
+    home = pair.of("-")
+    home.log.script.append(tools.unknown(1, after_s=60))
+    price = {"model": "small", "input_microusd": 5, "output_microusd": 1}
+    asking = asyncio.create_task(pair.ask("set_price", "-", **price))
+    await pair.settled()
+    assert await pair.said() == [[], []]
+    await home.crash()
+    asking.cancel()
+    await home.start()
+    await pair.settled()
+    assert state_of(pair.twins[1]).prices == state_of(pair.twins[0]).prices != {}
+    await pair.check()
+
+
+async def test_a_long_table_is_told_in_parts_and_holds_when_it_is_whole(pair: Pair) -> None:
+    count = 450
+    await govern(pair, count)
+    first, second = (state_of(twin).prices["default"] for twin in pair.twins)
+    assert first == second
+    assert len(second.table) == second.version == count
+
+
+async def test_a_queue_overrides_its_tenant(pair: Pair) -> None:
+    await govern(pair, 0)
+    await pair.ask("declare", HERE, policy={"erasable": False, "archive_after_s": 5})
+    state = state_of(pair.of(HERE))
+    assert (state.erasable("default", HERE), state.archive_after_s("default", HERE)) == (False, 5)
+    assert (state.erasable("default", "other"), state.archive_after_s("default", "other")) == (True, 60)
+    assert (state.erasable("another", "other"), state.archive_after_s("another", "other")) == (False, None)
+    await pair.submit(HERE, id="a")
+    assert pair.job(HERE, "a").input.key == "none"
+    await govern(pair, 0)
+    declared = [event for twin in pair.twins for event in await twin.events(TenantDeclared)]
+    assert len(declared) == 1, "what holds already is not declared again"
+
+
+async def test_each_partition_erases_its_own_though_they_share_a_vault(pair: Pair) -> None:
+    """What one of them still needs, the other does not destroy."""
+    vault = Vault()
+    for twin in pair.twins:
+        await twin.crash()
+        twin.keys = vault
+    await pair.start()
+    for queue in QUEUES:
+        await pair.submit(queue, id="a", data_subject="Jane")
+    await pair.complete(HERE, output={"for": "Jane"})
+    refused = await pair.ask("erase", THERE, data_subject="Jane", reason="asked")
+    assert "has not ended" in str(refused) or "is pending" in str(refused)
+    assert (await pair.ask("erase", HERE, data_subject="Jane", reason="asked"))["jobs"] == 1
+    assert vault.open(pair.job(HERE, "a").input) is None
+    assert vault.open(pair.job(THERE, "a").input) is not None
+    await pair.complete(THERE)
+    erased = await pair.ask("erase", THERE, data_subject="Jane", reason="asked")
+    assert (erased["jobs"], erased["partitions"]) == (1, 2)
+    assert vault.open(pair.job(THERE, "a").input) is None
+    await pair.check()

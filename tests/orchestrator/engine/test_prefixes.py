@@ -305,7 +305,7 @@ async def replay(twin: Twin, up_to: int) -> Partition:
     return state
 
 
-KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted"}
+KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted", "TenantDeclared"}
 ELSEWHERE: Final = {"TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", *KEEPING} | {
     e.__name__ for e in LINK_EVENTS
 }

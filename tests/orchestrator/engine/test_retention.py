@@ -103,7 +103,7 @@ async def test_a_queue_without_the_policy_keeps_its_history_in_the_log(twin: Twi
     kept = await shelf.tend()
     assert (kept.archived, kept.trimmed, kept.log_first) == (0, 0, 1)
     assert kept.held_back is not None
-    assert kept.held_back.reason == "queue mail has no archive_after_s"
+    assert kept.held_back.reason == "neither queue mail nor its tenant has archive_after_s"
 
 
 async def test_what_is_moved_is_read_as_before(

@@ -1,0 +1,69 @@
+"""What operators ask of a whole tenant: its policy, and what the tokens of models cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from writ.schemas import commands
+from writ.schemas.events import Fact
+from writ.schemas.prices import NO_PRICES, PRICES_KEY
+from writ.schemas.rejections import Rejection
+from writ.schemas.tenants import TENANT_KEY, UNDECLARED
+
+from .decide.prices import set_price
+from .decide.tenant import declare_tenant
+from .messages import Asked
+from .office import Office, encode
+from .round import Round
+
+
+class TenantDesk:
+    """Asked of the tenant's home partition, which tells all others (see `LinkDesk`)."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._state = office.state
+        self.verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
+            commands.DeclareTenant: self._declare,
+            commands.GetTenant: self._get,
+            commands.SetPrice: self._set_price,
+            commands.ListPrices: self._list_prices,
+        }
+
+    def _declare(self, round_: Round, asked: Asked, command: commands.DeclareTenant) -> None:
+        tenant = self._state.tenants.get(asked.address.tenant, UNDECLARED)
+        self._recorded(round_, asked, "tenant", TENANT_KEY, declare_tenant(tenant, command))
+
+    def _get(self, round_: Round, asked: Asked, command: commands.GetTenant) -> None:
+        tenant = self._state.tenants.get(asked.address.tenant, UNDECLARED)
+        answer = commands.TenantTold(None, round_.position, tenant.version, tenant.policy)
+        round_.answer(asked.send, encode(answer), verdict_only=True)
+
+    def _set_price(self, round_: Round, asked: Asked, command: commands.SetPrice) -> None:
+        prices = self._state.prices.get(asked.address.tenant, NO_PRICES)
+        outcome = set_price(prices, command, round_.now)
+        if isinstance(outcome, Rejection):
+            self._office.refuse(round_, asked, outcome)
+            return
+        self._recorded(round_, asked, "prices", PRICES_KEY, outcome)
+
+    def _list_prices(self, round_: Round, asked: Asked, command: commands.ListPrices) -> None:
+        prices = self._state.prices.get(asked.address.tenant, NO_PRICES)
+        table = tuple([price for price in prices.table if command.model in (None, price.model)])
+        answer = commands.PriceTable(None, round_.position, prices.version, table)
+        round_.answer(asked.send, encode(answer), verdict_only=True)
+
+    def _recorded(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
+        """Stores what was decided, if anything is to be stored, and answers."""
+        tenant, principal, verb, _ = asked.address
+        if events:
+            round_.record(
+                *(tenant, kind, key, events),
+                actor=principal,
+                vouched=False,
+                cause=verb,
+                size_bytes=asked.size_bytes,
+            )
+        answer = commands.Answer(None, round_.position)
+        round_.answer(asked.send, encode(answer), verdict_only=not events)
