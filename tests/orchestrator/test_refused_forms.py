@@ -126,9 +126,8 @@ def faults(kind: inspect.Type, whole: bool = False) -> Iterator[Fault]:
                     yield Fault(f".{name}", less, "missing required", name)
                 for below in faults(field.type):
                     yield below._replace(path=f".{name}{below.path}", value={**base, name: below.value})
-            yield Fault(
-                ".colour", {**base, "colour": 1}, each.fields[0].encode_name, "unknown field `colour`"
-            )
+            known = [field.encode_name for field in each.fields]
+            yield Fault(".colour", {**base, "colour": 1}, "".join(known[:1]), "unknown field `colour`")
         elif isinstance(each, inspect.VarTupleType):
             for below in faults(each.item_type):
                 yield below._replace(path=f"[0]{below.path}", value=[below.value])
