@@ -60,8 +60,12 @@ bench-sweep: $(READY) ## Fit how cost grows with jobs, queues, workers and tenan
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)
 
 .PHONY: bench-views
-bench-views: $(READY) ## Measure the views: rebuild, lag under load, pages at a million jobs
+bench-views: $(READY) ## Measure the views: rebuild, lag under load, memory
 	@$(BIN)/python -m benchmarks.views $(ARGS)
+
+.PHONY: bench-pages
+bench-pages: $(READY) ## Fill the views with a million jobs, and ask every list (ARGS='--directory DIR' keeps them)
+	@$(BIN)/python -m benchmarks.pages $(ARGS)
 
 .PHONY: kill-views
 kill-views: $(READY) ## Kill the views at 50 random points of a rebuild (N=200 for more)

@@ -1,10 +1,10 @@
-"""Measures the views: rebuild, lag under load, pages at a million jobs, memory. Exits 1 if a bar is missed.
+"""Measures the views: rebuild, lag under load, memory. Exits 1 if a bar is missed.
 
-    python -m benchmarks.views [--jobs 100000] [--million 1000000] [--seconds 20]
+    python -m benchmarks.views [--jobs 100000] [--seconds 20]
 
 The rebuild is by the process of the views as `writ up` starts it, over a log in a real broker: all views
-together. The lag is that of a whole node under load, with a worker and a client on the same cores. The pages
-are read from a jobs view into which a million jobs were folded, as it folds any log.
+together. The lag is that of a whole node under load, with a worker and a client on the same cores. `pages.py`
+reads them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,8 @@ from writ.broker.embedded import EmbeddedBroker
 from writ.broker.hardened import HardenedClient
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.ports import Message
-from writ.projections.feed import Batch
-from writ.projections.folded import Folded, reached_in
-from writ.projections.jobs import JobsView
-from writ.projections.reading import JobsReader
+from writ.projections.folded import reached_in
 from writ.projections.registry import VIEWS
-from writ.schemas.chain import Position
 from writ.schemas.codec import digest, encode
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
@@ -44,9 +40,7 @@ from writ.schemas.events import (
     LeaseGranted,
 )
 from writ.schemas.ids import fencing_token
-from writ.schemas.lifecycle import State
 from writ.schemas.policy import Limits, Retry
-from writ.schemas.queries import JobsQuery
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.sealed import seal
 from writ.schemas.subjects import log_subject
@@ -61,7 +55,6 @@ REBUILD_MIN: Final = 30_000.0
 
 LAG_MAX_S: Final = 1.0
 LAG_JOBS_PER_S: Final = 3_000
-PAGE_MAX_MS: Final = 50.0
 MEMORY_GROWTH_MAX: Final = 0.25
 """Of what the process of the views holds after the first third of a rebuild."""
 
@@ -260,65 +253,7 @@ async def _watch(node: Node, sending: Sending, coming: asyncio.Task[None]) -> fl
         await asyncio.sleep(_POLL_S)
 
 
-async def pages(directory: Path, jobs: int) -> Bar:
-    """Every kind of page of a jobs view that holds so many."""
-    path = directory / "million.db"
-    folded = await Folded.open(path, JobsView())
-    part: list[Record] = []
-    begun = time.monotonic()
-
-    async def store() -> None:
-        ends = [Position(1, record.seq, GENESIS) for record in part]
-        fault = await folded.apply(Batch(part, ends))
-        assert fault is None, fault
-        part.clear()
-
-    for record in histories(jobs, in_flight=1_000):
-        part.append(record)
-        if len(part) == 4_096:
-            await store()
-    await store()
-    await folded.close()
-    took_s, size = time.monotonic() - begun, path.stat().st_size / jobs
-    print(f"  {jobs:,} jobs folded in {took_s:.0f} s, {size:.0f} bytes each")
-    reader = JobsReader(path)
-    middle = jobs * 3 // 2
-    asked = {
-        "newest": JobsQuery(),
-        "dead": JobsQuery(states=(State.DEAD,)),
-        "none of a state": JobsQuery(states=(State.SUSPENDED,)),
-        "of a queue": JobsQuery(queue="mail"),
-        "of a queue, dead": JobsQuery(queue="mail", states=(State.DEAD,)),
-        "of a task": JobsQuery(task="mail.send"),
-        "of a queue and a task": JobsQuery(queue="mail", task="mail.send"),
-        "of a queue and another's task": JobsQuery(queue="mail", task="invoices.extract"),
-        "of a batch": JobsQuery(batch="b3"),
-        "of a batch, dead": JobsQuery(batch="b3", states=(State.DEAD,)),
-        "of a batch, none of a state": JobsQuery(batch="b3", states=(State.SUSPENDED,)),
-        "of an actor and another's queue": JobsQuery(actor="owner", queue="none"),
-        "of an error class": JobsQuery(error_class=ErrorClass.POLICY),
-        "of a cause": JobsQuery(cause="0badcafe0bad"),
-        "from the middle": JobsQuery(cursor=str(middle)),
-        "dead, from the middle": JobsQuery(states=(State.DEAD,), cursor=str(middle)),
-    }
-    worst, name = 0.0, ""
-    for what, query in asked.items():
-        times: list[float] = []
-        for _ in range(5):
-            begun = time.perf_counter()
-            await reader.page("default", query)
-            times.append((time.perf_counter() - begun) * 1e3)
-        print(f"  page {what}: {sorted(times)[2]:.1f} ms")
-        worst, name = max((worst, name), (sorted(times)[2], what))
-    await reader.close()
-    return Bar(
-        f"a page under {PAGE_MAX_MS:g} ms at {jobs:,} jobs",
-        f"{worst:.1f} ms at most ({name})",
-        worst < PAGE_MAX_MS,
-    )
-
-
-async def main(jobs: int, million: int, seconds: float) -> int:
+async def main(jobs: int, seconds: float) -> int:
     """The exit code."""
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as name:
@@ -330,7 +265,6 @@ async def main(jobs: int, million: int, seconds: float) -> int:
         finally:
             await stage.close()
         bars += await lag(seconds)
-        bars.append(await pages(Path(name), million))
     for bar in bars:
         print(f"{'held  ' if bar.held else 'MISSED'}  {bar.name}: {bar.figure}")
     busy = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
@@ -343,7 +277,6 @@ async def main(jobs: int, million: int, seconds: float) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description=__doc__)
     parser.add_argument("--jobs", type=int, default=100_000, help="in the log of the rebuild")
-    parser.add_argument("--million", type=int, default=1_000_000, help="in the view whose pages are read")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load")
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.jobs, given.million, given.seconds)))
+    sys.exit(asyncio.run(main(given.jobs, given.seconds)))

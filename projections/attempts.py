@@ -25,7 +25,7 @@ from writ.schemas.steps import CompensationEnded
 from .collecting import Collecting
 from .file import position_of
 from .paging import Listing, page
-from .shown import fit, timestamp
+from .shown import Seen, fit, timestamp
 from .view import Write
 
 _SCHEMA: Final = """
@@ -151,7 +151,7 @@ def attempts(db: sqlite3.Connection, tenant: str, query: AttemptsQuery) -> Attem
         "queue": query.queue,
     }
     found, after = page(db, LISTING, tenant, equal, query)
-    shown, cut = fit([(str(row[0]), _view(*row)) for row in found], query.limit)
+    shown, cut = fit((Seen(str(row[0]), _view(*row)) for row in found), query.limit)
     return AttemptsPage(None, position_of(db), shown, cut or after)
 
 

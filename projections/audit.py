@@ -20,7 +20,7 @@ from writ.schemas.rejections import Rejection
 from .collecting import Collecting
 from .file import position_of
 from .paging import Listing, page
-from .shown import fit, timestamp
+from .shown import Seen, fit, timestamp
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS acts (
@@ -137,7 +137,7 @@ def audit(db: sqlite3.Connection, tenant: str, query: AuditQuery) -> AuditPage:
     }
     ends = {None: "", True: "refusal IS NOT NULL", False: "refusal IS NULL"}
     found, after = page(db, LISTING, tenant, equal, query, ends[query.refused])
-    shown, cut = fit([(str(row[0]), _view(*row)) for row in found], query.limit)
+    shown, cut = fit((Seen(str(row[0]), _view(*row)) for row in found), query.limit)
     return AuditPage(None, position_of(db), shown, cut or after)
 
 

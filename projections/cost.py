@@ -1,4 +1,4 @@
-"""The cost view: tokens and what they cost, by the day of log time, queue, task and model."""
+"""The cost view: tokens and what they cost, by days of log time, queue, task and model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from writ.schemas.steps import UsageRecorded
 
 from .collecting import Collecting
 from .file import position_of
+from .paging import END
 from .shown import timestamp
 
 DAY_US: Final = 86_400 * SECOND_US
+DAY: Final = 1
+MONTH: Final = 32
+"""The spans in which is summed up, in days. Where single days are not asked for, a year is 12 rows."""
+
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS tasks ( -- what each job runs: usage does not say it
     tenant TEXT NOT NULL, queue TEXT NOT NULL, id TEXT NOT NULL, task TEXT NOT NULL,
@@ -29,7 +34,8 @@ CREATE TABLE IF NOT EXISTS tasks ( -- what each job runs: usage does not say it
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS costs (
     tenant TEXT NOT NULL,
-    day INTEGER NOT NULL, -- since 1970
+    span INTEGER NOT NULL, -- so many days
+    day INTEGER NOT NULL, -- the first of them, since 1970
     queue TEXT NOT NULL,
     task TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -38,19 +44,17 @@ CREATE TABLE IF NOT EXISTS costs (
     output_tokens INTEGER NOT NULL,
     cost_microusd INTEGER NOT NULL,
     unpriced INTEGER NOT NULL, -- calls of models without a price
-    PRIMARY KEY (tenant, day, queue, task, model)
+    PRIMARY KEY (tenant, span, day, queue, task, model)
 ) WITHOUT ROWID;
 """
 _TASK: Final = "INSERT INTO tasks VALUES (?, ?, ?, ?)"
 _ADD: Final = (
-    "INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+    "INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
     " calls = calls + excluded.calls, input_tokens = input_tokens + excluded.input_tokens,"
     " output_tokens = output_tokens + excluded.output_tokens,"
     " cost_microusd = cost_microusd + excluded.cost_microusd, unpriced = unpriced + excluded.unpriced"
 )
-_COUNTERS: Final = (
-    "SELECT day, queue, task, model, calls, input_tokens, output_tokens, cost_microusd, unpriced FROM costs"
-)
+_NUMBERS: Final = ("calls", "input_tokens", "output_tokens", "cost_microusd", "unpriced")
 _LOOKUP: Final = (
     "SELECT t.tenant, t.queue, t.id, t.task FROM json_each(?) AS wanted CROSS JOIN tasks AS t"
     " ON t.tenant = json_extract(wanted.value, '$[0]') AND t.queue = json_extract(wanted.value, '$[1]')"
@@ -62,7 +66,7 @@ class CostView(Collecting):
     """The fold."""
 
     name = "cost"
-    version = 1
+    version = 2
     schema = _SCHEMA
     statements = (_TASK, _ADD)
 
@@ -96,9 +100,11 @@ class CostView(Collecting):
         task = self._tasks.get((record.tenant, record.key))
         if task is None:
             raise Violation(record.seq, f"tells of usage of {record.key}, which was not submitted")
-        key = (record.tenant, record.at // DAY_US, split_job_key(record.key)[0], task, usage.model)
         cost, tokens = usage.cost_microusd, (usage.input_tokens, usage.output_tokens)
-        self._count(_ADD, key, 1, *tokens, cost or 0, int(cost is None))
+        for span in (DAY, MONTH):
+            day = record.at // DAY_US // span * span
+            key = (record.tenant, span, day, split_job_key(record.key)[0], task, usage.model)
+            self._count(_ADD, key, 1, *tokens, cost or 0, int(cost is None))
 
     def discard(self) -> None:
         self._tasks = {}
@@ -107,27 +113,35 @@ class CostView(Collecting):
 
 def cost(db: sqlite3.Connection, tenant: str, query: CostQuery) -> CostPage:
     """Sums over the counters of the days asked for, those that cost most first."""
-    where = ["tenant = ?"]
-    values: list[str | int] = [tenant]
-    if query.since is not None:
-        where.append("day >= ?")
-        values.append(log_time(query.since) // DAY_US)
-    if query.until is not None:
-        where.append("day < ?")
-        values.append(-(-log_time(query.until) // DAY_US))
-    for column in ("queue", "task", "model"):
-        if (value := getattr(query, column)) is not None:
-            where.append(f"{column} = ?")
-            values.append(value)
-    sums: dict[tuple[Any, ...], list[int]] = {}
-    places = [list(CostBy).index(each) for each in query.by]
-    for row in db.execute(f"{_COUNTERS} WHERE {' AND '.join(where)}", values):
-        key = tuple([row[place] for place in places])
-        known = sums.get(key)
-        sums[key] = [*row[4:]] if known is None else [a + b for a, b in zip(known, row[4:], strict=True)]
-    most = sorted(sums.items(), key=lambda item: (-item[1][3], -item[1][1] - item[1][2], item[0]))
-    views = [_sum(dict(zip(query.by, key, strict=True)), numbers) for key, numbers in most[: query.limit]]
-    return CostPage(None, position_of(db), tuple(views), len(most) > query.limit)
+    wanted = {column: getattr(query, column) for column in ("queue", "task", "model")}
+    given = {column: value for column, value in wanted.items() if value is not None}
+    where = "".join([f" AND {column} = ?" for column in given])
+    part = f"SELECT * FROM costs WHERE tenant = ? AND span = ? AND day >= ? AND day < ?{where}"  # noqa: S608 - our words
+    spans = _spans(query)
+    values = [value for span in spans for value in (tenant, *span, *given.values())]
+    by = "".join([f", {each.value}" for each in query.by])
+    alone = set(query.by) == set(CostBy)  # then each row is a sum of its own
+    numbers = [name if alone else f"sum({name})" for name in _NUMBERS]
+    _, read, written, micros, _ = numbers
+    sql = (
+        f"SELECT tenant{by}, {', '.join(numbers)} FROM ({' UNION ALL '.join([part] * len(spans))}) AS found"  # noqa: S608 - our words
+        f"{'' if alone else f' GROUP BY tenant{by}'}"
+        f" ORDER BY {micros} DESC, {read} + {written} DESC{by} LIMIT ?"
+    )
+    found = db.execute(sql, (*values, query.limit + 1)).fetchall()
+    named = 1 + len(query.by)
+    views = [_sum(dict(zip(query.by, row[1:], strict=False)), row[named:]) for row in found[: query.limit]]
+    return CostPage(None, position_of(db), tuple(views), len(found) > query.limit)
+
+
+def _spans(query: CostQuery) -> list[tuple[int, int, int]]:
+    """What is summed up: spans, and from where and up to where those of each count."""
+    first = 0 if query.since is None else log_time(query.since) // DAY_US
+    end = END if query.until is None else -(-log_time(query.until) // DAY_US)
+    whole, over = -(-first // MONTH) * MONTH, end // MONTH * MONTH if query.until is not None else END
+    if CostBy.DAY in query.by or whole >= over:
+        return [(DAY, first, end)]
+    return [(DAY, first, whole), (MONTH, whole, over), (DAY, over, end)]
 
 
 def _sum(named: dict[CostBy, Any], numbers: Sequence[int]) -> CostSum:

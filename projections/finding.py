@@ -17,7 +17,7 @@ LINKS: Final = ("parent", "batch", "operation", "schedule")
 _WALKED: Final = {"cause": "cause", "error": "error_class", "actor": "actor"}
 """Columns with an index of their own, the most telling first, and the filters on them."""
 
-_SELECT: Final = "opened, state, queue, task, actor, error, cause"
+_JOBS: Final = "CROSS JOIN jobs USING (opened)"
 
 
 def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[int], int | None]:
@@ -33,12 +33,11 @@ def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[in
     span = [first, end]
     if links:
         kind, name = links.pop(0)
-        tables = "links AS l CROSS JOIN jobs USING (opened)"
-        where = "l.tenant = ? AND l.kind = ? AND l.name = ? AND l.opened >= ? AND l.opened < ?"
-        walks = [Walk(_SELECT, "l.opened", tables, where, [tenant, kind, name, *span])]
+        where = "tenant = ? AND kind = ? AND name = ? AND opened >= ? AND opened < ?"
+        walks = [Walk("opened", "opened", "links", where, [tenant, kind, name, *span])]
     elif walked := next((column for column in _WALKED if column in equal), None):
         where = f"tenant = ? AND {walked} = ? AND opened >= ? AND opened < ?"
-        walks = [Walk(_SELECT, "opened", "jobs", where, [tenant, equal.pop(walked), *span])]
+        walks = [Walk("opened", "opened", "jobs", where, [tenant, equal.pop(walked), *span])]
     else:
         return _by_state(db, tenant, query, equal, span)
     terms = [f"{column} = ?" for column in equal]
@@ -52,7 +51,7 @@ def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[in
             " AND opened = found.opened)"
         )
         values += [tenant, kind, name]
-    return _merged(db, walks, Terms(" AND ".join(terms), values), query.limit)
+    return _merged(db, walks, Terms(" AND ".join(terms), values, _JOBS), query.limit)
 
 
 def _by_state(
@@ -65,9 +64,11 @@ def _by_state(
     if walked is not None:
         where += f" AND {walked} = ?"
         extra.append(equal.pop(walked))
-    others = Terms(" AND ".join([f"{column} = ?" for column in equal]), [*equal.values()])
+    others = Terms(" AND ".join([f"{column} = ?" for column in equal]), [*equal.values()], _JOBS)
     states = dict.fromkeys(query.states or tuple(State))
-    walks = [Walk(_SELECT, "opened", "jobs", where, [state.value, tenant, *span, *extra]) for state in states]
+    walks = [
+        Walk("opened", "opened", "jobs", where, [state.value, tenant, *span, *extra]) for state in states
+    ]
     return _merged(db, walks, others, query.limit)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 from writ.schemas.queries import NewestFirst
@@ -16,6 +17,9 @@ from writ.schemas.schedules import log_time
 
 SCANNED_MAX: Final = 2_000
 """Rows that one page looks at."""
+
+SUMMED_ROWS: Final = 10
+"""So many numbers are summed up in the time in which one row is looked at."""
 
 END: Final = 2**63 - 1
 """Behind every key."""
@@ -47,32 +51,42 @@ class Walk(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What the index of a walk does not tell, of its rows as `found`; without words nothing."""
+    """What the index of a walk does not tell, of its rows as `found`; without words nothing.
+
+    `join` brings in what is asked of other tables.
+    """
 
     where: str
     values: Sequence[Any]
+    join: str = ""
 
 
 def follow(
-    db: sqlite3.Connection, walk: Walk, others: Terms, limit: int, scanned: int = SCANNED_MAX
+    db: sqlite3.Connection, walk: Walk, others: Terms, limit: int, scanned: int
 ) -> tuple[list[tuple[Any, ...]], int | None]:
-    """At most `limit` rows, by their keys from the highest, and the key below which there may be more.
+    """At most `limit` of the first `scanned` rows, by their keys from the highest, and the key below which
+    there may be more.
 
     All words of SQL are this package's own; whatever came from outside is among the values.
     """
     select, key, tables, where, values = walk
-    rows = f"FROM {tables} WHERE {where} ORDER BY {key} DESC LIMIT ?"
+    rows = f"SELECT {select} FROM {tables} WHERE {where} ORDER BY {key} DESC LIMIT ?"  # noqa: S608
     if not others.where:
-        found = db.execute(f"SELECT {select} {rows}", (*values, limit + 1)).fetchall()
-    else:
-        sql = f"SELECT * FROM (SELECT {select} {rows}) AS found WHERE {others.where} LIMIT ?"  # noqa: S608
-        found = db.execute(sql, (*values, scanned, *others.values, limit + 1)).fetchall()
-    if len(found) > limit:
-        return found[:limit], int(found[limit - 1][0])
-    if not others.where:
-        return found, None
-    last = db.execute(f"SELECT {key} {rows} OFFSET ?", (*values, 1, scanned - 1)).fetchone()
-    return found, None if last is None else int(last[0])
+        found = db.execute(rows, (*values, limit + 1)).fetchall()
+        return found[:limit], None if len(found) <= limit else int(found[limit - 1][0])
+    found = []
+    last: int | None = None
+    left = scanned
+    sql = f"SELECT {others.where}, found.* FROM ({rows}) AS found {others.join}"  # noqa: S608
+    with closing(db.execute(sql, (*others.values, *values, scanned))) as walked:
+        for matches, *row in walked:
+            if matches:
+                if len(found) == limit:
+                    return found, last
+                found.append(tuple(row))
+            last = int(row[0])
+            left -= 1
+    return found, None if left else last
 
 
 def page(
@@ -103,7 +117,7 @@ def page(
         terms.append(term)
     walk = Walk(f"{of.key}, {of.columns}", of.key, of.table, where, values)
     others = Terms(" AND ".join(terms), [*given.values()])
-    found, after = follow(db, walk, others, query.limit)
+    found, after = follow(db, walk, others, query.limit, SCANNED_MAX)
     return found, None if after is None else str(after)
 
 

@@ -21,26 +21,21 @@ from writ.schemas.faults import explain_fault
 from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
 from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.queries import (
-    BatchesQuery,
     DeadPage,
     DeadQuery,
     DeadView,
     ErrorView,
-    HoldsQuery,
     JobQuery,
     JobsPage,
     JobsQuery,
     JobView,
     LogQuery,
     NodeStatus,
-    OperationsQuery,
     PartitionStatus,
     Query,
-    QueuesQuery,
     RecordsPage,
     RecordsQuery,
     RecordView,
-    SchedulesQuery,
     StatusQuery,
     StretchPage,
     StretchQuery,
@@ -52,12 +47,11 @@ from writ.schemas.sealed import UNSEALED, Keys
 from writ.schemas.subjects import log_subject, parse_log
 
 from .file import Reader
-from .governed import Governed
-from .reading import JobRow, JobRows, JobsReader
+from .reading import DeadRow, JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
 from .revealing import revealed
 from .runner import Runner
-from .shown import PAGE_MAX_BYTES, content, fit, tags_of, timestamp
+from .shown import PAGE_MAX_BYTES, Seen, content, fit, tags_of, timestamp
 from .stretch_pages import stretch_page
 
 log = logging.getLogger("writ.projections")
@@ -141,7 +135,6 @@ class Queries:
         self._warnings = warnings
         self._who = who
         self._clock = clock or SystemClock()
-        governed = Governed(self._reader)
         self._verbs: dict[str, Callable[[str, bytes], Awaitable[Answer]]] = {
             "jobs": self._jobs,
             "job": self._job,
@@ -149,11 +142,6 @@ class Queries:
             "records": self._records,
             "log": self._log_records,
             "stretch": self._stretch,
-            "queues": self._of("jobs", QueuesQuery, governed.queues),
-            "schedules": self._of("jobs", SchedulesQuery, governed.schedules),
-            "operations": self._of("jobs", OperationsQuery, governed.operations),
-            "batches": self._of("jobs", BatchesQuery, governed.batches),
-            "holds": self._of("jobs", HoldsQuery, governed.holds),
             "status": self._status,
         }
         self._readers: list[Reader] = [self._reader]
@@ -250,19 +238,13 @@ class Queries:
     async def _dead(self, tenant: str, body: bytes) -> DeadPage:
         query = _parse(body, DeadQuery)
         await self._caught_up(query)
-        found = await self._reader.dead_counts(tenant, query)
-        views = [
-            (
-                job_key(row.queue, row.cause),
-                DeadView(row.queue, tenant, row.cause, row.n, _job_view(revealed(row.newest, self._keys))),
-            )
-            for row in found.rows
-            if query.task in (None, row.newest.job.task)
-        ]
-        shown, after = fit(views, query.limit)
-        if after is None and found.more:
-            after = job_key(found.rows[-1].queue, found.rows[-1].cause)
-        return DeadPage(None, found.position, shown, after)
+        found = await self._reader.dead(tenant, query)
+        shown, after = fit((self._dead_view(tenant, row) for row in found.rows), query.limit)
+        return DeadPage(None, found.position, shown, after or found.next)
+
+    def _dead_view(self, tenant: str, row: DeadRow) -> Seen:
+        newest = _job_view(revealed(row.newest, self._keys))
+        return Seen(job_key(row.queue, row.cause), DeadView(row.queue, tenant, row.cause, row.n, newest))
 
     async def _records(self, tenant: str, body: bytes) -> RecordsPage:
         query = _parse(body, RecordsQuery)
@@ -349,23 +331,15 @@ class Queries:
         seen = self._runner.position, self._runner.digest
         return await stretch_page(self._log, tenant, query, await self._newest_seq(query.max_wait_s), seen)
 
-    def _of(
-        self, view: str, kind: type[Asked], read: Callable[[str, Asked], Awaitable[Answer]]
-    ) -> Callable[[str, bytes], Awaitable[Answer]]:
+    def _listed(self, view: str, reader: Reader, listed: Listed) -> Callable[[str, bytes], Awaitable[Answer]]:
         """What answers a query from one view, as soon as that is as new as it asks."""
 
         async def answer(tenant: str, body: bytes) -> Answer:
-            query = _parse(body, kind)
+            query = _parse(body, listed.query)
             await self._caught_up(query, view)
-            return await read(tenant, query)
-
-        return answer
-
-    def _listed(self, view: str, reader: Reader, listed: Listed) -> Callable[[str, bytes], Awaitable[Answer]]:
-        async def read(tenant: str, query: Any) -> Answer:
             return await reader.read(lambda db: listed.read(db, tenant, query))
 
-        return self._of(view, listed.query, read)
+        return answer
 
     async def _status(self, tenant: str, body: bytes) -> NodeStatus:
         """Never waits for a view, as how far behind it is belongs to the answer."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from contextlib import closing
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from writ.schemas.ids import split_job_key
+from writ.schemas.ids import job_key, split_job_key
 from writ.schemas.lifecycle import Job, State
 from writ.schemas.queries import DeadQuery, JobsQuery
 from writ.schemas.sealed import Sealed
@@ -16,6 +17,7 @@ from writ.schemas.sealed import Sealed
 from .file import Reader, position_of
 from .finding import find
 from .jobs import decode_job
+from .paging import SCANNED_MAX
 
 T = TypeVar("T")
 
@@ -23,16 +25,15 @@ CONTENT_MAX_BYTES = 700 * 1024
 """Inputs, outputs and the rest of a page's jobs together; a page holds one job at least."""
 
 _ROW_EXTRA_BYTES = 600
-_FROM_WANTED = (
-    " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened)"
-    " WHERE opened IN (SELECT value FROM json_each(?))"
+_CONTENT = (
+    "SELECT opened, seq, job, i.sealed, o.sealed"
+    " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened) WHERE opened = ?"
 )
-_SIZES = (
-    "SELECT opened, length(job) + coalesce(length(i.sealed), 0) + coalesce(length(o.sealed), 0)"
-    + _FROM_WANTED
+_DEAD = (
+    "SELECT c.queue, c.cause, c.n, j.opened, j.task FROM dead_counts AS c CROSS JOIN jobs AS j ON j.opened ="
+    " (SELECT max(opened) FROM jobs WHERE tenant = c.tenant AND queue = c.queue AND cause = c.cause)"
+    " WHERE c.tenant = ? AND (c.queue, c.cause) > (?, ?)"
 )
-_CONTENTS = "SELECT opened, seq, job, i.sealed, o.sealed" + _FROM_WANTED + " ORDER BY opened DESC"
-_GOVERNED = "SELECT key, seq, at, actor, made_by, body FROM governed"
 _decode_sealed = msgspec.json.Decoder(Sealed).decode
 
 
@@ -64,53 +65,17 @@ class DeadRow(NamedTuple):
 
 
 class DeadRows(NamedTuple):
-    """Rows as of `position`; `more` where rows after the last one here remain."""
+    """Rows as of `position`; there may be more behind the key `next`."""
 
     position: int
     rows: list[DeadRow]
-    more: bool
+    next: str | None
 
 
 class Leader(NamedTuple):
     leader: str
     version: str
     seq: int
-
-
-class GovernedRow(NamedTuple):
-    """Something that governs jobs, as its fold left it; `at` and `actor` are its newest record's."""
-
-    key: str
-    seq: int
-    at: int
-    actor: str
-    made_by: str
-    body: bytes
-
-
-class QueueRow(NamedTuple):
-    """A queue with its jobs by state, and its running ones by concurrency key."""
-
-    name: str
-    governed: GovernedRow | None
-    jobs: dict[State, int]
-    running: dict[str, int]
-
-
-class BatchRow(NamedTuple):
-    """A batch with its jobs by state."""
-
-    key: str
-    governed: GovernedRow | None
-    jobs: dict[State, int]
-
-
-class ChangeRow(NamedTuple):
-    seq: int
-    at: int
-    actor: str
-    event: str
-    data: bytes
 
 
 class JobsReader(Reader):
@@ -156,109 +121,35 @@ class JobsReader(Reader):
 
         return await self.read(read)
 
-    async def queues(
-        self, tenant: str, queue: str | None, after: str, limit: int
-    ) -> tuple[int, list[QueueRow]]:
-        """Position, and queues by name: those with jobs, and those that somebody declared or closed."""
-        known = (
-            "SELECT key FROM governed WHERE kind = 'queue' AND tenant = ? AND key > ? ORDER BY key LIMIT ?"
-        )
-        used = "SELECT DISTINCT queue FROM counts WHERE tenant = ? AND queue > ? ORDER BY queue LIMIT ?"
-        counts = "SELECT state, n FROM counts WHERE tenant = ? AND queue = ?"
-        keys = "SELECT concurrency_key, n FROM running_keys WHERE tenant = ? AND queue = ? ORDER BY 1"
-
-        def read(db: sqlite3.Connection) -> tuple[int, list[QueueRow]]:
-            names = {queue} if queue is not None and queue > after else set[str]()
-            if queue is None:
-                for sql in (known, used):
-                    names |= {str(name) for (name,) in db.execute(sql, (tenant, after, limit))}
-            found: list[QueueRow] = []
-            for name in sorted(names)[:limit]:
-                jobs = {State(state): int(n) for state, n in db.execute(counts, (tenant, name))}
-                row = _governed(db, "queue", tenant, name)
-                if jobs or row is not None:
-                    found.append(QueueRow(name, row, jobs, dict(db.execute(keys, (tenant, name)).fetchall())))
-            return position_of(db), found
-
-        return await self.read(read)
-
-    async def dead_counts(self, tenant: str, query: DeadQuery) -> DeadRows:
+    async def dead(self, tenant: str, query: DeadQuery) -> DeadRows:
         """Causes of dead letters that nobody has settled, by queue and cause, each with its newest submit."""
-        sql = "SELECT queue, cause, n FROM dead_counts WHERE tenant = ? AND (queue, cause) > (?, ?)"
-        parts: list[Any] = [tenant, *split_job_key(query.cursor or "")]
+        sql, parts = _DEAD, [tenant, *split_job_key(query.cursor or "")]
         for column, value in (("queue", query.queue), ("cause", query.cause)):
             if value is not None:
-                sql += f" AND {column} = ?"
+                sql += f" AND c.{column} = ?"
                 parts.append(value)
-        newest = (
-            "SELECT opened FROM jobs WHERE tenant = ? AND queue = ? AND cause = ?"
-            " ORDER BY opened DESC LIMIT 1"
-        )
+        sql += " ORDER BY c.queue, c.cause LIMIT ?"
 
         def read(db: sqlite3.Connection) -> DeadRows:
-            counts = db.execute(f"{sql} ORDER BY queue, cause LIMIT ?", (*parts, query.limit + 1)).fetchall()
-            places = [db.execute(newest, (tenant, *count[:2])).fetchone()[0] for count in counts]
-            jobs = {row.opened: row for row in _rows(db, places[: query.limit])}
-            found = [
-                DeadRow(queue, cause, n, jobs[opened])
-                for (queue, cause, n), opened in zip(counts, places, strict=True)
-                if opened in jobs
+            counts: list[tuple[str, str, int, int]] = []
+            after = last = None
+            with closing(db.execute(sql, (*parts, SCANNED_MAX + 1))) as walked:
+                for looked, (queue, cause, n, opened, task) in enumerate(walked):
+                    if looked == SCANNED_MAX or len(counts) == query.limit:
+                        after = last
+                        break
+                    last = job_key(queue, cause)
+                    if query.task in (None, task):
+                        counts.append((queue, cause, n, opened))
+            jobs = {row.opened: row for row in _rows(db, [opened for *_, opened in counts])}
+            rows = [
+                DeadRow(queue, cause, n, jobs[opened]) for queue, cause, n, opened in counts if opened in jobs
             ]
-            return DeadRows(position_of(db), found, len(found) < len(counts))
+            if len(rows) < len(counts):
+                after = job_key(rows[-1].queue, rows[-1].cause)
+            return DeadRows(position_of(db), rows, after)
 
         return await self.read(read)
-
-    async def batches(
-        self, tenant: str, queue: str | None, batch: str | None, after: str, limit: int
-    ) -> tuple[int, list[BatchRow]]:
-        """Position, and batches by key: those with jobs, and those that were sealed."""
-        sql = "SELECT key FROM batches WHERE tenant = ? AND key > ?"
-        parts: list[Any] = [tenant, after]
-        if batch is not None:
-            sql += " AND batch = ?"
-            parts.append(batch)
-        if queue is not None:
-            sql += " AND key > ? AND key < ?"
-            parts += _range_of(queue)
-        counts = "SELECT state, n FROM batch_counts WHERE tenant = ? AND queue = ? AND batch = ?"
-
-        def read(db: sqlite3.Connection) -> tuple[int, list[BatchRow]]:
-            found: list[BatchRow] = []
-            for (key,) in db.execute(f"{sql} ORDER BY key LIMIT ?", (*parts, limit)).fetchall():
-                jobs = db.execute(counts, (tenant, *split_job_key(key)))
-                row = _governed(db, "batch", tenant, key)
-                found.append(BatchRow(key, row, {State(state): int(n) for state, n in jobs}))
-            return position_of(db), found
-
-        return await self.read(read)
-
-    async def governed(
-        self, kind: str, tenant: str, queue: str | None, name: str | None, after: str, limit: int
-    ) -> tuple[int, list[GovernedRow]]:
-        """Position, and schedules or operations in the order of their keys, those of a queue and a name."""
-        sql = f"{_GOVERNED} WHERE kind = ? AND tenant = ? AND key > ?"
-        parts: list[Any] = [kind, tenant, after]
-        if name is not None:
-            sql += " AND name = ?"
-            parts.append(name)
-        if queue is not None:
-            sql += " AND key > ? AND key < ?"
-            parts += _range_of(queue)
-        sql += " ORDER BY key LIMIT ?"
-        parts.append(limit)
-        return await self.read(
-            lambda db: (position_of(db), [GovernedRow(*row) for row in db.execute(sql, parts)])
-        )
-
-    async def changes(self, kind: str, tenant: str, key: str, limit: int) -> list[ChangeRow]:
-        """What was done to an aggregate, newest first."""
-        sql = (
-            "SELECT seq, at, actor, event, data FROM changes WHERE kind = ? AND tenant = ? AND key = ?"
-            " ORDER BY seq DESC, nth LIMIT ?"
-        )
-        return await self.read(
-            lambda db: [ChangeRow(*row) for row in db.execute(sql, (kind, tenant, key, limit))]
-        )
 
     async def leader(self) -> Leader | None:
         """The newest leader that the view has read of."""
@@ -268,26 +159,13 @@ class JobsReader(Reader):
 
 def _rows(db: sqlite3.Connection, places: Sequence[int]) -> list[JobRow]:
     """These jobs in this order, as many as one answer can carry."""
-    sizes: dict[int, int] = dict(db.execute(_SIZES, (msgspec.json.encode(places).decode(),)).fetchall())
-    fitting: list[int] = []
+    rows: list[JobRow] = []
     room = CONTENT_MAX_BYTES
-    for opened in places:
-        room -= sizes[opened] + _ROW_EXTRA_BYTES
-        if room < 0 and fitting:
+    for place in places:
+        opened, seq, job, sealed, output = db.execute(_CONTENT, (place,)).fetchone()
+        room -= len(job) + len(sealed) + len(output or b"") + _ROW_EXTRA_BYTES
+        if room < 0 and rows:
             break
-        fitting.append(opened)
-    found = db.execute(_CONTENTS, (msgspec.json.encode(fitting).decode(),))
-    return [
-        JobRow(opened, seq, decode_job(job), _decode_sealed(i), None if o is None else _decode_sealed(o))
-        for opened, seq, job, i, o in found
-    ]
-
-
-def _governed(db: sqlite3.Connection, kind: str, tenant: str, key: str) -> GovernedRow | None:
-    sql = f"{_GOVERNED} WHERE kind = ? AND tenant = ? AND key = ?"
-    return next((GovernedRow(*row) for row in db.execute(sql, (kind, tenant, key))), None)
-
-
-def _range_of(queue: str) -> tuple[str, str]:
-    """Between these are the keys `<queue>~<name>`."""
-    return f"{queue}~", f"{queue}\x7f"
+        out = None if output is None else _decode_sealed(output)
+        rows.append(JobRow(opened, seq, decode_job(job), _decode_sealed(sealed), out))
+    return rows

@@ -16,11 +16,19 @@ from writ.schemas.lists import (
     TrafficQuery,
     WorkersQuery,
 )
-from writ.schemas.queries import Query
+from writ.schemas.queries import (
+    BatchesQuery,
+    HoldsQuery,
+    OperationsQuery,
+    Query,
+    QueuesQuery,
+    SchedulesQuery,
+)
 
 from .attempts import AttemptsView, attempts
 from .audit import AuditView, audit
 from .cost import CostView, cost
+from .governed import batches, holds, operations, queues, schedules
 from .jobs import JobsView
 from .metrics import MetricsView
 from .tools import ToolsView, tool_calls, tools
@@ -48,6 +56,13 @@ class Listed(NamedTuple):
 
 
 LISTS: Final[Mapping[str, Mapping[str, Listed]]] = {
+    "jobs": {
+        "queues": Listed(QueuesQuery, queues),
+        "schedules": Listed(SchedulesQuery, schedules),
+        "operations": Listed(OperationsQuery, operations),
+        "batches": Listed(BatchesQuery, batches),
+        "holds": Listed(HoldsQuery, holds),
+    },
     "attempts": {"attempts": Listed(AttemptsQuery, attempts)},
     "workers": {"workers": Listed(WorkersQuery, workers)},
     "traffic": {"traffic": Listed(TrafficQuery, traffic)},
@@ -55,4 +70,4 @@ LISTS: Final[Mapping[str, Mapping[str, Listed]]] = {
     "tools": {"tools": Listed(ToolsQuery, tools), "tool_calls": Listed(ToolCallsQuery, tool_calls)},
     "audit": {"audit": Listed(AuditQuery, audit)},
 }
-"""What the views answer beside the jobs view, by the view's name and the query's verb."""
+"""What the views answer beside the jobs themselves, by the view's name and the query's verb."""

@@ -22,9 +22,9 @@ from writ.schemas.steps import StepBy, ToolCalled, ToolOutcome
 
 from .collecting import Collecting
 from .file import position_of
-from .paging import Listing, page
+from .paging import SUMMED_ROWS, Listing, page
 from .scale import quantiles, step_of
-from .shown import fit, timestamp
+from .shown import Seen, fit, timestamp
 
 _DAY_US: Final = 86_400 * SECOND_US
 _MS: Final = SECOND_US // 1_000
@@ -136,25 +136,24 @@ def tools(db: sqlite3.Connection, tenant: str, query: ToolsQuery) -> ToolsPage:
     sql, parts = "SELECT tool FROM tools WHERE tenant = ? AND tool > ?", [tenant, query.cursor or ""]
     if query.tool is not None:
         sql, parts = "SELECT tool FROM tools WHERE tenant = ? AND tool = ?", [tenant, query.tool]
-    found = db.execute(f"{sql} ORDER BY tool LIMIT ?", (*parts, query.limit + 1))
-    names = [str(name) for (name,) in found]
+    names = (str(name) for (name,) in db.execute(f"{sql} ORDER BY tool", parts))
     since = 0 if query.since is None else log_time(query.since) // _DAY_US
-    views = tuple([_tool(db, tenant, name, since) for name in names[: query.limit]])
-    return ToolsPage(None, position_of(db), views, views[-1].tool if len(names) > query.limit else None)
+    shown, after = fit((_tool(db, tenant, name, since) for name in names), query.limit)
+    return ToolsPage(None, position_of(db), shown, after)
 
 
-def _tool(db: sqlite3.Connection, tenant: str, tool: str, since: int) -> ToolView:
+def _tool(db: sqlite3.Connection, tenant: str, tool: str, since: int) -> Seen:
     where, parts = "WHERE tenant = ? AND tool = ? AND day >= ?", (tenant, tool, since)
     sums = db.execute(f"SELECT {_SUMS} FROM days {where}", parts).fetchone()  # noqa: S608 - words of ours
-    steps = db.execute(f"SELECT step, n FROM times {where}", parts)  # noqa: S608 - words of ours
-    return ToolView(tool, tenant, quantiles(steps), *sums)
+    steps = db.execute(f"SELECT step, n FROM times {where}", parts).fetchall()  # noqa: S608 - words of ours
+    return Seen(tool, ToolView(tool, tenant, quantiles(steps), *sums), 1 + len(steps) // SUMMED_ROWS)
 
 
 def tool_calls(db: sqlite3.Connection, tenant: str, query: ToolCallsQuery) -> ToolCallsPage:
     """Calls, newest first."""
     equal = {"job": query.job, "outcome": query.outcome, "tool": query.tool, "queue": query.queue}
     found, after = page(db, LISTING, tenant, equal, query)
-    shown, cut = fit([(str(row[0]), _call(*row)) for row in found], query.limit)
+    shown, cut = fit((Seen(str(row[0]), _call(*row)) for row in found), query.limit)
     return ToolCallsPage(None, position_of(db), shown, cut or after)
 
 

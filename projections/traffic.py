@@ -1,11 +1,11 @@
-"""The traffic view: what came and went in each queue by the minute, how long jobs wait, and since when."""
+"""The traffic view: what came and went in each queue, by minute and hour, and how long jobs wait."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -38,15 +38,19 @@ from writ.schemas.steps import CompensationDue, CompensationEnded
 
 from .collecting import Collecting
 from .file import position_of
+from .paging import END, SUMMED_ROWS
 from .scale import quantiles, step_of
-from .shown import timestamp
+from .shown import Seen, fit, timestamp
 from .view import Write
 
 KEPT_JOBS: Final = 32_768
 """Waiting jobs kept in memory."""
 
-KEPT_MINUTES: Final = 7 * 24 * 60
-"""Of log time, from the newest record back."""
+MINUTE: Final = 1
+HOUR: Final = 60
+KEPT_MINUTES: Final = {MINUTE: 24 * 60, HOUR: 7 * 24 * 60}
+"""The spans in which is counted, in minutes, and how long what was counted in each is kept: of log time, from
+the newest record back. So a week of a queue is 168 rows to sum up, and not 10,080."""
 
 _MINUTE_US: Final = 60 * SECOND_US
 _SCHEMA: Final = """
@@ -63,10 +67,11 @@ CREATE INDEX IF NOT EXISTS waiting_longest ON waiting (tenant, queue, ready_at) 
 CREATE TABLE IF NOT EXISTS queues (
     tenant TEXT NOT NULL, queue TEXT NOT NULL, PRIMARY KEY (tenant, queue)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS minutes ( -- how many of each, in a minute of log time
+CREATE TABLE IF NOT EXISTS flows ( -- how many of each, in a minute or an hour of log time
     tenant TEXT NOT NULL,
     queue TEXT NOT NULL,
-    minute INTEGER NOT NULL, -- since 1970
+    span INTEGER NOT NULL, -- so many minutes
+    minute INTEGER NOT NULL, -- the first of them, since 1970
     submitted INTEGER NOT NULL,
     granted INTEGER NOT NULL,
     completed INTEGER NOT NULL,
@@ -74,18 +79,19 @@ CREATE TABLE IF NOT EXISTS minutes ( -- how many of each, in a minute of log tim
     lost INTEGER NOT NULL, -- leases
     dead INTEGER NOT NULL,
     cancelled INTEGER NOT NULL,
-    PRIMARY KEY (tenant, queue, minute)
+    PRIMARY KEY (tenant, queue, span, minute)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS minutes_by_age ON minutes (minute);
+CREATE INDEX IF NOT EXISTS flows_by_age ON flows (span, minute);
 CREATE TABLE IF NOT EXISTS waits ( -- how many grants came after about so long
     tenant TEXT NOT NULL,
     queue TEXT NOT NULL,
+    span INTEGER NOT NULL,
     minute INTEGER NOT NULL,
     step INTEGER NOT NULL, -- see `scale`
     n INTEGER NOT NULL,
-    PRIMARY KEY (tenant, queue, minute, step)
+    PRIMARY KEY (tenant, queue, span, minute, step)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS waits_by_age ON waits (minute);
+CREATE INDEX IF NOT EXISTS waits_by_age ON waits (span, minute);
 """
 _PUT: Final = "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?, ?)"
 _GONE: Final = "DELETE FROM waiting WHERE tenant = ? AND queue = ? AND id = ?"
@@ -103,12 +109,12 @@ _FLOWS: Final[tuple[type[Fact], ...]] = (
 
 _FLOW_NAMES: Final = ("submitted", "granted", "completed", "failed", "lost", "dead", "cancelled")
 _ADD: Final = (
-    "INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "  # noqa: S608 - the names are ours
+    "INSERT INTO flows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "  # noqa: S608 - the names are ours
     + ", ".join([f"{name} = {name} + excluded.{name}" for name in _FLOW_NAMES])
 )
-_WAITED: Final = "INSERT INTO waits VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
-_OLD_MINUTES: Final = "DELETE FROM minutes WHERE minute < ?"
-_OLD_WAITS: Final = "DELETE FROM waits WHERE minute < ?"
+_WAITED: Final = "INSERT INTO waits VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_OLD_FLOWS: Final = "DELETE FROM flows WHERE span = ? AND minute < ?"
+_OLD_WAITS: Final = "DELETE FROM waits WHERE span = ? AND minute < ?"
 _LOOKUP: Final = (
     "SELECT w.tenant, w.queue, w.id, w.due_at, w.held, w.ready_at FROM json_each(?) AS wanted"
     " CROSS JOIN waiting AS w ON w.tenant = json_extract(wanted.value, '$[0]')"
@@ -133,9 +139,9 @@ class TrafficView(Collecting):
     """The fold."""
 
     name = "traffic"
-    version = 1
+    version = 2
     schema = _SCHEMA
-    statements = (_GONE, _PUT, _QUEUE, _ADD, _WAITED, _OLD_MINUTES, _OLD_WAITS)
+    statements = (_GONE, _PUT, _QUEUE, _ADD, _WAITED, _OLD_FLOWS, _OLD_WAITS)
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
         self._kept_max = kept_max
@@ -202,13 +208,16 @@ class TrafficView(Collecting):
                 self._put(_PUT, tenant, *split_job_key(key), *waiting)
             elif (tenant, key) in self._stored:
                 self._put(_GONE, tenant, *split_job_key(key))
-        for here, flows in self._flows.items():
-            self._put(_QUEUE, *here[:2])
-            self._put(_ADD, *here, *flows)
-        for step, n in self._waits.items():
-            self._put(_WAITED, *step, n)
-        for statement in (_OLD_MINUTES, _OLD_WAITS):
-            self._put(statement, self._at // _MINUTE_US - KEPT_MINUTES)
+        for queue in {here[:2]: None for here in self._flows}:
+            self._put(_QUEUE, *queue)
+        for span, kept in KEPT_MINUTES.items():
+            for (tenant, name, minute), flows in self._flows.items():
+                self._count(_ADD, (tenant, name, span, minute // span * span), *flows)
+            for (tenant, name, minute, step), n in self._waits.items():
+                self._count(_WAITED, (tenant, name, span, minute // span * span, step), n)
+            oldest = self._at // _MINUTE_US - kept
+            for statement in (_OLD_FLOWS, _OLD_WAITS):
+                self._put(statement, span, oldest)
         return super().writes()
 
     def settle(self) -> None:
@@ -267,27 +276,38 @@ def _until(due_at: int, at: int) -> Waiting:
 
 def traffic(db: sqlite3.Connection, tenant: str, query: TrafficQuery) -> TrafficPage:
     """Queues by name."""
-    sql = "SELECT queue FROM queues WHERE tenant = ? AND queue > ? ORDER BY queue LIMIT ?"
-    parts: tuple[Any, ...] = (tenant, query.cursor or "", query.limit + 1)
+    sql, parts = "SELECT queue FROM queues WHERE tenant = ? AND queue > ? ORDER BY queue", query.cursor or ""
     if query.queue is not None:
-        sql, parts = "SELECT queue FROM queues WHERE tenant = ? AND queue = ?", (tenant, query.queue)
-    names = [str(name) for (name,) in db.execute(sql, parts)]
-    since = None if query.since is None else log_time(query.since) // _MINUTE_US
-    views = tuple([_view(db, tenant, name, since) for name in names[: query.limit]])
-    return TrafficPage(
-        None, position_of(db), views, names[query.limit - 1] if len(names) > query.limit else None
-    )
+        sql, parts = "SELECT queue FROM queues WHERE tenant = ? AND queue = ?", query.queue
+    names = (str(name) for (name,) in db.execute(sql, (tenant, parts)))
+    spans = _spans(db, None if query.since is None else log_time(query.since) // _MINUTE_US)
+    shown, after = fit((_seen(db, tenant, name, spans) for name in names), query.limit)
+    return TrafficPage(None, position_of(db), shown, after)
 
 
-def _view(db: sqlite3.Connection, tenant: str, queue: str, since: int | None) -> QueueTraffic:
-    where = "WHERE tenant = ? AND queue = ? AND minute >= ?"
-    parts = (tenant, queue, since or 0)
-    sums = db.execute(f"SELECT {_SUMS} FROM minutes {where}", parts).fetchone()  # noqa: S608 - names of ours
-    steps = db.execute(f"SELECT step, n FROM waits {where}", parts)  # noqa: S608 - words of ours
+def _spans(db: sqlite3.Connection, since: int | None) -> list[tuple[int, int, int]]:
+    """What is summed up from a minute on: spans, and from where and up to where those of each count."""
+    newest = next((int(at) // _MINUTE_US for (at,) in db.execute("SELECT at FROM position")), 0)
+    if since is None or since <= newest - KEPT_MINUTES[MINUTE]:
+        return [(HOUR, (since or 0) // HOUR * HOUR, END)]
+    whole = -(-since // HOUR) * HOUR
+    return [(MINUTE, since, whole), (HOUR, whole, END)]
+
+
+def _seen(db: sqlite3.Connection, tenant: str, queue: str, spans: list[tuple[int, int, int]]) -> Seen:
+    where = "WHERE tenant = ? AND queue = ? AND span = ? AND minute >= ? AND minute < ?"
+    sums = [0] * (len(_FLOWS) + 1)
+    steps: list[tuple[int, int]] = []
+    for span in spans:
+        found = db.execute(f"SELECT count(*), {_SUMS} FROM flows {where}", (tenant, queue, *span))  # noqa: S608 - names of ours
+        sums = [before + more for before, more in zip(sums, found.fetchone(), strict=True)]
+        steps += db.execute(f"SELECT step, n FROM waits {where}", (tenant, queue, *span)).fetchall()  # noqa: S608
     oldest = (
         "SELECT ready_at FROM waiting WHERE tenant = ? AND queue = ? AND ready_at IS NOT NULL"
         " ORDER BY ready_at LIMIT 1"
     )
     found = db.execute(oldest, (tenant, queue)).fetchone()
     ready = None if found is None else timestamp(found[0])
-    return QueueTraffic(queue, tenant, ready, quantiles(steps), *sums)
+    rows, *flows = sums
+    view = QueueTraffic(queue, tenant, ready, quantiles(steps), *flows)
+    return Seen(queue, view, 1 + (rows + len(steps)) // SUMMED_ROWS)

@@ -18,7 +18,7 @@ from writ.schemas.schedules import log_time
 from .attempts import OUTCOMES, ends
 from .collecting import Collecting
 from .file import position_of
-from .shown import timestamp
+from .shown import Seen, fit, timestamp
 from .view import Write
 
 _SCHEMA: Final = """
@@ -168,31 +168,25 @@ class WorkersView(Collecting):
 
 def workers(db: sqlite3.Connection, tenant: str, query: WorkersQuery) -> WorkersPage:
     """Workers by name; without `since` those that hold leases."""
-    where = "tenant = ? AND worker > ?"
-    parts: list[str | int] = [tenant, query.cursor or ""]
+    where, parts = "tenant = ? AND worker > ?", [tenant, query.cursor or ""]
+    since = None
     if query.worker is not None:
-        where = "tenant = ? AND worker = ?"
-        parts = [tenant, query.worker]
+        where, parts = "tenant = ? AND worker = ?", [tenant, query.worker]
     elif query.since is None:
         where += " AND leases > 0"
     else:
-        where += " AND (leases > 0 OR seen_at >= ?)"
-        parts.append(log_time(query.since))
-    sql = f"SELECT * FROM workers WHERE {where} ORDER BY worker LIMIT ?"  # noqa: S608 - words of ours alone
-    found = db.execute(sql, (*parts, query.limit + 1)).fetchall()
-    views = tuple([_view(db, *row) for row in found[: query.limit]])
-    return WorkersPage(None, position_of(db), views, views[-1].worker if len(found) > query.limit else None)
+        since = log_time(query.since)
+    found = db.execute(f"SELECT * FROM workers WHERE {where} ORDER BY worker", parts)  # noqa: S608 - our words
+    shown, after = fit((_seen(db, since, row) for row in found), query.limit)
+    return WorkersPage(None, position_of(db), shown, after)
 
 
-def _view(
-    db: sqlite3.Connection,
-    tenant: str,
-    worker: str,
-    principal: str,
-    first_at: int,
-    seen_at: int,
-    *numbers: Any,
-) -> WorkerView:
+def _seen(db: sqlite3.Connection, since: int | None, row: tuple[Any, ...]) -> Seen:
+    tenant, worker, principal, first_at, seen_at, leases, *numbers = row
+    if since is not None and not leases and seen_at < since:
+        return Seen(worker, None)
     sql = "SELECT queue FROM served WHERE tenant = ? AND worker = ? ORDER BY queue"
     queues = tuple([queue for (queue,) in db.execute(sql, (tenant, worker))])
-    return WorkerView(worker, tenant, principal, queues, timestamp(first_at), timestamp(seen_at), *numbers)
+    times = timestamp(first_at), timestamp(seen_at)
+    view = WorkerView(worker, tenant, principal, queues, *times, leases, *numbers)
+    return Seen(worker, view, 1 + len(queues))

@@ -264,7 +264,10 @@ class ToolCallsPage(Answer, frozen=True):
 
 
 class TrafficQuery(Query, frozen=True, kw_only=True):
-    """What went through queues in the minutes of log time from `since` on; the last seven days are kept."""
+    """What went through queues from log time `since` on, in whole minutes; the last seven days are kept.
+
+    Where `since` is more than a day back it counts from the beginning of its hour.
+    """
 
     queue: Token | None = None
     since: Moment | None = None

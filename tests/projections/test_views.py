@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import random
 import sqlite3
 from collections import Counter
@@ -19,6 +20,7 @@ from tests.histories.builder import ListLog
 from tests.simulation.history import History
 from tests.simulation.workload import draw
 from writ.broker.ports import Stored
+from writ.projections import cost as costs
 from writ.projections.attempts import AttemptsView, attempts
 from writ.projections.audit import AuditView, audit
 from writ.projections.cost import CostView, cost
@@ -27,7 +29,7 @@ from writ.projections.runner import Runner
 from writ.projections.scale import step_of, top_of
 from writ.projections.shown import timestamp
 from writ.projections.tools import ToolsView, tool_calls, tools
-from writ.projections.traffic import KEPT_MINUTES, TrafficView, traffic
+from writ.projections.traffic import HOUR, KEPT_MINUTES, MINUTE, TrafficView, traffic
 from writ.projections.view import View
 from writ.projections.workers import WorkersView, workers
 from writ.schemas.codec import decode
@@ -84,6 +86,8 @@ VIEWS: dict[str, Callable[[], View]] = {
 }
 SEEDS = (22, 62, 87, 98, 100, 111, 118)
 """Runs of many kinds of events."""
+
+MINUTE_US = 60_000_000
 
 
 class Run(NamedTuple):
@@ -368,54 +372,57 @@ async def test_traffic_is_what_the_jobs_went_through(runs: list[Run], tmp_path: 
 
 async def check_traffic(run: Run, path: Path) -> None:
     await build(path, run.log(), TrafficView, len(run.stored))
+    newest = run.records[-1].at // MINUTE_US
+    week = newest - KEPT_MINUTES[HOUR]
+    with closing(sqlite3.connect(path)) as db:
+        for minute in (newest - 7, newest - 100, newest - KEPT_MINUTES[MINUTE] + 1):
+            check_flow(run, db, minute, minute, MINUTE)
+        late = newest - KEPT_MINUTES[MINUTE] - 30
+        check_flow(run, db, late, max(week, late // HOUR * HOUR), HOUR)
+        check_flow(run, db, None, week, HOUR)
+
+
+def check_flow(run: Run, db: sqlite3.Connection, since: int | None, first: int, span: int) -> None:
+    """What the view tells from minute `since` on is what was in spans of minutes from `first` on."""
     flows: dict[str, Counter[str]] = {}
     waits: dict[str, list[int]] = {}
     ready: dict[str, int] = {}
     jobs: dict[str, Job] = {}
-    kept = (run.records[-1].at // 60_000_000 - KEPT_MINUTES) * 60_000_000
     for record, event, before, after in steps(run.records):
         queue = after.queue
         counted = flows.setdefault(queue, Counter())
-        counted[type(event).__name__] += record.at >= kept
+        within = record.at // MINUTE_US // span * span >= first
+        counted[type(event).__name__] += within
         if isinstance(event, LeaseGranted):
             wait = record.at - ready.pop(after.key)
-            waits.setdefault(queue, []).extend([wait] if record.at >= kept else [])
+            waits.setdefault(queue, []).extend([wait] if within else [])
         elif after.state is not State.PENDING:
             ready.pop(after.key, None)
         elif before is None or before.state is not State.PENDING:
             ready[after.key] = record.at
         jobs[after.key] = after
     idle = [job for job in jobs.values() if job.state is not State.RUNNING and job.state not in TERMINAL]
-    with closing(sqlite3.connect(path)) as db:
-        rows = {
-            f"{queue}~{job}": since
-            for queue, job, since in db.execute("SELECT queue, id, ready_at FROM waiting")
-        }
-        assert rows == {job.key: ready.get(job.key) for job in idle}
-        found = everything(traffic, db, TrafficQuery(limit=1), "queues")
-        assert [each.queue for each in found] == sorted(flows)
-        for each in found:
-            told = (
-                each.submitted,
-                each.granted,
-                each.completed,
-                each.failed,
-                each.lost,
-                each.dead,
-                each.cancelled,
-            )
-            names = ("JobSubmitted", "LeaseGranted", "JobCompleted", "AttemptFailed", "LeaseExpired")
-            assert told == tuple(flows[each.queue][n] for n in (*names, "JobDeadLettered", "JobCancelled"))
-            times = [at for key, at in ready.items() if key.startswith(f"{each.queue}~")]
-            assert each.oldest_at == (timestamp(min(times)) if times else None)
-            exact = sorted(waits.get(each.queue, []))
-            for share, shown in zip((0.5, 0.95, 0.99), each.waits.__struct_fields__, strict=True):
-                value = getattr(each.waits, shown)
-                if not exact:
-                    assert value is None
-                    continue
-                nearest = exact[min(len(exact) - 1, -int(-share * len(exact) // 1) - 1)]
-                assert nearest / 1e6 <= value <= max(nearest, 4) * 1.25 / 1e6
+    rows = {
+        f"{queue}~{job}": since for queue, job, since in db.execute("SELECT queue, id, ready_at FROM waiting")
+    }
+    assert rows == {job.key: ready.get(job.key) for job in idle}
+    moment = None if since is None else datetime.datetime.fromtimestamp(since * 60 + 30, datetime.UTC)
+    found = everything(traffic, db, TrafficQuery(limit=1, since=moment), "queues")
+    assert [each.queue for each in found] == sorted(flows)
+    for each in found:
+        told = each.submitted, each.granted, each.completed, each.failed, each.lost, each.dead, each.cancelled
+        names = ("JobSubmitted", "LeaseGranted", "JobCompleted", "AttemptFailed", "LeaseExpired")
+        assert told == tuple(flows[each.queue][n] for n in (*names, "JobDeadLettered", "JobCancelled"))
+        times = [at for key, at in ready.items() if key.startswith(f"{each.queue}~")]
+        assert each.oldest_at == (timestamp(min(times)) if times else None)
+        exact = sorted(waits.get(each.queue, []))
+        for share, shown in zip((0.5, 0.95, 0.99), each.waits.__struct_fields__, strict=True):
+            value = getattr(each.waits, shown)
+            if not exact:
+                assert value is None
+                continue
+            nearest = exact[min(len(exact) - 1, -int(-share * len(exact) // 1) - 1)]
+            assert nearest / 1e6 <= value <= max(nearest, 4) * 1.25 / 1e6
 
 
 async def test_the_audit_has_what_principals_did_and_what_they_were_refused(
@@ -472,7 +479,12 @@ def test_a_step_of_the_scale_of_waits_is_at_most_a_quarter_wide() -> None:
         assert wait < top_of(step_of(wait)) <= max(wait, 4) * 1.25
 
 
-async def test_costs_are_the_sums_of_what_was_used(runs: list[Run], tmp_path: Path) -> None:
+@pytest.mark.parametrize("month", [2, 32])
+async def test_costs_are_the_sums_of_what_was_used(
+    month: int, runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where whole spans of days are summed up, and days beside them."""
+    monkeypatch.setattr(costs, "MONTH", month)
     run = runs[0]
     path = tmp_path / "v.db"
     await build(path, run.log(), CostView, len(run.stored))
@@ -501,14 +513,18 @@ async def test_costs_are_the_sums_of_what_was_used(runs: list[Run], tmp_path: Pa
             assert [s.cost_microusd for s in found.sums] == sorted(
                 [v[3] for v in sums.values()], reverse=True
             )
-        middle = sorted({day for day, _, _ in used})[1]
-        noon = datetime.datetime(middle.year, middle.month, middle.day, 12, tzinfo=datetime.UTC)
-        for since, until, some in (
-            (noon, None, [u for day, _, u in used if day >= middle]),
-            (None, noon, [u for day, _, u in used if day <= middle]),
-        ):
-            (total,) = cost(db, "default", CostQuery(by=(), since=since, until=until)).sums
-            assert (total.calls, total.input_tokens) == (len(some), sum(u.input_tokens for u in some))
+        days = sorted({day for day, _, _ in used})
+        noons = [datetime.datetime(day.year, day.month, day.day, 12, tzinfo=datetime.UTC) for day in days]
+        for since, until in itertools.product((None, *noons), repeat=2):
+            some = [
+                u
+                for day, _, u in used
+                if (since is None or day >= since.date()) and (until is None or day <= until.date())
+            ]
+            totals = cost(db, "default", CostQuery(by=(), since=since, until=until)).sums
+            assert [(each.calls, each.input_tokens) for each in totals] == (
+                [(len(some), sum(u.input_tokens for u in some))] if some else []
+            )
         mine = [u for _, job, u in used if (job.queue, job.task, u.model) == ("mail", "sort", "large")]
         (total,) = cost(db, "default", CostQuery(by=(), queue="mail", task="sort", model="large")).sums
         assert total.calls == len(mine)
