@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from writ.schemas.events import (
     RefusedReport,
     Renewal,
     ReportRejected,
+    WorkerSeen,
 )
 from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import Job
@@ -26,6 +28,7 @@ from writ.schemas.rejections import Rejection
 
 from .decide import lease, steps
 from .decide.lease import Repeated
+from .logtime import Budget
 from .messages import Asked
 from .office import TRY_LATER, Office, encode, size_of
 from .round import Round
@@ -44,6 +47,8 @@ class LeaseDesk:
 
     def __init__(self, office: Office) -> None:
         self.waiting = Waiting()
+        self._heard: OrderedDict[tuple[str, str, str], tuple[int, commands.WorkerAbout]] = OrderedDict()
+        self._hearings = Budget()
         self._office = office
         self._state = office.state
         self.verbs: dict[type[commands.Command], Verb] = {
@@ -65,6 +70,8 @@ class LeaseDesk:
 
     def _acquire(self, round_: Round, asked: Asked, command: commands.Acquire) -> None:
         tenant, principal, _, queue = asked.address
+        if command.about is not None:
+            self._hear(round_, asked, command.worker, command.about)
         until = self._office.clock.mono_us() + round(command.wait_s * bounds.SECOND_US)
         waiter = Waiter(tenant, principal, queue, command, asked.send, until)
         # Those who wait already have had their chance at what is ready: what is left is not for them.
@@ -73,6 +80,25 @@ class LeaseDesk:
                 self.waiting.park(waiter)
             else:
                 round_.answer(asked.send, encode(commands.Acquired()))
+
+    def _hear(self, round_: Round, asked: Asked, worker: str, about: commands.WorkerAbout) -> None:
+        """Records what a worker says of itself, unless that was done within the last minutes.
+
+        This is no state of the log: a leader that knows of nobody records each worker once more.
+        """
+        tenant, principal, verb, _ = asked.address
+        who = (tenant, principal, worker)
+        at, known = self._heard.get(who, (0, None))
+        if known == about and round_.now - at < bounds.WORKER_SEEN_S * bounds.SECOND_US:
+            return
+        if not self._hearings.take(f"{tenant}.{principal}", round_.now):
+            return  # with its next acquire
+        seen = WorkerSeen(about.host, about.version, about.slots)
+        round_.record(tenant, "worker", worker, (seen,), actor=principal, vouched=False, cause=verb)
+        self._heard[who] = (round_.now, about)
+        self._heard.move_to_end(who)
+        if len(self._heard) > bounds.WORKERS_KNOWN_MAX:
+            self._heard.popitem(last=False)
 
     def _withdraw(self, round_: Round, asked: Asked, command: commands.Withdraw) -> None:
         """A worker that stops takes its waiting acquires back, so that nothing is granted to nobody."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from writ.schemas.commands import CONTROL_VERBS
-from writ.schemas.events import AttemptStarted, LeaseGranted
+from writ.schemas.events import AttemptStarted, LeaseGranted, WorkerSeen
 from writ.schemas.ids import split_job_key, token_position
 from writ.schemas.lists import AttemptOutcome, WorkersPage, WorkersQuery, WorkerView
 from writ.schemas.records import Record
@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS workers (
     failed INTEGER NOT NULL,
     expired INTEGER NOT NULL,
     returned INTEGER NOT NULL,
+    host TEXT, -- this and what follows as it said of itself
+    version TEXT,
+    slots INTEGER,
     PRIMARY KEY (tenant, worker)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS workers_by_leases ON workers (tenant, worker) WHERE leases > 0;
@@ -44,15 +47,18 @@ CREATE TABLE IF NOT EXISTS served (
 CREATE TABLE IF NOT EXISTS leases ( -- live ones
     seq INTEGER PRIMARY KEY, -- of the grant
     tenant TEXT NOT NULL,
-    worker TEXT NOT NULL
+    worker TEXT NOT NULL,
+    job TEXT NOT NULL -- the key
 );
+CREATE INDEX IF NOT EXISTS leases_by_worker ON leases (tenant, worker);
 """
-_HOLD: Final = "INSERT INTO leases VALUES (?, ?, ?)"
+_HOLD: Final = "INSERT INTO leases VALUES (?, ?, ?, ?)"
 _FORGET: Final = "DELETE FROM leases WHERE seq = ?"
 _MET: Final = (
-    "INSERT INTO workers VALUES (?1, ?2, ?3, ?4, ?4, 0, 0, 0, 0, 0, 0)"
+    "INSERT INTO workers VALUES (?1, ?2, ?3, ?4, ?4, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL)"
     " ON CONFLICT DO UPDATE SET principal = excluded.principal"
 )
+_ABOUT: Final = "UPDATE workers SET host = ?, version = ?, slots = ? WHERE tenant = ? AND worker = ?"
 _SERVE: Final = "INSERT INTO served VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _SEEN: Final = "UPDATE workers SET seen_at = max(seen_at, ?) WHERE tenant = ? AND worker = ?"
 _ADD: Final = (
@@ -60,7 +66,7 @@ _ADD: Final = (
     " failed = failed + ?6, expired = expired + ?7, returned = returned + ?8"
     " WHERE tenant = ?1 AND worker = ?2"
 )
-_HOLDERS: Final = "SELECT seq, tenant, worker FROM leases WHERE seq IN (SELECT value FROM json_each(?))"
+_HOLDERS: Final = "SELECT seq, tenant, worker, job FROM leases WHERE seq IN (SELECT value FROM json_each(?))"
 _COLUMNS: Final = {
     AttemptOutcome.COMPLETED: 0,
     AttemptOutcome.COMPENSATED: 0,
@@ -74,24 +80,31 @@ _RETURNED: Final = 3
 
 _OF_LEASES: Final = frozenset({AttemptStarted, *OUTCOMES})
 
+JOBS_NAMED_MAX: Final = 20
+"""Jobs in hand that are named of one worker; its `leases` counts them all."""
+
 
 Name = tuple[str, str]
 """Tenant and worker."""
 
+Lease = tuple[str, str, str]
+"""Tenant and worker, and the key of the job."""
+
 
 class WorkersView(Collecting):
-    """The fold. A worker is heard of by its grants, beats and reports."""
+    """The fold. A worker is heard of by its grants, beats and reports, and by what it says of itself."""
 
     name = "workers"
-    version = 1
+    version = 2
     schema = _SCHEMA
-    statements = (_MET, _SERVE, _SEEN, _ADD, _HOLD, _FORGET)
+    statements = (_MET, _ABOUT, _SERVE, _SEEN, _ADD, _HOLD, _FORGET)
 
     def __init__(self) -> None:
-        self._held: dict[int, Name] = {}
+        self._held: dict[int, Lease] = {}
         self._stored: set[int] = set()
         self._met: dict[Name, tuple[str, int]] = {}
         self._seen: dict[Name, int] = {}
+        self._about: dict[Name, WorkerSeen] = {}
         self._served: dict[tuple[str, str, str], int] = {}
         self._ended: dict[tuple[Name, int], int] = {}
         super().__init__()
@@ -107,37 +120,50 @@ class WorkersView(Collecting):
                     if seq < first:
                         seqs.add(seq)
         if seqs:
-            for seq, tenant, worker in db.execute(_HOLDERS, (msgspec.json.encode(list(seqs)).decode(),)):
-                self._held[seq] = (tenant, worker)
+            for seq, tenant, worker, job in db.execute(_HOLDERS, (msgspec.json.encode(list(seqs)).decode(),)):
+                self._held[seq] = (tenant, worker, job)
                 self._stored.add(seq)
 
     def fold(self, records: Sequence[Record]) -> None:
         for record in records:
             if record.kind == "worker":
-                self._seen[record.tenant, record.key] = record.at
+                self._hear(record)
                 continue
             for event in record.events:
                 if type(event) is LeaseGranted:
                     self._grant(record, event)
                 elif type(event) is AttemptStarted:
-                    if (holder := self._held.get(token_position(event.token)[1])) is not None:
-                        self._seen[holder] = record.at
+                    if (lease := self._held.get(token_position(event.token)[1])) is not None:
+                        self._seen[lease[:2]] = record.at
                 elif type(event) in OUTCOMES and (ended := ends(event)) is not None:
                     self._end(*ended, record)
 
-    def _grant(self, record: Record, event: LeaseGranted) -> None:
-        name = self._held[record.seq] = (record.tenant, event.worker)
-        principal, known = event.principal or record.actor, self._met.get(name)
-        if known is None or known[0] != principal:
-            self._met[name] = (principal, record.at if known is None else known[1])
+    def _hear(self, record: Record) -> None:
+        name = (record.tenant, record.key)
         self._seen[name] = record.at
+        for event in record.events:
+            if type(event) is WorkerSeen:
+                self._meet(name, record.actor, record.at)
+                self._about[name] = event
+
+    def _meet(self, name: Name, principal: str, at: int) -> None:
+        known = self._met.get(name)
+        if known is None or known[0] != principal:
+            self._met[name] = (principal, at if known is None else known[1])
+        self._seen[name] = at
+
+    def _grant(self, record: Record, event: LeaseGranted) -> None:
+        name = (record.tenant, event.worker)
+        self._held[record.seq] = (*name, record.key)
+        self._meet(name, event.principal or record.actor, record.at)
         served = (*name, split_job_key(record.key)[0])
         self._served[served] = self._served.get(served, 0) + 1
 
     def _end(self, seq: int, outcome: AttemptOutcome, record: Record) -> None:
-        holder = self._held.pop(seq, None)
-        if holder is None:
+        lease = self._held.pop(seq, None)
+        if lease is None:
             return
+        holder = lease[:2]
         if not record.actor.startswith("writ:") and record.cause not in CONTROL_VERBS:
             self._seen[holder] = record.at
         ended = (holder, _COLUMNS.get(outcome, _RETURNED))
@@ -155,14 +181,16 @@ class WorkersView(Collecting):
             self._count(_ADD, served[:2], n, n, 0, 0, 0, 0)
         for (name, column), n in self._ended.items():
             self._count(_ADD, name, -n, 0, *[n if place == column else 0 for place in range(_RETURNED + 1)])
-        for seq, name in self._held.items():
+        for name, about in self._about.items():
+            self._put(_ABOUT, about.host, about.version, about.slots, *name)
+        for seq, lease in self._held.items():
             if seq not in self._stored:
-                self._put(_HOLD, seq, *name)
+                self._put(_HOLD, seq, *lease)
         return super().writes()
 
     def discard(self) -> None:
         self._held, self._stored, self._met, self._seen = {}, set(), {}, {}
-        self._served, self._ended = {}, {}
+        self._served, self._ended, self._about = {}, {}, {}
         super().discard()
 
 
@@ -182,11 +210,13 @@ def workers(db: sqlite3.Connection, tenant: str, query: WorkersQuery) -> Workers
 
 
 def _seen(db: sqlite3.Connection, since: int | None, row: tuple[Any, ...]) -> Seen:
-    tenant, worker, principal, first_at, seen_at, leases, *numbers = row
+    tenant, worker, principal, first_at, seen_at, leases, *others = row
     if since is not None and not leases and seen_at < since:
         return Seen(worker, None)
     sql = "SELECT queue FROM served WHERE tenant = ? AND worker = ? ORDER BY queue"
     queues = tuple([queue for (queue,) in db.execute(sql, (tenant, worker))])
+    sql = "SELECT job FROM leases WHERE tenant = ? AND worker = ? ORDER BY seq LIMIT ?"
+    jobs = tuple([job for (job,) in db.execute(sql, (tenant, worker, JOBS_NAMED_MAX))])
     times = timestamp(first_at), timestamp(seen_at)
-    view = WorkerView(worker, tenant, principal, queues, *times, leases, *numbers)
-    return Seen(worker, view, 1 + len(queues))
+    view = WorkerView(worker, tenant, principal, queues, *times, leases, *[*others, jobs])
+    return Seen(worker, view, 1 + len(queues) + len(jobs))

@@ -49,6 +49,12 @@ TAGS_MAX: Final = 20
 TAG_NAME_MAX_CHARS: Final = 64
 TAG_VALUE_MAX_CHARS: Final = 256
 ACQUIRE_WAIT_MAX_S: Final = 60.0
+WORKER_SEEN_S: Final = 240.0
+"""What a worker says of itself is recorded again after so long, as long as it asks for leases."""
+
+WORKERS_KNOWN_MAX: Final = 10_000
+"""Workers of which a leader remembers what was recorded last."""
+
 REASON_MAX_CHARS: Final = 1_000
 SHARDS: Final = 256
 SECOND_US: Final = 1_000_000

@@ -82,16 +82,26 @@ class SubmitJob(Command, frozen=True):
     data_subject: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
+class WorkerAbout(Command, frozen=True):
+    """What a worker says of itself: its machine's name, Writ's version there, and how many slots it has."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=256)]
+    version: Annotated[str, Meta(max_length=64)]
+    slots: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
 class Acquire(Command, frozen=True):
     """Up to `count` leases from the subject's queue, waiting up to `wait_s` while there are none.
 
-    `tasks` narrows it to the tasks that the worker knows; empty means any.
+    `tasks` narrows it to the tasks that the worker knows; empty means any. `about` is recorded when it is
+    new, and now and then, so that also a worker without a lease is heard of.
     """
 
     worker: Token
     count: Annotated[int, Meta(ge=1, le=LEASES_PER_REQUEST_MAX)] = 1
     wait_s: Annotated[float, Meta(ge=0, le=ACQUIRE_WAIT_MAX_S)] = 0.0
     tasks: tuple[TaskName, ...] = ()
+    about: WorkerAbout | None = None
 
 
 class Withdraw(Command, frozen=True):

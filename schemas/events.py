@@ -33,8 +33,8 @@ and on the way, without a place in that order:
 
 and those of recorded steps, tools, usage and compensation (`steps.py`).
 
-Others: leases_renewed (worker); leader_elected, time_resumed, barrier (partition); queue_declared,
-queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
+Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barrier (partition);
+queue_declared, queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
 history_long (incident); command_rejected, report_rejected, rejections_folded (principal);
 partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices);
@@ -436,6 +436,14 @@ class LeasesRenewed(Fact, frozen=True):
     leases: tuple[Renewal, ...]
 
 
+class WorkerSeen(Fact, frozen=True):
+    """What the worker named by the record's key says of itself: where it runs, Writ's version, its slots."""
+
+    host: str
+    version: str
+    slots: int
+
+
 class LeaderElected(Fact, frozen=True):
     """A new leader; each live lease gets at least a whole lease from here, as it could not be renewed."""
 
@@ -520,6 +528,7 @@ JOB_EVENTS: Final[tuple[type[Fact], ...]] = (
 )
 OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     LeasesRenewed,
+    WorkerSeen,
     LeaderElected,
     TimeResumed,
     Barrier,

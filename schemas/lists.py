@@ -123,9 +123,12 @@ class WorkersQuery(Query, frozen=True, kw_only=True):
 
 
 class WorkerView(msgspec.Struct, frozen=True):
-    """A worker: `seen_at` is its newest grant, beat or report. `leases` are live, the other numbers are ends.
+    """A worker: `seen_at` is its newest grant, beat, report or word of itself. `leases` are live, the other
+    numbers are ends.
 
-    `returned` counts attempts that it gave back, or that were taken from it, unfinished.
+    `returned` counts attempts that it gave back, or that were taken from it, unfinished. `host`, Writ's
+    `version` there and its `slots` are as it said, None where it never did. `jobs` are the keys of those in
+    its hands, the longest held first, at most 20.
     """
 
     worker: str
@@ -140,6 +143,10 @@ class WorkerView(msgspec.Struct, frozen=True):
     failed: int
     expired: int
     returned: int
+    host: str | None = None
+    version: str | None = None
+    slots: int | None = None
+    jobs: tuple[str, ...] = ()
 
 
 class WorkersPage(Answer, frozen=True):

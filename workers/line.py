@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from writ.schemas.commands import Held
+from writ.schemas.commands import Held, WorkerAbout
 
 from .hands import Outbox
 from .run import Run
@@ -24,6 +24,7 @@ class Post:
     concurrency: int
     wait_s: float = 5.0
     drain_s: float = 25.0
+    about: WorkerAbout | None = None
 
 
 @dataclass(slots=True)

@@ -13,13 +13,16 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any, Final
 
 from writ.broker.clock import Clock, SystemClock
 from writ.broker.connect import Target
 from writ.broker.wire import NatsWire, Wire
+from writ.schemas.commands import WorkerAbout
 from writ.schemas.ids import token_fault
 
 from .errors import WorkerError
@@ -152,7 +155,7 @@ class Worker:
     async def run_inline(self, wire: Wire) -> None:
         """`run` with everything on this one loop, plain functions, too: for simulations and tests."""
         loop = asyncio.get_running_loop()
-        keeper = self._new_keeper(wire)
+        keeper = self._new_keeper(wire, self._post)  # which machine it is must not matter here
         ended = Mailbox[Run](loop.call_soon, keeper.finished)
         await self._serve(keeper, None, LoopHands(loop, loop.call_soon, ended.put, self._clock))
 
@@ -183,7 +186,7 @@ class Worker:
         wire = await self._connect()
         threads = Threads(self.concurrency, f"writ-task-{self.name}")
         try:
-            keeper = self._new_keeper(wire)
+            keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency)))
             ended = Mailbox[Run](from_anywhere(loop), keeper.finished)
             hands = LoopHands(user_loop, from_anywhere(user_loop), ended.put, self._clock, threads)
             await self._serve(keeper, loop, hands)
@@ -191,8 +194,8 @@ class Worker:
             threads.close()
             await wire.close()
 
-    def _new_keeper(self, wire: Wire) -> Keeper:
-        return Keeper(wire, self._post, self.tasks, self._clock, self._entropy)
+    def _new_keeper(self, wire: Wire, post: Post) -> Keeper:
+        return Keeper(wire, post, self.tasks, self._clock, self._entropy)
 
     async def _serve(self, keeper: Keeper, loop: asyncio.AbstractEventLoop | None, hands: Hands) -> None:
         with self._lock:
@@ -240,6 +243,10 @@ class Worker:
                 break
             undo.append(partial(_restore, loop, number, before))
         return undo
+
+
+def _about(slots: int) -> WorkerAbout:
+    return WorkerAbout(socket.gethostname() or "localhost", version("writ-orchestrator"), slots)
 
 
 def _restore(loop: asyncio.AbstractEventLoop, number: int, before: Any) -> None:

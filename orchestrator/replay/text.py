@@ -52,6 +52,7 @@ from writ.schemas.events import (
     RetryScheduled,
     SignalReceived,
     TimeResumed,
+    WorkerSeen,
     type_names,
 )
 from writ.schemas.ids import token_position
@@ -324,6 +325,8 @@ def governing_words(event: Fact, actor: str) -> str:
             return f"held no more, by {actor}: {one_line(reason)}"
         case HistoryLong(records=records, limit=limit):
             return f"the job has {records} records; {limit} call for a warning"
+        case WorkerSeen(host=host, version=version, slots=slots):
+            return f"a worker on {host} with {slots} slots, of version {version}"
         case Barrier():
             return "nothing changed: proof that its leader led"
         case PartitionOpened(partitions=partitions):

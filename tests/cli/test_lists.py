@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ def test_the_audit_tells_who_did_what_and_what_was_refused(node: Shell) -> None:
     assert worker["worker"] == tries[0]["worker"]
     assert worker["completed"] >= 2
     assert worker["queues"] == ["q"]
+    assert worker["host"] == socket.gethostname()
+    assert worker["slots"] >= 1
+    row = next(line for line in node("workers").out.splitlines() if worker["worker"] in line)
+    assert row.split()[1:3] == [worker["host"], worker["version"]]
     (queue,) = [each for each in done(node("queue", "list", "--json")) if each["queue"] == "q"]
     assert queue["traffic"]["granted"] >= 2
     assert queue["traffic"]["waits"]["p95_s"] > 0

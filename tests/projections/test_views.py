@@ -359,6 +359,8 @@ async def check_workers(run: Run, path: Path) -> None:
             )
             assert worker.returned == ends["released"] + ends["snoozed"] + ends["suspended"]
             assert worker.queues == tuple(sorted({each.job.partition("~")[0] for each in mine}))
+            assert worker.jobs == tuple([each.job for each in mine[::-1] if each.outcome == "live"][:20])
+            assert (worker.host, worker.version, worker.slots) == (None, None, None)
             times = seen[worker.worker]
             first = min(run.records[each.seq - 1].at for each in mine)
             assert (worker.first_at, worker.seen_at) == (timestamp(first), timestamp(max(times)))

@@ -70,6 +70,7 @@ from writ.schemas.events import (
     SignalReceived,
     TimeResumed,
     WaitReason,
+    WorkerSeen,
     type_names,
 )
 from writ.schemas.faults import explain_fault
@@ -339,6 +340,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         ScheduleBackfilled, NUMBER, NUMBER, TEXTS, TEXT, st.sampled_from(Overlap), NUMBER
     ),
     LeasesRenewed: st.builds(LeasesRenewed, st.lists(st.builds(Renewal, TEXT, NUMBER)).map(tuple)),
+    WorkerSeen: st.builds(WorkerSeen, TEXT, TEXT, NUMBER),
     LeaderElected: st.builds(LeaderElected, TEXT, TEXT, st.none() | TEXT),
     TimeResumed: st.builds(TimeResumed, NUMBER),
     Barrier: st.builds(Barrier),

@@ -235,6 +235,8 @@ class Fold:
                 pass
             case PriceSet() | TenantDeclared():
                 pass
+            case e.WorkerSeen():
+                pass  # what machine it is decides nothing
             case _ if isinstance(event, SCHEDULE_EVENTS):
                 self.timetable.change(event, record)
             case _:

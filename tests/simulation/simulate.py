@@ -27,6 +27,7 @@ from writ.schemas.events import (
     HoldPlaced,
     JobSubmitted,
     WaitReason,
+    WorkerSeen,
 )
 from writ.schemas.lifecycle import TRANSITIONS, State
 from writ.schemas.prices import PriceSet
@@ -57,7 +58,7 @@ WAYS: Final = (
     *(
         event.__name__
         for event in OTHER_EVENTS
-        if event not in (HistoryLong, PriceSet, TenantDeclared, *KEEPING)
+        if event not in (HistoryLong, PriceSet, TenantDeclared, WorkerSeen, *KEEPING)
     ),
 )
 """What must have come in some history, apart from edges."""

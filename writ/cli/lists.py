@@ -145,12 +145,18 @@ async def _workers(client: Client, args: Namespace, place: dict[str, Any]) -> An
 
 
 def _hands(found: Sequence[Any]) -> Table:
+    from writ.schemas.ids import split_job_key
+
     numbers = ["leases", "granted", "completed", "failed", "expired"]
-    table = Table(["worker", "principal", "queues", "seen", *numbers], ["worker", "queues"], numbers)
+    where = ["worker", "host", "version", "principal", "queues", "seen", "slots"]
+    table = Table([*where, *numbers, "jobs"], ["worker", "queues", "jobs"], ["slots", *numbers])
     for each in found:
+        more = each.leases - len(each.jobs)
+        jobs = ", ".join([split_job_key(key)[1] for key in each.jobs]) + (f" and {more} more" if more else "")
         table.add(
-            *(each.worker, each.principal, ", ".join(each.queues), (when(each.seen_at), "dim")),
-            *[str(getattr(each, name)) for name in numbers],
+            *(each.worker, each.host or "-", each.version or "-", each.principal, ", ".join(each.queues)),
+            *((when(each.seen_at), "dim"), "-" if each.slots is None else str(each.slots)),
+            *(*[str(getattr(each, name)) for name in numbers], jobs),
         )
     return table
 

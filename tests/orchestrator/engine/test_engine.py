@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from writ.broker.ports import Message
+from writ.schemas import bounds
 from writ.schemas.events import (
     Barrier,
     CommandRejected,
@@ -19,6 +20,7 @@ from writ.schemas.events import (
     ReportRejected,
     RetryScheduled,
     TimeResumed,
+    WorkerSeen,
 )
 from writ.schemas.ids import fencing_token
 from writ.schemas.lifecycle import TERMINAL, State
@@ -113,6 +115,28 @@ async def test_a_worker_gets_the_tasks_it_knows(twin: Twin) -> None:
     await twin.settled()
     assert [x["id"] for x in await twin.acquire(count=9, tasks=["b", "c"])] == ["2"]
     assert [x["id"] for x in await twin.acquire(count=9)] == ["1", "3"]
+
+
+async def test_what_a_worker_says_of_itself_is_recorded_when_it_is_new_and_now_and_then(twin: Twin) -> None:
+    about = {"host": "vm-1", "version": "0.1.0", "slots": 10}
+    for slots in (10, 10, 20):
+        assert await twin.acquire(about=about | {"slots": slots}) == []
+    assert await twin.acquire(worker="w2") == [], "who says nothing is no less served"
+    assert await twin.events(WorkerSeen) == [WorkerSeen("vm-1", "0.1.0", n) for n in (10, 20)]
+    (first, _) = [r for r in await twin.records() if isinstance(r.events[0], WorkerSeen)]
+    assert (first.kind, first.key, first.actor, first.cause) == ("worker", "w1", "robot", "acquire")
+    for _ in range(5):
+        await asyncio.sleep(bounds.WORKER_SEEN_S / 4)
+        await twin.acquire(about=about | {"slots": 20})
+    assert len(await twin.events(WorkerSeen)) == 3, "it is heard of again though it had no lease"
+    await twin.check()
+
+
+async def test_a_worker_of_many_names_does_not_flood_the_log(twin: Twin) -> None:
+    about = {"host": "vm-1", "version": "0.1.0", "slots": 10}
+    for number in range(2 * bounds.REFUSALS_BURST):
+        assert await twin.acquire(worker=f"w{number}", about=about) == []
+    assert len(await twin.events(WorkerSeen)) < 1.5 * bounds.REFUSALS_BURST
 
 
 async def test_queues_are_apart(twin: Twin) -> None:
