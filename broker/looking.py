@@ -79,6 +79,7 @@ class Looking(Asking):
         actor: str | None = None,
         cause: str | None = None,
         tags: Mapping[str, str] | None = None,
+        search: str | None = None,
         since: datetime.datetime | None = None,
         until: datetime.datetime | None = None,
         limit: int = 100,
@@ -89,7 +90,8 @@ class Looking(Asking):
 
         `batch`, `schedule` and `operation` are names, `parent` the key `<queue>~<id>` of what started them.
         `error_class` is that of the last error, `actor` who submitted them, from `since` on and before
-        `until`, and `cause` that of dead letters which nobody has settled; they have all the `tags`. With
+        `until`, and `cause` that of dead letters which nobody has settled; they have all the `tags`.
+        `search` are words of their input or last error, where the node was started with it. With
         rare filters a page may hold less than `limit`, and still have a `next`.
         """
         query = JobsQuery(
@@ -104,6 +106,7 @@ class Looking(Asking):
             actor=actor,
             cause=cause,
             tags=dict(tags or {}),
+            search=search,
             since=since,
             until=until,
             limit=limit,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
+
+import msgspec
 
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import JobsQuery
@@ -20,8 +23,12 @@ _WALKED: Final = {"cause": "cause", "error": "error_class", "actor": "actor"}
 _JOBS: Final = "CROSS JOIN jobs USING (opened)"
 
 
-def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[int], int | None]:
+def find(
+    db: sqlite3.Connection, tenant: str, query: JobsQuery, among: Sequence[int] | None = None
+) -> tuple[list[int], int | None]:
     """A page of jobs by the sequence that opened each, newest first, and where the next page begins.
+
+    With `among` they are of those, a page of another view.
 
     A page may be short, even empty, and still have a next one.
     """
@@ -31,7 +38,11 @@ def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[in
     equal = {column: value for column, name in filters.items() if (value := getattr(query, name)) is not None}
     first, end = bounds(db, LISTING, query)
     span = [first, end]
-    if links:
+    if among is not None:
+        places = msgspec.json.encode(among).decode()
+        where = "value >= ? AND value < ?"
+        walks = [Walk("value AS opened", "value", "json_each(?)", where, [places, *span])]
+    elif links:
         kind, name = links.pop(0)
         where = "tenant = ? AND kind = ? AND name = ? AND opened >= ? AND opened < ?"
         walks = [Walk("opened", "opened", "links", where, [tenant, kind, name, *span])]
@@ -40,6 +51,8 @@ def find(db: sqlite3.Connection, tenant: str, query: JobsQuery) -> tuple[list[in
         walks = [Walk("opened", "opened", "jobs", where, [tenant, equal.pop(walked), *span])]
     else:
         return _by_state(db, tenant, query, equal, span)
+    if among is not None:
+        equal["tenant"] = tenant  # so that each is looked up: the other view may be ahead
     terms = [f"{column} = ?" for column in equal]
     values: list[Any] = [*equal.values()]
     if query.states:

@@ -51,6 +51,12 @@ def tidy(path: Path) -> None:
         forget(path, _SUFFIXES[1:])  # of a file that was there before there were links
 
 
+def remove(path: Path) -> None:
+    """Deletes a view, as if it had never been. Raises OSError."""
+    path.unlink(missing_ok=True)
+    tidy(path)
+
+
 def forget(path: Path, suffixes: tuple[str, ...] = _SUFFIXES) -> None:
     """Deletes a file with what SQLite keeps beside it."""
     for suffix in suffixes:

@@ -46,6 +46,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import UNSEALED, Keys
 from writ.schemas.subjects import log_subject, parse_log
 
+from . import search
 from .file import Reader
 from .reading import DeadRow, JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
@@ -145,6 +146,10 @@ class Queries:
             "status": self._status,
         }
         self._readers: list[Reader] = [self._reader]
+        self._searching: Reader | None = None
+        if search.NAME in self._runners:
+            self._searching = Reader(self._runners[search.NAME].path)
+            self._readers.append(self._searching)
         for view, lists in LISTS.items():
             if view in self._runners:
                 reader = Reader(self._runners[view].path)
@@ -228,7 +233,20 @@ class Queries:
     async def _jobs(self, tenant: str, body: bytes) -> JobsPage:
         query = _parse(body, JobsQuery)
         await self._caught_up(query)
+        if query.search is not None:
+            return _page(await self._searched(tenant, query, query.search), self._keys)
         return _page(await self._reader.page(tenant, query), self._keys)
+
+    async def _searched(self, tenant: str, query: JobsQuery, text: str) -> JobRows:
+        """Jobs by words: those that the search view tells of, as far as the other filters hold."""
+        if self._searching is None:
+            reason = "nothing is indexed for search; start the node with: writ up --search"
+            raise _Refused(RejectionKind.CONFLICT, reason, "search")
+        await self._caught_up(query, search.NAME)
+        span = await self._reader.span(query)
+        found, more = await self._searching.read(lambda db: search.matches(db, tenant, text, *span))
+        rows = await self._reader.page(tenant, query, found)
+        return rows if rows.next is not None else rows._replace(next=more)
 
     async def _job(self, tenant: str, body: bytes) -> JobsPage:
         query = _parse(body, JobQuery)

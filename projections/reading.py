@@ -15,9 +15,9 @@ from writ.schemas.queries import DeadQuery, JobsQuery
 from writ.schemas.sealed import Sealed
 
 from .file import Reader, position_of
-from .finding import find
+from .finding import LISTING, find
 from .jobs import decode_job
-from .paging import SCANNED_MAX
+from .paging import SCANNED_MAX, bounds
 
 T = TypeVar("T")
 
@@ -84,11 +84,15 @@ class JobsReader(Reader):
     All methods raise sqlite3.Error where the file cannot be read.
     """
 
-    async def page(self, tenant: str, query: JobsQuery) -> JobRows:
-        """Jobs by filters, newest submit first."""
+    async def span(self, query: JobsQuery) -> tuple[int, int]:
+        """From and before which sequence the jobs of a page were opened."""
+        return await self.read(lambda db: bounds(db, LISTING, query))
+
+    async def page(self, tenant: str, query: JobsQuery, among: Sequence[int] | None = None) -> JobRows:
+        """Jobs by filters, newest submit first; with `among` of those alone."""
 
         def read(db: sqlite3.Connection) -> JobRows:
-            places, after = find(db, tenant, query)
+            places, after = find(db, tenant, query, among)
             rows = _rows(db, places)
             return JobRows(position_of(db), rows, after if len(rows) == len(places) else rows[-1].opened)
 

@@ -31,6 +31,7 @@ from .cost import CostView, cost
 from .governed import batches, holds, operations, queues, schedules
 from .jobs import JobsView
 from .metrics import MetricsView
+from .search import SearchView
 from .tools import ToolsView, tool_calls, tools
 from .traffic import TrafficView, traffic
 from .view import View
@@ -46,6 +47,9 @@ VIEWS: Final[tuple[Callable[[], View], ...]] = (
     AuditView,
     MetricsView,
 )
+
+OPTIONAL: Final[tuple[Callable[[], View], ...]] = (SearchView,)
+"""Views that a node has only where they were asked for."""
 
 
 class Listed(NamedTuple):

@@ -35,6 +35,7 @@ Timestamp = str
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
 Place = Annotated[str, Meta(pattern=r"^[0-9]{1,18}$(?!\n)")]
 SEQUENCE_MAX: Final = 2**63 - 1
+SEARCH_MAX_CHARS: Final = 500
 
 
 class Query(Command, frozen=True, kw_only=True):
@@ -65,7 +66,9 @@ class JobsQuery(NewestFirst, frozen=True, kw_only=True):
 
     `batch`, `schedule` and `operation` are names, and `parent` a key, `<queue>~<id>`. The jobs of an
     operation are all that it changed. `error_class` is that of the last error, `actor` who submitted it, and
-    `cause` that of a dead letter which nobody has settled. A job has all the `tags`.
+    `cause` that of a dead letter which nobody has settled. A job has all the `tags`. `search` are words that
+    are all in its input or last error, those in double quotes together. It takes a node that was started with
+    it, and finds nothing in sealed content.
     """
 
     states: tuple[State, ...] = ()
@@ -79,6 +82,7 @@ class JobsQuery(NewestFirst, frozen=True, kw_only=True):
     actor: Token | None = None
     cause: Token | None = None
     tags: dict[str, str] = {}
+    search: Annotated[str, Meta(min_length=1, max_length=SEARCH_MAX_CHARS)] | None = None
 
 
 class JobQuery(Query, frozen=True, kw_only=True):

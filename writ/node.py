@@ -106,12 +106,14 @@ class Node:
         views: Views | None = None,
         http: Http | None = None,
         metrics_port: int | None = None,
+        search: bool = False,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
         With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
-        served, beside that of each part. Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`,
-        and RuntimeError where the log cannot be folded, ChildFailed where the views do not start.
+        served, beside that of each part. With `search` the words of inputs and errors are indexed. Raises the
+        errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log cannot be
+        folded, ChildFailed where the views do not start.
         """
         if views is None:
             views = Views(directory)
@@ -123,13 +125,13 @@ class Node:
             raise
         node = cls(directory, broker, views, http)
         try:
-            await node._open(metrics_port)
+            await node._open(metrics_port, search)
         except BaseException:
             await node.stop()
             raise
         return node
 
-    async def _open(self, metrics_port: int | None) -> None:
+    async def _open(self, metrics_port: int | None, search: bool) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
         floors = _read_epochs(self.directory)
@@ -161,6 +163,7 @@ class Node:
             intake.epoch,
             version_,
             metrics_port,
+            search,
         )
         self._spawn(self._guard(), "broker guard")
         self.views.speaks_for(answers, self._standing)

@@ -201,9 +201,9 @@ class Place:
                 stderr=said,
             )
 
-    def up(self) -> None:
+    def up(self, *options: str) -> None:
         """Returns when the node answers."""
-        self._up = self.start("up")
+        self._up = self.start("up", *options)
         self.writ("status", "--wait", str(int(WAIT_S)))
 
     def down(self) -> None:

@@ -71,6 +71,8 @@ def holding(directory: Path, text: str) -> list[str]:
 def ward(own_place: Place) -> Place:
     (own_place.root / "ward.py").write_text(TASKS, encoding="utf-8")
     (own_place.root / "ward.toml").write_text(POLICY, encoding="utf-8")
+    own_place.down()
+    own_place.up("--search")
     own_place.writ("apply", "ward.toml")
     return own_place
 

@@ -53,7 +53,7 @@ async def filters(client: Client, args: Namespace) -> dict[str, Any]:
         parent = await client.job(args.parent)
         args.parent = f"{parent.queue}~{parent.id}"
     belongs = {name: getattr(args, name) for name in _BELONGS}
-    more = {"error_class": args.error, "tags": tags_of(args.tag)}
+    more = {"error_class": args.error, "tags": tags_of(args.tag), "search": args.search}
     asked = {name: getattr(args, name) for name in ("states", "queue", "task", "actor", "since", "until")}
     return asked | belongs | more
 

@@ -63,7 +63,9 @@ async def _serve(args: Namespace) -> int:
         when_stdin_ends(_PATIENCE_S)
     stopping = asyncio.create_task(asked.wait())
     starting = asyncio.create_task(
-        Node.start(directory, args.port, views=views, http=http, metrics_port=args.metrics_port)
+        Node.start(
+            directory, args.port, views=views, http=http, metrics_port=args.metrics_port, search=args.search
+        )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -145,6 +147,7 @@ def _detach(args: Namespace) -> int:
     offset = log.tell()
     ports = (("--port", args.port), ("--http-port", args.http_port), ("--metrics-port", args.metrics_port))
     given = [word for name, port in ports if port is not None for word in (name, str(port))]
+    given += ["--search"] if args.search else []
     command = writ_command("up", "--quiet", "--dir", str(directory), *given)
     with log:
         child = subprocess.Popen(

@@ -202,6 +202,7 @@ def _add_node_commands(to: Subparsers) -> None:
     up.add_argument(
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
     )
+    up.add_argument("--search", action="store_true", help="index the words of inputs and errors [no]")
     up.add_argument("--quiet", action="store_true", help="print nothing when it is up")
     with_parent(up)
     command(to, "down", "Stop the node of --dir and wait until it is gone.", "  writ down")
@@ -292,6 +293,7 @@ def _add_job_commands(to: Subparsers) -> None:
     jobs.add_argument("--actor", metavar="A", help="those that this principal has submitted")
     jobs.add_argument("--error", choices=looking.ERROR_CLASSES, help="class of the last error")
     jobs.add_argument("--tag", action="append", metavar="NAME=VALUE", help="those with it; repeat for more")
+    jobs.add_argument("--search", metavar="TEXT", help="these words in input or error (writ up --search)")
     jobs.add_argument("--since", metavar="TIME", help="submitted from this RFC 3339 time on")
     jobs.add_argument("--until", metavar="TIME", help="submitted before this RFC 3339 time")
     jobs.add_argument("--limit", type=whole(1), metavar="N", help="at most so many [all]")

@@ -60,10 +60,12 @@ def table(found: tuple[ViewStatus, ...]) -> Table:
 def _rebuild(args: Namespace) -> int:
     """Asks by files, which the process of the views looks for: it need not run, nor the broker."""
     from writ.projections import places
-    from writ.projections.registry import VIEWS
+    from writ.projections.registry import OPTIONAL, VIEWS
 
     directory = directory_of(args)
     known = [make().name for make in VIEWS]
+    optional = [make().name for make in OPTIONAL]
+    known += [name for name in optional if places.live(directory / "views" / f"{name}.db") is not None]
     names = known if args.all else list(dict.fromkeys(args.names))
     if bool(args.names) == args.all:
         raise UsageError("say which views, or --all", [f"writ views rebuild {known[0]}"])

@@ -20,9 +20,10 @@ from writ.children.life import live
 from writ.metrics.components import component, of_node
 from writ.metrics.of_views import of_views
 from writ.metrics.serving import serve
+from writ.projections import places
 from writ.projections.feed import Feeds
 from writ.projections.queries import Queries
-from writ.projections.registry import VIEWS
+from writ.projections.registry import OPTIONAL, VIEWS
 from writ.projections.runner import Runner
 from writ.schemas import catalog
 from writ.schemas.metrics import Family
@@ -63,7 +64,11 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     intake = JetStreamIntake(logs, settings.submit_epoch)
     feeds = Feeds(log_)
     parts.push_async_callback(feeds.close)
-    runners = [Runner(directory / f"{make().name}.db", feeds, make) for make in VIEWS]
+    makes = (*VIEWS, *OPTIONAL) if settings.search else VIEWS
+    if not settings.search:
+        for make in OPTIONAL:  # what is not kept in step must not answer, nor stay
+            places.remove(directory / f"{make().name}.db")
+    runners = [Runner(directory / f"{make().name}.db", feeds, make) for make in makes]
     for runner in runners:
         parts.push_async_callback(runner.close)
         await runner.open()

@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True):
     submit_epoch: int
     version: str
     metrics_port: int | None = None
+    search: bool = False
 
 
 class Views(Child[Settings]):
