@@ -52,7 +52,10 @@ class Staging:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Tends the links from now on: streams come, and a folder in memory may be cleaned away by others."""
+        """Tends the links from now on: streams come, and a folder in memory may be cleaned away by others.
+
+        Called as soon as the broker is ready: it takes away all `batches` of an earlier run when it starts.
+        """
         if self._memory is not None:
             self.tend()
             self._tending = asyncio.create_task(self._tend())
@@ -85,7 +88,8 @@ class Staging:
                         link.readlink().mkdir(mode=0o700, parents=True, exist_ok=True)
                     else:
                         link.unlink()
-                elif room:
+                elif room and not link.exists():
+                    # A folder that is there is the broker's, who may be about to put a batch into it.
                     self._link(link)
 
     def _links(self) -> list[Path]:
@@ -97,8 +101,5 @@ class Staging:
         stream = link.parent
         target = self._folder / f"{stream.parent.parent.name}~{stream.name}"
         target.mkdir(mode=0o700, exist_ok=True)
-        # A folder that holds a batch now stays until it is empty; one that comes back meanwhile stays, too.
-        with contextlib.suppress(OSError):
-            if link.exists():
-                link.rmdir()
+        with contextlib.suppress(FileExistsError):  # the broker was faster
             link.symlink_to(target)

@@ -107,15 +107,12 @@ def test_a_link_that_is_somebody_elses_loses_nothing(stream: Path, tmp_path: Pat
     assert theirs.is_dir()
 
 
-def test_a_batch_under_way_on_the_disk_is_left_alone(stream: Path, tmp_path: Path, memory: Path) -> None:
-    staging = Staging(tmp_path, memory)
-    under_way = stream / "batches" / "one"
-    under_way.mkdir(parents=True)
-    staging.tend()
-    assert under_way.is_dir()
-    under_way.rmdir()
-    staging.tend()
-    assert (stream / "batches").is_symlink()
+def test_a_folder_of_the_brokers_is_left_alone(stream: Path, tmp_path: Path, memory: Path) -> None:
+    theirs = stream / "batches"
+    theirs.mkdir()
+    Staging(tmp_path, memory).tend()
+    assert theirs.is_dir()
+    assert not theirs.is_symlink()
 
 
 def test_batches_go_to_the_disk_where_memory_is_short(
