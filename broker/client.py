@@ -29,7 +29,7 @@ from writ.schemas.queries import JobQuery, JobsPage, JobView
 from writ.schemas.recordings import last_run
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.sealed import unseal
+from writ.schemas.sealed import UNSEALED, unseal
 from writ.schemas.steps import Reproduces
 from writ.schemas.subjects import feed_subject, submit_subject
 
@@ -197,7 +197,7 @@ class Client(Looking, Listing, Operating):
         the record of the first run, so that nothing outside is called.
 
         It has one attempt, and the time limits of the first. Refused is raised by `result`; JobNotFound where
-        there is no such job, ValueError where it has not ended.
+        there is no such job, ValueError where it has not ended, or its content was erased.
         """
         run = last_run(await self._records_of(id, queue, timeout_s))
         if run is None:
@@ -205,6 +205,8 @@ class Client(Looking, Listing, Operating):
         job = run.job
         if job.finished_at is None:
             raise ValueError(f"job {id} is {job.state}; a job can be reproduced when it has ended")
+        if job.input.key != UNSEALED:
+            raise ValueError(f"the content of job {id} was erased; it cannot be run again")
         limits = job.limits
         return await self.submit(
             queue,
@@ -225,7 +227,7 @@ class Client(Looking, Listing, Operating):
         found: list[Record] = []
         while True:
             after = found[-1].seq if found else 0
-            page = await self.records(id, queue, after=after, timeout_s=timeout_s)
+            page = await self.records(id, queue, after=after, reveal=True, timeout_s=timeout_s)
             found += [decode(bytes(view.record)) for view in page.records]
             if not page.more or not page.records:
                 return found

@@ -122,13 +122,15 @@ class Looking(Asking):
         after: int = 0,
         limit: int = 100,
         context: bool = False,
+        reveal: bool = False,
         timeout_s: float = 10.0,
     ) -> RecordsPage:
         """Records of a job as stored, oldest first, after sequence `after`; ask again while there is `more`.
 
         `context` adds the records of other aggregates that move its lease: beats and changes of leader.
+        With `reveal` sealed content is opened: those are no longer the bytes of the log.
         """
-        query = RecordsQuery(id=id, queue=queue, after=after, limit=limit, context=context)
+        query = RecordsQuery(id=id, queue=queue, after=after, limit=limit, context=context, reveal=reveal)
         return await self._query("records", query, RecordsPage, timeout_s)
 
     async def position(self, *, timeout_s: float = 10.0) -> int:

@@ -158,6 +158,11 @@ class Vault:
         cipher = encrypt(content, key.encode(), nonce, _derived(secret, b"cipher"))
         return Sealed(key, shown, cipher=nonce + cipher)
 
+    def digest_key(self, key: str) -> bytes:
+        """What digests are made with beside content under a key; empty where that is destroyed."""
+        secret = self._secret(key)
+        return b"" if secret is None else _derived(secret, b"params")
+
     def open(self, envelope: Sealed) -> bytes | None:
         """The content; None where its key is destroyed or not here."""
         if envelope.key == UNSEALED:

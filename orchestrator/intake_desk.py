@@ -77,9 +77,9 @@ class IntakeDesk:
     def _note_secrets(self, message: Submitted) -> None:
         """Remembers a message whose bytes must not stay in the intake."""
         tenant, _, _, queue = message.address
-        if self._office.sealing.asked_for(tenant, queue, None) or any(
-            each.command.data_subject is not None for each in message.sound
-        ):
+        asked_for = self._office.sealing.asked_for
+        commands = [each.command for each in message.sound]
+        if any(asked_for(tenant, queue, each.data_subject, each.reproduces) for each in commands):
             self.secret[message.seq] = None
 
     def _accept(self, round_: Round, address: Addressed, element: Element, many: bool) -> Rejection | None:
@@ -91,7 +91,8 @@ class IntakeDesk:
             return None
         policy = self._state.queue(place)
         find = partial(self._state.find, tenant)
-        refused = intake.refusal(command, policy, self._state.pending_in(place), find, index)
+        known = find if command.reproduces is None else partial(self._plain, tenant, command.reproduces.job)
+        refused = intake.refusal(command, policy, self._state.pending_in(place), known, index)
         if refused is not None:
             return refused
         clash = None if command.unique_key is None else self._state.unique(place, command.unique_key)
@@ -116,6 +117,13 @@ class IntakeDesk:
         )
         self._hold_back(round_, tenant, key, command, find)
         return None
+
+    def _plain(self, tenant: str, reproduced: str, key: str) -> depend.Known | None:
+        """A job by its key; the one that is to be reproduced with its content in plain, to be compared."""
+        found = self._state.find(tenant, key)
+        if key == reproduced and isinstance(found, Job):
+            return self._office.sealing.revealed(found)
+        return found
 
     def _hold_back(self, round_: Round, tenant: str, key: str, command: SubmitJob, find: depend.Find) -> None:
         """Ends or suspends a job, as others or a person have it, in the record that accepts it."""

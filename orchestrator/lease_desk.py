@@ -220,6 +220,7 @@ class LeaseDesk:
             None if queue.policy.tools == ANY_TOOL else queue.policy.tools,
             queue.version,
             job.tool_calls,
+            self._office.sealing.digest_key(job),
         )
 
     def _filled_bytes(self, job: Job) -> int:

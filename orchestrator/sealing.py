@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
-from msgspec.structs import replace
 
 from writ.schemas.events import Fact, JobSubmitted
 from writ.schemas.lifecycle import Job
-from writ.schemas.sealed import UNSEALED, Keys, Sealed, seal
+from writ.schemas.sealed import UNSEALED, Keys, Sealed, mapped, seal
+from writ.schemas.steps import Reproduces
 
 from .links import ONE
 from .state import Partition
 
-Seal = Callable[[Sealed], Sealed]
-_S = TypeVar("_S", bound=msgspec.Struct)
 _NULL: Final = b"null"
 
 
@@ -39,21 +37,46 @@ class Sealing:
         job = self._state.jobs.get(f"{tenant}.{key}")
         if job is not None:
             under = job.input.key
-        elif isinstance(events[0], JobSubmitted) and self.asked_for(tenant, key, data_subject):
-            under = self._key_of(tenant, data_subject)
+        elif isinstance(events[0], JobSubmitted):
+            under = self._of_new(tenant, key, data_subject, events[0].reproduces)
         else:
             return events
         if under == UNSEALED:
             return events
         change = partial(self._under, under)
-        return tuple([_mapped(event, change) for event in events])
+        return tuple([mapped(event, change) for event in events])
 
     def _under(self, key: str, content: Sealed) -> Sealed:
         return self.keys.seal(key, bytes(content.plain)) if content.key == UNSEALED else content
 
-    def asked_for(self, tenant: str, key: str, data_subject: str | None) -> bool:
+    def _of_new(self, tenant: str, key: str, data_subject: str | None, reproduces: Reproduces | None) -> str:
+        """The key of a new job: that of the run which it reproduces, as its content is the same."""
+        first = self._first(tenant, reproduces)
+        if first is not None and first.input.key != UNSEALED:
+            return first.input.key
+        if self.asked_for(tenant, key.partition("~")[0], data_subject):
+            return self._key_of(tenant, data_subject)
+        return UNSEALED
+
+    def _first(self, tenant: str, reproduces: Reproduces | None) -> Job | None:
+        return None if reproduces is None else self._state.jobs.get(f"{tenant}.{reproduces.job}")
+
+    def asked_for(
+        self, tenant: str, queue: str, data_subject: str | None, reproduces: Reproduces | None = None
+    ) -> bool:
         """Whether a new job's content is to be sealed."""
-        return data_subject is not None or self._state.erasable(tenant, key.partition("~")[0])
+        first = self._first(tenant, reproduces)
+        if first is not None and first.input.key != UNSEALED:
+            return True
+        return data_subject is not None or self._state.erasable(tenant, queue)
+
+    def digest_key(self, job: Job) -> bytes:
+        """What its worker digests parameters with, so that a digest gives away nothing once it is destroyed.
+
+        A reproduction's are the first run's, to be compared. Empty where content is plain.
+        """
+        first = self._first(job.tenant, job.reproduces) or job
+        return b"" if first.input.key == UNSEALED else self.keys.digest_key(first.input.key)
 
     def _key_of(self, tenant: str, data_subject: str | None) -> str:
         if data_subject is None:
@@ -81,7 +104,7 @@ class Sealing:
         """A job with its content in plain, for decisions that look into it."""
         if job is None or job.input.key == UNSEALED:
             return job
-        return _mapped(job, self._plain)
+        return mapped(job, self._plain)
 
     def _plain(self, content: Sealed) -> Sealed:
         return Sealed(UNSEALED, content.digest, plain=msgspec.Raw(self.open(content)))
@@ -90,27 +113,3 @@ class Sealing:
         """The JSON text of an envelope; null where it was erased."""
         found = self.keys.open(content)
         return _NULL if found is None else found
-
-
-def _mapped(struct: _S, change: Seal) -> _S:
-    """The Struct with each envelope in it, at any depth, changed."""
-    changed: dict[str, Any] = {}
-    for name in struct.__struct_fields__:
-        value = getattr(struct, name)
-        new = _changed(value, change)
-        if new is not value:
-            changed[name] = new
-    return replace(struct, **changed) if changed else struct
-
-
-def _changed(value: Any, change: Seal) -> Any:
-    if isinstance(value, Sealed):
-        return change(value)
-    if isinstance(value, msgspec.Struct):
-        return _mapped(value, change)
-    if isinstance(value, tuple):
-        items: tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
-        each = [_changed(one, change) for one in items]
-        same = all(new is old for new, old in zip(each, items, strict=True))
-        return items if same else tuple(each)
-    return value

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from writ.broker.clock import Clock, SystemClock
 from writ.broker.ports import Intake, Log, Stored
@@ -50,7 +51,7 @@ from . import search
 from .file import Reader
 from .reading import DeadRow, JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
-from .revealing import revealed
+from .revealing import revealed, revealed_record
 from .runner import Runner
 from .shown import PAGE_MAX_BYTES, Seen, content, fit, tags_of, timestamp
 from .stretch_pages import stretch_page
@@ -292,6 +293,9 @@ class Queries:
                 f"reading the job's records took more than {READ_MAX_S} s; ask for fewer, or without context"
             )
             raise _Refused(RejectionKind.TRY_LATER, reason) from None
+        if query.reveal and self._keys is not None:
+            keys = self._keys
+            views = [replace(v, record=msgspec.Raw(revealed_record(bytes(v.record), keys))) for v in views]
         return RecordsPage(None, found.position, tuple(views), more)
 
     async def _log_records(self, tenant: str, body: bytes) -> RecordsPage:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from msgspec.structs import replace
 
-from writ.schemas.sealed import UNSEALED, Keys, Sealed
+from writ.schemas.codec import decode, encode
+from writ.schemas.sealed import UNSEALED, Keys, Sealed, mapped
 
 from .reading import JobRow
 
@@ -27,6 +30,13 @@ def revealed(row: JobRow, keys: Keys | None) -> JobRow:
     )
 
 
+def revealed_record(body: bytes, keys: Keys) -> bytes:
+    """A stored record with its content in plain, as far as it was not erased."""
+    record = decode(body)
+    events = tuple([mapped(event, partial(_opened, keys=keys)) for event in record.events])
+    return body if events == record.events else encode(replace(record, events=events), record.prev)
+
+
 def _opened(content: Sealed, keys: Keys) -> Sealed:
-    plain = keys.open(content)
+    plain = None if content.key == UNSEALED else keys.open(content)
     return content if plain is None else Sealed(UNSEALED, content.digest, plain=msgspec.Raw(plain))

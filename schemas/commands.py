@@ -446,7 +446,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     `steps` of the job are recorded: `recall` gives them. With `compensates` the attempt is to undo what they
     did. `tools` is what version `policy` of the queue's policy says of tools, of which the round has called
-    `tool_calls`.
+    `tool_calls`. Where there is a `digest_key`, parameters are digested with it, by HMAC-SHA256.
     """
 
     id: str
@@ -463,6 +463,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     tools: ToolPolicy | None = None
     policy: int = 0
     tool_calls: int = 0
+    digest_key: bytes = b""
 
 
 class Acquired(Answer, frozen=True):

@@ -95,7 +95,8 @@ class JobQuery(Query, frozen=True, kw_only=True):
 class RecordsQuery(Query, frozen=True, kw_only=True):
     """The records of one job as stored, after a sequence, oldest first.
 
-    `context` adds the records of other aggregates that move its lease: beats and changes of leader.
+    `context` adds the records of other aggregates that move its lease: beats and changes of leader. With
+    `reveal` sealed content is opened, as far as it was not erased: those are no longer the bytes of the log.
     """
 
     id: Token
@@ -103,6 +104,7 @@ class RecordsQuery(Query, frozen=True, kw_only=True):
     after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
     context: bool = False
+    reveal: bool = False
 
 
 class LogQuery(Query, frozen=True, kw_only=True):

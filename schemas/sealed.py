@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 UNSEALED: Final = "none"
+_S = TypeVar("_S", bound=msgspec.Struct)
 
 
 class Sealed(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -47,6 +50,8 @@ class Keys(Protocol):
 
     def open(self, envelope: Sealed) -> bytes | None: ...
 
+    def digest_key(self, key: str) -> bytes: ...
+
 
 def seal(content: bytes) -> Sealed:
     """An envelope around JSON text without encryption."""
@@ -61,3 +66,27 @@ def unseal(envelope: Sealed) -> bytes:
     if envelope.key != UNSEALED:
         raise ValueError(f"content is sealed under key {envelope.key!r}, which this reader does not hold")
     return bytes(envelope.plain)
+
+
+def mapped(struct: _S, change: Callable[[Sealed], Sealed]) -> _S:
+    """A Struct with each envelope in it, at any depth, changed."""
+    changed: dict[str, Any] = {}
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        new = _changed(value, change)
+        if new is not value:
+            changed[name] = new
+    return replace(struct, **changed) if changed else struct
+
+
+def _changed(value: Any, change: Callable[[Sealed], Sealed]) -> Any:
+    if isinstance(value, Sealed):
+        return change(value)
+    if isinstance(value, msgspec.Struct):
+        return mapped(value, change)
+    if isinstance(value, tuple):
+        items: tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
+        each = [_changed(one, change) for one in items]
+        same = all(new is old for new, old in zip(each, items, strict=True))
+        return items if same else tuple(each)
+    return value

@@ -74,7 +74,9 @@ class Reproduces(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
 
 
 class StepIntended(Fact, frozen=True):
-    """`params` is SHA-256, in hex, of the parameters as JSON. `compensable` steps can be undone.
+    """`params` is SHA-256, in hex, of the parameters as JSON; keyed where the job's content is sealed.
+
+    `compensable` steps can be undone.
 
     `again` says what was done about the unknown outcome of the same step before.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import inspect
 import logging
 import typing
@@ -72,10 +73,11 @@ class Entry(NamedTuple):
     size_bytes: int
 
 
-def digest_of(content: Any, what: str) -> str:
-    """SHA-256 of parameters as JSON. Raises StepRefused where they cannot be written so."""
+def digest_of(content: Any, what: str, key: bytes) -> str:
+    """SHA-256 of parameters as JSON, keyed if there is a key. Raises StepRefused where they are no JSON."""
     try:
-        return hashlib.sha256(_in_order(content)).hexdigest()
+        text = _in_order(content)
+        return (hmac.new(key, text, hashlib.sha256) if key else hashlib.sha256(text)).hexdigest()
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         reason = f"{what}: its parameters cannot be written as JSON: {error}; hold such things in a closure"
         raise StepRefused(reason) from error
@@ -168,7 +170,7 @@ class Journal:
         self._next += 1
         number = self._next
         call = _Call(number, name, function, args, kwargs, policy)
-        params = digest_of([args, kwargs], f"step {name!r}")
+        params = digest_of([args, kwargs], f"step {name!r}", self.lease.digest_key)
         if self.recording is not None:
             return self._reproduced(call, params)
         known = self.recorded[number - 1] if number <= len(self.recorded) else None

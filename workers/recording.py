@@ -72,7 +72,9 @@ async def first_run(asking: Asking, wanted: Reproduces) -> Recording:
     records: list[Record] = []
     while True:
         after = records[-1].seq if records else 0
-        query = RecordsQuery(id=job_id, queue=queue, after=after, limit=_PAGE, min_position=wanted.end)
+        query = RecordsQuery(
+            id=job_id, queue=queue, after=after, limit=_PAGE, min_position=wanted.end, reveal=True
+        )
         page = await asking.query("records", query, RecordsPage, TIMEOUT_S)
         try:
             records += [decode(bytes(view.record)) for view in page.records]

@@ -92,8 +92,8 @@ class _Call:
         self._journal = journal
         self._args, self._kwargs = args, kwargs
         values = tool.bind(args, kwargs)
-        self._digest = digest_of(values, f"tool {tool.name}")
         lease = journal.lease
+        self._digest = digest_of(values, f"tool {tool.name}", lease.digest_key)
         policy = lease.tools or ANY_TOOL
         self._params = tool.shown(values, policy.redacts)
         self._policy = lease.policy

@@ -12,7 +12,7 @@ from writ.schemas.lifecycle import TERMINAL, Job, micros
 from writ.schemas.policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, OnClash, Retry
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.sealed import seal
+from writ.schemas.sealed import UNSEALED, seal, unseal
 from writ.schemas.steps import Reproduces
 
 from .depend import Find, Known
@@ -57,7 +57,7 @@ def _unreproducible(
         why = f"is {found.state}, and its newest end is {ended}, not record {wanted.end}"
     elif found.task != command.task:
         why = f"is of task {found.task}, and this one of {command.task}"
-    elif seal(bytes(command.input)).digest != found.input.digest:
+    elif found.input.key == UNSEALED and bytes(command.input) != unseal(found.input):
         why = "has another input"
     if why is None:
         return None

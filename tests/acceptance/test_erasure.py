@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import json
 import sqlite3
 import zlib
@@ -31,10 +32,24 @@ if TYPE_CHECKING:
 
 SECRET = "jane-roe-has-the-measles"
 TASKS = """
-from writ import task, Context
+from writ import Context, StepFailed, task, tool
+
+@tool
+async def look_up(says: str):
+    return {"found": says}
+
+async def refuse(says: str):
+    raise LookupError(says)
 
 @task
 async def treat(ctx: Context, says: str):
+    await look_up(says)
+    await ctx.step("note", lambda said: said, says)
+    try:
+        await ctx.step("refuse", refuse, says)
+    except StepFailed:
+        pass
+    await ctx.step("go on", lambda: 1)
     if ctx.attempt == 1:
         raise ValueError(f"cannot treat: {says}")
     return {"treated": says}
@@ -117,6 +132,10 @@ def test_after_an_erasure_no_file_holds_the_text_and_everything_still_verifies(w
     bundles = exported(ward, directory)
     ward.until(lambda: not holding(directory, SECRET))
     assert not holding(directory, "Jane Roe"), "a subject's name stands nowhere"
+    for guess in guesses(f"{SECRET}!"):
+        assert not holding(directory, guess), "a digest that anybody can make gives short content away"
+    told = str(kept(ward, "a"))
+    assert all(f"'{kind}'" in told for kind in ("step_done", "step_failed", "tool_called"))
     assert (
         ward.json("hold", "add", "ward", "case-7", "--id", "b", "--reason", "court order")["name"] == "case-7"
     )
@@ -148,6 +167,12 @@ def test_after_an_erasure_no_file_holds_the_text_and_everything_still_verifies(w
     asyncio.run(verified_and_rebuilt(ward.root))
     assert ward.json("job", "c")["input"] == {"says": f"{SECRET}!"}
     assert not holding(directory, SECRET)
+
+
+def guesses(secret: str) -> list[str]:
+    """Digests, without a key, of the parameters of a step and of a tool, for who thinks of the content."""
+    texts = (json.dumps([[secret], {}]), json.dumps({"says": secret}), json.dumps(secret))
+    return [hashlib.sha256(text.replace(", ", ",").replace(": ", ":").encode()).hexdigest() for text in texts]
 
 
 def exported(place: Place, directory: Path) -> list[Path]:

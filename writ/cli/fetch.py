@@ -54,12 +54,16 @@ async def all_jobs(
             return found
 
 
-async def all_records(client: Client, queue: str, id: str, *, context: bool = False) -> list[RecordView]:
-    """All records of a job, oldest first; `context` adds those of others that move its lease."""
+async def all_records(
+    client: Client, queue: str, id: str, *, context: bool = False, reveal: bool = False
+) -> list[RecordView]:
+    """All records of a job, oldest first; `context` and `reveal` as in `Client.records`."""
     found: list[RecordView] = []
     while True:
         after = found[-1].seq if found else 0
-        page = await client.records(id, queue, after=after, limit=PAGE_RECORDS, context=context)
+        page = await client.records(
+            id, queue, after=after, limit=PAGE_RECORDS, context=context, reveal=reveal
+        )
         found += page.records
         if not page.more or not page.records:
             return found

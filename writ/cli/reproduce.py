@@ -46,7 +46,7 @@ async def _run(client: Client, queue: str, id: str, end: int | None) -> Run:
     from writ.schemas.codec import decode
     from writ.schemas.recordings import last_run
 
-    records = await all_records(client, queue, id)
+    records = await all_records(client, queue, id, reveal=True)
     run = last_run([decode(bytes(each.record)) for each in records], end)
     assert run is not None, "a job that is known has records"
     return run

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from writ import Client, Context, Retry, StepFailed, StepPolicy, Target, Worker, task, tool
+from writ import Client, Context, QueuePolicy, Retry, StepFailed, StepPolicy, Target, Worker, task, tool
 from writ.broker.errors import JobEnded
 from writ.orchestrator.replay.compare import Difference, compare
 from writ.orchestrator.replay.verify import verify
@@ -113,10 +113,10 @@ async def working(live: Live) -> AsyncGenerator[Client, None]:
         await running
 
 
-async def told(client: Client, job_id: str, end: int | None = None) -> Run:
+async def told(client: Client, job_id: str, end: int | None = None, *, reveal: bool = False) -> Run:
     from writ.schemas.codec import decode
 
-    page = await client.records(job_id, QUEUE, limit=500)
+    page = await client.records(job_id, QUEUE, limit=500, reveal=reveal)
     run = last_run([decode(bytes(view.record)) for view in page.records], end)
     assert run is not None
     return run
@@ -184,3 +184,35 @@ async def reproduced_anyway(client: Client, job_id: str) -> list[Difference]:
     with suppress(JobEnded):
         await client.result(handle, timeout_s=30)
     return compare(await told(client, job_id), await told(client, handle.id))
+
+
+@pytest.mark.parametrize("given", [{}, {"data_subject": "Jane"}])
+async def test_a_sealed_job_is_reproduced_and_erased_with_its_reproduction(
+    live: Live, given: dict[str, Any]
+) -> None:
+    """By a key of the job, or of a subject: what is recorded of both runs is under the same."""
+    async with working(live) as client:
+        if not given:
+            await client.declare_queue(QUEUE, QueuePolicy(erasable=True))
+        handle = await client.submit(QUEUE, "order", {"number": 1}, id="sealed", **given)
+        await client.result(handle, timeout_s=30)
+        before = list(outside)
+        again = await client.reproduce("sealed", QUEUE)
+        await client.result(again, timeout_s=30)
+        assert outside == before, "something outside was called"
+        runs = [await told(client, each, reveal=True) for each in ("sealed", again.id)]
+        assert compare(*runs) == []
+        assert runs[0].job.input.key == runs[1].job.input.key == "none", "revealed"
+        stored = [(await told(client, each)).job for each in ("sealed", again.id)]
+        assert stored[0].input.key == stored[1].input.key != "none"
+        clocked = await client.submit(QUEUE, "clock", {"where": "parameters"}, id="clocked", **given)
+        await client.result(clocked, timeout_s=30)
+        second = await client.reproduce("clocked", QUEUE)
+        await client.result(second, timeout_s=30)
+        (found,) = compare(*[await told(client, each, reveal=True) for each in ("clocked", second.id)])
+        assert found.where == "step 1, 'fetch', parameters"
+        assert await client.erase(QUEUE, "sealed", "asked for") == (2 if not given else 4)
+        with pytest.raises(ValueError, match="was erased"):
+            await client.reproduce("sealed", QUEUE)
+        assert bytes((await client.job(again.id, QUEUE)).output or b"null") == b"null"
+    assert not (await verify(live.log)).faults
