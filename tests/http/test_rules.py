@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -9,8 +10,13 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from starlette.responses import Response
+
+from writ.http import server
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from tests.http.conftest import Api
 
 JOBS = "/v1/queues/q/jobs"
@@ -118,6 +124,65 @@ def test_a_client_has_so_many_streams_and_no_more(api: Api) -> None:
         assert more.headers["retry-after"] == "1"
         assert api.get("/v1/log").status == 200
     api.until(lambda: _streams(api))
+
+
+def test_a_client_has_so_many_requests_in_work_and_no_more(api: Api) -> None:
+    """Each of these waits for its body; when one has it, there is room for another."""
+    head = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.token}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 16\r\n\r\n"
+    with ExitStack() as held:
+        waiting = [held.enter_context(socket.create_connection(("127.0.0.1", api.port))) for _ in range(64)]
+        for each in waiting:
+            each.sendall(head.encode())
+        api.until(lambda: api.get("/v1/jobs").status == 429)
+        refused = api.ask("GET", "/healthz", token=None)
+        assert refused.is_problem(429)
+        assert refused.headers["retry-after"] == "1"
+        assert "64 requests of yours" in refused.document["detail"]
+        waiting[0].sendall(b'{"task": "hello"')
+        answer = http.client.HTTPResponse(waiting[0])
+        answer.begin()
+        assert answer.status == 400, "it came to its end, though it is no JSON"
+        api.until(lambda: api.get("/v1/jobs").status == 200)
+    api.until(lambda: api.get("/v1/jobs").status == 200)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: local"])
+async def test_a_head_that_does_not_come_in_time_ends_its_connection(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a byte comes now and then; and on a connection that has had an answer before."""
+    monkeypatch.setattr(server, "HEAD_S", 0.4)
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        address = port.getsockname()
+        async with server.serving(_hello, port.dup()):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(begun)
+            dripping = asyncio.create_task(_drip(writer)) if begun else None
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+            if dripping is not None:
+                dripping.cancel()
+            writer.close()
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
+            writer.write(b"GET / HTTP/1.1\r\n")
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+            writer.close()
+
+
+async def _drip(writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+
+async def _hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response(b"hello")(scope, receive, send)
 
 
 def _streams(api: Api) -> bool:
