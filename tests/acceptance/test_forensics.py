@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tests.forensics.forged import unfound
 from tests.forensics.judged import fewer_attempts, more_attempts, unchanged_with_faults
 from tests.forensics.known import check_random_jobs
-from tests.forensics.runs import with_faults
+from tests.forensics.runs import of_both_sorts, with_faults
 from tests.forensics.tampered import spoil_everywhere
 from writ.orchestrator.decide import retry
 from writ.orchestrator.replay.history import Entry
@@ -35,7 +35,7 @@ EACH = 6
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_jobs_of_runs_with_faults_are_explained_as_they_are_known(chunk: int) -> None:
     seeds = range(chunk * EACH, (chunk + 1) * EACH)
-    assert sum(check_random_jobs(with_faults(seed), random.Random(seed), 2) for seed in seeds) >= EACH
+    assert sum(check_random_jobs(of_both_sorts(seed), random.Random(seed), 2) for seed in seeds) >= EACH
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -74,7 +74,9 @@ def test_a_forged_decision_is_found_where_the_chain_is_made_good(seed: int) -> N
 
 
 def test_a_lawful_log_is_decided_again_as_it_was() -> None:
-    reports = [verify_stretch(stretch) for seed in range(200, 220) for stretch in with_faults(seed).stretches]
+    reports = [
+        verify_stretch(stretch) for seed in range(200, 220) for stretch in of_both_sorts(seed).stretches
+    ]
     for report in reports:
         assert report.ok, report.lines()
         assert set(report.unrecorded) <= {"command_rejected", "rejections_folded", "cancel_requested"}

@@ -21,7 +21,7 @@ from writ.schemas.chain import Position, link
 from .forged import unfound
 from .judged import fewer_attempts, more_attempts, unchanged_with_faults
 from .known import Wrong, check_random_jobs
-from .runs import EPOCH, retrying, run, with_faults
+from .runs import EPOCH, of_both_sorts, retrying, run, with_faults
 from .tampered import spoil_everywhere
 
 PROCESSES: Final = 2
@@ -44,7 +44,7 @@ class Part(NamedTuple):
 def explained(seed: int) -> Part:
     """Random jobs of a run with faults, explained."""
     try:
-        return Part(check_random_jobs(with_faults(seed), random.Random(seed), 3), [])
+        return Part(check_random_jobs(of_both_sorts(seed), random.Random(seed), 3), [])
     except Wrong as wrong:
         return Part(1, [str(wrong)])
 
@@ -84,7 +84,7 @@ def forged(seed: int) -> Part:
 def verified(seed: int) -> Part:
     """A lawful log has no fault, whatever went wrong around it."""
     size, wrong = 0, list[str]()
-    for stretch in with_faults(seed).stretches:
+    for stretch in of_both_sorts(seed).stretches:
         report = verify_stretch(stretch)
         size += report.records
         wrong += [f"seed {seed}, log {stretch.partition}: {fault}" for fault in report.faults[:1]]

@@ -12,7 +12,7 @@ from writ.orchestrator.replay.threads import Came
 from writ.orchestrator.replay.whatif import UNKNOWN, what_if
 from writ.schemas.policy import QueuePolicy
 
-from .runs import Run, retrying, run, with_faults
+from .runs import Run, of_both_sorts, retrying, run
 
 
 class Judged(NamedTuple):
@@ -103,4 +103,4 @@ def more_attempts(seed: int, before: int = 2, after: int = 5, jobs: int = 40) ->
 
 
 def unchanged_with_faults(seed: int) -> Judged:
-    return unchanged(with_faults(seed))
+    return unchanged(of_both_sorts(seed))

@@ -40,6 +40,7 @@ _RETRIES: Final = (
     "attempt_failed", "lease_expired", "lease_released", "job_snoozed", "retry_scheduled",
     "job_dead_lettered", "job_cancelled",
 )  # fmt: skip
+_NOTED: Final = ("tool_called", "step_done", "step_failed", "step_compensated", "usage_recorded")
 _WORDS: Final = {
     "pending": "It has been ready for", "running": "It is running", "scheduled": "It is not due",
     "retrying": "It waits out the backoff", "suspended": "It is suspended", "completed": "It completed",
@@ -122,7 +123,7 @@ def _check(told: Explanation, known: list[Bare], plan: JobPlan | None) -> None:
     need(told.state.value == state, f"it is {state}, not {told.state}")
     _who(told.who, known, plan)
     _code(told.code, known, plan)
-    need(told.tools.records == _seqs(known, "tool_called"), "another list of tool calls")
+    _tools(told.tools, known)
     _retries(told.retries, known, plan)
     _policies(told.policies, known, plan)
     _reproducible(told.reproducible, known)
@@ -185,6 +186,16 @@ def _who(answer: Answer, known: list[Bare], plan: JobPlan | None) -> None:
         need(sentence.startswith(f"{event.actor} "), f"{event.actor} did it: {sentence}")
     if plan is not None and triggers[0].data.get("schedule") is None:
         need(triggers[0].actor == f"client{plan.client}", f"client{plan.client} submitted it")
+
+
+def _tools(answer: Answer, known: list[Bare]) -> None:
+    noted = [event for event in known if event.type in _NOTED]
+    need(answer.records == _seqs(known, *_NOTED), "cites other calls, steps and usage")
+    told = list(_listed(answer))
+    for sentence, event in zip(told, noted[-len(told) :] if noted else [], strict=bool(noted)):
+        if event.type == "tool_called":
+            words = (f"tool {event.data['tool']}", f"(digest {event.data['digest'][:12]})")
+            need(all(word in sentence for word in words), f"{words} was called: {sentence}")
 
 
 def _code(answer: Answer, known: list[Bare], plan: JobPlan | None) -> None:

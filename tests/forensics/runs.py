@@ -11,7 +11,7 @@ from tests.simulation.fold import Fold
 from tests.simulation.history import History
 from tests.simulation.loop import SECOND_US
 from tests.simulation.plan import APPEND_FAULTS, MESSAGE_FAULTS, TENANT, Deed, JobPlan, Plan
-from tests.simulation.workload import draw
+from tests.simulation.workload import draw, stepping
 from writ.orchestrator.replay.history import Entry
 from writ.orchestrator.replay.stretch import Coverage, Stretch
 
@@ -48,6 +48,12 @@ def run(plan: Plan) -> Run:
 def with_faults(seed: int) -> Run:
     """A history with everything that the workload and the faults of its seed bring."""
     return run(draw(seed))
+
+
+def of_both_sorts(seed: int) -> Run:
+    """The same; each fourth seed with jobs that take recorded steps, call tools, use tokens, and undo."""
+    plan = draw(seed)
+    return run(plan if seed % 4 else stepping(plan))
 
 
 def retrying(seed: int, max_attempts: int, jobs: int = 40) -> Plan:

@@ -168,7 +168,7 @@ _KINDS = {
 def value(stretch: Stretch, policy: AlertPolicy, queue: str, now: int) -> float:
     """A measure at a moment, counted from the beginning."""
     threads = [t for t in lay_out(stretch).threads.values() if t.queue == queue]
-    waits = []
+    waits: list[int] = []
     for thread in threads:
         upto = [step for step in thread.steps if step.at <= now]
         if upto and upto[-1].after.state is State.PENDING:

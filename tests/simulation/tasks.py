@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -14,7 +15,7 @@ from writ.broker.errors import WireError
 from writ.schemas.commands import Progress, Reported, SignalCame, Snooze, Suspend
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.subjects import lease_subject
-from writ.workers import Context, FailJob, RetryAfter, Task
+from writ.workers import Context, FailJob, RetryAfter, StepFailed, StepPolicy, Task, tool
 
 from .loop import SECOND_US
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .loop import HostLoop
 
 _HANG_S = 1e6
+_DEADLY = 2
+"""The step within which a worker dies."""
 
 
 class _Odd:
@@ -69,9 +72,45 @@ async def _work(
         raise FailJob("a rule forbids it")
     elif do == "give_up":
         raise asyncio.CancelledError
+    elif do in ("steps", "undo"):
+        await _steps(do, n, ctx, host)
     elif do == "odd":
         return _Odd()
     return done
+
+
+@tool(name="look_up")
+async def _look_up(what: str) -> str:
+    return what
+
+
+async def _steps(do: str, n: int, ctx: Context, host: WorkerHost) -> None:
+    """A call, a step that fails, and three more, of which one dies `n` times between intention and result."""
+
+    async def effect(number: int) -> int:
+        await asyncio.sleep(0.05)
+        if number == _DEADLY and ctx.attempt <= n:
+            host.dies()
+            await asyncio.sleep(_HANG_S)
+        return number
+
+    async def undo(number: int | None) -> None:
+        await asyncio.sleep(0.05)
+
+    once_more, undone = StepPolicy(idempotent=True), StepPolicy(compensate=undo, on_unknown="compensate")
+
+    async def fails() -> None:
+        raise LookupError("nothing there")
+
+    await _look_up(ctx.id)
+    with suppress(StepFailed):
+        await ctx.step("fails", fails, policy=once_more)
+    for number in (1, _DEADLY, 3):
+        policy = undone if do == "undo" and number != 1 else once_more
+        await ctx.step(f"step {number}", effect, number, policy=policy)
+    ctx.usage(model="small", input_tokens=100, output_tokens=10)
+    if do == "undo":
+        raise FailJob("it is all to be undone")
 
 
 def _suspend(ctx: Context, reason: Any, wait: dict[str, Any]) -> Suspend:

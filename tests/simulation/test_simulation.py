@@ -14,7 +14,7 @@ from .history import run
 from .plan import APPEND_FAULTS, MESSAGE_FAULTS
 from .shrink import shrink, story
 from .simulate import KINDS, STEPS_MIN, add, nothing
-from .workload import draw
+from .workload import draw, plans
 
 ROOT = Path(__file__).parents[2]
 CHUNKS = 6
@@ -25,13 +25,15 @@ EACH = 25
 def test_histories_break_no_invariant(chunk: int) -> None:
     total = nothing()
     for seed in range(chunk * EACH, (chunk + 1) * EACH):
-        outcome = run(draw(seed))
-        assert not outcome.violations, f"make simulate SEED={seed}: {outcome.violations[0]}"
-        total = add(total, outcome)
+        for plan in plans(seed):
+            outcome = run(plan)
+            assert not outcome.violations, f"make simulate SEED={seed}: {outcome.violations[0]}"
+            total = add(total, outcome)
     assert total.fewest >= STEPS_MIN
     assert sum(total.faults[kind] > 0 for kind in KINDS) > len(KINDS) / 2
     assert total.checks["memory"] > 100
     assert total.checks["answer"] > 100
+    assert total.edges["running", "StepDone"] > total.edges["running", "StepCompensated"] > 0
 
 
 def test_a_seed_says_everything() -> None:

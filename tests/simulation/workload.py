@@ -9,6 +9,8 @@ import random
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from .loop import SECOND_US
 from .plan import Deed, Fault, JobPlan, Plan, draw_faults, draw_queues, draw_workers
 
@@ -44,6 +46,11 @@ _DOINGS: Final = (
     ("signal", 2),
     ("approval", 2),
 )
+_STEADY: Final = ("ok", "long", "flaky", "crash")
+"""What jobs would do that take steps in its place, half of them."""
+
+_STEPPING: Final = 0.5
+_STEPS_EVERY: Final = 4
 _NAMES: Final = tuple(name for name, _ in _DOINGS)
 _SHARES: Final = tuple(share for _, share in _DOINGS)
 
@@ -106,6 +113,28 @@ def draw(seed: int) -> Plan:
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
+
+
+def plans(seed: int) -> list[Plan]:
+    """The histories of a seed: every fourth one has a second, in which jobs take recorded steps."""
+    plan = draw(seed)
+    return [plan] if seed % _STEPS_EVERY else [plan, stepping(plan)]
+
+
+def stepping(plan: Plan) -> Plan:
+    """The plan with recorded steps: some jobs take them, of which some die within one, and some undo them.
+
+    Drawn apart, so that the plan without them stays what it was.
+    """
+    rng = random.Random(f"steps-{plan.seed}")
+    jobs: list[JobPlan] = []
+    for job in plan.jobs:
+        if job.task == "work" and job.input.get("do") in _STEADY and rng.random() < _STEPPING:
+            given = {**job.input, "do": rng.choice(("steps", "steps", "undo")), "n": rng.randrange(3)}
+            jobs.append(replace(job, input=given))
+        else:
+            jobs.append(job)
+    return replace(plan, jobs=tuple(jobs))
 
 
 def _draw_job(scene: Scene, number: int, before: list[JobPlan]) -> JobPlan:

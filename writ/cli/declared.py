@@ -126,10 +126,10 @@ def _prices(file: str, model: str, tables: Any) -> tuple[PricePolicy, ...]:
     """One table, or several, each from its time on."""
     from writ.schemas.prices import PricePolicy
 
-    many = tables if isinstance(tables, list) else [tables]
+    many: list[Any] = tables if isinstance(tables, list) else [tables]  # pyright: ignore[reportUnknownVariableType]
     found: list[PricePolicy] = []
-    for number, table in enumerate(many, 1):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        where = f"{file}: prices.{model}" + (f" ({number} of {len(many)})" if len(many) > 1 else "")  # pyright: ignore[reportUnknownArgumentType]
+    for number, table in enumerate(many, 1):
+        where = f"{file}: prices.{model}" + (f" ({number} of {len(many)})" if len(many) > 1 else "")
         price = _converted(where, table, PricePolicy)
         fault = _mispriced(model, price)
         if fault is not None:

@@ -89,11 +89,15 @@ class AllBetween(Some, frozen=True, kw_only=True):
     to_at: Time = None
 
 
-class JobBetween(AllBetween, frozen=True, kw_only=True):
+class JobBetween(Some, frozen=True, kw_only=True):
     """The same of a job."""
 
     queue: Token
     id: Token
+    from_seq: Sequence = None
+    from_at: Time = None
+    to_seq: Sequence = None
+    to_at: Time = None
 
 
 class Which(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,7 +211,7 @@ async def diff(call: Call) -> Reply:
     return await _changes(stretch, Scope(stretch.tenant, asked.queue), asked)
 
 
-async def _changes(stretch: Stretch, scope: Scope, asked: AllBetween) -> Reply:
+async def _changes(stretch: Stretch, scope: Scope, asked: AllBetween | JobBetween) -> Reply:
     begin = Point(seq=0) if (asked.from_seq, asked.from_at) == (None, None) else None
     points = (begin or _point(asked.from_seq, asked.from_at), _point(asked.to_seq, asked.to_at))
     one, other = [await _folded(picture_at, stretch, scope, point) for point in points]
