@@ -43,6 +43,12 @@ class WorkerHost(Host):
             key = f"{ctx.tenant}.{ctx.queue}~{ctx.id}"
             self.watch.executes(self, HOME[ctx.queue], key, ctx.fencing_token, self.name)
 
+    def acts(self, ctx: Context, number: int) -> None:
+        """A step does what it does outside."""
+        if self.alive:
+            place = f"{ctx.tenant}.{ctx.queue}~{ctx.id}"
+            self.watch.acts(HOME[ctx.queue], place, number, ctx.fencing_token)
+
     def dies(self) -> None:
         """User code takes its process with it."""
         if self.alive:

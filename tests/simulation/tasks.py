@@ -88,6 +88,7 @@ async def _steps(do: str, n: int, ctx: Context, host: WorkerHost) -> None:
     """A call, a step that fails, and three more, of which one dies `n` times between intention and result."""
 
     async def effect(number: int) -> int:
+        host.acts(ctx, number + 1)  # the one that fails is the first
         await asyncio.sleep(0.05)
         if number == _DEADLY and ctx.attempt <= n:
             host.dies()

@@ -204,6 +204,20 @@ class Watch:
         if granted is None or granted[0] != key or granted[1] != worker:
             self.broken(f"{worker} runs {key} under token {token}, which the log grants to {granted}")
 
+    def acts(self, partition: int, place: str, number: int, token: int) -> None:
+        """The function of a step begins: its intention is in the log, and its answer is not.
+
+        Nothing is said of who has lost the lease: the log has gone on without it.
+        """
+        job = self.folds[partition].jobs[place]
+        if job.last_token != token:
+            return
+        self.checks["step"] += 1
+        step = job.steps[number - 1] if number <= len(job.steps) else None
+        if step is None or (step.state, step.token) != ("open", token):
+            state = "not begun" if step is None else f"{step.state}, begun under token {step.token}"
+            self.broken(f"{place} does step {number} under token {token}; in the log it is {state}")
+
     # --- the end ------------------------------------------------------------------------------------------
 
     def check_submits(self) -> None:
