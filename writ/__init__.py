@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from writ.schemas.schedules import Overlap, ScheduleSpec
     from writ.schemas.states import State
     from writ.schemas.steps import Reproduces
+    from writ.schemas.tenants import TenantPolicy
     from writ.workers import Context, Worker, task, tool
     from writ.workers.errors import Cancelled, FailJob, PolicyViolation, RetryAfter
     from writ.workers.steps import NotDone, OutcomeUnknown, StepFailed, StepPolicy, ToolDenied, ToolFailed
@@ -105,6 +106,7 @@ __all__ = [
     "SubmitRefused",
     "SyncClient",
     "Target",
+    "TenantPolicy",
     "ToolDenied",
     "ToolFailed",
     "ToolPolicy",
@@ -159,6 +161,7 @@ _ROOMS = {
     "writ.schemas.rejections": ("RejectionKind",),
     "writ.schemas.schedules": ("Overlap", "ScheduleSpec"),
     "writ.schemas.states": ("State",),
+    "writ.schemas.tenants": ("TenantPolicy",),
     "writ.schemas.steps": ("Reproduces",),
     "writ.workers": ("Context", "Worker", "task", "tool"),
     "writ.workers.errors": ("Cancelled", "FailJob", "PolicyViolation", "RetryAfter"),
