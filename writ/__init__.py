@@ -161,8 +161,8 @@ _ROOMS = {
     "writ.schemas.rejections": ("RejectionKind",),
     "writ.schemas.schedules": ("Overlap", "ScheduleSpec"),
     "writ.schemas.states": ("State",),
-    "writ.schemas.tenants": ("TenantPolicy",),
     "writ.schemas.steps": ("Reproduces",),
+    "writ.schemas.tenants": ("TenantPolicy",),
     "writ.workers": ("Context", "Worker", "task", "tool"),
     "writ.workers.errors": ("Cancelled", "FailJob", "PolicyViolation", "RetryAfter"),
     "writ.workers.steps": (
