@@ -46,7 +46,7 @@ _TAIL: Final = 16
 _WORTH: Final = 4
 """A part of so much of the window is worth a batch, while the end of the log is far."""
 
-_SLICE: Final = 512
+_SLICE: Final = 1_024
 """Records decoded before the event loop gets its turn: a few milliseconds."""
 
 

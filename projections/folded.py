@@ -26,7 +26,7 @@ log = logging.getLogger("writ.projections")
 _FORMAT: Final = 1
 """Of the table `position`; a file of another is built anew, as one of another version of its view."""
 
-_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -16384")
+_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -8192")
 _META: Final = """
 CREATE TABLE IF NOT EXISTS position (
     one INTEGER PRIMARY KEY CHECK (one = 1),

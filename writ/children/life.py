@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final, TypeVar
@@ -21,7 +23,7 @@ log = logging.getLogger("writ.node")
 _PATIENCE_S: Final = 1.0
 _LINE_MAX: Final = 1_000
 
-_NICE: Final = 5
+NICE: Final = 5
 """What is read may be late, as it says how late it is; the engine's answers may not. So where both want the
 same core the engine gets three quarters of it, and a view that has a long way to catch up holds nobody up."""
 
@@ -30,8 +32,8 @@ Open = Callable[[S, AsyncExitStack], Awaitable[None]]
 """Makes the process ready; what it opens is closed with the stack."""
 
 
-def live(settings_type: type[S], open_: Open[S]) -> int:
-    """Runs until standard input ends or SIGTERM comes; the exit code."""
+def live(settings_type: type[S], open_: Open[S], nice: int = NICE) -> int:
+    """Runs until standard input ends or SIGTERM comes, by so much nicer than the node; the exit code."""
     log_to_stderr()
     settings = _settings(settings_type)
     if settings is None:
@@ -39,7 +41,7 @@ def live(settings_type: type[S], open_: Open[S]) -> int:
     when_stdin_ends(_PATIENCE_S)
     try:
         with asyncio.Runner(loop_factory=new_loop()) as runner:
-            runner.run(_serve(settings, open_))
+            runner.run(_serve(settings, open_, nice))
     except asyncio.CancelledError:
         return 0
     except Exception as error:
@@ -64,13 +66,22 @@ def _say(line: str) -> None:
     os.write(1, line.replace("\n", " ")[:_LINE_MAX].encode() + b"\n")
 
 
-async def _serve(settings: S, open_: Open[S]) -> None:
+async def _serve(settings: S, open_: Open[S], nice: int) -> None:
     """Never returns; SIGTERM cancels it."""
     serving = asyncio.current_task()
     assert serving is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     async with AsyncExitStack() as parts:
         await open_(settings, parts)
-        os.nice(_NICE)  # not sooner: the node waits for all before this
+        _be_nice(nice)  # not sooner: the node waits for all before this
         _say(READY)
         await asyncio.get_running_loop().create_future()
+
+
+def _be_nice(nice: int) -> None:
+    """All threads: on Linux each has a niceness of its own, and those there are were made before."""
+    priority = os.nice(nice)
+    if sys.platform == "linux":
+        for thread in threading.enumerate():
+            if thread.native_id is not None:
+                os.setpriority(os.PRIO_PROCESS, thread.native_id, priority)

@@ -37,6 +37,9 @@ _SWITCH_S: Final = 0.001
 """A query gets its turn so soon while a thread folds a long batch; Python's own 5 ms count several times."""
 
 
+_NICE: Final = 10
+"""Views that are behind take what engine, broker and workers leave, a tenth of a core that all want."""
+
 _GARBAGE: Final = (50_000, 20, 100)
 """Records come by the ten thousand and hold no cycles, so that Python need not look through them so often."""
 
@@ -45,7 +48,7 @@ def main(directory: Path) -> int:
     """Serves the views in a directory until standard input ends or SIGTERM comes."""
     sys.setswitchinterval(_SWITCH_S)
     gc.set_threshold(*_GARBAGE)
-    return live(Settings, partial(_open, directory))
+    return live(Settings, partial(_open, directory), _NICE)
 
 
 async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> None:
