@@ -7,7 +7,7 @@ up is whole numbers, in order of the log: a view that was killed and one that wa
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -303,16 +303,16 @@ class MetricsView:
 
     def _measure(self, row: _Row, event: Fact, record: Record) -> None:
         """Counts what an event means for the job as it stood before, beyond that it happened."""
-        if isinstance(event, LeaseGranted):
-            self._waited.setdefault(row.line[:2], []).append(record.at - row.at)
+        kind, queue = type(event), row.line[:2]
+        if kind is LeaseGranted:
+            self._waited[queue].append(record.at - row.at)
             row.at = record.at
             return
-        queue = row.line[:2]
-        if row.state is State.RUNNING and type(event) in _OUTCOMES:
+        if row.state is State.RUNNING and kind in _OUTCOMES:
             run_ms: int | None = getattr(event, "run_ms", None)
-            self._ran.setdefault(row.line, []).append(
-                record.at - row.at if run_ms is None else run_ms * _MS_US
-            )
+            self._ran[row.line].append(record.at - row.at if run_ms is None else run_ms * _MS_US)
+            if kind is JobCompleted:
+                return
         match event:
             case AttemptFailed(error=error):
                 row.class_, row.failed = error.class_.value, True
@@ -475,8 +475,8 @@ class MetricsView:
     def _forget_batch(self) -> None:
         self._dirty: dict[Address, _Row] = {}
         self._happened: dict[tuple[Labels, State | None, type[Fact], State], int] = {}
-        self._waited: dict[Labels, list[int]] = {}
-        self._ran: dict[Labels, list[int]] = {}
+        self._waited: defaultdict[Labels, list[int]] = defaultdict(list)
+        self._ran: defaultdict[Labels, list[int]] = defaultdict(list)
         self._dirty_numbers: set[tuple[str, Labels]] = set()
         self._dirty_histograms: set[tuple[str, Labels]] = set()
 
