@@ -72,9 +72,9 @@ def follow(
     select, key, tables, where, values = walk
     rows = f"SELECT {select} FROM {tables} WHERE {where} ORDER BY {key} DESC LIMIT ?"  # noqa: S608
     if not others.where:
-        found = db.execute(rows, (*values, limit + 1)).fetchall()
-        return found[:limit], None if len(found) <= limit else int(found[limit - 1][0])
-    found = []
+        newest = db.execute(rows, (*values, limit + 1)).fetchall()
+        return newest[:limit], None if len(newest) <= limit else int(newest[limit - 1][0])
+    found: list[tuple[Any, ...]] = []
     last: int | None = None
     left = scanned
     sql = f"SELECT {others.where}, found.* FROM ({rows}) AS found {others.join}"  # noqa: S608

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -49,6 +49,7 @@ _MATCHES: Final = (
 )
 _TERM: Final = re.compile(r'"([^"]*)"|(\S+)')
 
+Json: TypeAlias = "str | int | float | bool | dict[str, Json] | list[Json] | None"
 Address = tuple[str, str]
 """Tenant and key of a job."""
 
@@ -156,7 +157,7 @@ def _text(content: Sealed | None) -> str:
     return "\n".join(parts)
 
 
-def _parts(value: Any) -> Iterator[str]:
+def _parts(value: Json) -> Iterator[str]:
     match value:
         case str():
             yield value

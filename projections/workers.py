@@ -210,13 +210,14 @@ def workers(db: sqlite3.Connection, tenant: str, query: WorkersQuery) -> Workers
 
 
 def _seen(db: sqlite3.Connection, since: int | None, row: tuple[Any, ...]) -> Seen:
-    tenant, worker, principal, first_at, seen_at, leases, *others = row
+    tenant, worker, principal, first_at, seen_at, leases = row[:6]
     if since is not None and not leases and seen_at < since:
         return Seen(worker, None)
     sql = "SELECT queue FROM served WHERE tenant = ? AND worker = ? ORDER BY queue"
     queues = tuple([queue for (queue,) in db.execute(sql, (tenant, worker))])
     sql = "SELECT job FROM leases WHERE tenant = ? AND worker = ? ORDER BY seq LIMIT ?"
     jobs = tuple([job for (job,) in db.execute(sql, (tenant, worker, JOBS_NAMED_MAX))])
+    others: Any = (*row[6:], jobs)
     times = timestamp(first_at), timestamp(seen_at)
-    view = WorkerView(worker, tenant, principal, queues, *times, leases, *[*others, jobs])
+    view = WorkerView(worker, tenant, principal, queues, *times, leases, *others)
     return Seen(worker, view, 1 + len(queues) + len(jobs))

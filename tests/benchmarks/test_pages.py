@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -70,7 +70,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, int]:
 
 
 @asynccontextmanager
-async def asking(directory: Path) -> AsyncIterator[Any]:
+async def asking(directory: Path) -> AsyncGenerator[Any]:
     """What answers a question of the owner, by verb."""
     log = MemoryLog()
     feeds = Feeds(log)
