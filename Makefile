@@ -67,6 +67,10 @@ bench-views: $(READY) ## Measure the views: rebuild, lag under load, memory
 bench-pages: $(READY) ## Fill the views with a million jobs, and ask every list (ARGS='--directory DIR' keeps them)
 	@$(BIN)/python -m benchmarks.pages $(ARGS)
 
+.PHONY: bench-audit
+bench-audit: $(READY) ## Measure how fast a log is verified against its checkpoints (ARGS='--jobs 300000')
+	@$(BIN)/python -m benchmarks.audit $(ARGS)
+
 .PHONY: kill-views
 kill-views: $(READY) ## Kill the views at 50 random points of a rebuild (N=200 for more)
 	@WRIT_KILL_POINTS=$(or $(N),50) $(BIN)/pytest -n0 -q tests/acceptance/test_rebuilt_views.py -k kill_point

@@ -49,6 +49,7 @@ from .errors import (
 from .listing import Listing
 from .looking import Looking
 from .operating import Operating
+from .proving import Proving
 from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
 from .submits import Element, Together, check_submit, joined, new_job_id, nonce, pack
 from .wire import Wire
@@ -69,7 +70,7 @@ _REFUSALS_KEPT: Final = 10_000
 _STREAM_FULL: Final = 10077
 
 
-class Client(Looking, Listing, Operating):
+class Client(Looking, Listing, Proving, Operating):
     """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
 
     `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
 from writ.schemas import bounds
-from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, log_stream
+from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, log_stream, mirror_stream
 
 from .ports import OutcomeUnknown
 
@@ -22,6 +23,7 @@ REQUIRED: Final = (2, 12)
 """The first server with atomic batches."""
 
 REQUEST_TIMEOUT_S: Final = 5.0
+_NO_STREAM: Final = 10059
 _EPOCH: Final = "writ.epoch"
 _FORMAT: Final = "writ.format"
 _FORMAT_NOW: Final = "1"
@@ -121,7 +123,7 @@ async def _ensure(nats: Nats, wanted: dict[str, Any], epoch_floor: int) -> int:
     try:
         have = await api(nats, f"STREAM.INFO.{name}")
     except ApiError as missing:
-        if missing.code != 10059:
+        if missing.code != _NO_STREAM:
             raise
         metadata = {_EPOCH: str(epoch_floor + 1), _FORMAT: _FORMAT_NOW}
         have = await api(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata})
@@ -142,6 +144,51 @@ def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:
                 f"somebody changed it: set it back before starting Writ"
             )
     return int(metadata[_EPOCH])
+
+
+async def ensure_mirror(nats: Nats, partition: int, *, replicas: int = 1) -> None:
+    """Makes the audit copy of a partition's log where there is none. Raises OutcomeUnknown, ApiError."""
+    name = mirror_stream(partition)
+    try:
+        await api(nats, f"STREAM.INFO.{name}")
+    except ApiError as missing:
+        if missing.code != _NO_STREAM:
+            raise
+        config = {
+            "name": name,
+            "description": "Writ: the audit copy of a partition's log. Nobody writes it.",
+            "mirror": {"name": log_stream(partition)},
+            "retention": "limits",
+            "storage": "file",
+            "num_replicas": replicas,
+            "deny_delete": True,
+            "deny_purge": True,
+        }
+        await api(nats, f"STREAM.CREATE.{name}", config)
+
+
+class StreamLook(NamedTuple):
+    """When a stream was made, and how it is configured, but for what the server notes there of itself."""
+
+    created: str
+    config: dict[str, Any]
+
+
+async def look_at(nats: Nats, names: Iterable[str]) -> dict[str, StreamLook]:
+    """The streams that there are, of those named. Raises OutcomeUnknown, ApiError."""
+    found: dict[str, StreamLook] = {}
+    for name in names:
+        try:
+            info = await api(nats, f"STREAM.INFO.{name}")
+        except ApiError as missing:
+            if missing.code != _NO_STREAM:
+                raise
+            continue
+        config: dict[str, Any] = info["config"]
+        metadata = config.get("metadata") or {}
+        own = {key: value for key, value in metadata.items() if not key.startswith("_nats.")}
+        found[name] = StreamLook(str(info["created"]), config | {"metadata": own})
+    return found
 
 
 class StreamFigures(NamedTuple):

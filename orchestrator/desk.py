@@ -11,6 +11,7 @@ from writ.schemas.events import LeaseExpired
 from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import Keys
 
+from .alarm_desk import AlarmDesk
 from .control_desk import ControlDesk
 from .decide import timers
 from .incidents import Incidents
@@ -47,6 +48,7 @@ class Desk:
             **ControlDesk(self.office, self.operating).verbs,
             **KeepingDesk(self.office).verbs,
             **TenantDesk(self.office).verbs,
+            **AlarmDesk().verbs,
         }
         self.office.consequences.recover()
         self.links.recover()

@@ -10,10 +10,10 @@ from writ.broker.ports import Answer as Send
 from writ.broker.ports import Stored
 from writ.schemas import bounds, commands, submits
 from writ.schemas.codec import decode
-from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
+from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SYSTEM_VERBS, SubmitJob
 from writ.schemas.facts import Fact
 from writ.schemas.faults import explain_fault
-from writ.schemas.ids import derived_job_id, token_fault
+from writ.schemas.ids import SYSTEM_TENANT, derived_job_id, token_fault
 from writ.schemas.links import MessageAccepted, MessageSent
 from writ.schemas.notes import Note
 from writ.schemas.records import Source
@@ -22,6 +22,7 @@ from writ.schemas.subjects import Addressed, parse_served
 
 _VERBS = LEASE_VERBS | CONTROL_VERBS
 _decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in _VERBS.items()}
+_system_decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in SYSTEM_VERBS.items()}
 _ROUND_ROOM = bounds.BATCH_MAX_RECORDS - 10
 """Records that one message may need at most, so that an empty round always has room for it."""
 
@@ -113,16 +114,17 @@ def open_request(subject: str, body: bytes, send: Send) -> Asked:
     """
     address = parse_served(subject)
     verb = address.verb
-    open_ = _decoders.get(verb)
+    decoders = _system_decoders if address.tenant == SYSTEM_TENANT else _decoders
+    open_ = decoders.get(verb)
     command: commands.Command | Rejection
     if open_ is None:
-        known = ", ".join(sorted(_decoders))
+        known = ", ".join(sorted(decoders))
         command = submits.malformed(f"verb {verb!r} is not known; there are {known}", "verb")
     else:
         try:
             command = open_(body)
         except msgspec.ValidationError as error:
-            field, reason = explain_fault(error, body, _VERBS[verb])
+            field, reason = explain_fault(error, body, (_VERBS | SYSTEM_VERBS)[verb])
             command = submits.malformed(reason, field)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             command = submits.malformed(f"the message is not JSON: {error}")

@@ -1,7 +1,8 @@
 """The audit view: who did what, and what was refused.
 
 An act is a record that a principal caused by a submit or by what operators ask. What workers do under their
-leases is told by the attempts view, and what the system decides by itself by each job's own records.
+leases is told by the attempts view, and what the system decides by itself by each job's own records; its
+alarms are here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from writ.schemas.commands import LEASE_VERBS
-from writ.schemas.events import CommandRejected, RejectionsFolded, ReportRejected, type_names
+from writ.schemas.events import AlarmRaised, CommandRejected, RejectionsFolded, ReportRejected, type_names
 from writ.schemas.ids import split_job_key
 from writ.schemas.lists import ActView, AuditPage, AuditQuery
 from writ.schemas.records import Record
@@ -71,7 +72,7 @@ class AuditView(Collecting):
     """The fold."""
 
     name = "audit"
-    version = 3
+    version = 4
     schema = _SCHEMA
     statements = (_INSERT,)
 
@@ -79,13 +80,18 @@ class AuditView(Collecting):
         for record in records:
             if type(record.events[0]) in _REFUSED:
                 acts: Iterable[tuple[Any, ...]] = _refusals(record)
-            elif record.cause in LEASE_VERBS or record.actor.startswith("writ:"):
+            elif record.cause in LEASE_VERBS or _is_by_itself(record):
                 continue
             else:
                 acts = (_done(record),)
             head = (record.at, record.tenant, record.actor)
             for nth, act in enumerate(acts):
                 self._put(_INSERT, (record.seq << _SEQ_SHIFT) + nth, *head, *act)
+
+
+def _is_by_itself(record: Record) -> bool:
+    """Whether it is the system's own, and no alarm of it."""
+    return record.actor.startswith("writ:") and not isinstance(record.events[0], AlarmRaised)
 
 
 def _done(record: Record) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from writ.schemas.records import Record, Source
 
 from .feed import Batch
 from .file import File, write
-from .view import View
+from .view import OfDigests, View
 
 log = logging.getLogger("writ.projections")
 
@@ -166,6 +166,8 @@ class Folded:
     def _write(self, db: sqlite3.Connection, batch: Batch) -> Reached:
         view = self.view
         view.load(db, batch.records)
+        if isinstance(view, OfDigests):
+            view.digests(batch.ends)
         try:
             view.fold(batch.records)
         except Violation:

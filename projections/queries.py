@@ -21,6 +21,7 @@ from writ.schemas.events import LeaderElected, LeasesRenewed, TimeResumed
 from writ.schemas.faults import explain_fault
 from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
 from writ.schemas.lifecycle import TERMINAL, Job, State
+from writ.schemas.proofs import CheckpointQuery, ConsistencyQuery, ProveQuery
 from writ.schemas.queries import (
     DeadPage,
     DeadQuery,
@@ -48,7 +49,9 @@ from writ.schemas.sealed import UNSEALED, Keys
 from writ.schemas.subjects import log_subject, parse_log
 
 from . import search
+from .checkpoints import Behind, NotSigned
 from .file import Reader
+from .proofs import NoSuchJob, NotProved, Proofs
 from .reading import DeadRow, JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
 from .revealing import revealed, revealed_record
@@ -112,6 +115,7 @@ class Queries:
 
     At each status `warnings` is asked, and `who` leads it now. Without `who`, the newest leader that was
     elected is told, whether or not it leads still. Sealed content is shown as far as `keys` open it.
+    With `proofs` it proves what is in the log.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class Queries:
         who: Callable[[int], Awaitable[str | None]] | None = None,
         clock: Clock | None = None,
         keys: Keys | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         self._keys = keys
         self._runners = {runner.name: runner for runner in runners}
@@ -146,6 +151,12 @@ class Queries:
             "stretch": self._stretch,
             "status": self._status,
         }
+        if proofs is not None:
+            self._verbs |= {
+                "checkpoint": self._proved(CheckpointQuery, proofs.checkpoint),
+                "consistency": self._proved(ConsistencyQuery, proofs.consistency),
+                "prove": self._proved(ProveQuery, proofs.prove),
+            }
         self._readers: list[Reader] = [self._reader]
         self._searching: Reader | None = None
         if search.NAME in self._runners:
@@ -362,6 +373,26 @@ class Queries:
             return await reader.read(lambda db: listed.read(db, tenant, query))
 
         return answer
+
+    def _proved(
+        self, asked: type[Asked], read: Callable[[str, Asked], Awaitable[Answer]]
+    ) -> Callable[[str, bytes], Awaitable[Answer]]:
+        """What answers from the tree, and from what was signed of it."""
+
+        async def prove(tenant: str, body: bytes) -> Answer:
+            query = _parse(body, asked)
+            await self._caught_up(query, "tree")
+            try:
+                return await read(tenant, query)
+            except NotProved as error:
+                missing = isinstance(error, NoSuchJob)
+                kind = RejectionKind.NOT_FOUND if missing else RejectionKind.CONFLICT
+                raise _Refused(kind, str(error)) from error
+            except NotSigned as error:
+                kind = RejectionKind.TRY_LATER if isinstance(error, Behind) else RejectionKind.CONFLICT
+                raise _Refused(kind, f"no checkpoint was signed: {error}") from error
+
+        return prove
 
     async def _status(self, tenant: str, body: bytes) -> NodeStatus:
         """Never waits for a view, as how far behind it is belongs to the answer."""

@@ -34,6 +34,7 @@ from .metrics import MetricsView
 from .search import SearchView
 from .tools import ToolsView, tool_calls, tools
 from .traffic import TrafficView, traffic
+from .tree import TreeView
 from .view import View
 from .workers import WorkersView, workers
 
@@ -46,6 +47,7 @@ VIEWS: Final[tuple[Callable[[], View], ...]] = (
     ToolsView,
     AuditView,
     MetricsView,
+    TreeView,
 )
 
 OPTIONAL: Final[tuple[Callable[[], View], ...]] = (SearchView,)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from writ.schemas.chain import Position
 from writ.schemas.records import Record
 
 
@@ -60,3 +61,12 @@ class View(Protocol):
     def settle(self) -> None: ...
 
     def discard(self) -> None: ...
+
+
+@runtime_checkable
+class OfDigests(Protocol):
+    """What a view has besides that folds the digests of records, and not only what they say."""
+
+    def digests(self, ends: Sequence[Position]) -> None:
+        """Called after `load`: the positions behind the records of the batch."""
+        ...

@@ -257,6 +257,19 @@ HALTED: Final = _metric(
     ("view",),
 )
 
+CHECKPOINT_LAG: Final = _metric(
+    VIEWS,
+    "writ_audit_checkpoint_lag_seconds",
+    G,
+    "How long records have waited for a signed checkpoint; 0 where the newest covers them all.",
+)
+ALARM: Final = _metric(
+    VIEWS, "writ_audit_alarm", G, "1 where the log or a stream is not as the rules leave it.", ("alarm",)
+)
+MIRROR_LAG: Final = _metric(
+    VIEWS, "writ_audit_mirror_lag_records", G, "Records that the mirror of the log does not have yet."
+)
+
 # --- the broker -----------------------------------------------------------------------------------------
 
 BROKER: Final = "broker"

@@ -20,8 +20,8 @@ from .bounds import (
     TOKEN_MAX_BYTES,
 )
 from .errors import ErrorClass
+from .events import AlarmKind, Filter, OnDead, OnParentEnd, OnTimeout, OperationVerb
 from .events import Approval as Approval  # noqa: PLC0414 - a part of the message
-from .events import Filter, OnDead, OnParentEnd, OnTimeout, OperationVerb
 from .forms import Answer as Answer  # noqa: PLC0414 - parts of the messages
 from .forms import Attempt as Attempt  # noqa: PLC0414 - parts of the messages
 from .forms import Command as Command  # noqa: PLC0414
@@ -525,6 +525,18 @@ class Reported(Answer, frozen=True):
 
     refused: tuple[Rejection, ...] = ()
 
+
+class RaiseAlarm(Command, frozen=True, kw_only=True):
+    """What a component of Writ tells the leader. `tenant` is whose people are to know, `about` a stream."""
+
+    tenant: Token
+    alarm: AlarmKind
+    about: Token
+    reason: Reason
+
+
+SYSTEM_VERBS: dict[str, type[Command]] = {"raise_alarm": RaiseAlarm}
+"""Of Writ's own tenant, in whose name no principal can speak."""
 
 LEASE_VERBS: dict[str, type[Command]] = {
     "acquire": Acquire,

@@ -36,7 +36,7 @@ and those of recorded steps, tools, usage and compensation (`steps.py`).
 Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barrier (partition);
 queue_declared, queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
-history_long (incident); command_rejected, report_rejected, rejections_folded (principal);
+history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded (principal);
 partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices);
 tenant_declared (tenant).
 """
@@ -423,6 +423,29 @@ class HistoryLong(Fact, frozen=True):
     limit: int
 
 
+class AlarmKind(StrEnum):
+    """What an alarm is about."""
+
+    STREAM_CHANGED = "stream_changed"
+    """Somebody has changed or deleted a stream, or has made it anew."""
+
+    RECORDS_MISSING = "records_missing"
+    LOG_DIFFERS = "log_differs"
+    """The log does not go on from what was signed of it."""
+
+    MIRROR_DIFFERS = "mirror_differs"
+
+
+class AlarmRaised(Fact, frozen=True):
+    """A component of Writ found what nobody who keeps to the rules can have done.
+
+    The record's key names the stream.
+    """
+
+    alarm: AlarmKind
+    reason: str
+
+
 class Renewal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One lease in a beat: the job's key and the token."""
 
@@ -546,6 +569,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     HoldPlaced,
     HoldLifted,
     HistoryLong,
+    AlarmRaised,
     CommandRejected,
     ReportRejected,
     RejectionsFolded,

@@ -25,6 +25,10 @@ def log_stream(partition: int) -> str:
     return f"WRIT_LOG_{partition}"
 
 
+def mirror_stream(partition: int) -> str:
+    return f"{log_stream(partition)}_MIRROR"
+
+
 def log_subject(partition: int, tenant: str, kind: str, key: str) -> str:
     return f"writ.log.{partition}.{tenant}.{kind}.{key}"
 

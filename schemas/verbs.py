@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import lists, queries
+from . import lists, proofs, queries
 from .commands import Answer
 from .queries import Query
 
@@ -27,5 +27,8 @@ QUERY_VERBS: Final[dict[str, tuple[type[Query], type[Answer]]]] = {
     "cost": (lists.CostQuery, lists.CostPage),
     "tools": (lists.ToolsQuery, lists.ToolsPage),
     "tool_calls": (lists.ToolCallsQuery, lists.ToolCallsPage),
+    "checkpoint": (proofs.CheckpointQuery, proofs.CheckpointPage),
+    "consistency": (proofs.ConsistencyQuery, proofs.ConsistencyPage),
+    "prove": (proofs.ProveQuery, proofs.ProvePage),
     "status": (queries.StatusQuery, queries.NodeStatus),
 }

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -43,6 +43,13 @@ log = logging.getLogger("writ.node")
 NODE_FILE: Final = "node.json"
 _EPOCHS_FILE: Final = "epochs.json"
 _ENGINE: Final = "orchestrator"
+
+
+class AuditCopies(NamedTuple):
+    """What is kept of the log beside it: folders with copies of its checkpoints, a mirror in the broker."""
+
+    checkpoints: tuple[Path, ...] = ()
+    mirror: bool = False
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
@@ -107,6 +114,7 @@ class Node:
         http: Http | None = None,
         metrics_port: int | None = None,
         search: bool = False,
+        audit: AuditCopies | None = None,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
@@ -125,13 +133,13 @@ class Node:
             raise
         node = cls(directory, broker, views, http)
         try:
-            await node._open(metrics_port, search)
+            await node._open(metrics_port, search, audit or AuditCopies())
         except BaseException:
             await node.stop()
             raise
         return node
 
-    async def _open(self, metrics_port: int | None, search: bool) -> None:
+    async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
         floors = _read_epochs(self.directory)
@@ -165,6 +173,8 @@ class Node:
             version_,
             metrics_port,
             search,
+            tuple([str(folder.absolute()) for folder in audit.checkpoints]),
+            audit.mirror,
         )
         self._spawn(self._guard(), "broker guard")
         self.views.speaks_for(answers, self._standing)

@@ -10,6 +10,7 @@ import msgspec
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.errors import AttemptError
 from writ.schemas.events import (
+    AlarmRaised,
     AttemptFailed,
     AttemptStarted,
     Barrier,
@@ -327,6 +328,8 @@ def governing_words(event: Fact, actor: str) -> str:
             return f"the job has {records} records; {limit} call for a warning"
         case WorkerSeen(host=host, version=version, slots=slots):
             return f"a worker on {host} with {slots} slots, of version {version}"
+        case AlarmRaised(alarm=alarm, reason=reason):
+            return f"alarm {alarm.value}: {one_line(reason)}"
         case Barrier():
             return "nothing changed: proof that its leader led"
         case PartitionOpened(partitions=partitions):

@@ -142,7 +142,8 @@ class Watched:
             for family in parse_text(self.page())
             for each in family.samples
             if not re.match(
-                r"writ_(engine|view|process|component|broker|stream|disk|leader|queue_oldest|log)_", each.name
+                r"writ_(engine|view|audit|process|component|broker|stream|disk|leader|queue_oldest|log)_",
+                each.name,
             )
         }
 

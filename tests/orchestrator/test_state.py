@@ -24,6 +24,7 @@ from writ.schemas.commands import Approval, SubmitJob
 from writ.schemas.errors import ErrorClass
 from writ.schemas.events import (
     EVENT_TYPES,
+    AlarmRaised,
     Barrier,
     BatchEnded,
     BatchSealed,
@@ -450,7 +451,7 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
         for stored in (roamed := roam(history, seed, 250)).records:
             told |= {type(event) for event in decode(stored.body).events}
         taken |= edges(roamed)
-    audit = {Barrier, HistoryLong, WorkerSeen, CommandRejected, ReportRejected, RejectionsFolded}
+    audit = {AlarmRaised, Barrier, HistoryLong, WorkerSeen, CommandRejected, ReportRejected, RejectionsFolded}
     kept = {ContentErased, HoldPlaced, HoldLifted, TenantDeclared}
     assert told >= set(EVENT_TYPES.values()) - audit - kept - {PartitionOpened, *LINK_EVENTS}
     rare = (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed, undone_from_a_wait)

@@ -19,6 +19,8 @@ from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
     EVENT_TYPES,
     VERSIONS,
+    AlarmKind,
+    AlarmRaised,
     Approval,
     AttemptFailed,
     AttemptStarted,
@@ -326,6 +328,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     ContentErased: st.builds(ContentErased, NUMBER, TEXT),
     HoldPlaced: st.builds(HoldPlaced, FILTER, TEXT),
     HoldLifted: st.builds(HoldLifted, TEXT),
+    AlarmRaised: st.builds(AlarmRaised, st.sampled_from(AlarmKind), TEXT),
     HistoryLong: st.builds(HistoryLong, NUMBER, NUMBER),
     ScheduleDeclared: st.builds(ScheduleDeclared, NUMBER, SPEC, SEALED, TEXT),
     ScheduleFired: st.builds(ScheduleFired, NUMBER, TEXT, TEXT, st.sampled_from(Overlap), TEXTS, TEXTS),

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from writ.schemas.events import (
     OTHER_EVENTS,
+    AlarmRaised,
     ContentErased,
     DeadReason,
     HistoryLong,
@@ -61,7 +62,7 @@ WAYS: Final = (
     *(
         event.__name__
         for event in OTHER_EVENTS
-        if event not in (HistoryLong, PriceSet, TenantDeclared, WorkerSeen, *KEEPING)
+        if event not in (HistoryLong, AlarmRaised, PriceSet, TenantDeclared, WorkerSeen, *KEEPING)
     ),
 )
 """What must have come in some history, apart from edges."""

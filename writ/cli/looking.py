@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .options import Parser, Subparsers, command, fresh, watched, whole
+from .options import Parser, Subparsers, command, fresh, one_job, watched, whole
 
 ERROR_CLASSES: Final = ("system", "application", "timeout", "lease_lost", "policy", "cancelled", "poison")
 _OUTCOMES: Final = (
@@ -16,16 +16,14 @@ def add(to: Subparsers) -> None:
     """All of it."""
     audit = command(
         to, "audit", "Who did what, and what was refused, newest first.",
-        "  writ audit --actor owner --verb cancel\n  writ audit --refused --since 2026-01-31T12:00:00Z",
+        "  writ audit --actor owner --verb cancel\n  writ audit --refused --since 2026-01-31T12:00:00Z\n"
+        "  writ audit verify                     the log against all that was signed; exits 1 on a fault\n"
+        "  writ audit prove 01JABC               a job's records for whoever has only the public key\n"
+        "  writ audit export --format cef",
     )  # fmt: skip
-    audit.add_argument("--actor", metavar="A")
-    audit.add_argument("--queue", metavar="Q")
-    audit.add_argument("--job", metavar="ID")
-    audit.add_argument("--verb", dest="verb_of", metavar="V", help="submit, cancel, redrive, declare, ...")
-    ends = audit.add_mutually_exclusive_group()
-    ends.add_argument("--refused", action="store_true", help="only what was refused")
-    ends.add_argument("--done", action="store_true", help="only what was done")
+    _acts(audit)
     _newest(audit)
+    _add_audit(audit)
     attempts = command(
         to, "attempts", "Attempts with their leases, newest first.",
         "  writ attempts --job 01JABC\n  writ attempts --worker vm-7941-da6853 --outcome expired",
@@ -73,6 +71,49 @@ def add(to: Subparsers) -> None:
     calls.add_argument("--job", metavar="ID")
     calls.add_argument("--outcome", choices=("done", "failed", "denied"))
     _newest(calls)
+
+
+def _acts(parser: Parser) -> None:
+    parser.add_argument("--actor", metavar="A")
+    parser.add_argument("--queue", metavar="Q")
+    parser.add_argument("--job", metavar="ID")
+    parser.add_argument("--verb", dest="verb_of", metavar="V", help="submit, cancel, redrive, declare, ...")
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument("--refused", action="store_true", help="only what was refused")
+    ends.add_argument("--done", action="store_true", help="only what was done")
+
+
+def _add_audit(audit: Parser) -> None:
+    verbs = audit.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser)
+    audit.commands = verbs.choices
+    prog = "writ audit"
+    verify = command(
+        verbs, "verify", "Check the log of the node of --dir, archive and all, against what was signed.",
+        "  writ audit verify --checkpoints /mnt/witness/checkpoints", prog=prog,
+    )  # fmt: skip
+    verify.add_argument(
+        "--checkpoints", action="append", default=[], metavar="FOLDER",
+        help="a copy of the checkpoints to check against too; repeat for more",
+    )  # fmt: skip
+    verify.add_argument("--key", metavar="KEY", help="believe only what this public key vouches for")
+    prove = command(
+        verbs, "prove", "Write a job's records with proofs that hold without the node.",
+        "  writ audit prove 01JABC --out 01JABC.proof.json", prog=prog,
+    )  # fmt: skip
+    one_job(prove)
+    prove.add_argument("--out", metavar="FILE", help="where to [ID.proof.json]")
+    export = command(
+        verbs, "export", "The audit trail in full, newest first, one act a line.",
+        "  writ audit export --since 2026-01-31T00:00:00Z > acts.ndjson\n"
+        "  writ audit export --format cef --refused", prog=prog,
+    )  # fmt: skip
+    _acts(export)
+    _span(export)
+    export.add_argument("--format", choices=("json", "cef"), default="json", help="JSON lines or CEF [json]")
+    command(verbs, "checkpoint", "Sign what there is now, and print it for a witness.", prog=prog)
+    command(verbs, "verifier", "Print the program that checks proofs; it needs Python alone.", prog=prog)
+    command(verbs, "key", "Print the public key of the checkpoints of the node of --dir.", prog=prog)
+    command(verbs, "rotate", "Replace that key by a new one, which the old one vouches for.", prog=prog)
 
 
 def _newest(parser: Parser) -> None:

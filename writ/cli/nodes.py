@@ -55,7 +55,7 @@ async def _serve(args: Namespace) -> int:
     views = Views(directory)
     await views.spawn()  # first, so that it loads its modules while this process loads the node's
 
-    from writ.node import Node
+    from writ.node import AuditCopies, Node
 
     asked = asyncio.Event()
     _stop_on_signals(asked)
@@ -64,7 +64,13 @@ async def _serve(args: Namespace) -> int:
     stopping = asyncio.create_task(asked.wait())
     starting = asyncio.create_task(
         Node.start(
-            directory, args.port, views=views, http=http, metrics_port=args.metrics_port, search=args.search
+            directory,
+            args.port,
+            views=views,
+            http=http,
+            metrics_port=args.metrics_port,
+            search=args.search,
+            audit=AuditCopies(tuple([Path(folder) for folder in args.checkpoints]), args.audit_mirror),
         )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +154,8 @@ def _detach(args: Namespace) -> int:
     ports = (("--port", args.port), ("--http-port", args.http_port), ("--metrics-port", args.metrics_port))
     given = [word for name, port in ports if port is not None for word in (name, str(port))]
     given += ["--search"] if args.search else []
+    given += ["--audit-mirror"] if args.audit_mirror else []
+    given += [word for folder in args.checkpoints for word in ("--checkpoints", folder)]
     command = writ_command("up", "--quiet", "--dir", str(directory), *given)
     with log:
         child = subprocess.Popen(

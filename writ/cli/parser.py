@@ -123,6 +123,10 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from .batches import batch
 
             return batch(parsed)
+        case "audit" if parsed.verb is not None:
+            from .audits import audit
+
+            return audit(parsed)
         case "audit" | "attempts" | "workers" | "tools" | "cost":
             from . import lists
 
@@ -203,6 +207,15 @@ def _add_node_commands(to: Subparsers) -> None:
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
     )
     up.add_argument("--search", action="store_true", help="index the words of inputs and errors [no]")
+    up.add_argument(
+        "--checkpoints", action="append", default=[], metavar="FOLDER",
+        help="put copies of the signed checkpoints there; repeat for more",
+    )  # fmt: skip
+    up.add_argument(
+        "--audit-mirror",
+        action="store_true",
+        help="have the broker keep a copy of the log, and compare",
+    )
     up.add_argument("--quiet", action="store_true", help="print nothing when it is up")
     with_parent(up)
     command(to, "down", "Stop the node of --dir and wait until it is gone.", "  writ down")

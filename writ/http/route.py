@@ -121,7 +121,10 @@ def _following(values: dict[str, Any]) -> dict[str, str] | None:
     if values.get("next") is not None:
         values["next"] = cursor = sealed_cursor(values["next"])
         return {"cursor": cursor}
-    return {"after": str(values["records"][-1].seq)} if values.get("more") else None
+    if not values.get("more"):
+        return None
+    after = {"after": str(values["records"][-1].seq)}
+    return after | {"size": str(values["size"])} if "size" in values else after  # of the same checkpoint
 
 
 def single(path: str, name: str, query: type[Query], page: type[Answer], among: str) -> Route:

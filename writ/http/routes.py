@@ -172,6 +172,9 @@ READS: Final = (
             *(("cost", "cost"), ("tools", "tools"), ("tool-calls", "tool_calls")),
         )
     ],
+    _list("/v1/audit/checkpoint", "checkpoint", "get_checkpoint"),
+    _list("/v1/audit/consistency", "consistency", "get_consistency"),
+    _list(f"{JOB}/proof", "prove", "prove_job"),
     _ask("/v1/prices", "list_prices", msgspec.Struct, method="GET"),
     _ask("/v1/prices", "set_price", msgspec.Struct),
     _ask("/v1/tenant", "get_tenant", msgspec.Struct, method="GET"),

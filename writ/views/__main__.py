@@ -10,23 +10,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from writ.broker.alarms import raise_alarm
 from writ.broker.archive import ArchivedLog
 from writ.broker.connect import Target, connect
+from writ.broker.embedded import DEFAULT_TENANT
 from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.mirror import Mirror
 from writ.broker.queries import serve_queries
 from writ.broker.requests import NatsRequests
+from writ.broker.streams import look_at
 from writ.broker.vault import Vault, vault_path
 from writ.children.life import live
 from writ.metrics.components import component, of_node
+from writ.metrics.of_audit import of_audit
 from writ.metrics.of_views import of_views
 from writ.metrics.serving import serve
 from writ.projections import places
+from writ.projections.checkpoints import Checkpointing
 from writ.projections.feed import Feeds
+from writ.projections.proofs import Proofs
 from writ.projections.queries import Queries
 from writ.projections.registry import OPTIONAL, VIEWS
 from writ.projections.runner import Runner
+from writ.projections.tree import TreeView
+from writ.projections.watch import Alarm, Watch
 from writ.schemas import catalog
+from writ.schemas.bounds import REASON_MAX_CHARS
+from writ.schemas.commands import RaiseAlarm
 from writ.schemas.metrics import Family
+from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mirror_stream
 
 from .keeper import Settings
 
@@ -79,26 +91,71 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         parts.push_async_callback(_end, asyncio.create_task(runner.run(), name=f"view {runner.name}"))
     vault = Vault(vault_path(Path(settings.directory)), create=False)
     who = NatsRequests(answers, logs).who
-    queries = Queries(runners, log_, intake, settings.version, who=who, keys=vault)
+    checkpoints = _checkpointing(settings, runners, log_)
+    parts.push_async_callback(checkpoints.close)
+    parts.push_async_callback(_end, asyncio.create_task(checkpoints.run(), name="checkpoints"))
+    # An archive of its own: what it has noticed of it is a list that two may not add to at a time.
+    watched = ArchivedLog.beside(Path(settings.directory), live)
+    watch = await _watch(settings, checkpoints, logs, watched)
+    parts.push_async_callback(_end, asyncio.create_task(watch.run(), name="watch"))
+    proofs = Proofs(checkpoints, log_)
+    queries = Queries(runners, log_, intake, settings.version, who=who, keys=vault, proofs=proofs)
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
-    await _serve_metrics(directory, settings, runners, logs, parts)
+    await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
 
 
+def _checkpointing(settings: Settings, runners: list[Runner], log_: ArchivedLog) -> Checkpointing:
+    tree = next(runner for runner in runners if runner.name == TreeView.name)
+    copies = [Path(folder) for folder in settings.checkpoints]
+    return Checkpointing(Path(settings.directory), tree, settings.partition, log_.last_seq, copies)
+
+
+async def _watch(settings: Settings, checkpoints: Checkpointing, link: Any, log_: ArchivedLog) -> Watch:
+    """Raises OutcomeUnknown where the mirror cannot be made."""
+    names = [log_stream(settings.partition), SUBMIT_STREAM]
+    mirror = None
+    if settings.audit_mirror:
+        mirror = await Mirror.open(link, settings.partition)
+        names.append(mirror_stream(settings.partition))
+
+    async def report(alarm: Alarm) -> None:
+        said = RaiseAlarm(
+            tenant=DEFAULT_TENANT, alarm=alarm.kind, about=alarm.about, reason=alarm.reason[:REASON_MAX_CHARS]
+        )
+        await raise_alarm(link, log_, "audit", said)
+
+    return Watch(
+        Path(settings.directory),
+        log_,
+        checkpoints,
+        partial(look_at, link, names),
+        report,
+        mirror,
+        about=names[0],
+    )
+
+
 async def _serve_metrics(
-    directory: Path, settings: Settings, runners: list[Runner], link: Any, parts: AsyncExitStack
+    directory: Path,
+    settings: Settings,
+    runners: list[Runner],
+    audit: tuple[Checkpointing, Watch],
+    link: Any,
+    parts: AsyncExitStack,
 ) -> None:
     """The page of the views, and where somebody asked for it that of the node. Raises PortTaken."""
     node = Path(settings.directory)
 
-    async def of_these() -> list[Family]:
-        return await of_views(runners, directory, settings.partition, link)
+    async def of_process() -> list[Family]:
+        of_these = await of_views(runners, directory, settings.partition, link)
+        return [*of_these, *of_audit(*audit)]
 
     async def of_all() -> list[Family]:
         return await of_node(node)
 
-    await parts.enter_async_context(component(node, catalog.VIEWS, of_these))
+    await parts.enter_async_context(component(node, catalog.VIEWS, of_process))
     if settings.metrics_port is not None:
         server = await serve(of_all, settings.metrics_port)
         parts.callback(server.close)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the process is told; the keys are paths of seed files, the directory is the node's."""
+    """What the process is told; the keys are paths of seed files, the directory is the node's.
+
+    `checkpoints` are folders for copies of the node's own; with `audit_mirror` the log is mirrored.
+    """
 
     directory: str
     url: str
@@ -29,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True):
     version: str
     metrics_port: int | None = None
     search: bool = False
+    checkpoints: tuple[str, ...] = ()
+    audit_mirror: bool = False
 
 
 class Views(Child[Settings]):

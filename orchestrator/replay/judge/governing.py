@@ -9,6 +9,7 @@ from typing import Any, Final
 from writ.broker.clock import Clock
 from writ.schemas import bounds, commands
 from writ.schemas.events import (
+    AlarmRaised,
     BatchEnded,
     BatchSealed,
     CancelRequested,
@@ -273,6 +274,8 @@ class Governing:
         return declare_tenant(tenant, commands.DeclareTenant(first.policy, first.reason))
 
     def _incident(self, record: Record) -> tuple[Fact, ...]:
+        if isinstance(record.events[0], AlarmRaised):
+            raise Unrecorded
         job = self._state.jobs.get(address(record.tenant, record.key))
         most = bounds.HISTORY_LONG_RECORDS
         need(job is not None and job.records >= most, f"the job has fewer than {most} records")

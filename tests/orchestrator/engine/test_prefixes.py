@@ -307,11 +307,12 @@ async def replay(twin: Twin, up_to: int) -> Partition:
 
 KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted", "TenantDeclared"}
 ELSEWHERE: Final = {
-    *("TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", "WorkerSeen", *KEEPING),
+    *("TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", "WorkerSeen", "AlarmRaised"),
+    *KEEPING,
     *(e.__name__ for e in LINK_EVENTS),
 }
-"""Standing still, floods of refusals, long histories, erasure, several partitions, and what workers say of
-themselves are tested elsewhere."""
+"""Standing still, floods of refusals, long histories, alarms, erasure, several partitions, and what workers
+say of themselves are tested elsewhere."""
 
 seen: Counter[str] = Counter()
 played: set[str] = set()

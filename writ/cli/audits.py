@@ -1,0 +1,294 @@
+"""`writ audit verify`, `prove`, `export`, `checkpoint`, `key`, `rotate` and `verifier`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .output import count, paint, print_json
+from .reach import connected, directory_of, node_info, with_dir
+from .usage import UNREACHABLE, CommandError, UsageError
+
+if TYPE_CHECKING:
+    from writ.broker.client import Client
+    from writ.broker.notary import Notary
+    from writ.orchestrator.replay.checked import Checked
+    from writ.schemas.lists import ActView
+    from writ.schemas.proofs import CheckpointPage, JobProof
+
+VERIFIER = "writ_proof.py"
+
+
+def audit(args: Namespace) -> int:
+    """One of the subcommands."""
+    return _VERBS[args.verb](args)
+
+
+# --- verify ---------------------------------------------------------------------------------------------
+
+
+def _verify(args: Namespace) -> int:
+    """The whole log against all that was signed of it."""
+    directory = directory_of(args)
+    trusted = None if args.key is None else _key(args.key)
+    checked = asyncio.run(_check(directory, [Path(folder) for folder in args.checkpoints], trusted))
+    if args.json:
+        print_json(checked)
+    else:
+        first, *rest = checked.lines()
+        print(paint(first, "bold green" if checked.ok else "bold red"))
+        for line in rest:
+            print(line)
+    return 0 if checked.ok else 1
+
+
+async def _check(directory: Path, copies: list[Path], trusted: bytes | None) -> Checked:
+    """Reads the log of the node that runs in the directory, and what its archive has of it."""
+    from writ.broker.archive import ArchiveDamaged, ArchivedLog
+    from writ.broker.connect import Target, connect
+    from writ.broker.errors import Unreachable
+    from writ.broker.log import JetStreamLog
+    from writ.broker.notary import checkpoints_folder
+    from writ.broker.ports import OutcomeUnknown
+    from writ.orchestrator.replay.checked import check_log, signed_in
+
+    info = node_info(directory)
+    if info is None:
+        raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
+    try:
+        target = Target(str(info["url"]), directory / "keys" / "log.nk")
+        link = await connect(target, "writ:audit", inbox_prefix="_INBOX")
+    except Unreachable as error:
+        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
+    try:
+        log = ArchivedLog.beside(directory, await JetStreamLog.open(link))
+        folders = [checkpoints_folder(directory), *copies]
+        found = [signed_in(folder, log.partition, trusted) for folder in folders]
+        return await check_log(log, found)
+    except ArchiveDamaged as error:
+        raise CommandError(f"the log is not what was signed: {error}") from error
+    except OSError as error:
+        raise CommandError(f"a folder cannot be read: {error}") from error
+    except OutcomeUnknown as error:
+        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
+    finally:
+        await link.close()
+
+
+def _key(text: str) -> bytes:
+    from writ.schemas.checkpoints import NoteError, key_in
+
+    try:
+        return key_in(text)
+    except NoteError as error:
+        raise UsageError(f"--key: {error}") from error
+
+
+# --- prove ----------------------------------------------------------------------------------------------
+
+
+def _prove(args: Namespace) -> int:
+    """Writes a job's records with their proofs into a file."""
+
+    async def read() -> JobProof:
+        from writ.broker.errors import Refused
+
+        async with connected(args) as client:
+            queue = args.queue or (await client.job(args.id)).queue
+            try:
+                return await client.prove(args.id, queue)
+            except Refused as error:
+                raise CommandError(str(error)) from error
+
+    import msgspec
+
+    proof = asyncio.run(read())
+    path = Path(args.out or f"{args.id}.proof.json")
+    _write(path, msgspec.json.format(msgspec.json.encode(proof)) + b"\n")
+    if args.json:
+        print_json(proof)
+        return 0
+    print(f"{count(len(proof.records), 'record')} of job {proof.id} with what proves them: {path}")
+    print(f"\nCheck it anywhere, with Python alone:\n  writ audit verifier > {VERIFIER}")
+    print(f'  python3 {VERIFIER} {path} --key "$(writ audit key)"')
+    return 0
+
+
+def _verifier(args: Namespace) -> int:
+    """The program that checks proofs, on standard output."""
+    from writ.orchestrator.replay import offline
+
+    sys.stdout.write(Path(offline.__file__).read_text("utf-8"))
+    return 0
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+# --- checkpoints and keys -------------------------------------------------------------------------------
+
+
+def _checkpoint(args: Namespace) -> int:
+    """A checkpoint of all that there is now, as a signed note for a witness."""
+
+    async def read() -> CheckpointPage:
+        from writ.broker.errors import Refused
+
+        async with connected(args) as client:
+            try:
+                newest = await client.checkpoint()
+                return await client.checkpoint(max(newest.size, newest.position))
+            except Refused as error:
+                raise CommandError(str(error)) from error
+
+    found = asyncio.run(read())
+    if args.json:
+        print_json(found)
+    else:
+        sys.stdout.write(found.checkpoint)
+    return 0
+
+
+def _notary(args: Namespace) -> Notary:
+    from writ.broker.clock import SystemClock
+    from writ.broker.keys import KeyFileError
+    from writ.broker.notary import Notary, checkpoints_folder
+
+    directory = directory_of(args)
+    if not checkpoints_folder(directory).exists():
+        raise CommandError(f"nothing was signed in {directory} yet", [with_dir("writ up", directory)])
+    try:
+        return Notary(directory, SystemClock().wall_us())
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
+
+
+def _show_key(args: Namespace) -> int:
+    """The public key that signs now."""
+    return _print_key(args, _notary(args))
+
+
+def _rotate(args: Namespace) -> int:
+    """Goes over to a new key."""
+    from writ.broker.clock import SystemClock
+    from writ.broker.keys import KeyFileError
+    from writ.schemas.checkpoints import NoteError
+
+    notary = _notary(args)
+    try:
+        notary.rotate(SystemClock().wall_us())
+    except (OSError, KeyFileError, NoteError) as error:
+        raise CommandError(f"the key was not replaced: {error}") from error
+    return _print_key(args, notary)
+
+
+def _print_key(args: Namespace, notary: Notary) -> int:
+    newest, signed = notary.keys[-1], notary.newest(0)
+    text = notary.key_text(f"writ/{notary.site}" if signed is None else str(signed[1].origin))
+    if args.json:
+        print_json({"key": text, "number": newest.number, "site": notary.site})
+    else:
+        print(text)
+    return 0
+
+
+# --- export ---------------------------------------------------------------------------------------------
+
+
+def _export(args: Namespace) -> int:
+    """The whole audit trail that matches, newest first."""
+    write = _cef if args.format == "cef" else _json
+    asyncio.run(_export_all(args, write))
+    return 0
+
+
+async def _export_all(args: Namespace, write: Callable[[ActView], str]) -> None:
+    async with connected(args) as client:
+        filters: dict[str, Any] = {
+            name: value
+            for name in ("actor", "queue", "job", "since", "until")
+            if (value := getattr(args, name)) is not None
+        }
+        if args.verb_of is not None:
+            filters["verb"] = args.verb_of
+        if args.refused or args.done:
+            filters["refused"] = args.refused
+        async for act in _acts(client, filters):
+            sys.stdout.write(write(act) + "\n")
+
+
+async def _acts(client: Client, filters: dict[str, Any]) -> AsyncGenerator[ActView]:
+    cursor: str | None = None
+    while True:
+        page = await client.audit(**filters, limit=500, cursor=cursor)
+        for act in page.acts:
+            yield act
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+def _json(act: ActView) -> str:
+    import msgspec
+
+    return msgspec.json.encode(act).decode()
+
+
+_DONE, _REFUSED = 3, 6
+"""Severities of CEF, from 0 to 10."""
+
+
+def _cef(act: ActView) -> str:
+    """ArcSight's Common Event Format, version 0: a header, then names and values."""
+    from writ import __version__
+
+    end = "refused" if act.refused else "done"
+    head = (
+        "Writ",
+        "writ",
+        __version__,
+        act.event,
+        f"{act.verb} {end}",
+        str(_REFUSED if act.refused else _DONE),
+    )
+    header = "|".join([part.replace("\\", "\\\\").replace("|", "\\|") for part in head])
+    return f"CEF:0|{header}|{' '.join(_extension(act))}"
+
+
+def _extension(act: ActView) -> Iterator[str]:
+    from writ.schemas.checkpoints import moment
+
+    pairs: list[tuple[str, object]] = [
+        ("rt", moment(act.at) // 1_000), ("suser", act.actor), ("act", act.verb), ("externalId", act.seq),
+        ("outcome", "failure" if act.refused else "success"), ("reason", act.reason),
+    ]  # fmt: skip
+    labelled: tuple[tuple[str, object], ...] = (
+        ("tenant", act.tenant), ("aggregate", f"{act.kind} {act.key}"), ("queue", act.queue),
+        ("job", act.job), ("refusal", act.refused and act.refused.value), ("field", act.field),
+    )  # fmt: skip
+    for number, (label, value) in enumerate(labelled, 1):
+        if value is not None:
+            pairs += [(f"cs{number}Label", label), (f"cs{number}", value)]
+    for name, value in pairs:
+        if value is not None:
+            text = str(value).replace("\\", "\\\\").replace("=", "\\=")
+            yield f"{name}={text}".replace("\r", "\\r").replace("\n", "\\n")
+
+
+_VERBS: dict[str, Callable[[Namespace], int]] = {
+    "verify": _verify,
+    "prove": _prove,
+    "verifier": _verifier,
+    "export": _export,
+    "checkpoint": _checkpoint,
+    "key": _show_key,
+    "rotate": _rotate,
+}
