@@ -23,7 +23,8 @@ from writ.schemas.ids import SYSTEM_TENANT, token_fault
 
 from .keys import is_public_user_key
 
-Role = Literal["submit", "work", "operate", "read"]
+Role = Literal["submit", "work", "operate", "ask", "read"]
+"""Kinds of subjects; `read` is what `ask` is, and the feed, which holds everything of the tenant."""
 ALL_ROLES: Final[frozenset[Role]] = frozenset(get_args(Role))
 
 SERVICE_ACCOUNT: Final = "WRIT"
@@ -52,6 +53,13 @@ INTERNAL_USERS: Final[Mapping[str, Permissions]] = {
     ),
 }
 """The users of account `WRIT`, by name. A further one is a further row."""
+
+COMPONENTS: Final = ("http",)
+"""Parts of Writ that ask for principals whom they have made sure of themselves, by their API tokens.
+
+Each has an account of its own too, with the subjects of all tenants: a reply subject that it was made to name
+reaches no stream. It may ask in the name of anybody, as the broker cannot tell whom it has made sure of.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +105,10 @@ class Principal:
             "submit": f"writ.submit.{who}.*",
             "work": f"writ.lease.{who}.*.*",
             "operate": f"writ.control.{who}.*.*",
-            "read": f"writ.query.{who}.>",
+            "ask": f"writ.query.{who}.>",
         }
-        return tuple(subject for role, subject in subjects.items() if role in self.roles)
+        roles = self.roles | {"ask"} if "read" in self.roles else self.roles
+        return tuple(subject for role, subject in subjects.items() if role in roles)
 
     def streams(self) -> tuple[str, ...]:
         """The live subjects its roles let it watch."""
@@ -147,17 +156,19 @@ def render(
 ) -> str:
     """The text of the configuration file.
 
-    `internal_keys` gives the public key of every name in `INTERNAL_USERS`. Raises ValueError when one is
-    missing, or when two principals share a name or two users a key: the broker could not tell them apart.
+    `internal_keys` gives the public key of every name in `INTERNAL_USERS`, and of those of `COMPONENTS` that
+    are to be let in. Raises ValueError when one is missing, or when two principals share a name or two users
+    a key: the broker could not tell them apart.
     """
     missing = sorted(INTERNAL_USERS.keys() - internal_keys.keys())
     if missing:
         raise ValueError(f"no public key for internal user {missing[0]!r}; give one for each of them")
     _refuse_repeats("principal", [p.account for p in principals])
-    _refuse_repeats(
-        "public key", [*(internal_keys[n] for n in INTERNAL_USERS), *(p.public for p in principals)]
-    )
+    _refuse_repeats("public key", [*internal_keys.values(), *(p.public for p in principals)])
     accounts = [_service_account(settings, internal_keys)]
+    accounts += [
+        _component_account(name, internal_keys[name]) for name in COMPONENTS if name in internal_keys
+    ]
     accounts += [_principal_account(settings, principal) for principal in principals]
     return "\n".join([_server(settings), "accounts {", *accounts, "}", ""])
 
@@ -225,6 +236,23 @@ def _mapping(word: str, *, tokens: int, hashed: str) -> str:
     source = ".".join(["writ", word, *["*"] * tokens])
     kept = ".".join(f"{{{{wildcard({n})}}}}" for n in range(1, tokens + 1))
     return f"{_quoted(source)}: {_quoted(f'writ.shard.{_SHARDS % hashed}.{word}.{kept}')}"
+
+
+def _component_account(name: str, public: str) -> str:
+    services = ("writ.submit.>", "writ.control.>", "writ.query.>")
+    permissions = Permissions(publish=services, subscribe=("_INBOX.>", f"_INBOX_{name}.>", "writ.feed.>"))
+    lines = [
+        f"  {_quoted(f'{SYSTEM_TENANT}.{name}')}: {{",
+        "    users: [",
+        f"      {_user(public, permissions)}",
+        "    ]",
+        "    imports: [",
+        *(f"      {_import('service', subject)}" for subject in services),
+        f"      {_import('stream', 'writ.feed.>')}",
+        "    ]",
+        "  }",
+    ]
+    return "\n".join(lines)
 
 
 def _principal_account(settings: BrokerSettings, principal: Principal) -> str:

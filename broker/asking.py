@@ -16,7 +16,7 @@ from writ.schemas.subjects import control_subject, query_subject
 
 from .clock import Clock, SystemClock
 from .connect import Target
-from .errors import NoAnswer, NoResponders, Refused, WireError
+from .errors import NoAnswer, NoResponders, PermissionDenied, Refused, WireError
 from .wire import NatsWire, Wire
 
 TRY_S: Final = 6.0
@@ -108,6 +108,8 @@ class Asking:
                 raise WireError(f"the answer from {subject} cannot be read: {error}") from error
             if answer.error is None:
                 return answer
+            if answer.error.kind is RejectionKind.DENIED:
+                raise PermissionDenied(subject, rejection=answer.error)
             refused = Refused(answer.error)
             if refused.kind is not RejectionKind.TRY_LATER:
                 if unanswered and refused.kind is RejectionKind.CONFLICT:

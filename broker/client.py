@@ -25,6 +25,7 @@ from writ.schemas.commands import Approval, SubmitJob
 from writ.schemas.events import CommandRejected, OnDead, OnParentEnd
 from writ.schemas.ids import job_key
 from writ.schemas.policy import Retry
+from writ.schemas.principals import AccessDenied
 from writ.schemas.queries import JobQuery, JobsPage, JobView
 from writ.schemas.recordings import last_run
 from writ.schemas.records import Record
@@ -46,9 +47,8 @@ from .errors import (
     SubmitRefused,
     WireError,
 )
+from .granting import Granting
 from .listing import Listing
-from .looking import Looking
-from .operating import Operating
 from .proving import Proving
 from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
 from .submits import Element, Together, check_submit, joined, new_job_id, nonce, pack
@@ -70,7 +70,7 @@ _REFUSALS_KEPT: Final = 10_000
 _STREAM_FULL: Final = 10077
 
 
-class Client(Looking, Listing, Proving, Operating):
+class Client(Granting, Listing, Proving):
     """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
 
     `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another
@@ -447,12 +447,15 @@ class Client(Looking, Listing, Proving, Operating):
         if record.source is None:
             return
         for event in record.events:
-            if isinstance(event, CommandRejected) and event.verb == "submit":
-                self._refusals[record.source.seq] = event.refused
+            if isinstance(event, AccessDenied) or (
+                isinstance(event, CommandRejected) and event.verb == "submit"
+            ):
+                refused = (event.why,) if isinstance(event, AccessDenied) else event.refused
+                self._refusals[record.source.seq] = refused
                 while len(self._refusals) > _REFUSALS_KEPT:
                     self._refusals.popitem(last=False)
                 for waiter in self._waiting.get(record.source.seq, ()):
-                    waiter.refused(event.refused)
+                    waiter.refused(refused)
 
 
 def _key(queue: str, job: JobHandle | str) -> str:

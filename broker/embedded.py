@@ -40,7 +40,7 @@ import nats
 import nats.errors
 import nats.js.errors
 
-from .accounts import ALL_ROLES, INTERNAL_USERS, BrokerSettings, Principal, Role, render
+from .accounts import ALL_ROLES, COMPONENTS, INTERNAL_USERS, BrokerSettings, Principal, Role, render
 from .keys import DIRECTORY_MODE, SEED_MODE, load_or_create
 from .staging import Staging
 
@@ -169,7 +169,8 @@ class EmbeddedBroker:
             await _stop_orphan(directory)
             Staging.beside(directory / "jetstream").clear()
             everyone = _with_owner(directory, principals)
-            keys = {name: load_or_create(directory / "keys" / f"{name}.nk").public for name in INTERNAL_USERS}
+            users = (*INTERNAL_USERS, *COMPONENTS)
+            keys = {name: load_or_create(directory / "keys" / f"{name}.nk").public for name in users}
             tries = 1 if port is not None else _FREE_PORT_TRIES
             while True:
                 tries -= 1
@@ -220,11 +221,11 @@ class EmbeddedBroker:
         return self._process.pid
 
     def key_path(self, name: str) -> Path:
-        """The seed file of an internal user (`log`, `answer`) or a principal (`owner`, `acme.robot`).
+        """The seed file of an internal user (`log`, `answer`, `http`) or a principal (`owner`, `acme.robot`).
 
         A bare name means the tenant `default`. Raises KeyError when no seed of that name is kept here.
         """
-        if name in INTERNAL_USERS:
+        if name in INTERNAL_USERS or name in COMPONENTS:
             return self.directory / "keys" / f"{name}.nk"
         tenant, dot, principal = name.partition(".")
         if not dot:

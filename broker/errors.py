@@ -26,12 +26,17 @@ class Unreachable(WireError):
 
 
 class PermissionDenied(WireError):
-    """The broker does not let this principal publish to, or subscribe to, `subject`."""
+    """This principal may not publish to, or subscribe to, `subject`, or may not do what it asked there.
 
-    def __init__(self, subject: str, verb: str = "publish") -> None:
-        super().__init__(f"permission denied: this principal may not {verb} to {subject}")
+    Where Writ itself denied it, `rejection` tells why, and ends with the rule that decided, in brackets.
+    """
+
+    def __init__(self, subject: str, verb: str = "publish", rejection: Rejection | None = None) -> None:
+        why = f"this principal may not {verb} to {subject}" if rejection is None else rejection.reason
+        super().__init__(f"permission denied: {why}")
         self.subject = subject
         self.verb = verb
+        self.rejection = rejection
 
 
 class NoAnswer(WireError):

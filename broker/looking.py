@@ -33,12 +33,12 @@ from writ.schemas.queries import (
     StretchQuery,
 )
 from writ.schemas.rejections import RejectionKind
-from writ.schemas.verbs import QUERY_VERBS
+from writ.schemas.verbs import QUERY_VERBS, SYSTEM_QUERIES
 
 from .asking import Asking
 from .errors import JobNotFound, Refused
 
-_VERBS: Final = {kind: (verb, page) for verb, (kind, page) in QUERY_VERBS.items()}
+_VERBS: Final = {kind: (verb, page) for verb, (kind, page) in (QUERY_VERBS | SYSTEM_QUERIES).items()}
 
 
 class Looking(Asking):

@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+import msgspec
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from writ.schemas.subjects import QUERY_SERVED
+from writ.schemas.granting import NoteDenial
+from writ.schemas.ids import SYSTEM_TENANT
+from writ.schemas.subjects import NO_QUEUE, QUERY_SERVED, control_subject
 
 log = logging.getLogger("writ.broker")
 
@@ -53,3 +56,17 @@ async def serve_queries(
             await served.unsubscribe()
 
     return stop
+
+
+def teller(nats: Nats) -> Callable[[NoteDenial], Awaitable[None]]:
+    """Has the orchestrator record what a reader denied, by a connection that may publish anywhere.
+
+    Nothing is answered, and what cannot be sent is lost: it is denied all the same.
+    """
+    subject = control_subject(SYSTEM_TENANT, "views", "note_denial", NO_QUEUE)
+
+    async def tell(denial: NoteDenial) -> None:
+        with suppress(NatsError, OSError):
+            await nats.publish(subject, msgspec.json.encode(denial))
+
+    return tell

@@ -7,10 +7,12 @@ from typing import Any
 
 from writ.broker.clock import Clock
 from writ.schemas import commands
+from writ.schemas.access import denied
 from writ.schemas.events import LeaseExpired
 from writ.schemas.rejections import Rejection
 from writ.schemas.sealed import Keys
 
+from .access_desk import AccessDesk
 from .alarm_desk import AlarmDesk
 from .control_desk import ControlDesk
 from .decide import timers
@@ -42,6 +44,7 @@ class Desk:
         self.schedules = ScheduleDesk(self.office)
         self.links = LinkDesk(self.office)
         self.incidents = Incidents(state)
+        self.access = AccessDesk(self.office)
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             **self.leases.verbs,
             **self.schedules.verbs,
@@ -49,6 +52,7 @@ class Desk:
             **KeepingDesk(self.office).verbs,
             **TenantDesk(self.office).verbs,
             **AlarmDesk().verbs,
+            **self.access.verbs,
         }
         self.office.consequences.recover()
         self.links.recover()
@@ -68,7 +72,12 @@ class Desk:
 
     def request(self, round_: Round, asked: Asked) -> None:
         """Decides one request of a worker or an operator."""
-        if isinstance(asked.command, Rejection):
+        denial = self.office.guard.denial(asked, round_.now)
+        if denial is not None:
+            resource, decision = denial
+            why = denied(asked.address.principal, asked.address.verb, resource, decision)
+            self.office.deny(round_, asked, resource, why)
+        elif isinstance(asked.command, Rejection):
             self.office.refuse(round_, asked, asked.command)
         else:
             self._verbs[type(asked.command)](round_, asked, asked.command)
@@ -77,6 +86,7 @@ class Desk:
         """Everything whose time has come, as far as the round has room."""
         self.office.wake_rated(round_.now)
         self.schedules.fire(round_)
+        self.office.tell_denials(round_)
         state = self.state
         while round_.has_room(1, 0):
             place = state.deadlines.pop(round_.now)
@@ -117,6 +127,10 @@ class Desk:
         )
 
     def next_wake(self) -> int | None:
-        """Log time at which a rate lets something through that waits for it."""
-        wakes = [w for w in (self.office.next_rate_wake(), self.operating.next_wake()) if w is not None]
+        """Log time at which a rate lets something through that waits for it, or counted denials are told."""
+        wakes = [w for w in self._wakes() if w is not None]
         return min(wakes) if wakes else None
+
+    def _wakes(self) -> tuple[int | None, ...]:
+        office = self.office
+        return office.next_rate_wake(), self.operating.next_wake(), office.denials.next_at()

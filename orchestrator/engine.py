@@ -32,6 +32,7 @@ from writ.schemas.links import PartitionOpened, shards_of
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Keys
 
+from .access_desk import Founder
 from .desk import Desk
 from .figures import Backlog, Figures
 from .inbox import Inbox, end
@@ -94,7 +95,7 @@ class Engine:
     """One orchestrator's part in one partition. `name` must be its own alone, for each start.
 
     `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start,
-    `keys` seal content.
+    `keys` seal content, `founders` are known before the first command.
     Raises ValueError from `run` where the log says that it is one of more or fewer.
     """
 
@@ -112,6 +113,7 @@ class Engine:
         ahead_from: int = AHEAD_FROM,
         snapshots: Snapshots | None = None,
         keys: Keys | None = None,
+        founders: Sequence[Founder] = (),
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
@@ -132,6 +134,7 @@ class Engine:
         self._shards = shards_of(log_.partition, len(others) + 1)
         self._time = LogTime(clock, 0)
         self._keys = keys or Vault()
+        self._founders = founders
         self._desk = Desk(self.state, clock, entropy, self._keys)
         self._passed_over = False
         """Whether the last round was full of requests, and none of what was read had a turn."""
@@ -279,6 +282,7 @@ class Engine:
             )
         event = LeaderElected(self.name, self._version, self.state.leader)
         system_record(round_, event, "election")
+        self._desk.access.found(round_, self._founders)
         encoded = round_.encode()
         begun_us = self._clock.wall_us()
         await self._log.append(encoded.messages, round_.after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from writ.schemas import bounds
+from writ.schemas.access import Resource, denied
 from writ.schemas.commands import SubmitJob
 from writ.schemas.events import (
     Barrier,
@@ -15,6 +16,7 @@ from writ.schemas.events import (
 )
 from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import Job
+from writ.schemas.principals import AccessDenied
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed
@@ -57,6 +59,10 @@ class IntakeDesk:
         self.dealt = True
         self._note_secrets(message)
         known = self._state.source
+        tenant, principal, _, queue = message.address
+        if not self._office.guard.permits(tenant, principal, "submit", queue, round_.now):
+            self._deny(round_, message)
+            return
         resumed = (known.epoch, known.seq) == (message.epoch, message.seq)
         done = known.index if resumed else None
         if message.refused and done is None:
@@ -91,6 +97,9 @@ class IntakeDesk:
             return None
         policy = self._state.queue(place)
         find = partial(self._state.find, tenant)
+        refused = self._office.guard.naming(address, command, round_.now, index)
+        if refused is not None:
+            return refused
         known = find if command.reproduces is None else partial(self._plain, tenant, command.reproduces.job)
         refused = intake.refusal(command, policy, self._state.pending_in(place), known, index)
         if refused is not None:
@@ -152,7 +161,7 @@ class IntakeDesk:
     # --- what is refused, and the position ----------------------------------------------------------------
 
     def _refuse(self, round_: Round, message: Submitted, refused: list[Rejection], index: int) -> None:
-        tenant, principal, _, queue = message.address
+        queue = message.address.queue
         source = Source(message.epoch, message.seq, index)
         answers = any(each.kind is RejectionKind.DUPLICATE for each in refused)
         if answers or self._office.may_refuse(message.address, round_.now):
@@ -160,10 +169,29 @@ class IntakeDesk:
             event = CommandRejected("submit", _named(refused), queue, len(refused))
             self._office.note(round_, message.address, event, "submit", source)
             return
-        before = self._folded.get((tenant, principal))
-        count = len(refused) + (before.count if before else 0)
-        self._folded[tenant, principal] = RejectionsFolded(count, refused[-1])
+        self._fold(message.address, len(refused), refused[-1])
         self.handled = source
+
+    def _deny(self, round_: Round, message: Submitted) -> None:
+        """Refuses a submit whole, as its principal may not submit there."""
+        address = message.address
+        resource = Resource(address.tenant, address.queue)
+        decision = self._office.guard.decide(*address[:3], resource, round_.now)
+        source = Source(message.epoch, message.seq, message.last)
+        why = denied(address.principal, address.verb, resource, decision)
+        if self._office.may_refuse(address, round_.now):  # each one, as its sender waits to hear of it
+            self.flush_folded(round_)
+            event = AccessDenied(address.verb, str(resource), why, decision.rule)
+            self._office.note(round_, address, event, address.verb, source)
+        else:
+            self._fold(address, 1, why)
+        self.handled = source
+
+    def _fold(self, address: Addressed, count: int, last: Rejection) -> None:
+        """Counts refusals that are beyond what is recorded of a principal."""
+        who = (address.tenant, address.principal)
+        before = self._folded.get(who)
+        self._folded[who] = RejectionsFolded(count + (before.count if before else 0), last)
 
     def flush_folded(self, round_: Round) -> None:
         """Records what was refused beyond the budget, before the log's position moves past it."""

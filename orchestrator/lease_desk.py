@@ -138,6 +138,8 @@ class LeaseDesk:
         allowed = self._allowance(place, command.count, round_.now)
         if not allowed:
             return False
+        if not self._office.guard.permits(tenant, waiter.principal, "acquire", queue, round_.now):
+            return False  # it was allowed to wait, and is not allowed to work any more
         chosen = ready.pick(self._state.jobs, allowed, self._wanted(command), self._full(place), self._fits())
         leases = [given for job in chosen if (given := self._grant_one(round_, waiter, job)) is not None]
         if not leases:

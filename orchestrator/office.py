@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from writ.broker.clock import Clock
 from writ.broker.vault import Vault
 from writ.schemas import bounds, commands
+from writ.schemas.access import Resource, rule_in
 from writ.schemas.events import CommandRejected, Fact
 from writ.schemas.lifecycle import TERMINAL, Job
+from writ.schemas.principals import AccessDenied
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Keys
 from writ.schemas.subjects import Addressed
 
 from .consequences import ORCHESTRATOR, Consequences
+from .guard import Denials, Guard
 from .logtime import Budget
 from .messages import Asked
 from .round import Round
@@ -31,6 +35,10 @@ TRY_LATER = Rejection(
 )
 
 
+REPEATS: Final = "denials"
+"""The cause of a record that tells of a denial's repeats."""
+
+
 class Office:
     """One leadership's memory beside the state: nothing in it is owed to anybody after a change of leader."""
 
@@ -42,6 +50,8 @@ class Office:
         self.clock = clock
         self.entropy = entropy
         self.budget = Budget()
+        self.guard = Guard(state)
+        self.denials = Denials()
         self.consequences = Consequences(state)
         self.stirred: dict[str, None] = {}
         """Queues, as `<tenant>.<queue>`, in which a job may have become ready or a slot free."""
@@ -112,6 +122,21 @@ class Office:
     def may_refuse(self, address: Addressed, now: int) -> bool:
         """Whether another refusal of this principal is recorded singly."""
         return self.budget.take(f"{address.tenant}.{address.principal}", now)
+
+    def deny(self, round_: Round, asked: Asked, resource: Resource, rejection: Rejection) -> None:
+        """Records and answers what a principal may not do; repeats are counted and told of later."""
+        address, rule = asked.address, rule_in(rejection)
+        if self.denials.first(address, str(resource), rule, rejection, round_.now):
+            event = AccessDenied(address.verb, str(resource), rejection, rule)
+            self.note(round_, address, event, address.verb)
+        round_.answer(asked.send, encode(commands.Answer(rejection, round_.position)), verdict_only=True)
+
+    def tell_denials(self, round_: Round) -> None:
+        """Records the repeats whose time to be told has come."""
+        for tenant, principal, event in self.denials.over(round_.now):
+            if not round_.has_room(1, 0):
+                return
+            self.note(round_, Addressed(tenant, principal, event.operation, ""), event, REPEATS)
 
     def refuse(self, round_: Round, asked: Asked, rejection: Rejection) -> None:
         """Records and answers a refused request; beyond the budget nothing is decided."""

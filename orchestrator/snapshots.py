@@ -29,6 +29,7 @@ from writ.schemas.lifecycle import Job
 from writ.schemas.links import Afar, Mark, MessageSettled
 from writ.schemas.operations import Operation
 from writ.schemas.prices import Prices
+from writ.schemas.principals import Principal
 from writ.schemas.queues import Queue
 from writ.schemas.records import LOGIC, Source
 from writ.schemas.schedules import Schedule
@@ -104,6 +105,8 @@ class _Rest(msgspec.Struct):
     prices: dict[str, Prices]
     tenants: dict[str, Tenant]
     adopted: dict[str, dict[int, int]]
+    governed: dict[str, int]
+    principals: dict[str, Principal]
 
 
 _decode_rest = msgspec.json.Decoder(_Rest).decode
@@ -141,6 +144,8 @@ def lines(state: Partition) -> Iterator[bytes]:
         state.prices,
         state.tenants,
         links.adopted,
+        state.governed,
+        state.principals,
     )
     yield _encode(rest) + b"\n"
     some: list[bytes] = []
@@ -200,6 +205,9 @@ def _put_rest(state: Partition, rest: _Rest) -> None:
     state.holds |= rest.holds
     state.prices |= rest.prices
     state.tenants |= rest.tenants
+    state.governed |= rest.governed
+    state.principals |= rest.principals
+    state.access_changes += 1
     links = state.links
     links.partitions = rest.partitions
     links.afar |= rest.afar

@@ -35,6 +35,7 @@ from writ.schemas.lifecycle import (
 from writ.schemas.links import Afar, Content, MessageAccepted, PartitionOpened, PolicyTold, PricesTold
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
 from writ.schemas.prices import Prices, adopted, evolve_prices
+from writ.schemas.principals import Principal, TenantCreated, evolve_principal
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.schedules import Schedule, evolve_schedule, next_due
@@ -61,6 +62,7 @@ class Undo:
         self.kept: list[Change] = []
         self.long: list[tuple[str, int | None]] = []
         self.prices: list[tuple[str, Prices | None]] = []
+        self.access: list[Change] = []
 
 
 _PENDING, _RUNNING, _ELSE = "pending", "running", "else"
@@ -102,6 +104,15 @@ class Partition:
         """The price table of each tenant."""
 
         self.tenants: dict[str, Tenant] = {}
+        self.governed: dict[str, int] = {}
+        """Tenants in which nothing is done without a grant, and the record from which on."""
+
+        self.principals: dict[str, Principal] = {}
+        """By `<tenant>.<name>`."""
+
+        self.access_changes = 0
+        """Grows with every change of tenants and principals, and of one taken back."""
+
         self._ready: dict[str, Ready] = {}
         self._running_in: dict[str, int] = {}
         self._running_by_key: dict[tuple[str, str], int] = {}
@@ -275,11 +286,13 @@ class Partition:
             for event in record.events:
                 prices = evolve_prices(prices, event)
             self._put_prices(record.tenant, prices, undo)
+        elif record.kind == "principal" or isinstance(record.events[0], TenantCreated):
+            self._evolve_access(record, undo)
         elif record.kind == "tenant":
             tenant = self.tenants.get(record.tenant)
             for event in record.events:
                 tenant = evolve_tenant(tenant, event)
-            self._keep(self.tenants, record.tenant, tenant, undo)
+            self._keep(self.tenants, record.tenant, tenant, None if undo is None else undo.kept)
         elif record.kind == "link":
             self.links.evolve(record, None if undo is None else undo.links)
             for event in record.events:
@@ -374,7 +387,7 @@ class Partition:
             case PricesTold(tenant=tenant, version=version, table=table):
                 self._put_prices(tenant, adopted(self.prices.get(tenant), table, version), undo)
             case PolicyTold(tenant=tenant, version=version, policy=policy):
-                self._keep(self.tenants, tenant, Tenant(version, policy), undo)
+                self._keep(self.tenants, tenant, Tenant(version, policy), None if undo is None else undo.kept)
             case _:
                 pass  # of a job
 
@@ -387,6 +400,7 @@ class Partition:
             self.long[place] = told
 
     def _evolve_other(self, event: Fact, record: Record, undo: Undo | None) -> None:
+        kept = None if undo is None else undo.kept
         match event:
             case LeasesRenewed(leases=leases):
                 for lease in leases:
@@ -403,22 +417,37 @@ class Partition:
             case PartitionOpened():
                 self.links.open(event)
             case ContentErased():
-                self._keep(self.erased, record.key, record.seq, undo)
+                self._keep(self.erased, record.key, record.seq, kept)
             case HoldPlaced() as hold:
-                self._keep(self.holds, address(record.tenant, record.key), hold, undo)
+                self._keep(self.holds, address(record.tenant, record.key), hold, kept)
             case HoldLifted():
-                self._keep(self.holds, address(record.tenant, record.key), None, undo)
+                self._keep(self.holds, address(record.tenant, record.key), None, kept)
             case HistoryLong():
                 place = address(record.tenant, record.key)
                 self._put_long(place, self.jobs[place].round, undo)
             case _:
                 pass  # refusals and barriers change no state: they are the audit's
 
+    def _evolve_access(self, record: Record, undo: Undo | None) -> None:
+        if isinstance(record.events[0], TenantCreated):
+            self._put_access(self.governed, record.key, record.seq, undo)
+            return
+        place = address(record.tenant, record.key)
+        known = principal = self.principals.get(place)
+        for event in record.events:
+            principal = evolve_principal(principal, event, record.tenant, record.key, record.actor, record.at)
+        if principal is not known:
+            self._put_access(self.principals, place, principal, undo)
+
+    def _put_access(self, where: dict[str, Any], key: str, value: Any, undo: Undo | None) -> None:
+        self._keep(where, key, value, None if undo is None else undo.access)
+        self.access_changes += 1
+
     @staticmethod
-    def _keep(where: dict[str, Any], key: str, value: Any, undo: Undo | None) -> None:
-        """Puts what is kept about erasure; None takes it away."""
-        if undo is not None:
-            undo.kept.append((where, key, where.get(key)))
+    def _keep(where: dict[str, Any], key: str, value: Any, changes: list[Change] | None) -> None:
+        """Puts a value in its place; None takes it away."""
+        if changes is not None:
+            changes.append((where, key, where.get(key)))
         if value is None:
             where.pop(key, None)
         else:
@@ -460,6 +489,8 @@ class Partition:
         self.links.revert(undo.links)
         for where, key, old in reversed(undo.kept):
             self._keep(where, key, old, None)
+        for where, key, old in reversed(undo.access):
+            self._put_access(where, key, old, None)
         for place, fair, seq in reversed(undo.turns):
             served = self._ready[place].served
             if seq:

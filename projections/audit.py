@@ -15,6 +15,7 @@ from writ.schemas.commands import LEASE_VERBS
 from writ.schemas.events import AlarmRaised, CommandRejected, RejectionsFolded, ReportRejected, type_names
 from writ.schemas.ids import split_job_key
 from writ.schemas.lists import ActView, AuditPage, AuditQuery
+from writ.schemas.principals import WHOLE_TENANT, AccessDenied
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 
@@ -114,6 +115,9 @@ def _refusals(record: Record) -> Iterator[tuple[Any, ...]]:
             for report in reports:
                 refusal = _refusal(report.rejection, len(reports))
                 yield (verb, *subject, *split_job_key(report.job), *refusal, report.token, worker)
+        case AccessDenied(operation=operation, resource=resource, count=count):
+            where = None if resource == WHOLE_TENANT or " " in resource else resource
+            yield (operation, *subject, where, None, *_refusal(first.why, count), None, None)
         case RejectionsFolded(count=count, last=last):
             yield (name, *subject, None, None, *_refusal(last, count), None, None)
         case _:

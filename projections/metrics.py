@@ -49,6 +49,7 @@ from writ.schemas.events import (
 from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import TERMINAL, TRANSITIONS, IllegalTransition, State
 from writ.schemas.metrics import OTHER, SECONDS, Histogram, Metric, Names, histogram
+from writ.schemas.principals import AccessDenied
 from writ.schemas.records import Record
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.schedules import ScheduleFired, ScheduleSkipped
@@ -186,7 +187,7 @@ class MetricsView:
     """The fold. One for each log; its runner alone calls it (see `view.View`)."""
 
     name = "metrics"
-    version = 1
+    version = 2
     schema = _SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
@@ -254,6 +255,8 @@ class MetricsView:
                     for each in reports:
                         if each.rejection.kind is RejectionKind.STALE:
                             self._add(catalog.STALE, self._queue_of(record.tenant, each.job))
+                case AccessDenied(why=why, count=count):
+                    self._refuse(record.tenant, {why.kind: count})
                 case RejectionsFolded(count=count, last=last):
                     self._refuse(record.tenant, {last.kind: count})
                 case QueuePaused() | QueueDraining() | QueueResumed():

@@ -18,8 +18,7 @@ from writ.schemas.bounds import SECOND_US
 from writ.schemas.codec import CodecError, decode
 from writ.schemas.commands import Answer
 from writ.schemas.events import LeaderElected, LeasesRenewed, TimeResumed
-from writ.schemas.faults import explain_fault
-from writ.schemas.ids import SYSTEM_TENANT, job_key, token_fault
+from writ.schemas.ids import SYSTEM_TENANT, job_key
 from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.proofs import CheckpointQuery, ConsistencyQuery, ProveQuery
 from writ.schemas.queries import (
@@ -49,8 +48,10 @@ from writ.schemas.sealed import UNSEALED, Keys
 from writ.schemas.subjects import log_subject, parse_log
 
 from . import search
+from .asked import Refused, address_of, parse
 from .checkpoints import Behind, NotSigned
 from .file import Reader
+from .gate import GATE_VIEW, ONESELF, Gate, Tell
 from .proofs import NoSuchJob, NotProved, Proofs
 from .reading import DeadRow, JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
@@ -75,10 +76,8 @@ _text = msgspec.json.Decoder(str).decode
 Asked = TypeVar("Asked", bound=Query)
 
 
-class _Refused(Exception):
-    def __init__(self, kind: RejectionKind, reason: str, field: str | None = None) -> None:
-        self.rejection = Rejection(kind, reason, field)
-        super().__init__(reason)
+_Handler = Callable[[str, bytes], Awaitable[Answer]]
+"""Takes a tenant and a query's body."""
 
 
 class Newest:
@@ -129,6 +128,7 @@ class Queries:
         clock: Clock | None = None,
         keys: Keys | None = None,
         proofs: Proofs | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self._keys = keys
         self._runners = {runner.name: runner for runner in runners}
@@ -168,6 +168,11 @@ class Queries:
                 self._readers.append(reader)
                 for verb, listed in lists.items():
                     self._verbs[verb] = self._listed(view, reader, listed)
+        self._gate: Gate | None = None
+        if GATE_VIEW in self._runners:
+            reader = Reader(self._runners[GATE_VIEW].path)
+            self._readers.append(reader)
+            self._gate = Gate(reader, self._clock, self._caught_up, tell)
 
     async def close(self) -> None:
         for reader in self._readers:
@@ -179,13 +184,17 @@ class Queries:
         What is refused, or cannot be answered now, is in the answer's `error`; nothing is raised.
         """
         try:
-            tenant, verb = _address(subject)
-            handler = self._verbs.get(verb)
+            tenant, principal, verb = address_of(subject)
+            body = body or b"{}"
+            gate = self._gate
+            handler = (gate and gate.verbs(tenant, principal).get(verb)) or self._verbs.get(verb)
             if handler is None:
-                known = ", ".join(self._verbs)
-                raise _Refused(RejectionKind.MALFORMED, f"no query {verb!r}; there are {known}", "verb")
-            answer = await handler(tenant, body or b"{}")
-        except _Refused as refused:
+                known = ", ".join((*self._verbs, *ONESELF))
+                raise Refused(RejectionKind.MALFORMED, f"no query {verb!r}; there are {known}", "verb")
+            if gate is not None:
+                await gate.admit(tenant, principal, verb, body)
+            answer = await handler(tenant, body)
+        except Refused as refused:
             answer = Answer(refused.rejection, self._runner.position)
         except Exception as error:
             log.exception("the query %s could not be answered", subject)
@@ -200,7 +209,7 @@ class Queries:
             return await self._newest.seq(max(timeout_s, 0.05))
         except Exception as error:
             reason = f"the log's last sequence is not known: {str(error) or type(error).__name__}"
-            raise _Refused(RejectionKind.TRY_LATER, reason) from error
+            raise Refused(RejectionKind.TRY_LATER, reason) from error
 
     async def _caught_up(self, query: Query, view: str = "jobs") -> None:
         """Waits until a view is as new as the query asks."""
@@ -216,7 +225,7 @@ class Queries:
             wanted = newest
         elif wanted > runner.position and wanted > (last := await self._newest_seq(query.max_wait_s)):
             reason = f"min_position {wanted} is beyond the log, whose last record is {last}"
-            raise _Refused(RejectionKind.CONFLICT, reason, "min_position")
+            raise Refused(RejectionKind.CONFLICT, reason, "min_position")
         if not await runner.wait_for(wanted, until - loop.time()):
             why = f" after {query.max_wait_s} s"
             if runner.halted:
@@ -226,7 +235,7 @@ class Queries:
             elif runner.outdated:
                 why = f"; it is built anew, up to record {runner.building or 0} by now"
             reason = f"the view {view} is at record {runner.position}, not yet at {wanted}{why}"
-            raise _Refused(RejectionKind.TRY_LATER, reason)
+            raise Refused(RejectionKind.TRY_LATER, reason)
 
     async def _submits_seen(self, runner: Runner, timeout_s: float) -> None:
         """Waits until every submit acknowledged before the question is in the view, but not for ever.
@@ -243,7 +252,7 @@ class Queries:
     # --- verbs ------------------------------------------------------------------------------------------
 
     async def _jobs(self, tenant: str, body: bytes) -> JobsPage:
-        query = _parse(body, JobsQuery)
+        query = parse(body, JobsQuery)
         await self._caught_up(query)
         if query.search is not None:
             return _page(await self._searched(tenant, query, query.search), self._keys)
@@ -253,7 +262,7 @@ class Queries:
         """Jobs by words: those that the search view tells of, as far as the other filters hold."""
         if self._searching is None:
             reason = "nothing is indexed for search; start the node with: writ up --search"
-            raise _Refused(RejectionKind.CONFLICT, reason, "search")
+            raise Refused(RejectionKind.CONFLICT, reason, "search")
         await self._caught_up(query, search.NAME)
         span = await self._reader.span(query)
         found, more = await self._searching.read(lambda db: search.matches(db, tenant, text, *span))
@@ -261,12 +270,12 @@ class Queries:
         return rows if rows.next is not None else rows._replace(next=more)
 
     async def _job(self, tenant: str, body: bytes) -> JobsPage:
-        query = _parse(body, JobQuery)
+        query = parse(body, JobQuery)
         await self._caught_up(query)
         return _page(await self._reader.lookup(tenant, query.id, query.queue), self._keys)
 
     async def _dead(self, tenant: str, body: bytes) -> DeadPage:
-        query = _parse(body, DeadQuery)
+        query = parse(body, DeadQuery)
         await self._caught_up(query)
         found = await self._reader.dead(tenant, query)
         shown, after = fit((self._dead_view(tenant, row) for row in found.rows), query.limit)
@@ -277,7 +286,7 @@ class Queries:
         return Seen(job_key(row.queue, row.cause), DeadView(row.queue, tenant, row.cause, row.n, newest))
 
     async def _records(self, tenant: str, body: bytes) -> RecordsPage:
-        query = _parse(body, RecordsQuery)
+        query = parse(body, RecordsQuery)
         key = job_key(query.queue, query.id)
         await self._caught_up(query)
         found = await self._reader.lookup(tenant, query.id, query.queue)
@@ -303,7 +312,7 @@ class Queries:
             reason = (
                 f"reading the job's records took more than {READ_MAX_S} s; ask for fewer, or without context"
             )
-            raise _Refused(RejectionKind.TRY_LATER, reason) from None
+            raise Refused(RejectionKind.TRY_LATER, reason) from None
         if query.reveal and self._keys is not None:
             keys = self._keys
             views = [replace(v, record=msgspec.Raw(revealed_record(bytes(v.record), keys))) for v in views]
@@ -311,13 +320,13 @@ class Queries:
 
     async def _log_records(self, tenant: str, body: bytes) -> RecordsPage:
         """Rests on the log alone: where there is no more, all up to the answer's position was looked at."""
-        query = _parse(body, LogQuery)
+        query = parse(body, LogQuery)
         if query.id is not None and query.queue is None:
-            raise _Refused(RejectionKind.CONFLICT, "id is given without queue; give both", "queue")
+            raise Refused(RejectionKind.CONFLICT, "id is given without queue; give both", "queue")
         last = await self._newest_seq(query.max_wait_s)
         if query.after > last:
             reason = f"after {query.after} is beyond the log, whose last record is {last}"
-            raise _Refused(RejectionKind.CONFLICT, reason, "after")
+            raise Refused(RejectionKind.CONFLICT, reason, "after")
         if query.after == last:
             return RecordsPage(position=last)
 
@@ -332,7 +341,7 @@ class Queries:
                 views, more = await self._read(query.after + 1, last, [subject], wanted, query.limit)
         except TimeoutError:
             reason = f"reading the log took more than {READ_MAX_S} s; ask for fewer records, or of one kind"
-            raise _Refused(RejectionKind.TRY_LATER, reason) from None
+            raise Refused(RejectionKind.TRY_LATER, reason) from None
         return RecordsPage(None, last, tuple(views), more)
 
     async def _read(
@@ -360,7 +369,7 @@ class Queries:
 
     async def _stretch(self, tenant: str, body: bytes) -> StretchPage:
         """Reads the log, and waits for no view."""
-        query = _parse(body, StretchQuery)
+        query = parse(body, StretchQuery)
         seen = self._runner.position, self._runner.digest
         return await stretch_page(self._log, tenant, query, await self._newest_seq(query.max_wait_s), seen)
 
@@ -368,7 +377,7 @@ class Queries:
         """What answers a query from one view, as soon as that is as new as it asks."""
 
         async def answer(tenant: str, body: bytes) -> Answer:
-            query = _parse(body, listed.query)
+            query = parse(body, listed.query)
             await self._caught_up(query, view)
             return await reader.read(lambda db: listed.read(db, tenant, query))
 
@@ -380,28 +389,28 @@ class Queries:
         """What answers from the tree, and from what was signed of it."""
 
         async def prove(tenant: str, body: bytes) -> Answer:
-            query = _parse(body, asked)
+            query = parse(body, asked)
             await self._caught_up(query, "tree")
             try:
                 return await read(tenant, query)
             except NotProved as error:
                 missing = isinstance(error, NoSuchJob)
                 kind = RejectionKind.NOT_FOUND if missing else RejectionKind.CONFLICT
-                raise _Refused(kind, str(error)) from error
+                raise Refused(kind, str(error)) from error
             except NotSigned as error:
                 kind = RejectionKind.TRY_LATER if isinstance(error, Behind) else RejectionKind.CONFLICT
-                raise _Refused(kind, f"no checkpoint was signed: {error}") from error
+                raise Refused(kind, f"no checkpoint was signed: {error}") from error
 
         return prove
 
     async def _status(self, tenant: str, body: bytes) -> NodeStatus:
         """Never waits for a view, as how far behind it is belongs to the answer."""
-        query = _parse(body, StatusQuery)
+        query = parse(body, StatusQuery)
         runner = self._runner
         warnings = list(self._warnings())
         try:
             last = await self._newest_seq(query.max_wait_s)
-        except _Refused as refused:
+        except Refused as refused:
             last = runner.position
             warnings.append(refused.rejection.reason)
         if self._who is not None:
@@ -428,25 +437,6 @@ class Queries:
         return ViewStatus(
             runner.name, runner.position, lag, runner.halted, runner.away, lag_s, runner.building
         )
-
-
-def _address(subject: str) -> tuple[str, str]:
-    """Tenant and verb of a query's subject."""
-    parts = subject.split(".")
-    if len(parts) != 5 or parts[:2] != ["writ", "query"] or token_fault(parts[2], "tenant"):
-        reason = f"subject {subject!r} is not of the form writ.query.<tenant>.<principal>.<verb>"
-        raise _Refused(RejectionKind.MALFORMED, reason, "subject")
-    return parts[2], parts[4]
-
-
-def _parse(body: bytes, kind: type[Asked]) -> Asked:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        field, reason = explain_fault(error, body, kind)
-        raise _Refused(RejectionKind.MALFORMED, reason, field) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _Refused(RejectionKind.MALFORMED, f"the query is not JSON: {error}") from error
 
 
 def _page(found: JobRows, keys: Keys | None) -> JobsPage:

@@ -11,6 +11,7 @@ from writ.schemas.lists import (
     AttemptsQuery,
     AuditQuery,
     CostQuery,
+    PrincipalsQuery,
     ToolCallsQuery,
     ToolsQuery,
     TrafficQuery,
@@ -31,6 +32,7 @@ from .cost import CostView, cost
 from .governed import batches, holds, operations, queues, schedules
 from .jobs import JobsView
 from .metrics import MetricsView
+from .principals import PrincipalsView, principals
 from .search import SearchView
 from .tools import ToolsView, tool_calls, tools
 from .traffic import TrafficView, traffic
@@ -48,6 +50,7 @@ VIEWS: Final[tuple[Callable[[], View], ...]] = (
     AuditView,
     MetricsView,
     TreeView,
+    PrincipalsView,
 )
 
 OPTIONAL: Final[tuple[Callable[[], View], ...]] = (SearchView,)
@@ -74,6 +77,7 @@ LISTS: Final[Mapping[str, Mapping[str, Listed]]] = {
     "traffic": {"traffic": Listed(TrafficQuery, traffic)},
     "cost": {"cost": Listed(CostQuery, cost)},
     "tools": {"tools": Listed(ToolsQuery, tools), "tool_calls": Listed(ToolCallsQuery, tool_calls)},
+    "principals": {"principals": Listed(PrincipalsQuery, principals)},
     "audit": {"audit": Listed(AuditQuery, audit)},
 }
 """What the views answer beside the jobs themselves, by the view's name and the query's verb."""

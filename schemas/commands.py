@@ -31,6 +31,7 @@ from .forms import Reason as Reason  # noqa: PLC0414
 from .forms import RunMs as RunMs  # noqa: PLC0414
 from .forms import TaskName as TaskName  # noqa: PLC0414
 from .forms import Token as Token  # noqa: PLC0414
+from .granting import ACCESS_ANSWERS, ACCESS_VERBS, NoteDenial
 from .notes import ModelName, Note, Recall
 from .policy import PositiveSeconds, Priority, QueuePolicy, Retry, Seconds, ToolPolicy
 from .prices import Price
@@ -535,8 +536,8 @@ class RaiseAlarm(Command, frozen=True, kw_only=True):
     reason: Reason
 
 
-SYSTEM_VERBS: dict[str, type[Command]] = {"raise_alarm": RaiseAlarm}
-"""Of Writ's own tenant, in whose name no principal can speak."""
+SYSTEM_VERBS: dict[str, type[Command]] = {"raise_alarm": RaiseAlarm, "note_denial": NoteDenial}
+"""What parts of Writ ask of the orchestrator, in the tenant that no principal can be in."""
 
 LEASE_VERBS: dict[str, type[Command]] = {
     "acquire": Acquire,
@@ -583,6 +584,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "list_prices": ListPrices,
     "declare_tenant": DeclareTenant,
     "get_tenant": GetTenant,
+    **ACCESS_VERBS,
 }
 
 CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
@@ -592,5 +594,6 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     ListPrices: PriceTable,
     GetTenant: TenantTold,
     Erase: Erased,
+    **ACCESS_ANSWERS,
 }
 """What is answered with more than an Answer."""

@@ -36,9 +36,9 @@ and those of recorded steps, tools, usage and compensation (`steps.py`).
 Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barrier (partition);
 queue_declared, queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
-history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded (principal);
-partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices);
-tenant_declared (tenant).
+history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded and those of
+`principals.py` (principal); tenant_created, tenant_declared (tenant);
+partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
 from .links import LINK_EVENTS, PartitionOpened
 from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, PositiveSeconds, QueuePolicy, Retry
 from .prices import PriceSet
+from .principals import PRINCIPAL_EVENTS
 from .rejections import Rejection
 from .schedules import SCHEDULE_EVENTS
 from .sealed import Sealed
@@ -575,6 +576,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     RejectionsFolded,
     PriceSet,
     TenantDeclared,
+    *PRINCIPAL_EVENTS,
     *SCHEDULE_EVENTS,
 )
 for _cls in JOB_EVENTS + OTHER_EVENTS:

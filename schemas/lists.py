@@ -2,7 +2,8 @@
 
 Verbs: `audit` (AuditQuery -> AuditPage), `attempts` (AttemptsQuery -> AttemptsPage), `workers` (WorkersQuery
 -> WorkersPage), `traffic` (TrafficQuery -> TrafficPage), `cost` (CostQuery -> CostPage), `tools` (ToolsQuery
--> ToolsPage), `tool_calls` (ToolCallsQuery -> ToolCallsPage).
+-> ToolsPage), `tool_calls` (ToolCallsQuery -> ToolCallsPage), `principals` (PrincipalsQuery ->
+PrincipalsPage), `whoami` (WhoamiQuery -> PrincipalsPage), `can` (CanQuery -> Verdict).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec import Meta
 
 from .commands import Answer, Token
 from .errors import ErrorClass
+from .principals import PrincipalKind, Role
 from .queries import Moment, NewestFirst, Query, Timestamp
 from .rejections import RejectionKind
 from .steps import ToolOutcome
@@ -304,3 +306,99 @@ class QueueTraffic(msgspec.Struct, frozen=True):
 class TrafficPage(Answer, frozen=True):
     queues: tuple[QueueTraffic, ...] = ()
     next: str | None = None
+
+
+class PrincipalsQuery(Query, frozen=True, kw_only=True):
+    """The principals of the tenant by name; one with `name`. `waiting` narrows to those with proposals."""
+
+    name: Token | None = None
+    waiting: bool = False
+    cursor: Annotated[str, Meta(max_length=256)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+
+
+class WhoamiQuery(Query, frozen=True, kw_only=True):
+    """The principal that asks."""
+
+
+class CanQuery(Query, frozen=True, kw_only=True):
+    """Whether the asking principal, or another `principal`, may do an operation in a queue or a scope."""
+
+    operation: Annotated[str, Meta(min_length=1, max_length=64)]
+    queue: Annotated[str, Meta(min_length=1, max_length=256)] = "*"
+    principal: Token | None = None
+
+
+class GrantView(msgspec.Struct, frozen=True):
+    """A role in a scope. `proposed_by` is who asked where another one approved it."""
+
+    role: Role
+    scope: str
+    granted_by: str
+    proposed_by: str | None
+    at: Timestamp
+    until: Timestamp | None
+    reason: str
+
+
+class TokenView(msgspec.Struct, frozen=True):
+    """An API token, of which nothing more is known than this and its digest."""
+
+    token: str
+    at: Timestamp
+    until: Timestamp | None
+
+
+class ProposalView(msgspec.Struct, frozen=True):
+    """What waits for a second person; `for_s` of a role for a time."""
+
+    number: int
+    role: Role
+    scope: str
+    proposed_by: str
+    at: Timestamp
+    until: Timestamp | None
+    for_s: int | None
+    reason: str
+
+
+class PrincipalView(msgspec.Struct, frozen=True):
+    """A principal and what it holds. `used_at` is the time of the newest record that it caused."""
+
+    name: str
+    tenant: str
+    kind: PrincipalKind
+    created_at: Timestamp
+    created_by: str
+    used_at: Timestamp | None
+    revoked: str | None
+    keys: tuple[str, ...]
+    tokens: tuple[TokenView, ...]
+    grants: tuple[GrantView, ...]
+    proposals: tuple[ProposalView, ...]
+
+
+class PrincipalsPage(Answer, frozen=True):
+    principals: tuple[PrincipalView, ...] = ()
+    next: str | None = None
+
+
+class Verdict(Answer, frozen=True):
+    """The decision, the line of the policy that made it, and why."""
+
+    allowed: bool = False
+    rule: str = ""
+    reason: str = ""
+
+
+class BearerQuery(Query, frozen=True, kw_only=True):
+    """Asked by the parts of Writ that take API tokens: whose is the one with this SHA-256 (hex)?"""
+
+    digest: Annotated[str, Meta(min_length=64, max_length=64)]
+
+
+class Bearer(Answer, frozen=True):
+    """The principal of an API token that counts; None where there is none."""
+
+    tenant: str | None = None
+    principal: str | None = None

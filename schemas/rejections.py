@@ -24,6 +24,9 @@ class RejectionKind(StrEnum):
     STALE = "stale"
     """The fencing token is not the live lease's: the work is void."""
 
+    DENIED = "denied"
+    """The principal may not do this; the reason ends with the rule that decided, in brackets."""
+
     TRY_LATER = "try_later"
     """Not a verdict: nothing was decided, ask again."""
 

@@ -30,5 +30,13 @@ QUERY_VERBS: Final[dict[str, tuple[type[Query], type[Answer]]]] = {
     "checkpoint": (proofs.CheckpointQuery, proofs.CheckpointPage),
     "consistency": (proofs.ConsistencyQuery, proofs.ConsistencyPage),
     "prove": (proofs.ProveQuery, proofs.ProvePage),
+    "principals": (lists.PrincipalsQuery, lists.PrincipalsPage),
+    "whoami": (lists.WhoamiQuery, lists.PrincipalsPage),
+    "can": (lists.CanQuery, lists.Verdict),
     "status": (queries.StatusQuery, queries.NodeStatus),
 }
+
+SYSTEM_QUERIES: Final[dict[str, tuple[type[Query], type[Answer]]]] = {
+    "bearer": (lists.BearerQuery, lists.Bearer),
+}
+"""What parts of Writ ask, in the tenant that no principal can be in."""

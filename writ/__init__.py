@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Retry,
         ToolPolicy,
     )
+    from writ.schemas.principals import Role
     from writ.schemas.queries import Query
     from writ.schemas.rejections import RejectionKind
     from writ.schemas.schedules import Overlap, ScheduleSpec
@@ -98,6 +99,7 @@ __all__ = [
     "Reproduces",
     "Retry",
     "RetryAfter",
+    "Role",
     "ScheduleSpec",
     "State",
     "StepFailed",
@@ -138,6 +140,7 @@ _ROOMS = {
     ),
     "writ.broker.results": ("JobHandle",),
     "writ.schemas.commands": ("Approval", "Command", "Plan", "SubmitJob"),
+    "writ.schemas.principals": ("Role",),
     "writ.schemas.queries": ("Query",),
     "writ.schemas.errors": ("ErrorClass",),
     "writ.schemas.events": (

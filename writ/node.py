@@ -30,6 +30,7 @@ from writ.schemas.queries import PartitionStatus
 from .archiving import Archiving
 from .metrics.components import component
 from .metrics.of_engine import of_engine
+from .principals import Doorkeeper, founders
 from .views.keeper import Settings, Views
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class Node:
             entropy=random.SystemRandom().random,
             snapshots=Snapshots.beside(self.directory, log_.partition),
             keys=Vault(vault_path(self.directory)),
+            founders=founders(self.broker.principals),
         )
         self._spawn(engine.run(), _ENGINE)
         self._spawn(self._tell(engine, logs), "page of metrics")
@@ -181,6 +183,7 @@ class Node:
         await self.views.open(settings)
         self._spawn(self.views.keep(settings), "keeper of the views")
         await self._until(engine.leading)
+        self._spawn(self._keep_doors(engine, logs), "doorkeeper")
         info = self._write_info()
         self._spawn(Archiving(self.directory, engine, SystemClock()).keep(), "archiving")
         if self.http is not None:
@@ -241,6 +244,13 @@ class Node:
             port, principals = self.broker.port, self.broker.principals
             await self.broker.stop()
             self.broker = await EmbeddedBroker.start(self.directory, port, principals)
+
+    async def _keep_doors(self, engine: Engine, link: Any) -> None:
+        """Whom the broker lets in follows the log; a broker that was started again is told anew."""
+        doorkeeper = Doorkeeper()
+        await doorkeeper.listen(link)
+        while True:
+            await doorkeeper.keep(self.broker, engine.state)
 
     def _write_info(self) -> NodeInfo:
         info = NodeInfo(

@@ -70,6 +70,21 @@ from writ.schemas.links import (
     PricesTold,
 )
 from writ.schemas.prices import PriceSet
+from writ.schemas.principals import (
+    AccessDeclined,
+    AccessDenied,
+    AccessProposed,
+    KeyAdded,
+    KeyRemoved,
+    PrincipalCreated,
+    PrincipalRestored,
+    PrincipalRevoked,
+    RoleGranted,
+    RoleUngranted,
+    TenantCreated,
+    TokenIssued,
+    TokenRevoked,
+)
 from writ.schemas.records import Record
 from writ.schemas.schedules import (
     ScheduleBackfilled,
@@ -349,7 +364,47 @@ def governing_words(event: Fact, actor: str) -> str:
         case RejectionsFolded(count=count, last=last):
             return f"{count} more refusals, the last: {one_line(last.reason)}"
         case _:
-            return _schedule_words(event, actor)
+            return _access_words(event, actor) or _schedule_words(event, actor)
+
+
+def _access_words(event: Fact, actor: str) -> str:
+    match event:
+        case TenantCreated():
+            return "the tenant is governed from here on: what no grant allows is denied"
+        case PrincipalCreated(kind=kind, reason=reason):
+            return f"a {kind.value} is known, by {actor}: {one_line(reason)}"
+        case KeyAdded(key=key):
+            return f"may log in with {key}, by {actor}"
+        case KeyRemoved(key=key, reason=reason):
+            return f"may not log in with {key} any more, by {actor}: {one_line(reason)}"
+        case TokenIssued(name=name, until=until):
+            return f"has an API token {name}{_until(until)}, by {actor}"
+        case TokenRevoked(name=name, reason=reason):
+            return f"has no API token {name} any more, by {actor}: {one_line(reason)}"
+        case RoleGranted(role=role, scope=scope, reason=reason, until=until):
+            by = actor if event.proposed_by is None else f"{event.proposed_by}, approved by {actor}"
+            return f"is {role.value} in {scope}{_until(until)}, by {by} [{event.rule}]: {one_line(reason)}"
+        case RoleUngranted(role=role, scope=scope, reason=reason):
+            return f"is not {role.value} in {scope} any more, by {actor}: {one_line(reason)}"
+        case AccessProposed(number=number, role=role, scope=scope, reason=reason):
+            span = _until(event.until) if event.for_s is None else f" for {event.for_s} s"
+            what = f"{role.value} in {scope}{span}"
+            return f"number {number}, {what}, is proposed by {actor} and waits: {one_line(reason)}"
+        case AccessDeclined(number=number, reason=reason):
+            return f"number {number} is declined by {actor}: {one_line(reason)}"
+        case PrincipalRevoked(reason=reason):
+            return f"revoked by {actor}: {one_line(reason)}"
+        case PrincipalRestored(reason=reason):
+            return f"restored by {actor}: {one_line(reason)}"
+        case AccessDenied(operation=operation, count=count, why=why):
+            times = "" if count == 1 else f", {count} times"
+            return f"{operation} was denied to {actor}{times}: {one_line(why.reason)}"
+        case _:
+            return ""
+
+
+def _until(until: int | None) -> str:
+    return "" if until is None else f" until {clock_time(until)}"
 
 
 def _schedule_words(event: Fact, actor: str) -> str:

@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pytest
@@ -501,7 +501,8 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where something stands in a document."""
     inner: list[tuple[Any, Any]] = list(offline.fields_of(value).items())
     if isinstance(value, list):
-        inner = list(enumerate(cast("list[Any]", value)))
+        items: list[Any] = value
+        inner = list(enumerate(items))
     return [path, *[place for name, each in inner for place in _places(each, (*path, name))]]
 
 

@@ -454,6 +454,7 @@ def test_a_role_opens_its_own_subjects_and_no_others(tmp_path: Path, role: Role)
         "submit": "writ.submit.acme.robot.*",
         "work": "writ.lease.acme.robot.*.*",
         "operate": "writ.control.acme.robot.*.*",
+        "ask": "writ.query.acme.robot.>",
         "read": "writ.query.acme.robot.>",
     }
     feed = ("writ.feed.acme.>",) if role == "read" else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 import subprocess
@@ -48,10 +49,12 @@ from writ.schemas.commands import (
 )
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import Filter, OnDead, OnParentEnd, OperationVerb
+from writ.schemas.granting import ACCESS_VERBS
 from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import State
 from writ.schemas.links import partition_of
 from writ.schemas.policy import QueuePolicy, Retry
+from writ.schemas.principals import Role
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -626,6 +629,16 @@ async def test_cancel_and_redrive_are_asked_and_refusals_raised(backstage: Backs
     assert asked == [{"id": "7", "reason": "not needed"}, {"id": "7"}]
 
 
+async def test_what_writ_denies_is_permission_denied_with_its_rule(
+    backstage: Backstage, client: Client
+) -> None:
+    why = Rejection(RejectionKind.DENIED, "owner may not cancel on q: no role allows it [deny.default]")
+    await backstage.serve("writ.control.default.owner.cancel.q", lambda n: Answer(why))
+    with pytest.raises(PermissionDenied, match=r"may not cancel on q: .* \[deny\.default\]") as raised:
+        await client.cancel("7", "q")
+    assert raised.value.rejection == why
+
+
 @pytest.mark.parametrize("verb", ["redrive", "rerun"])
 async def test_a_reopening_says_which_end_was_seen(backstage: Backstage, client: Client, verb: str) -> None:
     subject = f"writ.control.default.owner.{verb}.q"
@@ -652,7 +665,8 @@ async def test_a_job_that_cannot_be_read_is_reopened_without(
 
 
 async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backstage, client: Client) -> None:
-    answer = {"operation": "op1", "matched": 2, "jobs": ["a"], "position": 9}
+    answer = {"operation": "op1", "matched": 2, "jobs": ["a"], "proposal": 3, "position": 9}
+    key = "U" + "A" * 55
     told = dict(answer)
     for queue in ("q", "-"):
         await backstage.serve(
@@ -733,14 +747,39 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             9,
         ),
         (client.tenant(), "get_tenant", {}, TenantTold(position=9)),
+        (client.create_principal("b", key=key), "create_principal", {"name": "b", "key": key}, 9),
+        (client.add_key("b", key, "r"), "add_key", {"name": "b", "key": key, "reason": "r"}, 9),
+        (client.remove_key("b", key), "remove_key", {"name": "b", "key": key}, 9),
+        (client.revoke_token("t"), "revoke_token", {"name": "owner", "token": "t"}, 9),
+        (
+            client.grant("b", "viewer", "q*", until=moment),
+            "grant",
+            {"name": "b", "role": "viewer", "scope": "q*", "until": "2030-01-01T00:00:00Z"},
+            3,
+        ),
+        (client.ungrant("b", Role.VIEWER, "q"), "ungrant", {"name": "b", "role": "viewer", "scope": "q"}, 9),
+        (
+            client.elevate("operator", reason="r", for_s=60),
+            "elevate",
+            {"role": "operator", "for_s": 60, "reason": "r"},
+            3,
+        ),
+        (client.approve_access("b", 3), "approve_access", {"name": "b", "number": 3}, 9),
+        (client.decline_access("b", 3), "decline_access", {"name": "b", "number": 3}, 9),
+        (client.revoke_principal("b", "r"), "revoke_principal", {"name": "b", "reason": "r"}, 9),
+        (client.restore_principal("b"), "restore_principal", {"name": "b"}, 9),
     ]
-    of_the_tenant = {"set_price", "list_prices", "declare_tenant", "get_tenant"}
+    of_the_tenant = {"set_price", "list_prices", "declare_tenant", "get_tenant", *ACCESS_VERBS}
     for call, verb, body, result in calls:
         told["jobs"] = 4 if verb == "erase" else ["a"]
         assert await call == result
         queue = "-" if verb in of_the_tenant else "q"
         assert backstage.asked[-1] == (f"writ.control.default.owner.{verb}.{queue}", body)
-    assert {verb for _, verb, _, _ in calls} == set(CONTROL_VERBS)
+    secret = await client.create_token("t", "b")  # drawn here: only its digest is sent
+    subject, issued = backstage.asked[-1]
+    assert subject == "writ.control.default.owner.issue_token.-"
+    assert issued == {"name": "b", "token": "t", "digest": hashlib.sha256(secret.encode()).hexdigest()}
+    assert {verb for _, verb, _, _ in calls} | {"issue_token"} == set(CONTROL_VERBS)
 
 
 async def test_what_would_be_done_twice_is_asked_once(

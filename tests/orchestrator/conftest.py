@@ -79,6 +79,8 @@ def told(state: Partition) -> dict[str, Any]:
         "prices": dict(state.prices),
         "tenants": dict(state.tenants),
         "adopted": {p: dict(told) for p, told in state.links.adopted.items()},
+        "principals": dict(state.principals),
+        "governed": dict(state.governed),
         "erased": dict(state.erased),
         "holds": dict(state.holds),
         "afar": dict(state.links.afar),

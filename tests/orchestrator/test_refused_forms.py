@@ -14,6 +14,7 @@ from msgspec import inspect
 
 from writ.orchestrator.messages import open_request, open_submit
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
+from writ.schemas.granting import NKEY_PATTERN
 from writ.schemas.ids import KEY_PATTERN
 from writ.schemas.notes import DIGEST_PATTERN
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -55,7 +56,9 @@ def sound(kind: inspect.Type) -> Any:
             tagged = {kind.tag_field: kind.tag} if kind.tag_field else {}
             return {**tagged, **{f.encode_name: sound(f.type) for f in fields if f.required}}
         case inspect.StrType(pattern=pattern):
-            return {KEY_PATTERN: "q~a", DIGEST_PATTERN: "ab" * 32}.get(pattern or "", "a")
+            return {KEY_PATTERN: "q~a", DIGEST_PATTERN: "ab" * 32, NKEY_PATTERN: "U" + "A" * 55}.get(
+                pattern or "", "a"
+            )
         case inspect.IntType(ge=ge) | inspect.FloatType(ge=ge):
             return ge if ge is not None else 1
         case inspect.EnumType(cls=cls):

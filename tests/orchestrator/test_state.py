@@ -51,6 +51,7 @@ from writ.schemas.notes import Noted, StepFault, StepIntent, StepResult, StepUnd
 from writ.schemas.operations import Operation, evolve_operation
 from writ.schemas.policy import Limits, OnExhausted, QueuePolicy, Retry
 from writ.schemas.prices import NO_PRICES, PRICES_KEY, evolve_prices
+from writ.schemas.principals import PRINCIPAL_EVENTS
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
@@ -440,8 +441,9 @@ def test_time_decides_nothing_before_the_deadline_and_something_at_it(history: H
 
 
 def test_the_random_histories_hold_every_event_and_take_every_edge(history: Histories) -> None:
-    """So that what is proved of them is proved of all but three sorts: those that change no job are the
-    audit's, what one log says to another is in `test_links.py`, and erasure in `test_erasure.py`.
+    """So that what is proved of them is proved of all but four sorts: those that change no job are the
+    audit's, what one log says to another is in `test_links.py`, erasure in `test_erasure.py`, and who may do
+    what in `test_access.py`.
 
     Transition coverage: fails while an edge of the lifecycle table is taken by no decision here.
     """
@@ -452,7 +454,7 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
             told |= {type(event) for event in decode(stored.body).events}
         taken |= edges(roamed)
     audit = {AlarmRaised, Barrier, HistoryLong, WorkerSeen, CommandRejected, ReportRejected, RejectionsFolded}
-    kept = {ContentErased, HoldPlaced, HoldLifted, TenantDeclared}
+    kept = {ContentErased, HoldPlaced, HoldLifted, TenantDeclared, *PRINCIPAL_EVENTS}
     assert told >= set(EVENT_TYPES.values()) - audit - kept - {PartitionOpened, *LINK_EVENTS}
     rare = (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed, undone_from_a_wait)
     for seldom in rare:

@@ -35,6 +35,7 @@ _GIVEN: dict[str, Any] = {
     "verb": "redrive",
     "message": [1, 7, 0],
     "content": {"type": "job_asked", "tenant": "default", "key": "mail~a"},
+    "why": {"kind": "denied", "reason": "no"},
     "params": seal(b"{}"),
 }
 

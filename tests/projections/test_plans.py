@@ -58,9 +58,12 @@ ASKED: Final[dict[str, dict[str, list[Any]]]] = {
     "audit": {"actor": ["owner"], "queue": ["mail"], "job": ["a"], **VERBS, **SPAN},
     "log": {"kind": ["job"], "queue": ["mail"], "after": [3]},
     "stretch": {"after": [3]},
+    "principals": {"name": ["owner"], "waiting": [True], "cursor": ["a"]},
+    "whoami": {},
+    "can": {"queue": ["mail"], "principal": ["bob"]},
     "status": {},
 }  # fmt: skip
-NEEDED: Final = {"job": {"id": "a"}, "records": {"id": "a", "queue": "mail"}}
+NEEDED: Final = {"job": {"id": "a"}, "records": {"id": "a", "queue": "mail"}, "can": {"operation": "jobs"}}
 
 SMALL: Final = {
     *("wanted", "json_each", "position", "leader", "found", "(subquery-1)"),

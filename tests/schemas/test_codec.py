@@ -89,6 +89,23 @@ from writ.schemas.links import (
 )
 from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry, ToolPolicy
 from writ.schemas.prices import Price, PriceSet
+from writ.schemas.principals import (
+    AccessDeclined,
+    AccessDenied,
+    AccessProposed,
+    KeyAdded,
+    KeyRemoved,
+    PrincipalCreated,
+    PrincipalKind,
+    PrincipalRestored,
+    PrincipalRevoked,
+    Role,
+    RoleGranted,
+    RoleUngranted,
+    TenantCreated,
+    TokenIssued,
+    TokenRevoked,
+)
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import (
@@ -140,6 +157,7 @@ REJECTION = st.builds(
 )
 MAYBE = st.none() | NUMBER
 MAYBE_TEXT = st.none() | TEXT
+ROLE = st.sampled_from(Role)
 TEXTS = st.lists(TEXT, max_size=3).map(tuple)
 COUNT = st.none() | st.integers(1, 9)
 CLASS_RETRY = st.builds(
@@ -351,6 +369,19 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     ReportRejected: st.builds(
         ReportRejected, TEXT, TEXT, st.lists(st.builds(RefusedReport, TEXT, NUMBER, REJECTION)).map(tuple)
     ),
+    TenantCreated: st.builds(TenantCreated, TEXT),
+    PrincipalCreated: st.builds(PrincipalCreated, st.sampled_from(PrincipalKind), TEXT),
+    KeyAdded: st.builds(KeyAdded, TEXT),
+    KeyRemoved: st.builds(KeyRemoved, TEXT, TEXT),
+    TokenIssued: st.builds(TokenIssued, TEXT, TEXT, MAYBE),
+    TokenRevoked: st.builds(TokenRevoked, TEXT, TEXT),
+    RoleGranted: st.builds(RoleGranted, ROLE, TEXT, TEXT, TEXT, MAYBE, MAYBE, MAYBE_TEXT),
+    RoleUngranted: st.builds(RoleUngranted, ROLE, TEXT, TEXT),
+    AccessProposed: st.builds(AccessProposed, NUMBER, ROLE, TEXT, TEXT, TEXT, MAYBE, MAYBE),
+    AccessDeclined: st.builds(AccessDeclined, NUMBER, TEXT),
+    PrincipalRevoked: st.builds(PrincipalRevoked, TEXT),
+    PrincipalRestored: st.builds(PrincipalRestored, TEXT),
+    AccessDenied: st.builds(AccessDenied, TEXT, TEXT, REJECTION, TEXT, NUMBER),
     RejectionsFolded: st.builds(RejectionsFolded, NUMBER, REJECTION),
 }
 RECORDS = st.builds(

@@ -23,6 +23,7 @@ from writ.schemas.codec import CodecError, decode
 from writ.schemas.ids import derived_job_id
 from writ.schemas.links import PartitionOpened
 from writ.schemas.prices import PriceSet
+from writ.schemas.principals import PRINCIPAL_EVENTS
 from writ.schemas.records import Record, Source
 from writ.schemas.schedules import SCHEDULE_EVENTS
 from writ.schemas.tenants import TenantDeclared
@@ -237,6 +238,8 @@ class Fold:
                 pass
             case e.WorkerSeen():
                 pass  # what machine it is decides nothing
+            case _ if isinstance(event, PRINCIPAL_EVENTS):
+                pass  # nobody is governed in a simulated history
             case _ if isinstance(event, SCHEDULE_EVENTS):
                 self.timetable.change(event, record)
             case _:

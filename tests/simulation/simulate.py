@@ -32,6 +32,7 @@ from writ.schemas.events import (
 )
 from writ.schemas.lifecycle import TRANSITIONS, State
 from writ.schemas.prices import PriceSet
+from writ.schemas.principals import PRINCIPAL_EVENTS
 from writ.schemas.steps import CompensationDue
 from writ.schemas.tenants import TenantDeclared
 
@@ -52,6 +53,13 @@ KEEPING: Final = (ContentErased, HoldPlaced, HoldLifted)
 _UNREACHED: Final = {DeadReason.HISTORY_LIMIT, WaitReason.CHILD, WaitReason.FROZEN}
 """10,000 and 50,000 records are too many for a history, and no task asks for the others yet."""
 
+_NEVER: Final = (
+    *(HistoryLong, AlarmRaised, PriceSet, TenantDeclared, WorkerSeen),
+    *PRINCIPAL_EVENTS,
+    *KEEPING,
+)
+"""Nobody is governed in a simulated history, and nothing there raises an alarm."""
+
 _RARE: Final = {(State.SCHEDULED, CompensationDue), (State.SUSPENDED, CompensationDue)}
 """A job that took steps and was then put off, or asked a person, and was cancelled before it went on."""
 
@@ -59,11 +67,7 @@ WAYS: Final = (
     *(f"dead {reason}" for reason in DeadReason if reason not in _UNREACHED),
     *(f"waits {reason}" for reason in WaitReason if reason not in _UNREACHED),
     *(f"refused {kind}" for kind in ("malformed", "conflict", "duplicate", "not_found")),
-    *(
-        event.__name__
-        for event in OTHER_EVENTS
-        if event not in (HistoryLong, AlarmRaised, PriceSet, TenantDeclared, WorkerSeen, *KEEPING)
-    ),
+    *(event.__name__ for event in OTHER_EVENTS if event not in _NEVER),
 )
 """What must have come in some history, apart from edges."""
 

@@ -34,7 +34,7 @@ def show(error: Exception, *, debug: bool = False) -> int:
         case JobNotFound():
             tell(message, ["writ jobs"])
         case PermissionDenied():
-            tell(message, ["writ env            (shows which principal you are)"])
+            tell(message, ["writ whoami", "writ policy show            (which role allows what)"])
         case AlreadyRunningError():
             tell(message, ["writ status", "writ down"])
         case JobEnded():

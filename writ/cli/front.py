@@ -33,6 +33,15 @@ FRONT = """\
   writ operation list           what was planned for many jobs, and how far it is; show one
   writ batch list               groups of jobs, and how far they are; show one, or seal it
 
+{b}Who may do what{n}
+  writ principal list           who there is; create, show, revoke or restore one
+  writ grant NAME ROLE          give a role; --in a queue or folder; `writ ungrant` takes it away
+  writ elevate ROLE             ask for a role for a time; another person says `writ approve-access`
+                                or `writ decline-access`
+  writ token create NAME        an API token, for HTTP; list or revoke them
+  writ can VERB QUEUE           may I, and which line of the policy says so; `writ policy show`
+  writ login                    be somebody else from here on; `writ context use`, `writ whoami`
+
 {b}Look{n}
   writ jobs                     list jobs; --state, --queue, --tag, --error, --since, ..., --watch
   writ job ID                   one job with its parents, its children and its whole timeline

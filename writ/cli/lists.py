@@ -99,7 +99,8 @@ def _acts(found: Sequence[Any]) -> Table:
     )
     for act in found:
         end = (act.refused.value, "red") if act.refused else ("done", "green")
-        about = act.job or (act.key if act.kind not in ("principal", "queue") else "")
+        own = act.kind == "queue" or (act.kind == "principal" and act.refused is not None)
+        about = act.job or ("" if own else act.key)
         reason = one_line(act.reason or "", 200)
         table.add(
             str(act.seq), (when(act.at), "dim"), act.actor, act.verb, act.queue or "", about, end, reason

@@ -42,12 +42,14 @@ def common() -> Parser:
     """Options that every command takes, before or after its name."""
     options = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     where = options.add_argument_group(
-        "where to connect (else NATS_URL, NATS_NKEY, WRIT_TENANT, WRIT_PRINCIPAL, else the node of --dir)"
+        "where to connect (else NATS_URL, NATS_NKEY, WRIT_TENANT, WRIT_PRINCIPAL, else the context in use, "
+        "else the node of --dir)"
     )
     where.add_argument("--url", help="the broker, such as nats://127.0.0.1:4222")
     where.add_argument("--creds", metavar="FILE", help="file with the NKey seed of the principal")
     where.add_argument("--tenant", help="tenant [default]")
     where.add_argument("--principal", help="principal [owner]")
+    where.add_argument("--context", metavar="NAME", help="a saved one, as in `writ context list`")
     where.add_argument("--dir", help=f"directory of a node on this machine [{DEFAULT_DIRECTORY}]")
     general = options.add_argument_group("general")
     general.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from . import looking, operators
+from . import looking, operators, principals
 from .options import (
     STATES,
     Parser,
@@ -151,6 +151,18 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from .archive import archive
 
             return archive(parsed)
+        case "login" | "context":
+            from . import contexts
+
+            return contexts.login(parsed) if parsed.command == "login" else contexts.context(parsed)
+        case "policy":
+            from .access import policy
+
+            return policy(parsed)
+        case name if name in principals.COMMANDS:
+            from . import access
+
+            return access.run(parsed)
         case _:
             from . import past
 
@@ -165,7 +177,15 @@ def build() -> Parser:
     root = Parser(prog="writ", add_help=True, parents=[common()])
     root.add_argument("--version", action=_Version, help="print the version and exit")
     root.set_defaults(
-        command=None, url=None, creds=None, tenant=None, principal=None, dir=None, json=False, debug=False
+        command=None,
+        url=None,
+        creds=None,
+        tenant=None,
+        principal=None,
+        dir=None,
+        context=None,
+        json=False,
+        debug=False,
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     root.commands = commands.choices
@@ -173,6 +193,7 @@ def build() -> Parser:
     _add_job_commands(commands)
     operators.add(commands)
     looking.add(commands)
+    principals.add(commands)
     _add_past_commands(commands)
     return root
 

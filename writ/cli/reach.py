@@ -1,4 +1,4 @@
-"""Where to connect: flags, else the environment, else the node of a directory on this machine."""
+"""Where to connect: flags, else the environment, else the context in use, else a node on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .contexts import chosen
 from .options import DEFAULT_DIRECTORY
 from .usage import UNREACHABLE, CommandError, UsageError
 
@@ -60,8 +61,11 @@ def find(args: Namespace, env: Mapping[str, str] | None = None) -> Place:
         known = _from_node(directory_of(args))
         if known is not None and known.url == args.url and not env.get("NATS_NKEY"):
             place = replace(known, source="--url")
-    elif args.dir is None and env.get("NATS_URL"):
+    elif getattr(args, "context", None) is None and args.dir is None and env.get("NATS_URL"):
         place = _from_env(env, env["NATS_URL"], "NATS_URL")
+    elif args.dir is None and (saved := chosen(args, env)) is not None:
+        name, said = saved
+        place = Place(said["url"], said["creds"], said["tenant"], said["principal"], f"context {name}")
     else:
         found = _from_node(directory_of(args))
         if found is None:
@@ -171,4 +175,6 @@ def _ways_out(place: Place) -> list[str]:
         ]
     if place.source == "--url":
         return ["writ up --detach            (starts a node on this machine)"]
+    if place.source.startswith("context "):
+        return ["writ context use -            (the node of this directory)", "writ context list"]
     return [with_dir("writ up --detach", Path(place.source))]

@@ -8,35 +8,37 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from writ.broker.client import Client
 from writ.broker.connect import Target
 from writ.broker.wire import NatsWire
 from writ.children.life import live
 from writ.metrics.components import component
 from writ.metrics.processes import process
+from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.metrics import Family
 
 from .app import App
-from .guard import OwnerToken
+from .bearers import COMPONENT, Bearers, Who
 from .keeper import Settings
 from .pages import pages
 from .server import serving
 
 
 async def _open(settings: Settings, parts: AsyncExitStack) -> None:
-    """Serves, as the principal that the settings name. All of it is closed with `parts`."""
+    """Serves; the token in the settings is that of the principal they name. All is closed with `parts`."""
     directory = Path(settings.directory)
 
     async def of_this() -> list[Family]:
         return process("http", os.getpid())
 
-    target = Target(settings.url, Path(settings.key_path), settings.tenant, settings.principal)
-    client = await parts.enter_async_context(Client(target, name="writ:http"))
-    feed = await NatsWire.connect(
-        target, "writ:http-feed"
-    )  # of its own, so that answers do not wait behind it
-    parts.push_async_callback(feed.close)
-    app = App(client, feed, OwnerToken(settings.token), pages(client, directory), directory)
+    target = Target(settings.url, Path(settings.key_path), SYSTEM_TENANT, COMPONENT)
+    wires: list[NatsWire] = []
+    for purpose in ("http", "http-feed"):  # apart, so that answers do not wait behind the feed
+        wires.append(await NatsWire.connect(target, f"writ:{purpose}"))
+        parts.push_async_callback(wires[-1].close)
+    wire, feed = wires
+    owner = Who(settings.tenant, settings.principal)
+    bearers = Bearers(wire, settings.url, owner, settings.token)
+    app = App(bearers, feed, pages(bearers.component, directory), directory)
     await parts.enter_async_context(component(directory, "http", of_this))
     await parts.enter_async_context(serving(app, socket.socket(fileno=settings.fd)))
 

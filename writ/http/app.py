@@ -7,7 +7,9 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote, urlencode
 
@@ -18,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from writ.schemas.bounds import MESSAGE_MAX_BYTES
 
-from .guard import REQUESTS_AT_ONCE, STREAMS_AT_ONCE, OwnerToken, Turns, body_within, check_head, wants
+from .bearers import Bearers, Who
+from .guard import PROTECTED, REQUESTS_AT_ONCE, STREAMS_AT_ONCE, Turns, body_within, check_head, wants
 from .live import MEDIA_TYPE as EVENTS
 from .problems import Fault, fault_of
 from .route import JSON, Call, Reply, Route
@@ -28,7 +31,6 @@ from .shapes import body_of, is_optional, parameters_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from writ.broker.client import Client
     from writ.broker.wire import NatsWire
 
 BODY_MAX_BYTES: Final = MESSAGE_MAX_BYTES
@@ -53,13 +55,10 @@ _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 class App:
     """The ASGI application of a node's HTTP API; `pages` are beside it, by path."""
 
-    def __init__(
-        self, client: Client, feed: NatsWire, token: OwnerToken, pages: Mapping[str, Page], directory: Path
-    ) -> None:
-        self._client = client
+    def __init__(self, bearers: Bearers, feed: NatsWire, pages: Mapping[str, Page], directory: Path) -> None:
+        self._bearers = bearers
         self._directory = directory
         self._feed = feed
-        self._token = token
         self._pages = pages
         self._requests = Turns(REQUESTS_AT_ONCE)
         self._streams = Turns(STREAMS_AT_ONCE)
@@ -85,7 +84,6 @@ class App:
     async def _answer(self, request: Request, held: AsyncExitStack) -> Response:
         """What is held, a turn, is given back when the answer has been sent."""
         check_head(request)
-        self._token.check(request)
         client = request.client.host if request.client else ""
         page = self._pages.get(request.scope["path"])
         if page is not None:
@@ -93,20 +91,34 @@ class App:
             await held.enter_async_context(self._requests.of(client))
             async with asyncio.timeout(REQUEST_S):
                 return await page(request)
+        who = await self._who(request, client)
         route, path = self._route(request)
         if route.stream is not None and wants(EVENTS, request.headers.getlist("accept")):
             await held.enter_async_context(self._streams.of(client))
-            call = self._call(_parameters(request, route, path))
+            call = self._call(who, _parameters(request, route, path))
+            call = replace(call, still=partial(self._still, request, who))
             return await route.stream(call, request.headers.get("last-event-id"))
         await held.enter_async_context(self._requests.of(client))
         async with asyncio.timeout(REQUEST_S):
             params = _parameters(request, route, path)
             body = await _body(request, route)
-            reply = await route.handle(self._call(params, body))
+            reply = await route.handle(self._call(who, params, body))
         return _response(request, route, reply)
 
-    def _call(self, params: Any, body: Any = None) -> Call:
-        return Call(self._client, self._feed, self._directory, params, body)
+    async def _who(self, request: Request, client: str) -> Who:
+        """Who asks. Raises Fault; also of what does not exist, nobody is told without a token."""
+        if not request.scope["path"].startswith(PROTECTED):
+            raise Fault(404, f"there is nothing at {request.scope['path'][:200]}; see /openapi.json")
+        async with self._requests.of(client), asyncio.timeout(REQUEST_S):
+            return await self._bearers.who(request)
+
+    async def _still(self, request: Request, who: Who) -> None:
+        """Raises Fault where the token of a request that goes on counts no more."""
+        if await self._bearers.who(request) != who:
+            raise Fault(401, "the token is somebody else's by now")
+
+    def _call(self, who: Who, params: Any, body: Any = None) -> Call:
+        return Call(self._bearers.client(who), self._feed, self._directory, params, body)
 
     def _route(self, request: Request) -> tuple[Route, dict[str, str]]:
         """The route, and the parameters in its path. Names may hold slashes, which callers write as %2F."""

@@ -1,14 +1,14 @@
 """What stands before every request: who may ask, from where, how much and how often.
 
 The API listens on the loopback interface only, which any user of the machine and any page in a browser can
-reach. So whatever tells of jobs or changes them wants the owner's token; a request that names another host
-(as by a name that was made to point here), or that comes from a page of another origin, is refused.
+reach. So whatever tells of jobs or changes them wants the token of a principal (`bearers.py`); a request that
+names another host (as by a name that was made to point here), or that comes from a page of another origin, is
+refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -28,7 +28,6 @@ BODY_S: Final = 20.0
 """How long a body may take to come."""
 
 _HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_SCHEME: Final = "bearer"
 _CLOSE: Final = {"Connection": "close"}
 """What is still to come is not read."""
 
@@ -45,26 +44,6 @@ def check_head(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and origin.lower() != f"http://{host}".lower():
         raise Fault(403, f"requests of pages of {origin[:200]!r} are not answered")
-
-
-class OwnerToken:
-    """The one key to this API: the bearer token of the node's owner."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
-
-    def check(self, request: Request) -> None:
-        """Raises Fault where a request to what is protected does not bring it."""
-        if not request.scope["path"].startswith(PROTECTED):
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == _SCHEME and hmac.compare_digest(given.strip().encode(), self._token):
-            return
-        why = "the token is not the owner's" if given else "no token is given"
-        raise Fault(
-            401, f"{why}; send `Authorization: Bearer TOKEN` with what is in the node's http.token",
-            headers={"WWW-Authenticate": 'Bearer realm="writ"'},
-        )  # fmt: skip
 
 
 class Turns:

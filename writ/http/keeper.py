@@ -40,9 +40,9 @@ class PortTaken(OSError):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the process is told. `fd` is the open port, `token` the owner's, `key_path` the seed file.
+    """What the process is told. `fd` is the open port, `token` the owner's.
 
-    `directory` is the node's.
+    `key_path` is the API's own seed file, `directory` the node's; `tenant` and `principal` are the owner's.
     """
 
     directory: str
@@ -75,8 +75,9 @@ class Http(Child[Settings]):
 
         token = secret_in(self.token_path, lambda: secrets.token_urlsafe(_TOKEN_BYTES).encode()).decode()
         directory = str(self.token_path.parent)
+        key_path = str(Path(info.key_path).with_name("http.nk"))
         return Settings(
-            directory, info.url, info.key_path, info.tenant, info.principal, token, self._socket.fileno()
+            directory, info.url, key_path, info.tenant, info.principal, token, self._socket.fileno()
         )
 
     @asynccontextmanager

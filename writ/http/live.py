@@ -36,6 +36,9 @@ MEDIA_TYPE: Final = "text/event-stream"
 HEARTBEAT_S: Final = 15.0
 """A comment goes out where nothing else did for so long."""
 
+ADMITTED_S: Final = 1.0
+"""So often it is looked at whether the reader may still read."""
+
 BUFFER_RECORDS: Final = 1_000
 BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Of records that wait for a reader; one that is slower reads them from the log."""
@@ -130,7 +133,7 @@ async def _sent(first: bytes, events: AsyncGenerator[bytes]) -> AsyncGenerator[b
         try:
             async for event in events:
                 yield event
-        except WritError as error:
+        except (Fault, WritError) as error:
             log.info("a stream of records ends: %s", error)
 
 
@@ -145,8 +148,14 @@ async def _events(call: Call, query: LogQuery, place: _Place | None) -> AsyncGen
         behind = known and place is not None
         seq = place.seq if behind and place is not None else now.last_seq
         epoch, connections = now.epoch, feed.connections
+        await _admitted(call, seq)
+        loop = asyncio.get_running_loop()
+        looked = spoke = loop.time()
         yield _HELLO if known else _RESET
         while True:
+            if loop.time() - looked >= ADMITTED_S:
+                await _admitted(call, seq)
+                looked = loop.time()
             if behind or buffer.overflowed or feed.connections != connections:
                 behind = buffer.overflowed = False
                 connections = feed.connections
@@ -157,11 +166,20 @@ async def _events(call: Call, query: LogQuery, place: _Place | None) -> AsyncGen
             for head, body in buffer.take():
                 if (head.epoch, head.seq) > (epoch, seq):
                     epoch, seq = head.epoch, head.seq
+                    spoke = loop.time()
                     yield _event(head, body)
-            if not await _within(buffer.some, HEARTBEAT_S):
+            if not await _within(buffer.some, ADMITTED_S) and loop.time() - spoke >= HEARTBEAT_S:
+                spoke = loop.time()
                 yield _HEARTBEAT
     finally:
         await stop()
+
+
+async def _admitted(call: Call, seq: int) -> None:
+    """Raises PermissionDenied, or Fault, where the reader may not read the log, or not any more."""
+    if call.still is not None:
+        await call.still()
+    await call.client.ask(LogQuery(after=seq, limit=1))
 
 
 async def _missed(client: Client, query: LogQuery, seq: int) -> AsyncGenerator[RecordsPage]:

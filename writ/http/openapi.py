@@ -24,7 +24,8 @@ from .routes import ROUTES
 _REF: Final = "#/components/schemas/{name}"
 _ABOUT: Final = """\
 What runs, what ran and why, and all that operators do, over HTTP. It listens on 127.0.0.1 alone, and wants \
-the token in the node's `http.token` as `Authorization: Bearer`.
+a token of `writ token create`, or the owner's in the node's `http.token`, as `Authorization: Bearer`. \
+What its principal may not do is a 403 of kind `denied`, whose detail ends with the rule.
 
 A write's answer carries the log position that it stands at, in `Writ-Position`; a read tells of at least \
 `min_position`, and of all that was acknowledged before it where that is not given.
@@ -56,11 +57,11 @@ def document(version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Writ", "version": version, "description": _ABOUT, "license": licence},
         "servers": [{"url": "/"}],
-        "security": [{"owner": []}],
+        "security": [{"token": []}],
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"owner": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "headers": _HEADERS,
             "responses": {str(status): _problem(status) for status in (*_WRITE_ERRORS, 500)},
         },

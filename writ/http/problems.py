@@ -31,6 +31,7 @@ _TOO_LARGE: Final = 10054
 
 _STATUSES: Final = {
     RejectionKind.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    RejectionKind.DENIED: HTTPStatus.FORBIDDEN,
     RejectionKind.TRY_LATER: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Of refusals; all others are conflicts."""
@@ -95,6 +96,8 @@ def fault_of(error: Exception) -> Fault:
             return Fault.refused(error.rejection, words)
         case JobNotFound():
             return Fault(404, words)
+        case PermissionDenied(rejection=Rejection() as rejection):
+            return Fault.refused(rejection, words)
         case PermissionDenied():
             return Fault(403, words)
         case SubmitNotStored(code=code) if code == _TOO_LARGE:

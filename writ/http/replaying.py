@@ -31,6 +31,7 @@ from writ.projections.shown import timestamp
 from writ.schemas.commands import Token
 from writ.schemas.ids import job_key
 from writ.schemas.queries import SEQUENCE_MAX
+from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import log_time
 from writ.schemas.states import State
 
@@ -286,6 +287,10 @@ async def _of_job(call: Call) -> tuple[Stretch, JobView, list[RecordView]]:
 
 async def rebuild(call: Call) -> Reply:
     name: str = call.params.name
+    verdict = await call.client.can("rebuild_view")
+    if not verdict.allowed:
+        why = f"{call.client.target.principal} may not rebuild_view: {verdict.reason} [{verdict.rule}]"
+        raise Fault.refused(Rejection(RejectionKind.DENIED, why))
     await asyncio.to_thread(places.ask, call.directory / "views" / f"{name}.db")
     return Reply(Rebuilding(name), status=ACCEPTED, location="/v1/status")
 

@@ -35,7 +35,9 @@ ACCEPTED: Final = 202
 class Call:
     """A request as a route gets it: parameters of path and query string, and the body.
 
-    `client` asks and submits, on `feed` live records come; `directory` is the node's.
+    `client` asks and submits as the principal whose request it is, on `feed` live records come; `directory`
+    is the node's. What goes on for long asks `still` now and then, which raises Fault once the request would
+    not be answered any more.
     """
 
     client: Client
@@ -43,6 +45,7 @@ class Call:
     directory: Path
     params: Any
     body: Any = None
+    still: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)

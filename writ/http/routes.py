@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
-from writ.schemas.commands import CONTROL_VERBS, Planned, SubmitJob, Token
+from writ.schemas.commands import CONTROL_VERBS, Fence, Planned, SubmitJob, Token
+from writ.schemas.granting import PublicKey
 from writ.schemas.ids import split_job_key
 from writ.schemas.supposed import Supposed
 from writ.schemas.verbs import QUERY_VERBS
@@ -27,6 +28,7 @@ SCHEDULE: Final = f"{QUEUE}/schedules/{{name}}"
 BATCH: Final = f"{QUEUE}/batches/{{batch}}"
 HOLD: Final = f"{QUEUE}/holds/{{name}}"
 OPERATION: Final = f"{QUEUE}/operations/{{id}}"
+PRINCIPAL: Final = "/v1/principals/{name}"
 
 
 class OfQueue(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,22 @@ class OfJob(OfQueue, frozen=True, kw_only=True):
 
 class OfName(OfQueue, frozen=True, kw_only=True):
     name: Token
+
+
+class OfPrincipal(msgspec.Struct, frozen=True, kw_only=True):
+    name: Token
+
+
+class OfKey(OfPrincipal, frozen=True, kw_only=True):
+    key: PublicKey
+
+
+class OfToken(OfPrincipal, frozen=True, kw_only=True):
+    token: Token
+
+
+class OfProposal(OfPrincipal, frozen=True, kw_only=True):
+    number: Fence
 
 
 class OfBatch(OfQueue, frozen=True, kw_only=True):
@@ -163,6 +181,24 @@ GOVERNING: Final = (
         "get_operation",
     ),
 )
+PRINCIPALS: Final = (
+    _list("/v1/principals", "principals"),
+    _one(PRINCIPAL, "principals", "get_principal", "principals"),
+    _one("/v1/whoami", "whoami", "whoami", "principals"),
+    listing("/v1/can", "can", *QUERY_VERBS["can"]),
+    _ask(PRINCIPAL, "create_principal", OfPrincipal),
+    _ask(f"{PRINCIPAL}/revoke", "revoke_principal", OfPrincipal),
+    _ask(f"{PRINCIPAL}/restore", "restore_principal", OfPrincipal),
+    _ask(f"{PRINCIPAL}/keys/{{key}}", "add_key", OfKey, method="PUT"),
+    _ask(f"{PRINCIPAL}/keys/{{key}}", "remove_key", OfKey, method="DELETE"),
+    _ask(f"{PRINCIPAL}/tokens/{{token}}", "issue_token", OfToken, method="PUT"),
+    _ask(f"{PRINCIPAL}/tokens/{{token}}", "revoke_token", OfToken, method="DELETE"),
+    _ask(f"{PRINCIPAL}/grant", "grant", OfPrincipal),
+    _ask(f"{PRINCIPAL}/ungrant", "ungrant", OfPrincipal),
+    _ask("/v1/elevate", "elevate", msgspec.Struct),
+    _ask(f"{PRINCIPAL}/proposals/{{number}}/approve", "approve_access", OfProposal),
+    _ask(f"{PRINCIPAL}/proposals/{{number}}/decline", "decline_access", OfProposal),
+)
 READS: Final = (
     _list("/v1/dead-letters", "dead", "list_dead_letters"),
     *[
@@ -247,7 +283,7 @@ NODE: Final = (
     listing("/v1/log/stretch", "list_stretch", *QUERY_VERBS["stretch"], without=("min_position",)),
     listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
 )
-ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *READS, *FORENSICS, *NODE)
+ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *PRINCIPALS, *READS, *FORENSICS, *NODE)
 
 
 def by_path() -> dict[str, dict[str, Route]]:

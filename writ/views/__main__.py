@@ -16,7 +16,7 @@ from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_TENANT
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.mirror import Mirror
-from writ.broker.queries import serve_queries
+from writ.broker.queries import serve_queries, teller
 from writ.broker.requests import NatsRequests
 from writ.broker.streams import look_at
 from writ.broker.vault import Vault, vault_path
@@ -98,8 +98,8 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     watched = ArchivedLog.beside(Path(settings.directory), live)
     watch = await _watch(settings, checkpoints, logs, watched)
     parts.push_async_callback(_end, asyncio.create_task(watch.run(), name="watch"))
-    proofs = Proofs(checkpoints, log_)
-    queries = Queries(runners, log_, intake, settings.version, who=who, keys=vault, proofs=proofs)
+    proofs, tell = Proofs(checkpoints, log_), teller(logs)
+    queries = Queries(runners, log_, intake, settings.version, who=who, keys=vault, proofs=proofs, tell=tell)
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
     await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)

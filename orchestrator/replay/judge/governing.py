@@ -32,6 +32,7 @@ from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
 from writ.schemas.links import Content, JobAsked, MessageSent, PolicyTold, PricesTold
 from writ.schemas.prices import NO_PRICES, PriceSet
+from writ.schemas.principals import AccessDenied, TenantCreated
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import (
@@ -58,7 +59,7 @@ from ...operating import Operating
 from ...round import Round
 from ...schedule_desk import ScheduleDesk
 from ...state import Partition, address
-from . import refusals
+from . import access, refusals
 from .differs import Differs, Unrecorded, accepted, need
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -155,10 +156,14 @@ class Governing:
                 return self._operation(record)
             case "prices":
                 return self._prices(record)
+            case "tenant" if isinstance(record.events[0], TenantCreated):
+                return access.founded(self._state, record)
             case "tenant":
                 return self._tenant(record)
             case "incident":
                 return self._incident(record)
+            case "principal" if access.changes(record):
+                return access.decided_again(self._state, record)
             case _:
                 return tuple([self._other(event, record) for event in record.events])
 
@@ -303,6 +308,8 @@ class Governing:
                 self._message(content, record)
             case CommandRejected():
                 refusals.command_rejected(self._state, self._standing, event, record)
+            case AccessDenied():
+                access.denied(self._state, record, event)
             case ReportRejected():
                 refusals.report_rejected(self._standing, event, record)
             case _:

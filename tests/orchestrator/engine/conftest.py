@@ -13,6 +13,7 @@ import pytest
 
 from writ.broker.memory import MemoryIntake, MemoryLog, RequestHub
 from writ.broker.ports import Log, Message, NotStored, OutcomeUnknown, Stored
+from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.replay.verify import verify
 from writ.orchestrator.snapshots import Snapshots, Title, lines, restore, state_digest
@@ -139,6 +140,7 @@ class Twin:
         self.others: list[Log] = []
         self.snapshots: Snapshots | None = None
         self.keys: Keys | None = None
+        self.founders: tuple[Founder, ...] = ()
         self.clocks: dict[str, LoopClock] = {}
         self.engine: Engine | None = None
         self.running: list[tuple[Engine, asyncio.Task[None]]] = []
@@ -164,6 +166,7 @@ class Twin:
             others=self.others,
             snapshots=self.snapshots,
             keys=self.keys,
+            founders=self.founders,
         )
         self.running.append((self.engine, asyncio.create_task(self.engine.run())))
         return self.engine

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tests.forensics.forged import forge
+from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.replay.history import read_entry
 from writ.orchestrator.replay.stretch import Stretch, stretch_of
 from writ.orchestrator.replay.verify import verify_stretch
 from writ.schemas.events import Fact, JobDeadLettered
+from writ.schemas.principals import AccessDenied, AccessProposed, Role, RoleGranted
 from writ.schemas.records import Record
 from writ.schemas.steps import CompensationDue, StepCompensated, StepDone, ToolCalled, UsageRecorded
 
@@ -95,3 +97,45 @@ async def test_forged_notes_are_found(twin: Twin) -> None:
         assert faults, f"{kind.__name__} with {changes}"
         assert (faults[0].seq, faults[0].rule) == (record.seq, "decision")
         assert words in faults[0].reason
+
+
+async def test_forged_grants_and_denials_are_found(twin: Twin) -> None:
+    await twin.stop()
+    twin.founders = (Founder("default", "owner", "U" + "A" * 55, (Role.OWNER,)),)
+    await twin.start()
+
+    async def ask(who: str, verb: str, **fields: Any) -> dict[str, Any]:
+        return await twin.ask(verb, queue="-", who=who, **fields)
+
+    for name in ("ann", "bob"):
+        await ask("owner", "create_principal", name=name)
+    await ask("owner", "grant", name="ann", role="admin")
+    await ask("ann", "grant", name="bob", role="viewer", scope="mail")
+    await ask("bob", "elevate", role="operator", for_s=60, reason="on call")
+    await ask("ann", "approve_access", name="bob", number=1)
+    await twin.ask("declare", who="bob", policy={})
+    stretch = await stretch_of(twin.log)
+    report = verify_stretch(stretch)
+    assert report.ok, report.lines()
+    assert report.unrecorded == {}
+    forgeries: list[tuple[type[Fact], int, dict[str, Any], str]] = [
+        (RoleGranted, 1, {"rule": "grant"}, "rule"),
+        (RoleGranted, 2, {"role": Role.PRIVACY_OFFICER}, "nobody gives more"),
+        (RoleGranted, 3, {"until": None}, "until"),
+        (RoleGranted, 3, {"proposed_by": "owner"}, "proposed_by"),
+        (AccessProposed, 0, {"number": 2}, "number"),
+        (AccessDenied, 0, {"rule": "deny.revoked"}, "deny.default"),
+    ]
+    for kind, which, changes, words in forgeries:
+        found = [
+            (record, index)
+            for record in map(read_entry, stretch.entries)
+            for index, event in enumerate(record.events)
+            if isinstance(event, kind)
+        ]
+        record, index = found[which]
+        event = replace(record.events[index], **changes)
+        events = (*record.events[:index], event, *record.events[index + 1 :])
+        faults = verify_stretch(forge(stretch, record.seq, events)).faults
+        assert faults, (kind, changes)
+        assert words in faults[0].reason, (kind, changes)

@@ -15,6 +15,7 @@ from writ.schemas.codec import decode
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS
 from writ.schemas.lifecycle import State
 from writ.schemas.links import LINK_EVENTS
+from writ.schemas.principals import PRINCIPAL_EVENTS
 
 if TYPE_CHECKING:
     from .conftest import Twin
@@ -309,10 +310,10 @@ KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted", "TenantDeclared"}
 ELSEWHERE: Final = {
     *("TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", "WorkerSeen", "AlarmRaised"),
     *KEEPING,
-    *(e.__name__ for e in LINK_EVENTS),
+    *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS)),
 }
-"""Standing still, floods of refusals, long histories, alarms, erasure, several partitions, and what workers
-say of themselves are tested elsewhere."""
+"""Standing still, floods of refusals, long histories, alarms, erasure, principals, several partitions, what
+workers say of themselves: tested elsewhere."""
 
 seen: Counter[str] = Counter()
 played: set[str] = set()

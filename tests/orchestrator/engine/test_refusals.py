@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from writ import orchestrator, schemas
+from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.decide import schedule as schedule_decisions
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
 from writ.schemas.events import CommandRejected
+from writ.schemas.principals import AccessDenied, Role
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Overlap, Schedule, ScheduleSpec
 from writ.schemas.sealed import seal
@@ -902,6 +904,139 @@ async def many_prices(s: Scene) -> str:
     for number in range(bounds.PRICES_MAX):
         await s.do("set_price", model=f"m{number}", input_microusd=1, output_microusd=1)
     return await s.ask("set_price", model="one more", input_microusd=1, output_microusd=1)
+
+
+# Principals. A log without tenants governs nobody: there whoever asks may give anything.
+PAST = "2020-01-01T00:00:00Z"
+
+
+def _key(number: int) -> str:
+    return "U" + f"{number:0>55}".translate(str.maketrans("0189", "ABCD"))
+
+
+def _of_bob(verb: str, *before: tuple[str, dict[str, Any]], **fields: Any) -> Play:
+    """The reason for which something is refused of a principal bob, after what was done to him."""
+
+    async def play(s: Scene) -> str:
+        await s.do("create_principal", name="bob", key=_key(1))
+        for earlier, given in before:
+            await s.do(earlier, name="bob", **given)
+        return await s.ask(verb, name="bob", **fields)
+
+    return play
+
+
+def _times(number: int, verb: str, **fields: Any) -> list[tuple[str, dict[str, Any]]]:
+    """So many of one kind, each with its number for `{}`."""
+    return [
+        (verb, {name: value(n) if callable(value) else value for name, value in fields.items()})
+        for n in range(2, number + 2)
+    ]
+
+
+DIGEST = "ab" * 32
+simple("nobody to revoke", asking("revoke_principal", name="bob"), "no principal", "there is", "bob")
+simple("known otherwise", _of_bob("create_principal", kind="service"), "person", "another name", "bob")
+simple(
+    "key of another",
+    lambda s: _two(s, "create_principal", name="ann", key=_key(1)),
+    "its own",
+    "bob",
+    _key(1),
+)
+simple(
+    "many keys",
+    _of_bob("add_key", *_times(19, "add_key", key=_key), key=_key(99)),
+    "keys",
+    "at most 20",
+    "20",
+)
+simple("no such key", _of_bob("remove_key", key=_key(7)), "no key", "bob", _key(7))
+simple(
+    "token twice",
+    _of_bob("issue_token", ("issue_token", {"token": "t", "digest": DIGEST}), token="t", digest="cd" * 32),
+    "another name", "bob", "token t",
+)  # fmt: skip
+simple(
+    "many tokens",
+    _of_bob("issue_token", *_times(50, "issue_token", token=str, digest=DIGEST), token="x", digest=DIGEST),
+    "tokens", "at most 50", "has 50",
+)  # fmt: skip
+simple("no such token", _of_bob("revoke_token", token="t"), "no token", "bob", "t")
+simple(
+    "token of the past",
+    _of_bob("issue_token", token="t", digest=DIGEST, until=PAST),
+    "until",
+    "later",
+    "past",
+)
+simple("no such grant", _of_bob("ungrant", role="viewer"), "was not granted", "bob", "viewer in *")
+simple("no scope", _of_bob("grant", role="viewer", scope="a b"), "scope", "billing/*", "'a b'")
+simple(
+    "many grants",
+    _of_bob("grant", *_times(200, "grant", role="viewer", scope=str), role="viewer"),
+    "grants", "at most 200", "200",
+)  # fmt: skip
+simple("no such proposal", _of_bob("approve_access", number=7), "nothing is proposed", "bob", "7")
+
+
+async def _two(s: Scene, verb: str, /, **fields: Any) -> str:
+    await s.do("create_principal", name="bob", key=_key(1))
+    return await s.ask(verb, **fields)
+
+
+async def _as_bob(s: Scene, times: int) -> str:
+    """The last of so many elevations that bob asks for, each for another time."""
+    await s.do("create_principal", name="bob")
+    for number in range(times - 1):
+        await s.do("elevate", who="bob", role="viewer", for_s=60 + number, reason="r")
+    return await s.ask("elevate", who="bob", role="viewer", for_s=60 + times, reason="r")
+
+
+@row("proposed already", "as number 1", "another person approves")
+async def proposed_twice(s: Scene) -> str:
+    await s.do("create_principal", name="bob")
+    await s.do("elevate", who="bob", role="viewer", reason="r")
+    return await s.ask("elevate", who="bob", role="viewer", reason="r")
+
+
+simple("many proposals", lambda s: _as_bob(s, 21), "proposals wait", "decide on some first", "20")
+
+
+async def _governed(s: Scene) -> None:
+    s.twin.founders = (Founder("default", "owner", _key(1), (Role.OWNER,)),)
+    await s.twin.crash()
+    await s.twin.start()
+
+
+@row("last owner", "make another one first", "owner is")
+async def last_owner(s: Scene) -> str:
+    await _governed(s)
+    return await s.ask("revoke_principal", who="owner", name="owner")
+
+
+@row("mallory may not cancel", "deny.unknown", "on mail")
+async def denied(s: Scene) -> str:
+    await _governed(s)
+    return await s.ask("cancel", who="mallory", id="a")
+
+
+@row("cannot give itself", "deny.self", "owner")
+async def denied_to_give(s: Scene) -> str:
+    await _governed(s)
+    return await s.ask("grant", who="owner", name="owner", role="admin")
+
+
+@row("a reader's word", "deny.default", "bob")
+async def denied_by_a_reader(s: Scene) -> str:
+    """Recorded, and not answered: whoever asked was answered by the reader."""
+    why = "a reader's word [deny.default]"
+    about = {"operation": "jobs", "resource": "*", "rule": "deny.default", "why": why}
+    body = json.dumps({"tenant": "default", "principal": "bob", **about}).encode()
+    await s.twin.hub.request("_writ", "views", "note_denial", "-", body, "control")
+    (event,) = await s.twin.events(AccessDenied)
+    assert isinstance(event, AccessDenied)
+    return f"{event.why.reason}, to {(await s.twin.records())[-1].key}"
 
 
 # What no message can bring about, as an earlier check stands before it; asked of the decisions themselves.

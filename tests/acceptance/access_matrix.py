@@ -1,0 +1,106 @@
+"""The hand-written matrix of who may do what, read; and a harmless message for each operation."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from writ.schemas.principals import Role
+
+SHOP: Final = "shop"
+"""The queue of the grants that are not for the whole tenant."""
+
+BANK: Final = "bank"
+TENANT: Final = "*"
+_READ: Final = tomllib.loads((Path(__file__).parent / "access_matrix.toml").read_text(encoding="utf-8"))
+ROLES: Final = tuple([Role(word) for word in _READ["roles"].split()])
+TWO_PERSONS: Final = frozenset(_READ["two_persons"])
+ONESELF: Final = frozenset(_READ["oneself"])
+OPERATIONS: Final = tuple(_READ["cells"])
+
+
+class Cell(NamedTuple):
+    """One role, granted in a scope, asks for one operation in a queue."""
+
+    role: Role
+    scope: str
+    operation: str
+    queue: str
+    allowed: bool
+
+
+def cells() -> Iterator[Cell]:
+    """All cells: each role and operation, in both scopes, in the queue of the grant and in another one."""
+    for operation, row in _READ["cells"].items():
+        letters = row.split()
+        assert len(letters) == len(ROLES), operation
+        for role, letter in zip(ROLES, letters, strict=True):
+            yield Cell(role, TENANT, operation, SHOP, letter != ".")
+            yield Cell(role, SHOP, operation, SHOP, letter in "Q*")
+            yield Cell(role, SHOP, operation, BANK, letter == "*")
+
+
+_KEY: Final = "U" + "A" * 55
+_JOB: Final = {"id": "none"}
+_NAMED: Final = {"name": "nobody"}
+_HELD: Final = {"worker": "w", "leases": [{"id": "none", "token": 1}]}
+_REPORT: Final = {"worker": "w", "id": "none", "token": 1}
+_MESSAGES: Final[dict[str, dict[str, Any]]] = {
+    "acquire": {"worker": "w"},
+    "withdraw": {"worker": "w"},
+    **dict.fromkeys(("renew", "start", "release"), _HELD),
+    "complete": {"worker": "w", "reports": [{"id": "none", "token": 1}]},
+    "fail": {"worker": "w", "reports": [{"id": "none", "token": 1, "class": "system", "type": "E"}]},
+    "snooze": _REPORT | {"delay_s": 1},
+    "suspend": _REPORT | {"reason": "approval"},
+    "progress": _REPORT | {"progress": 1},
+    "note": {"worker": "w", "reports": [{"id": "none", "token": 1, "notes": []}]},
+    "recall": _REPORT,
+    **dict.fromkeys(("cancel", "terminate", "redrive", "drop", "rerun", "pause", "resume"), _JOB),
+    **dict.fromkeys(("approve", "reject", "edit", "erase", "records", "job"), _JOB),
+    "signal": _JOB | {"name": "s"},
+    "plan": {"verb": "cancel", "dry_run": True},
+    "seal_batch": {"batch": "b", "size": 7},
+    "declare": {"policy": {}},
+    "declare_schedule": {"name": "s", "spec": {"task": "t", "cron": "0 3 * * *"}},
+    **dict.fromkeys(("delete_schedule", "pause_schedule", "resume_schedule", "trigger_schedule"), _NAMED),
+    "backfill_schedule": _NAMED | {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"},
+    "set_price": {"model": "m", "input_microusd": 1, "output_microusd": 2, "from": "2026-01-01T00:00:00Z"},
+    "declare_tenant": {"policy": {}},
+    "rebuild_view": {"name": "cost"},
+    "place_hold": {"name": "h", "filter": {}},
+    "lift_hold": {"name": "h"},
+    "create_principal": _NAMED | {"name": "created"},
+    **dict.fromkeys(("add_key", "remove_key"), _NAMED | {"key": _KEY}),
+    "issue_token": _NAMED | {"token": "t", "digest": "0" * 64},
+    "revoke_token": _NAMED | {"token": "t"},
+    **dict.fromkeys(("grant", "ungrant"), _NAMED | {"role": "viewer"}),
+    "elevate": {"role": "viewer", "reason": "tried"},
+    "approve_access": {"name": "asker"},
+    "decline_access": {"name": "asker"},
+    **dict.fromkeys(("revoke_principal", "restore_principal"), _NAMED),
+    "can": {"operation": "jobs"},
+}
+_QUEUED: Final = frozenset(
+    {
+        *("jobs", "job", "dead", "records", "queues", "schedules", "operations", "batches", "holds"),
+        *("audit", "attempts", "traffic", "cost", "tool_calls"),
+    }
+)
+"""Queries that say in their body which queue they are about."""
+
+
+def message(cell: Cell, number: int) -> dict[str, Any]:
+    """What is sent. `number` tells repeats apart, and is the proposal that is decided on."""
+    body = dict(_MESSAGES.get(cell.operation, {}))
+    if cell.operation in _QUEUED:
+        body["queue"] = cell.queue
+    if cell.operation in {"grant", "ungrant", "elevate"}:
+        body["scope"] = cell.queue
+    if cell.operation == "elevate":
+        body["for_s"] = 100 + number
+    if cell.operation in {"approve_access", "decline_access"}:
+        body["number"] = number
+    return body
