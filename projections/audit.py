@@ -55,7 +55,7 @@ _INSERT: Final = "INSERT INTO acts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 _SEQ_SHIFT: Final = 16
 _KEYED: Final = frozenset({"schedule", "operation", "batch"})
 """Kinds whose keys begin with the queue, apart from jobs."""
-_REFUSED: Final = frozenset({CommandRejected, ReportRejected, RejectionsFolded})
+_REFUSED: Final = frozenset({CommandRejected, ReportRejected, AccessDenied, RejectionsFolded})
 _NOT_REFUSED: Final = (None,) * 6
 
 LISTING: Final = Listing(
