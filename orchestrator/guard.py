@@ -6,6 +6,8 @@ tenants before it takes its first command. From then on what is not granted is d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from writ.schemas import bounds
@@ -129,15 +131,13 @@ class Denials:
         self._counted[key] = (end, count + 1, why)
         return False
 
-    def over(self, now: int) -> list[tuple[str, str, AccessDenied]]:
-        """What was counted and is to be told now: tenant, principal, event."""
-        told: list[tuple[str, str, AccessDenied]] = []
+    def over(self, now: int) -> Iterator[tuple[str, str, AccessDenied]]:
+        """What was counted and is to be told now: tenant, principal, event. What is not taken stays."""
         for key in [key for key, (end, _, _) in self._counted.items() if end <= now]:
             tenant, principal, operation, resource, rule = key
             _, count, why = self._counted.pop(key)
             if count:
-                told.append((tenant, principal, AccessDenied(operation, resource, why, rule, count)))
-        return told
+                yield tenant, principal, AccessDenied(operation, resource, why, rule, count)
 
     def next_at(self) -> int | None:
         """Log time at which something is to be told."""

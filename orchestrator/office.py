@@ -134,9 +134,9 @@ class Office:
     def tell_denials(self, round_: Round) -> None:
         """Records the repeats whose time to be told has come."""
         for tenant, principal, event in self.denials.over(round_.now):
+            self.note(round_, Addressed(tenant, principal, event.operation, ""), event, REPEATS)
             if not round_.has_room(1, 0):
                 return
-            self.note(round_, Addressed(tenant, principal, event.operation, ""), event, REPEATS)
 
     def refuse(self, round_: Round, asked: Asked, rejection: Rejection) -> None:
         """Records and answers a refused request; beyond the budget nothing is decided."""
