@@ -90,7 +90,7 @@ def built_in() -> Policy:
 
 def policy_text() -> str:
     """The policy file as it is shipped."""
-    return resources.files(__package__).joinpath("access.toml").read_text("utf-8")
+    return resources.files("writ.schemas").joinpath("access.toml").read_text("utf-8")
 
 
 def read_policy(text: str) -> Policy:

@@ -69,10 +69,11 @@ def words(principal: Principal) -> frozenset[Word]:
     """The kinds of subjects that a principal's roles call for."""
     allowed = {"whoami", "elevate"}  # any that is known may ask who it is, and for more
     allowed = allowed.union(*[built_in().operations(grant.role) for grant in principal.grants])
-    found = {_WORDS[OPERATIONS[each]] for each in allowed}
+    found: set[Word] = {_WORDS[OPERATIONS[each]] for each in allowed}
     # The feed holds all of the tenant, whatever the scope of a grant.
     reads = any(g.scope == WHOLE_TENANT and "log" in built_in().operations(g.role) for g in principal.grants)
-    return frozenset(found | ({"read"} if reads else set()))
+    feed: set[Word] = {"read"} if reads else set()
+    return frozenset(found | feed)
 
 
 class Doorkeeper:

@@ -194,12 +194,13 @@ async def _over_nats(actor: Actor, cell: Cell) -> bool:
     body = json.dumps(message(cell, _number(cell, actor))).encode()
     while True:
         try:
-            answer = json.loads(await actor.wire.request(subject, body, 10.0))
+            answer: dict[str, Any] = json.loads(await actor.wire.request(subject, body, 10.0))
         except PermissionDenied:
             return False
         except (NoAnswer, NoResponders):
             continue  # the broker takes new principals in at this moment
-        kind = (answer.get("error") or {}).get("kind")
+        error: dict[str, str] = answer.get("error") or {}
+        kind = error.get("kind")
         if kind != "try_later":
             return bool(kind != "denied")
 

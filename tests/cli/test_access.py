@@ -27,7 +27,7 @@ class Bob:
     """Runs commands as bob, by a saved context."""
 
     def __init__(self, node: Shell, home: Path) -> None:
-        self._node = node
+        self.node = node
         self._home = str(home)
         self.name = f"bob-{home.name}"
         key = f"{self.name}.nk"
@@ -40,12 +40,12 @@ class Bob:
         assert stat.S_IMODE(mode) == stat.S_IMODE((node.directory / key).stat().st_mode) == 0o600
 
     def owner(self, *words: str) -> Result:
-        done = self._node(*words)
+        done = self.node(*words)
         assert done.code == 0, done.err
         return done
 
     def __call__(self, *words: str) -> Result:
-        return self._node(*words, XDG_CONFIG_HOME=self._home)
+        return self.node(*words, XDG_CONFIG_HOME=self._home)
 
     def get(self, path: str, token: str) -> int:
         """The status of a request over HTTP."""
@@ -104,7 +104,7 @@ def test_an_api_token_is_its_principal_over_http(bob: Bob) -> None:
     assert bob.get("/v1/whoami", token + "x") == 401
     assert [each["token"] for each in bob("token", "list", "--json").document] == ["laptop"]
     assert bob("token", "revoke", "laptop").code == 0
-    bob._node.until(lambda: bob.get("/v1/whoami", token) == 401, timeout_s=2)
+    bob.node.until(lambda: bob.get("/v1/whoami", token) == 401, timeout_s=2)
 
 
 def test_whoever_is_revoked_can_do_nothing(bob: Bob) -> None:
@@ -113,10 +113,10 @@ def test_whoever_is_revoked_can_do_nothing(bob: Bob) -> None:
     assert bob("jobs").code == 0
     bob.owner("principal", "revoke", bob.name, "--reason", "left")
     assert bob("jobs").code != 0
-    bob._node.until(lambda: bob.get("/v1/jobs", token) == 401, timeout_s=2)
+    bob.node.until(lambda: bob.get("/v1/jobs", token) == 401, timeout_s=2)
     assert bob.owner("principal", "show", bob.name, "--json").document["revoked"] == "left"
     bob.owner("principal", "restore", bob.name, "--reason", "came back")
-    bob._node.until(lambda: bob("jobs").code == 0)
+    bob.node.until(lambda: bob("jobs").code == 0)
     assert bob.get("/v1/jobs", token) == 200
 
 
