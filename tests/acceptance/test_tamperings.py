@@ -500,9 +500,8 @@ JUNK: list[Any] = [
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where something stands in a document."""
     inner: list[tuple[Any, Any]] = list(offline.fields_of(value).items())
-    if isinstance(value, list):
-        items: list[Any] = value
-        inner = list(enumerate(items))
+    if hasattr(value, "append"):
+        inner = [(index, value[index]) for index in range(len(value))]
     return [path, *[place for name, each in inner for place in _places(each, (*path, name))]]
 
 
