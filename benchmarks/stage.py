@@ -82,7 +82,7 @@ class Stage:
         self.target = Target(
             str(info["url"]), Path(str(info["key_path"])), str(info["tenant"]), str(info["principal"])
         )
-        log_user = Target(self.target.url, self.directory / "keys" / "log.nk")
+        log_user = Target(self.target.url, self.directory / "keys" / "log.creds")
         self._link = await connect(log_user, "bench-check", inbox_prefix="_INBOX")
 
     async def restart_node(self) -> float:

@@ -1,4 +1,4 @@
-"""Who may do what, as nats-server configuration: accounts, exports, subject mappings, permissions, limits.
+"""Who may do what, as claims that nats-server believes: accounts, exports, mappings, permissions, limits.
 
 Two walls stand between a principal and the log.
 
@@ -13,24 +13,33 @@ Two walls stand between a principal and the log.
 
 Inside `WRIT` the connection that answers requests may publish only to `_R_.>`, the reply subjects that the
 broker makes for requests from other accounts; the connection that appends is another user.
+
+Principals are admitted by `gate.py`, which gives each connection a token of an hour at most. Writ's own users
+have tokens in files, so that they need nobody to answer for them.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from writ.schemas.ids import SYSTEM_TENANT, token_fault
 
 from .keys import is_public_user_key
+from .trust import SYSTEM_ACCOUNT, Trust
 
 Role = Literal["submit", "work", "operate", "ask", "read"]
 """Kinds of subjects; `read` is what `ask` is, and the feed, which holds everything of the tenant."""
 ALL_ROLES: Final[frozenset[Role]] = frozenset(get_args(Role))
 
 SERVICE_ACCOUNT: Final = "WRIT"
+GATE_ACCOUNT: Final = "GATE"
+HTTP_ACCOUNT: Final = "HTTP"
 
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 """The largest message the broker takes: twice the largest record, so that a batch's answer also fits."""
+
+AUTH_SUBJECT: Final = "$SYS.REQ.USER.AUTH"
+"""Where the broker asks whether to let somebody in."""
 
 _SHARDS: Final = "{{partition(256,%s)}}"
 
@@ -42,24 +51,47 @@ class Permissions:
     publish: tuple[str, ...] | None
     subscribe: tuple[str, ...] | None
 
+    def claims(self) -> dict[str, Any]:
+        """As a user's token says it."""
+        return {"pub": _rule(self.publish), "sub": _rule(self.subscribe)}
 
-INTERNAL_USERS: Final[Mapping[str, Permissions]] = {
+
+@dataclass(frozen=True, slots=True)
+class InternalUser:
+    """One of Writ's own users: its account, and what it may do there."""
+
+    account: str
+    permissions: Permissions
+
+
+_HTTP_SERVICES: Final = ("writ.submit.>", "writ.control.>", "writ.query.>")
+_ANYTHING: Final = Permissions(publish=None, subscribe=None)
+
+INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
     # Appends and reads: the JetStream API, the log, the leaders' beats.
-    "log": Permissions(publish=None, subscribe=None),
+    "log": InternalUser(SERVICE_ACCOUNT, _ANYTHING),
     # Takes requests and answers them. It must not reach the log, whatever a request made it say.
-    "answer": Permissions(
-        publish=("_R_.>",),
-        subscribe=("writ.shard.>", "writ.query.>", "_INBOX.>"),
+    "answer": InternalUser(
+        SERVICE_ACCOUNT,
+        Permissions(publish=("_R_.>",), subscribe=("writ.shard.>", "writ.query.>", "_INBOX.>")),
+    ),
+    # Asks for principals whom the HTTP API has made sure of itself, by their tokens. Its account is its own:
+    # a reply subject that it was made to name reaches no stream. It may ask in the name of anybody, as the
+    # broker cannot tell whom it has made sure of.
+    "http": InternalUser(
+        HTTP_ACCOUNT,
+        Permissions(publish=_HTTP_SERVICES, subscribe=("_INBOX.>", "_INBOX_http.>", "writ.feed.>")),
+    ),
+    # For a person, when nothing else lets anybody in. Nothing of Writ uses it.
+    "break-glass": InternalUser(SERVICE_ACCOUNT, _ANYTHING),
+    # Answers for logins; the broker makes the reply subjects.
+    "gate": InternalUser(GATE_ACCOUNT, Permissions(publish=("$SYS._INBOX.>",), subscribe=(AUTH_SUBJECT,))),
+    # Tells the broker what the accounts are.
+    "system": InternalUser(
+        SYSTEM_ACCOUNT, Permissions(publish=("$SYS.REQ.CLAIMS.UPDATE",), subscribe=("_INBOX.>",))
     ),
 }
-"""The users of account `WRIT`, by name. A further one is a further row."""
-
-COMPONENTS: Final = ("http",)
-"""Parts of Writ that ask for principals whom they have made sure of themselves, by their API tokens.
-
-Each has an account of its own too, with the subjects of all tenants: a reply subject that it was made to name
-reaches no stream. It may ask in the name of anybody, as the broker cannot tell whom it has made sure of.
-"""
+"""Writ's own users, by name. A further one is a further row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +166,7 @@ class BrokerSettings:
     port: int
     store_dir: str
     log_file: str
+    accounts_dir: str
     host: str = "127.0.0.1"
     server_name: str = "writ"
     sync_interval: str = "always"
@@ -146,42 +179,12 @@ class BrokerSettings:
     max_file_store_bytes: int | None = None
     write_deadline_s: int = 10
     response_threshold_s: int = 300
+    login_timeout_s: int = 5
     log_size_limit_bytes: int = 16 * 1024 * 1024
 
 
-def render(
-    settings: BrokerSettings,
-    internal_keys: Mapping[str, str],
-    principals: Sequence[Principal],
-) -> str:
-    """The text of the configuration file.
-
-    `internal_keys` gives the public key of every name in `INTERNAL_USERS`, and of those of `COMPONENTS` that
-    are to be let in. Raises ValueError when one is missing, or when two principals share a name or two users
-    a key: the broker could not tell them apart.
-    """
-    missing = sorted(INTERNAL_USERS.keys() - internal_keys.keys())
-    if missing:
-        raise ValueError(f"no public key for internal user {missing[0]!r}; give one for each of them")
-    _refuse_repeats("principal", [p.account for p in principals])
-    _refuse_repeats("public key", [*internal_keys.values(), *(p.public for p in principals)])
-    accounts = [_service_account(settings, internal_keys)]
-    accounts += [
-        _component_account(name, internal_keys[name]) for name in COMPONENTS if name in internal_keys
-    ]
-    accounts += [_principal_account(settings, principal) for principal in principals]
-    return "\n".join([_server(settings), "accounts {", *accounts, "}", ""])
-
-
-def _refuse_repeats(what: str, values: Collection[str]) -> None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{what} {value!r} is given twice; each user needs a name and a key of its own")
-        seen.add(value)
-
-
-def _server(settings: BrokerSettings) -> str:
+def render(settings: BrokerSettings, trust: Trust) -> str:
+    """The text of the configuration file. It names no principal and holds no secret."""
     file_store = settings.max_file_store_bytes
     lines = [
         "# Written by Writ at every start; changes made here are lost.",
@@ -201,98 +204,112 @@ def _server(settings: BrokerSettings) -> str:
         f"  max_memory_store: {settings.max_memory_store_bytes}",
         *([f"  max_file_store: {file_store}"] if file_store is not None else []),
         "}",
+        f"authorization {{ timeout: {settings.login_timeout_s} }}",
+        f"operator: {trust.operator_token}",
+        f"system_account: {trust.account(SYSTEM_ACCOUNT).public}",
+        "# What a client shows that has no token: it lets nobody in, but has the gate asked.",
+        f"default_sentinel: {_sentinel(trust)}",
+        f"resolver: {{ type: full, dir: {_quoted(settings.accounts_dir)} }}",
+        "",
     ]
     return "\n".join(lines)
 
 
-def _service_account(settings: BrokerSettings, keys: Mapping[str, str]) -> str:
-    threshold = f'response_threshold: "{settings.response_threshold_s}s"'
+def own_accounts(settings: BrokerSettings, trust: Trust, issued_s: int) -> dict[str, str]:
+    """The tokens of Writ's own accounts, by name."""
+    claims: dict[str, dict[str, Any]] = {
+        SYSTEM_ACCOUNT: {},
+        GATE_ACCOUNT: {
+            "authorization": {"auth_users": [trust.user("gate").public], "allowed_accounts": ["*"]},
+        },
+        SERVICE_ACCOUNT: _service_account(settings),
+        HTTP_ACCOUNT: {"imports": _imports(trust, _HTTP_SERVICES, ("writ.feed.>",))},
+    }
+    return {name: trust.account_token(name, each, issued_s) for name, each in claims.items()}
+
+
+def principal_account(
+    settings: BrokerSettings, trust: Trust, principal: Principal, issued_s: int, changed_s: int = 0
+) -> str:
+    """The token of a principal's account. Connections that were admitted up to `changed_s` end with it."""
+    claims: dict[str, Any] = {
+        "imports": _imports(trust, principal.services(), principal.streams()),
+        "limits": {
+            "conn": settings.max_connections_per_principal,
+            "subs": settings.max_subscriptions_per_principal,
+        },
+    }
+    if changed_s:
+        claims["revocations"] = {"*": changed_s}
+    return trust.account_token(principal.account, claims, issued_s)
+
+
+def _imports(trust: Trust, services: Sequence[str], streams: Sequence[str]) -> list[dict[str, str]]:
+    account = trust.account(SERVICE_ACCOUNT).public
+    found = [("service", subject) for subject in services] + [("stream", subject) for subject in streams]
+    return [
+        {"name": f"{kind}-{number}", "subject": subject, "account": account, "type": kind}
+        for number, (kind, subject) in enumerate(found)
+    ]
+
+
+def closed_account(trust: Trust, name: str, issued_s: int) -> str:
+    """The token of an account that nobody may use, and whose connections end."""
+    return trust.account_token(name, {"limits": {"conn": 0}, "revocations": {"*": issued_s}}, issued_s)
+
+
+def _sentinel(trust: Trust) -> str:
+    claims = {**Permissions((), ()).claims(), "bearer_token": True}
+    return trust.user_token(GATE_ACCOUNT, trust.user("sentinel").public, claims, 1)
+
+
+def _service_account(settings: BrokerSettings) -> dict[str, Any]:
+    threshold_ns = settings.response_threshold_s * 1_000_000_000
     services = ("writ.submit.>", "writ.lease.>", "writ.control.>", "writ.query.>")
-    mappings = (
-        _mapping("submit", tokens=3, hashed="1,3"),
-        _mapping("lease", tokens=4, hashed="1,4"),
-        _mapping("control", tokens=4, hashed="1,4"),
-    )
-    lines = [
-        f"  {SERVICE_ACCOUNT}: {{",
-        "    jetstream: enabled",
-        "    users: [",
-        *(f"      {_user(keys[name], permissions)}" for name, permissions in INTERNAL_USERS.items()),
-        "    ]",
-        "    mappings: {",
-        *(f"      {line}" for line in mappings),
-        "    }",
-        "    exports: [",
-        *(f"      {{service: {_quoted(subject)}, {threshold}}}" for subject in services),
-        f"      {{stream: {_quoted('writ.feed.>')}}}",
-        "    ]",
-        "  }",
-    ]
-    return "\n".join(lines)
+    return {
+        "limits": dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1),
+        "mappings": {
+            **_mapping("submit", tokens=3, hashed="1,3"),
+            **_mapping("lease", tokens=4, hashed="1,4"),
+            **_mapping("control", tokens=4, hashed="1,4"),
+        },
+        "exports": [
+            *(
+                {"name": name, "subject": name, "type": "service", "response_threshold": threshold_ns}
+                for name in services
+            ),
+            {"name": "feed", "subject": "writ.feed.>", "type": "stream"},
+        ],
+    }
 
 
-def _mapping(word: str, *, tokens: int, hashed: str) -> str:
+def _mapping(word: str, *, tokens: int, hashed: str) -> dict[str, Any]:
     """Map a request to its shard: the hash of the tenant and the queue, the wildcards named in `hashed`."""
     source = ".".join(["writ", word, *["*"] * tokens])
     kept = ".".join(f"{{{{wildcard({n})}}}}" for n in range(1, tokens + 1))
-    return f"{_quoted(source)}: {_quoted(f'writ.shard.{_SHARDS % hashed}.{word}.{kept}')}"
+    return {source: [{"subject": f"writ.shard.{_SHARDS % hashed}.{word}.{kept}", "weight": 100}]}
 
 
-def _component_account(name: str, public: str) -> str:
-    services = ("writ.submit.>", "writ.control.>", "writ.query.>")
-    permissions = Permissions(publish=services, subscribe=("_INBOX.>", f"_INBOX_{name}.>", "writ.feed.>"))
-    lines = [
-        f"  {_quoted(f'{SYSTEM_TENANT}.{name}')}: {{",
-        "    users: [",
-        f"      {_user(public, permissions)}",
-        "    ]",
-        "    imports: [",
-        *(f"      {_import('service', subject)}" for subject in services),
-        f"      {_import('stream', 'writ.feed.>')}",
-        "    ]",
-        "  }",
-    ]
-    return "\n".join(lines)
-
-
-def _principal_account(settings: BrokerSettings, principal: Principal) -> str:
-    lines = [
-        f"  {_quoted(principal.account)}: {{",
-        f"    limits: {{max_connections: {settings.max_connections_per_principal}, "
-        f"max_subscriptions: {settings.max_subscriptions_per_principal}}}",
-        "    users: [",
-        f"      {_user(principal.public, principal.permissions())}",
-        "    ]",
-        "    imports: [",
-        *(f"      {_import('service', subject)}" for subject in principal.services()),
-        *(f"      {_import('stream', subject)}" for subject in principal.streams()),
-        "    ]",
-        "  }",
-    ]
-    return "\n".join(lines)
-
-
-def _import(kind: str, subject: str) -> str:
-    return f"{{{kind}: {{account: {SERVICE_ACCOUNT}, subject: {_quoted(subject)}}}}}"
-
-
-def _user(public: str, permissions: Permissions) -> str:
-    parts = [f"nkey: {public}"]
-    allowed = [
-        f"{verb}: {{{_rule(subjects)}}}"
-        for verb, subjects in (("publish", permissions.publish), ("subscribe", permissions.subscribe))
-        if subjects is not None
-    ]
-    if allowed:
-        parts.append(f"permissions: {{{', '.join(allowed)}}}")
-    return f"{{{', '.join(parts)}}}"
-
-
-def _rule(subjects: Sequence[str]) -> str:
+def _rule(subjects: Sequence[str] | None) -> dict[str, Any]:
+    if subjects is None:
+        return {}
     # An empty allow list would mean "no rule", which allows everything.
-    if not subjects:
-        return 'deny: [">"]'
-    return f"allow: [{', '.join(map(_quoted, subjects))}]"
+    return {"allow": list(subjects)} if subjects else {"deny": [">"]}
+
+
+def refuse_repeats(principals: Sequence[Principal]) -> None:
+    """Raises ValueError when two principals share a name or a key: the broker could not tell them apart."""
+    for what, values in (
+        ("principal", [p.account for p in principals]),
+        ("public key", [p.public for p in principals]),
+    ):
+        seen: set[str] = set()
+        for value in values:
+            if value in seen:
+                raise ValueError(
+                    f"{what} {value!r} is given twice; each user needs a name and a key of its own"
+                )
+            seen.add(value)
 
 
 def _quoted(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from writ.schemas.ids import token_fault
 
-from .errors import PermissionDenied, Unreachable
+from .errors import NotAdmitted, PermissionDenied, Unreachable
 
 if TYPE_CHECKING:
     from .hardened import HardenedClient
@@ -29,6 +29,9 @@ RECONNECT_WAIT_S: Final = 0.25
 PING_INTERVAL_S: Final = 10
 """Two unanswered pings end a connection that is only half there."""
 
+_NOT_ADMITTED: Final = "authorization"
+"""In what the broker, or nats-py, says of a login that was refused."""
+
 _VIOLATION: Final = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE
 )
@@ -39,7 +42,8 @@ class Target:
     """A broker, and who we are to it.
 
     `url` may name several servers, separated by commas. `key_path` is the file with the principal's NKey
-    seed, None where the broker asks for none. Raises ValueError for names that cannot stand in a subject.
+    seed, or a credentials file (`.creds`); None where the broker asks for none. Raises ValueError for names
+    that cannot stand in a subject.
     """
 
     url: str = DEFAULT_URL
@@ -51,6 +55,11 @@ class Target:
         fault = token_fault(self.tenant, "tenant") or token_fault(self.principal, "principal")
         if fault:
             raise ValueError(fault)
+
+    @property
+    def shown(self) -> str:
+        """What we log in with, in words."""
+        return f"the key in {self.key_path}" if self.key_path else "a login without a key"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -76,6 +85,9 @@ class Watch:
         self.ended: Exception | None = None
         """Set when the connection ended for good without our asking."""
         self.last_denied: PermissionDenied | None = None
+        self.not_admitted = False
+        """Whether the broker, when it was last asked, did not let us in."""
+
         self.on_denied: Callable[[PermissionDenied], None] | None = None
         self.on_ended: Callable[[], None] | None = None
         self._failed: asyncio.Queue[Exception] = asyncio.Queue()
@@ -85,6 +97,7 @@ class Watch:
         found = _VIOLATION.search(str(error))
         if found is None:
             if not self.connected.is_set():
+                self.not_admitted = _NOT_ADMITTED in str(error).lower()
                 self._failed.put_nowait(error)
             return
         verb = "publish" if found[1].lower() == "publish" else "subscribe"
@@ -103,6 +116,7 @@ class Watch:
 
     async def opened(self) -> None:
         self.connected.set()
+        self.not_admitted = False
         while not self._failed.empty():
             self._failed.get_nowait()
 
@@ -113,6 +127,13 @@ class Watch:
         self.connected.clear()
         if self.on_ended is not None:
             self.on_ended()
+
+
+def login(key_path: Path | None) -> dict[str, str]:
+    """The options of nats-py with which to log in by a file: an NKey seed, or credentials (`.creds`)."""
+    if key_path is None:
+        return {}
+    return {"user_credentials" if key_path.suffix == ".creds" else "nkeys_seed": str(key_path)}
 
 
 async def connect(
@@ -127,7 +148,7 @@ async def connect(
     """A connection that reconnects for ever; `name` is shown by the broker's own tools.
 
     The inbox prefix is `_INBOX_<principal>` unless given. Tries for `wait_s` seconds, and at least once, each
-    time up to `try_s`. Raises Unreachable.
+    time up to `try_s`. Raises Unreachable, NotAdmitted among them.
     """
     # 80 ms that a program which never connects saves:
     from .hardened import HardenedClient  # noqa: PLC0415
@@ -155,7 +176,7 @@ async def connect(
             "max_outstanding_pings": 2,
             "pending_size": PENDING_MAX_BYTES,
             "inbox_prefix": inbox_prefix or f"_INBOX_{target.principal}",
-            "nkeys_seed": str(target.key_path) if target.key_path else None,
+            **login(target.key_path),
         }
         connecting = asyncio.ensure_future(connection.connect(**options))
         failing = asyncio.ensure_future(watch.first_failure(len(servers)))
@@ -176,5 +197,7 @@ async def connect(
                 await asyncio.wait({connecting})
         await connection.close()
         if loop.time() >= until:
+            if _NOT_ADMITTED in str(why).lower():
+                raise NotAdmitted(target.url, target.shown)
             raise Unreachable(target.url, why)
         await asyncio.sleep(RECONNECT_WAIT_S)

@@ -1,7 +1,9 @@
 """A nats-server of our own, run as a child process on a directory.
 
     <directory>/  broker.conf    written anew at every start (mode 0600)
-                  keys/*.nk      user seeds (mode 0600, the directory 0700)
+                  keys/          seeds of principals, the operator's, and credentials of Writ's own users,
+                                 written anew at every start (all mode 0600, the directory 0700)
+                  accounts/      what each account is, as the broker keeps it
                   jetstream/     the data
                   broker.log     what the server said
                   broker.pid     its process id
@@ -18,6 +20,8 @@ Runs on Linux and macOS (flock, signals).
 # nats-py leaves its keyword options untyped.
 # pyright: reportUnknownMemberType=false
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import fcntl
@@ -33,16 +37,24 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
 import nats
 import nats.errors
 import nats.js.errors
 
-from .accounts import ALL_ROLES, COMPONENTS, INTERNAL_USERS, BrokerSettings, Principal, Role, render
+from .accounts import ALL_ROLES, INTERNAL_USERS, SERVICE_ACCOUNT, BrokerSettings, Principal, Role, render
+from .clock import SystemClock
+from .connect import Target, connect, login
+from .gate import LIFE_S, Gate
 from .keys import DIRECTORY_MODE, SEED_MODE, load_or_create
+from .roll import AccountsRefused, Roll
 from .staging import Staging
+from .trust import Trust
+
+if TYPE_CHECKING:
+    from .hardened import HardenedClient
 
 DEFAULT_DIRECTORY: Final = Path(".writ")
 DEFAULT_TENANT: Final = "default"
@@ -125,16 +137,15 @@ class EmbeddedBroker:
         self,
         directory: Path,
         settings: BrokerSettings,
-        internal_keys: dict[str, str],
-        principals: tuple[Principal, ...],
+        roll: Roll,
         process: asyncio.subprocess.Process,
-        lock: "_OwnerLock",
+        lock: _OwnerLock,
         log_offset: int,
     ) -> None:
         self.directory = directory
         self.settings = settings
-        self.principals = principals
-        self._internal_keys = internal_keys
+        self.roll = roll
+        self._links: list[HardenedClient] = []
         self._process = process
         self._lock = lock
         self._log_offset = log_offset
@@ -151,12 +162,14 @@ class EmbeddedBroker:
         binary: Path | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
         configure: Callable[[BrokerSettings], BrokerSettings] | None = None,
+        login_life_s: int = LIFE_S,
     ) -> Self:
         """Start the broker on `directory` and return once JetStream answers.
 
         Principal `owner` of tenant `default` is added with every role unless `principals` names it. Without
         `port` the last one is taken again if it is free, else any free one. `configure` may change the
-        settings before they are written, for instance with `dataclasses.replace`.
+        settings before they are written, for instance with `dataclasses.replace`. A login of a principal
+        counts for `login_life_s` seconds; then its connection breaks, and comes back by itself.
 
         Raises `AlreadyRunningError` when a live process owns the directory, `PortInUseError` when `port`
         is taken, `BrokerStartError` when the server fails or is not ready in `ready_timeout_s`,
@@ -169,8 +182,8 @@ class EmbeddedBroker:
             await _stop_orphan(directory)
             Staging.beside(directory / "jetstream").clear()
             everyone = _with_owner(directory, principals)
-            users = (*INTERNAL_USERS, *COMPONENTS)
-            keys = {name: load_or_create(directory / "keys" / f"{name}.nk").public for name in users}
+            trust = Trust.in_directory(directory / "keys")
+            _name_the_data(directory, trust)
             tries = 1 if port is not None else _FREE_PORT_TRIES
             while True:
                 tries -= 1
@@ -178,14 +191,19 @@ class EmbeddedBroker:
                     port=_choose_port(directory, port),
                     store_dir=str(directory / "jetstream"),
                     log_file=str(directory / "broker.log"),
+                    accounts_dir=str(directory / "accounts"),
                 )
                 settings = configure(settings) if configure else settings
-                _write(directory / "broker.conf", render(settings, keys, everyone))
+                _write(directory / "broker.conf", render(settings, trust))
+                _write_credentials(directory, trust)
+                roll = Roll(trust, settings, SystemClock())
+                roll.prepare(everyone, directory / "accounts")
                 offset = _size(directory / "broker.log")
                 process = await _spawn(program, directory)
-                broker = cls(directory, settings, keys, everyone, process, lock, offset)
+                broker = cls(directory, settings, roll, process, lock, offset)
                 try:
                     await broker._until_ready(ready_timeout_s)
+                    await broker._open(Gate(trust, roll, SystemClock(), login_life_s))
                 except BaseException as error:
                     await broker._end(signal.SIGKILL)
                     lost_the_port = "address already in use" in str(error)
@@ -221,12 +239,12 @@ class EmbeddedBroker:
         return self._process.pid
 
     def key_path(self, name: str) -> Path:
-        """The seed file of an internal user (`log`, `answer`, `http`) or a principal (`owner`, `acme.robot`).
+        """The file that lets in an internal user (`log`, `answer`) or a principal (`owner`, `acme.robot`).
 
         A bare name means the tenant `default`. Raises KeyError when no seed of that name is kept here.
         """
-        if name in INTERNAL_USERS or name in COMPONENTS:
-            return self.directory / "keys" / f"{name}.nk"
+        if name in INTERNAL_USERS:
+            return _credentials_path(self.directory, name)
         tenant, dot, principal = name.partition(".")
         if not dot:
             tenant, principal = DEFAULT_TENANT, name
@@ -235,41 +253,33 @@ class EmbeddedBroker:
             raise KeyError(f"no seed of {name!r} in {path.parent}; make one with local_principal()")
         return path
 
+    @property
+    def principals(self) -> tuple[Principal, ...]:
+        """Whom the gate lets in."""
+        return self.roll.principals
+
     async def set_principals(self, principals: Sequence[Principal]) -> None:
-        """Replace the principals of the running broker; connections of those that stay unchanged live on.
+        """Replace the principals of the running broker.
 
-        For an instant of each reload the server may answer a request "no responders" (4 of 24,000 seen in 58
-        reloads under load). Such a request was not taken and can be sent again; a publish that asks for no
-        answer is lost without a word.
-
-        Raises `BrokerError` when the server refuses the new configuration (it keeps the old one), ValueError
-        as `render` does.
+        Whose roles or key changed is disconnected, and comes back with what it may do now; who is gone is
+        disconnected for good. All other connections are as before. Raises `BrokerError` when the broker does
+        not take an account, ValueError for principals that cannot be told apart.
         """
-        everyone = _with_owner(self.directory, principals)
-        conf = self.directory / "broker.conf"
-        before = _read(conf)
-        _write(conf, render(self.settings, self._internal_keys, everyone))
         try:
-            # Twice: after one reload the imports of an account that is new lead nowhere (nats-server 2.15.1
-            # answers "no responders"), as they were bound before the exporting account was carried over.
-            await self._reload()
-            await self._reload()
-        except BrokerError:
-            _write(conf, before)
-            raise
-        self.principals = everyone
+            await self.roll.set(_with_owner(self.directory, principals))
+        except AccountsRefused as error:
+            raise BrokerError(f"the broker did not take the new principals: {error}") from error
 
-    async def _reload(self) -> None:
-        offset = _size(self.directory / "broker.log")
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGHUP)
-        deadline = asyncio.get_running_loop().time() + STOP_GRACE_S
-        while "Reloaded server configuration" not in (said := _tail(self.directory, offset)):
-            late = asyncio.get_running_loop().time() > deadline
-            refused = "Failed to reload server configuration" in said
-            if late or refused or self._process.returncode is not None:
-                raise BrokerError(f"the broker did not take the new principals; its log says:\n{said}")
-            await asyncio.sleep(_POLL_S)
+    async def _open(self, gate: Gate) -> None:
+        self.roll.follow(await self._link("system"))
+        self.gate_link = await self._link("gate")
+        await gate.open(self.gate_link)
+
+    async def _link(self, user: str) -> HardenedClient:
+        target = Target(self.url, self.key_path(user))
+        link = await connect(target, f"writ:{user}", inbox_prefix="_INBOX")
+        self._links.append(link)
+        return link
 
     async def wait(self) -> BrokerExit:
         """Return when the server process has ended, by itself (`expected` False) or through `stop`."""
@@ -292,6 +302,11 @@ class EmbeddedBroker:
         self._lock.release()
 
     async def _end(self, how: signal.Signals) -> None:
+        closing = {asyncio.create_task(link.close()) for link in self._links}
+        self._links = []
+        if closing:
+            # Not awaited one by one: nats-py may cancel whoever closes a connection that is broken.
+            await asyncio.wait(closing, timeout=STOP_GRACE_S)
         if self._process.returncode is None:
             self._ending = True
             with contextlib.suppress(ProcessLookupError):
@@ -326,7 +341,7 @@ class EmbeddedBroker:
         try:
             client = await nats.connect(
                 self.url,
-                nkeys_seed=str(self.key_path("log")),
+                **login(self.key_path("log")),
                 allow_reconnect=False,
                 connect_timeout=2,
                 error_cb=_ignore,
@@ -532,13 +547,33 @@ def _principal_key_path(directory: Path, tenant: str, name: str) -> Path:
     return directory / "keys" / f"{quote(tenant, safe='@+=,:')}.{quote(name, safe='@+=,:')}.nk"
 
 
+def _credentials_path(directory: Path, user: str) -> Path:
+    return directory / "keys" / f"{user}.creds"
+
+
+def _write_credentials(directory: Path, trust: Trust) -> None:
+    now_s = SystemClock().wall_us() // 1_000_000
+    for name, user in INTERNAL_USERS.items():
+        text = trust.credentials(user.account, name, user.permissions.claims(), now_s)
+        _write(_credentials_path(directory, name), text)
+
+
+def _name_the_data(directory: Path, trust: Trust) -> None:
+    """Data of a version that called accounts by name are found under their account's key from here on."""
+    streams = directory / "jetstream" / "jetstream"
+    old, new = streams / SERVICE_ACCOUNT, streams / trust.account(SERVICE_ACCOUNT).public
+    if old.is_dir() and not new.exists():
+        old.rename(new)
+
+
 def _prepare(directory: Path) -> Path:
     directory = directory.absolute().resolve()
     try:
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        keys = directory / "keys"
-        keys.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-        keys.chmod(DIRECTORY_MODE)
+        for name in ("keys", "accounts"):
+            inner = directory / name
+            inner.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            inner.chmod(DIRECTORY_MODE)
     except OSError as error:
         raise BrokerError(f"directory {directory}: {error.strerror}; choose another with --dir") from error
     return directory

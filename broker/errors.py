@@ -25,6 +25,18 @@ class Unreachable(WireError):
         self.url = url
 
 
+class NotAdmitted(Unreachable):
+    """The broker answers, and does not let this principal in."""
+
+    def __init__(self, url: str, shown: str) -> None:
+        WireError.__init__(
+            self,
+            f"the broker at {url} does not admit {shown}: it is no principal's, or the principal is "
+            "revoked, or nobody answers for logins just now; `writ env` names the key of this machine's node",
+        )
+        self.url = url
+
+
 class PermissionDenied(WireError):
     """This principal may not publish to, or subscribe to, `subject`, or may not do what it asked there.
 

@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import (
+    AuthorizationError,
     BadSubjectError,
     ConnectionClosedError,
     ConnectionDrainingError,
@@ -37,6 +38,14 @@ _HEAD_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
 _LINE_MAX_BYTES: Final = 1 << 20
 _NOT_IN_SUBJECTS: Final = re.compile(rb"[\x00-\x20\x7f]")
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
+_LOGIN_OVER: Final = (
+    "user authentication expired",
+    "user authentication revoked",
+    "account authentication expired",
+    "authorization violation",
+    "maximum account active connections exceeded",
+)
+"""What the server says when a connection that stood may stand no longer."""
 
 Take = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes a message as the server sent it: subject, reply, body, header block. Must neither block nor raise."""
@@ -156,15 +165,28 @@ class HardenedClient(Client):
         self._asked: dict[bytes, tuple[bytes, asyncio.Future[bytes]]] = {}
         self._tokens = itertools.count(1)
 
-    async def feed(self, subject: str, take: Take) -> Subscription:
-        """Subscribes; what comes before this returns is lost."""
-        sub = await self.subscribe(subject, cb=_drop)
+    async def feed(self, subject: str, take: Take, group: str = "") -> Subscription:
+        """Subscribes, of a group one; what comes before this returns is lost."""
+        sub = await self.subscribe(subject, group, cb=_drop)
         self._parser.feeds[sub._id] = take  # pyright: ignore[reportPrivateUsage]
         return sub
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._parser.feeds.pop(sid, None)
         super()._remove_sub(sid, max_msgs)
+
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        if not self.is_connected:  # nats-py takes a server that hangs up for one that let us in
+            raise AuthorizationError
+
+    async def _process_err(self, err_msg: str) -> None:
+        # nats-py closes for good here. A login ends within the hour, or when roles change: whoever is still a
+        # principal is let in again with what it may do now, and who is not may be again.
+        if any(words in err_msg for words in _LOGIN_OVER):
+            await self._process_op_err(AuthorizationError())
+        else:
+            await super()._process_err(err_msg)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
         await super()._process_msg(sid, _plain(subject), _plain(reply), data, headers)

@@ -4,42 +4,25 @@ A seed is the whole secret of a user. The broker's configuration holds only the 
 configuration file may be read by anyone without giving anyone a way in.
 """
 
-import importlib
 import os
 import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+
+from .jwt import KeyKind, Signer, signer_in
 
 SEED_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
-_SEED_BYTES = 32
+_SECRET_BYTES = 32
 _PUBLIC_LENGTH = 56
 _BASE32 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
 
 
 class KeyFileError(Exception):
     """A key file cannot be used as it is; the message says why and what to do."""
-
-
-class _KeyPair(Protocol):
-    @property
-    def public_key(self) -> bytes: ...
-    def wipe(self) -> None: ...
-
-
-class _Nkeys(Protocol):
-    PREFIX_BYTE_USER: int
-
-    def encode_seed(self, src: bytes, prefix: int) -> bytes: ...
-    def from_seed(self, seed: bytearray) -> _KeyPair: ...
-
-
-# The package ships no types; naming the three things used keeps the checkers strict everywhere else.
-_nkeys = cast(_Nkeys, importlib.import_module("nkeys"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +38,19 @@ def load_or_create(path: Path) -> Key:
 
     Raises `KeyFileError` when the file holds no user seed, and as `secret_in`.
     """
-    # Key material is drawn here and nowhere else; it never reaches a decision or a record.
-    secret_in(path, lambda: _nkeys.encode_seed(os.urandom(_SEED_BYTES), _nkeys.PREFIX_BYTE_USER))  # noqa: TID251
+    secret_in(path, lambda: new_seed(KeyKind.USER))
     return load(path)
+
+
+def new_seed(kind: KeyKind) -> bytes:
+    """The seed of a key that nobody has seen."""
+    # Key material is drawn here and nowhere else; it never reaches a decision or a record.
+    return Signer(kind, os.urandom(_SECRET_BYTES)).seed.encode()  # noqa: TID251
 
 
 def load(path: Path) -> Key:
     """Return the key whose seed is in `path`; raises `KeyFileError` as `load_or_create` does."""
-    return Key(public=_public(bytearray(_read(path)), path), seed_path=path)
+    return Key(public=_public(_read(path), path), seed_path=path)
 
 
 def secret_in(path: Path, make: Callable[[], bytes]) -> bytes:
@@ -97,12 +85,10 @@ def is_public_user_key(text: str) -> bool:
     return len(text) == _PUBLIC_LENGTH and text[0] == "U" and set(text) <= _BASE32
 
 
-def _public(seed: bytearray, path: Path) -> str:
+def _public(seed: bytes, path: Path) -> str:
     try:
-        pair = _nkeys.from_seed(seed)
-        public = pair.public_key.decode("ascii").rstrip("=")
-        pair.wipe()
-    except Exception as error:  # the package raises several unrelated types for a seed that is not one
+        public = signer_in(seed.decode("ascii")).public
+    except ValueError as error:
         raise KeyFileError(_not_a_seed(path)) from error
     if not is_public_user_key(public):
         raise KeyFileError(_not_a_seed(path))

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from .connect import Target, Watch, connect
-from .errors import NoAnswer, NoResponders, PermissionDenied, SubmitNotStored, Unreachable, WireError
+from .errors import (
+    NoAnswer,
+    NoResponders,
+    NotAdmitted,
+    PermissionDenied,
+    SubmitNotStored,
+    Unreachable,
+    WireError,
+)
 
 if TYPE_CHECKING:
     from .hardened import HardenedClient
@@ -64,10 +72,11 @@ class NatsWire:
     would have leases granted to nobody.
     """
 
-    def __init__(self, connection: HardenedClient, watch: Watch, url: str) -> None:
+    def __init__(self, connection: HardenedClient, watch: Watch, target: Target) -> None:
         self._nats = connection
         self._watch = watch
-        self._url = url
+        self._target = target
+        self._url = target.url
         self._denied_subscriptions: dict[str, PermissionDenied] = {}
         watch.on_denied = self._on_denied
         watch.on_ended = self._on_ended
@@ -77,7 +86,7 @@ class NatsWire:
         """Connects as the target's principal. Raises Unreachable after `wait_s` seconds of trying."""
         watch = Watch()
         connection = await connect(target, name, watch=watch, wait_s=wait_s)
-        return cls(connection, watch, target.url)
+        return cls(connection, watch, target)
 
     @property
     def connections(self) -> int:
@@ -159,6 +168,8 @@ class NatsWire:
         except NoRespondersError as error:
             raise NoResponders(subject) from error
         except TimeoutError as error:
+            if self._watch.not_admitted:
+                raise NotAdmitted(self._url, self._target.shown) from error
             raise NoAnswer(subject, timeout_s) from error
         except Exception as error:
             self._check()

@@ -216,7 +216,7 @@ class Place:
         """The log's messages under a subject, in order, by the broker's direct reads in plain sockets."""
         url = self.json("env")["NATS_URL"]
         found: list[Any] = []
-        with self._raw.Raw(url, self.root / ".writ" / "keys" / "log.nk") as client:
+        with self._raw.Raw(url, self.root / ".writ" / "keys" / "log.creds") as client:
             inbox = client.subscribe(b"_INBOX.read")
             after = 0
             while True:

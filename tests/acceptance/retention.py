@@ -219,7 +219,7 @@ class Proof:
         assert all(before.values()), "each reader has something to tell"
         info = json.loads((self.directory / "node.json").read_bytes())
         link = await connect(
-            Target(info["url"], self.directory / "keys" / "log.nk"), "proof", inbox_prefix="_INBOX"
+            Target(info["url"], self.directory / "keys" / "log.creds"), "proof", inbox_prefix="_INBOX"
         )
         try:
             log = ArchivedLog.beside(self.directory, await JetStreamLog.open(link))

@@ -193,7 +193,7 @@ async def verified_and_rebuilt(root: Path) -> None:
     """The whole history against its rules; and each view made anew is the one that is there."""
     directory = root / ".writ"
     info = json.loads((directory / "node.json").read_bytes())
-    link = await connect(Target(info["url"], directory / "keys" / "log.nk"), "test", inbox_prefix="_INBOX")
+    link = await connect(Target(info["url"], directory / "keys" / "log.creds"), "test", inbox_prefix="_INBOX")
     try:
         log = ArchivedLog.beside(directory, await JetStreamLog.open(link))
         verifier = Verifier(log.epoch)

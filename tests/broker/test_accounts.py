@@ -21,7 +21,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
-from writ.broker.accounts import ALL_ROLES, BrokerSettings, Principal, Role, render
+from writ.broker.accounts import ALL_ROLES, BrokerSettings, Principal, Role, refuse_repeats
+from writ.broker.connect import login
 from writ.broker.embedded import EmbeddedBroker, local_principal
 from writ.broker.keys import load_or_create
 from writ.schemas.ids import shard_of
@@ -149,7 +150,7 @@ async def connect() -> AsyncIterator[Callable[..., Awaitable[User]]]:
 
         client = await nats.connect(
             broker.url,
-            nkeys_seed=str(broker.key_path(name)),
+            **login(broker.key_path(name)),
             inbox_prefix=inbox_prefix,
             error_cb=complain,
             allow_reconnect=False,
@@ -489,15 +490,9 @@ def test_names_that_cannot_stand_in_a_subject_are_refused(
 
 
 def test_two_principals_with_one_name_or_one_key_are_refused(tmp_path: Path) -> None:
-    settings = BrokerSettings(port=4222, store_dir="/data", log_file="/log")
-    keys = {name: load_or_create(tmp_path / f"{name}.nk").public for name in ("log", "answer")}
     first = local_principal(tmp_path, "a", "x")
-    assert f"nkey: {first.public}" in render(settings, keys, [first])
+    refuse_repeats([first])
     with pytest.raises(ValueError, match=r"principal 'a\.x' is given twice"):
-        render(settings, keys, [first, replace(local_principal(tmp_path, "a", "y"), name="x")])
+        refuse_repeats([first, replace(local_principal(tmp_path, "a", "y"), name="x")])
     with pytest.raises(ValueError, match=r"public key .* is given twice"):
-        render(settings, keys, [first, replace(first, name="z")])
-    with pytest.raises(ValueError, match=r"public key .* is given twice"):
-        render(settings, keys, [replace(first, public=keys["log"])])
-    with pytest.raises(ValueError, match="no public key for internal user 'answer'"):
-        render(settings, {"log": keys["log"]}, [first])
+        refuse_repeats([first, replace(first, name="z")])

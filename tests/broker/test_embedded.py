@@ -21,6 +21,7 @@ import pytest
 from nats.aio.client import Client
 
 from writ.broker.accounts import BrokerSettings
+from writ.broker.connect import login
 from writ.broker.embedded import (
     AlreadyRunningError,
     BrokerError,
@@ -40,11 +41,12 @@ OWNER = """
 import asyncio, sys
 from pathlib import Path
 import nats
+from writ.broker.connect import login
 from writ.broker.embedded import EmbeddedBroker
 
 async def main():
     broker = await EmbeddedBroker.start(Path(sys.argv[1]))
-    client = await nats.connect(broker.url, nkeys_seed=str(broker.key_path("log")))
+    client = await nats.connect(broker.url, **login(broker.key_path("log")))
     stream = client.jetstream()
     await stream.add_stream(name="S", subjects=["s.>"])
     for number in range(20):
@@ -79,7 +81,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.asynccontextmanager
 async def connected(broker: EmbeddedBroker, name: str = "log") -> AsyncGenerator[Client]:
-    client = await nats.connect(broker.url, nkeys_seed=str(broker.key_path(name)), allow_reconnect=False)
+    client = await nats.connect(broker.url, **login(broker.key_path(name)), allow_reconnect=False)
     try:
         yield client
     finally:

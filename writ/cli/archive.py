@@ -109,7 +109,7 @@ async def _run(directory: Path, sizes: Sizes) -> Kept:
     info = node_info(directory)
     if info is None:
         raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
-    target = Target(str(info["url"]), directory / "keys" / "log.nk")
+    target = Target(str(info["url"]), directory / "keys" / "log.creds")
     try:
         link = await connect(target, "writ:archive", inbox_prefix="_INBOX")
     except Unreachable as error:

@@ -75,7 +75,7 @@ class Http(Child[Settings]):
 
         token = secret_in(self.token_path, lambda: secrets.token_urlsafe(_TOKEN_BYTES).encode()).decode()
         directory = str(self.token_path.parent)
-        key_path = str(Path(info.key_path).with_name("http.nk"))
+        key_path = str(Path(info.key_path).with_name("http.creds"))
         return Settings(
             directory, info.url, key_path, info.tenant, info.principal, token, self._socket.fileno()
         )

@@ -53,6 +53,16 @@ def signing_key(seed: str) -> SigningKey:
     return SigningKey(raw[2:34])
 
 
+def credentials(path: Path) -> tuple[str, str]:
+    """A token, empty where there is none, and a seed. A credentials file has each below a heading."""
+    lines = path.read_text().split("\n")
+    token, seed = [lines[at + 1] for at, line in enumerate(lines) if line.startswith("-----BEGIN")] or (
+        "",
+        lines[0],
+    )
+    return token, seed
+
+
 def public_nkey(key: SigningKey) -> str:
     """The public half of a user's key as NATS writes it: prefix U, key, CRC-16/XMODEM."""
     raw = bytes([20 << 3]) + bytes(key.verify_key)
@@ -76,10 +86,12 @@ class Raw:
         self._read = self._socket.makefile("rb")
         self.errors: list[str] = []
         self.info = json.loads(self._read.readline().removeprefix(b"INFO "))
-        key = signing_key(Path(seed_file).read_text())
+        token, seed = credentials(Path(seed_file))
+        key = signing_key(seed)
         signature = key.sign(self.info["nonce"].encode()).signature
         login = {
             "nkey": public_nkey(key),
+            **({"jwt": token} if token else {}),
             "sig": base64.urlsafe_b64encode(signature).rstrip(b"=").decode(),
         }
         self._sids = 0

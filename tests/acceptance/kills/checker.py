@@ -304,13 +304,13 @@ def check(history: History, ledger: list[dict[str, Any]], listed: list[dict[str,
 
 
 async def connect(url: str, key: Path) -> Client:
-    """A plain connection as the user whose seed is in `key`."""
+    """A plain connection as the user whose credentials are in `key`."""
 
     async def ignore(_: Exception) -> None:
         """What matters shows as an answer that does not come."""
 
     return await nats.connect(
-        url, nkeys_seed=str(key), max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=ignore
+        url, user_credentials=str(key), max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=ignore
     )
 
 

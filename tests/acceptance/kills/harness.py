@@ -56,7 +56,7 @@ class LogWatch:
     async def until(self, condition: Callable[[Any], object], what: str, timeout_s: float) -> None:
         """Returns when something holds of the log. Goes on while the broker is away."""
         checker, stage = self._stage.checker, self._stage
-        client = await checker.connect(stage.url, stage.directory / "keys" / "log.nk")
+        client = await checker.connect(stage.url, stage.directory / "keys" / "log.creds")
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition(self.history):
@@ -178,7 +178,7 @@ class Stage:
         jobs = self.root / "jobs.json"
         listed = await self._output(*self.writ("jobs", "--json", "--dir", str(self.directory)))
         jobs.write_bytes(listed)
-        key = self.directory / "keys" / "log.nk"
+        key = self.directory / "keys" / "log.creds"
         said = await self._output(
             sys.executable,
             *("-I", str(HERE / "checker.py"), "--url", self.url, "--key", str(key)),

@@ -1,0 +1,107 @@
+"""The gate: answers the broker when it asks whether to let somebody in (NATS *auth callout*).
+
+Who asks shows an NKey, by having signed what the broker gave it to sign, or a token. Whom the register knows
+by it gets the account of its name and, for an hour at most, the permissions of its roles. Several gates may
+stand side by side; each question goes to one of them. Connections that are in need none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from .accounts import AUTH_SUBJECT, GATE_ACCOUNT, Principal
+from .clock import Clock
+from .jwt import claims_in, is_signed
+from .trust import Trust
+
+if TYPE_CHECKING:
+    from .hardened import HardenedClient
+
+log = logging.getLogger("writ.broker")
+
+LIFE_S: Final = 3_600
+"""How long a connection may stand before it has to show its credentials again."""
+
+_GROUP: Final = "writ-gate"
+_AUDIENCE: Final = "nats-authorization-request"
+_US: Final = 1_000_000
+
+
+class Entry(NamedTuple):
+    """Somebody to be let in. What was issued up to `changed_s` (seconds since 1970) no longer counts."""
+
+    principal: Principal
+    changed_s: int = 0
+
+
+class Register(Protocol):
+    """Who is known, now. Neither blocks."""
+
+    def by_key(self, public: str) -> Entry | None:
+        """Who has a public NKey."""
+        ...
+
+    def by_token(self, digest: str) -> Entry | None:
+        """Who has the token with this SHA-256, in hex."""
+        ...
+
+
+class Gate:
+    """One answering service, on the connection of the user `gate`."""
+
+    def __init__(self, trust: Trust, register: Register, clock: Clock, life_s: int = LIFE_S) -> None:
+        if not 1 <= life_s <= LIFE_S:
+            raise ValueError(f"a life of {life_s} s: a login counts for 1 to {LIFE_S} s")
+        self._trust = trust
+        self._register = register
+        self._clock = clock
+        self._life_s = life_s
+
+    async def open(self, nats: HardenedClient) -> None:
+        """Answers until the connection is closed."""
+
+        def asked(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+            answer = self.answer(body)
+            if answer is not None and reply:
+                nats.put(reply, answer)
+
+        await nats.feed(AUTH_SUBJECT, asked, _GROUP)
+        await nats.flush()
+
+    def answer(self, request: bytes) -> bytes | None:
+        """The signed answer to a question of the broker's; None to what is no such question."""
+        try:
+            claims = claims_in(request.decode())
+            asked: dict[str, Any] = claims["nats"]
+            server, user = str(asked["server_id"]["id"]), str(asked["user_nkey"])
+            if claims["aud"] != _AUDIENCE or claims["iss"] != server:
+                raise ValueError(f"it is signed by {claims['iss']} for {claims['aud']!r}")
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("somebody other than a broker asked to let somebody in: %s", error)
+            return None
+        entry = self._known(asked.get("connect_opts", {}), asked.get("client_info", {}))
+        now_s = self._clock.wall_us() // _US
+        verdict: dict[str, Any] = {"type": "authorization_response", "version": 2}
+        if entry is None:
+            verdict["error"] = "no principal has this key or token"
+        else:
+            verdict["jwt"] = self._admit(entry, user, now_s)
+        answer = {"sub": user, "aud": server, "nats": verdict}
+        return self._trust.account(GATE_ACCOUNT).token(answer, now_s).encode()
+
+    def _known(self, shown: dict[str, Any], client: dict[str, Any]) -> Entry | None:
+        key, signature, nonce = shown.get("nkey"), shown.get("sig"), client.get("nonce")
+        if key:
+            if signature and nonce and is_signed(key, nonce.encode(), signature):
+                return self._register.by_key(key)
+            return None
+        token = shown.get("auth_token") or shown.get("pass")
+        return self._register.by_token(hashlib.sha256(token.encode()).hexdigest()) if token else None
+
+    def _admit(self, entry: Entry, user: str, now_s: int) -> str:
+        issued_s = max(now_s, entry.changed_s + 1)
+        claims = entry.principal.permissions().claims()
+        account = entry.principal.account
+        return self._trust.user_token(account, user, claims, issued_s, now_s + self._life_s)

@@ -1,0 +1,133 @@
+"""The roll: whom the gate lets in, and the accounts of the broker kept in step with it."""
+# nats-py leaves its keyword options untyped.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import nats.errors
+
+from .accounts import (
+    BrokerSettings,
+    Principal,
+    closed_account,
+    own_accounts,
+    principal_account,
+    refuse_repeats,
+)
+from .clock import Clock
+from .gate import Entry
+from .jwt import claims_in
+from .trust import Trust
+
+if TYPE_CHECKING:
+    from .hardened import HardenedClient
+
+_UPDATE: Final = b"$SYS.REQ.CLAIMS.UPDATE"
+_UPDATE_TIMEOUT_S: Final = 5.0
+_US: Final = 1_000_000
+
+
+class AccountsRefused(Exception):
+    """The broker did not take what an account is now; the message says of which one and why."""
+
+
+class Roll:
+    """Who is known, as principals of the broker; a `Register` for the gate."""
+
+    def __init__(self, trust: Trust, settings: BrokerSettings, clock: Clock) -> None:
+        self._trust = trust
+        self._settings = settings
+        self._clock = clock
+        self._system: HardenedClient | None = None
+        self._entries: dict[str, Entry] = {}
+        self._by_key: dict[str, Entry] = {}
+        self._by_token: dict[str, Entry] = {}
+
+    @property
+    def principals(self) -> tuple[Principal, ...]:
+        return tuple([entry.principal for entry in self._entries.values()])
+
+    def by_key(self, public: str) -> Entry | None:
+        return self._by_key.get(public)
+
+    def by_token(self, digest: str) -> Entry | None:
+        return self._by_token.get(digest)
+
+    def prepare(self, principals: Sequence[Principal], accounts: Path) -> None:
+        """Takes the principals that there are before the broker starts, and writes what it reads then.
+
+        An account that an earlier start left is closed. Raises ValueError for two of one name or key.
+        """
+        refuse_repeats(principals)
+        now_s = self._now_s()
+        self._enter([Entry(each) for each in principals])
+        tokens = own_accounts(self._settings, self._trust, now_s)
+        for each in principals:
+            tokens[each.account] = principal_account(self._settings, self._trust, each, now_s)
+        kept: set[str] = set()
+        for name, token in tokens.items():
+            file = accounts / f"{self._trust.account(name).public}.jwt"
+            file.write_text(token)
+            kept.add(file.name)
+        for left in accounts.glob("*.jwt"):
+            if left.name not in kept:
+                name = str(claims_in(left.read_text())["name"])
+                left.write_text(closed_account(self._trust, name, now_s))
+
+    def follow(self, system: HardenedClient) -> None:
+        """From here on changes are told to the broker, on a connection of the user `system`."""
+        self._system = system
+
+    async def set(self, principals: Sequence[Principal]) -> None:
+        """Makes these the principals. Who has changed or gone is disconnected; the others stay as they are.
+
+        Raises ValueError for two of one name or key, AccountsRefused where the broker does not follow: then
+        the gate judges by the new roll all the same, and calling again tells the broker again.
+        """
+        refuse_repeats(principals)
+        now_s = self._now_s()
+        before = self._entries
+        entries: list[Entry] = []
+        changed: dict[str, str] = {}
+        for each in principals:
+            known = before.get(each.account)
+            if known is not None and known.principal == each:
+                entries.append(known)
+                continue
+            entry = Entry(each, 0 if known is None else now_s)
+            entries.append(entry)
+            changed[each.account] = principal_account(
+                self._settings, self._trust, each, now_s, entry.changed_s
+            )
+        self._enter(entries)
+        for name in before.keys() - self._entries.keys():
+            changed[name] = closed_account(self._trust, name, now_s)
+        try:
+            for name, token in changed.items():
+                await self._tell(name, token)
+        except AccountsRefused:
+            for name in changed:  # so that the next call sees a change again
+                self._entries.pop(name, None)
+            raise
+
+    def _enter(self, entries: Iterable[Entry]) -> None:
+        self._entries = {entry.principal.account: entry for entry in entries}
+        self._by_key = {e.principal.public: e for e in self._entries.values()}
+
+    async def _tell(self, name: str, token: str) -> None:
+        if self._system is None:
+            raise AccountsRefused(f"account {name}: there is no connection to a broker")
+        try:
+            answer = json.loads(await self._system.ask(_UPDATE, token.encode(), _UPDATE_TIMEOUT_S))
+        except (nats.errors.Error, OSError, ValueError) as error:
+            raise AccountsRefused(f"account {name}: the broker did not answer: {error}") from error
+        if "error" in answer:
+            raise AccountsRefused(f"account {name}: {answer['error'].get('description', answer['error'])}")
+
+    def _now_s(self) -> int:
+        return self._clock.wall_us() // _US
