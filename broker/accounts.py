@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from writ.schemas.ids import SYSTEM_TENANT, token_fault
+from writ.schemas.subjects import NO_QUEUE
 
 from .keys import is_public_user_key
 from .trust import SYSTEM_ACCOUNT, Trust
@@ -96,15 +97,20 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated user, service or worker: its name in its tenant, its public NKey and its roles.
+    """An authenticated user, service or worker: its name in its tenant, its public NKeys and its roles.
 
-    Raises ValueError for a name that cannot stand in a subject, a key that is no user key, an unknown role.
+    `in_queues` are roles that it has in one queue alone. `tokens` are the SHA-256, in hex, of those that let it
+    in like a key. Raises ValueError for a name that cannot stand in a subject, a key that is no user key, an
+    unknown role.
     """
 
     tenant: str
     name: str
     public: str
     roles: frozenset[Role]
+    in_queues: frozenset[tuple[Role, str]] = frozenset()
+    other_keys: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         fault = token_fault(self.tenant, "tenant") or token_fault(self.name, "principal")
@@ -112,12 +118,17 @@ class Principal:
             raise ValueError(fault)
         if self.tenant == SYSTEM_TENANT:
             raise ValueError(f"tenant {self.tenant!r} is Writ's own; choose another name")
-        if not is_public_user_key(self.public):
-            raise ValueError(
-                f"public key {self.public!r} of principal {self.name!r} is no NKey user key; "
-                "give the 56 characters that begin with U"
-            )
-        unknown = sorted(self.roles - ALL_ROLES)
+        for key in self.keys:
+            if not is_public_user_key(key):
+                raise ValueError(
+                    f"public key {key!r} of principal {self.name!r} is no NKey user key; "
+                    "give the 56 characters that begin with U"
+                )
+        for _, queue in self.in_queues:
+            fault = token_fault(queue, "queue")
+            if fault and queue != NO_QUEUE:
+                raise ValueError(fault)
+        unknown = sorted((self.roles | {role for role, _ in self.in_queues}) - ALL_ROLES)
         if unknown:
             raise ValueError(
                 f"role {unknown[0]!r} of principal {self.name!r} is unknown; "
@@ -129,18 +140,27 @@ class Principal:
         """The name of its account; unique, because neither part can hold a dot."""
         return f"{self.tenant}.{self.name}"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All that let it in."""
+        return (self.public, *self.other_keys)
+
     def services(self) -> tuple[str, ...]:
         """The request subjects its roles open, its own name pinned in each."""
         who = f"{self.tenant}.{self.name}"
         # Exactly as many tokens as the mappings take: one more would reach no shard and vanish unanswered.
         subjects: dict[Role, str] = {
-            "submit": f"writ.submit.{who}.*",
-            "work": f"writ.lease.{who}.*.*",
-            "operate": f"writ.control.{who}.*.*",
-            "ask": f"writ.query.{who}.>",
+            "submit": f"writ.submit.{who}.",
+            "work": f"writ.lease.{who}.*.",
+            "operate": f"writ.control.{who}.*.",
         }
-        roles = self.roles | {"ask"} if "read" in self.roles else self.roles
-        return tuple(subject for role, subject in subjects.items() if role in roles)
+        found = [f"{subject}*" for role, subject in subjects.items() if role in self.roles]
+        for role, queue in sorted(self.in_queues):
+            if role in subjects and role not in self.roles:
+                found.append(f"{subjects[role]}{queue}")
+        if self.roles & {"ask", "read"}:
+            found.append(f"writ.query.{who}.>")
+        return tuple(found)
 
     def streams(self) -> tuple[str, ...]:
         """The live subjects its roles let it watch."""
@@ -301,7 +321,7 @@ def refuse_repeats(principals: Sequence[Principal]) -> None:
     """Raises ValueError when two principals share a name or a key: the broker could not tell them apart."""
     for what, values in (
         ("principal", [p.account for p in principals]),
-        ("public key", [p.public for p in principals]),
+        ("public key", [key for p in principals for key in p.keys]),
     ):
         seen: set[str] = set()
         for value in values:

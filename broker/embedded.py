@@ -259,14 +259,14 @@ class EmbeddedBroker:
         return self.roll.principals
 
     async def set_principals(self, principals: Sequence[Principal]) -> None:
-        """Replace the principals of the running broker.
+        """Replace the principals of the running broker; `owner` is one only if it is among them.
 
         Whose roles or key changed is disconnected, and comes back with what it may do now; who is gone is
         disconnected for good. All other connections are as before. Raises `BrokerError` when the broker does
         not take an account, ValueError for principals that cannot be told apart.
         """
         try:
-            await self.roll.set(_with_owner(self.directory, principals))
+            await self.roll.set(principals)
         except AccountsRefused as error:
             raise BrokerError(f"the broker did not take the new principals: {error}") from error
 

@@ -24,6 +24,9 @@ log = logging.getLogger("writ.broker")
 LIFE_S: Final = 3_600
 """How long a connection may stand before it has to show its credentials again."""
 
+SKEW_S: Final = 30
+"""How far the clocks of gates, and of who changes the roll, may be apart."""
+
 _GROUP: Final = "writ-gate"
 _AUDIENCE: Final = "nats-authorization-request"
 _US: Final = 1_000_000
@@ -101,7 +104,8 @@ class Gate:
         return self._register.by_token(hashlib.sha256(token.encode()).hexdigest()) if token else None
 
     def _admit(self, entry: Entry, user: str, now_s: int) -> str:
-        issued_s = max(now_s, entry.changed_s + 1)
+        # As of before now: a change revokes what was issued up to its own time, by whatever clock.
+        issued_s = max(now_s - SKEW_S, entry.changed_s + 1)
         claims = entry.principal.permissions().claims()
         account = entry.principal.account
         return self._trust.user_token(account, user, claims, issued_s, now_s + self._life_s)

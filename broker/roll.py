@@ -99,7 +99,8 @@ class Roll:
             if known is not None and known.principal == each:
                 entries.append(known)
                 continue
-            entry = Entry(each, 0 if known is None else now_s)
+            # Past what any gate has issued: a second change within a second ends what the first let in.
+            entry = Entry(each, now_s if known is None else max(now_s, known.changed_s + 1))
             entries.append(entry)
             changed[each.account] = principal_account(
                 self._settings, self._trust, each, now_s, entry.changed_s
@@ -117,7 +118,9 @@ class Roll:
 
     def _enter(self, entries: Iterable[Entry]) -> None:
         self._entries = {entry.principal.account: entry for entry in entries}
-        self._by_key = {e.principal.public: e for e in self._entries.values()}
+        everyone = self._entries.values()
+        self._by_key = {key: each for each in everyone for key in each.principal.keys}
+        self._by_token = {digest: each for each in everyone for digest in each.principal.tokens}
 
     async def _tell(self, name: str, token: str) -> None:
         if self._system is None:

@@ -20,6 +20,8 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.queries import teller
+from writ.broker.refusals import Refusals, tell_refusals
 from writ.broker.requests import NatsRequests
 from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
@@ -30,7 +32,7 @@ from writ.schemas.queries import PartitionStatus
 from .archiving import Archiving
 from .metrics.components import component
 from .metrics.of_engine import of_engine
-from .principals import Doorkeeper, founders
+from .principals import Doorkeeper, founders, owner_of
 from .views.keeper import Settings, Views
 
 if TYPE_CHECKING:
@@ -184,6 +186,10 @@ class Node:
         self._spawn(self.views.keep(settings), "keeper of the views")
         await self._until(engine.leading)
         self._spawn(self._keep_doors(engine, logs), "doorkeeper")
+        refusals = Refusals(lambda key: owner_of(key, engine.state), DEFAULT_TENANT)
+        log_file = Path(self.broker.settings.log_file)
+        told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
+        self._spawn(told, "teller of what the broker refuses")
         info = self._write_info()
         self._spawn(Archiving(self.directory, engine, SystemClock()).keep(), "archiving")
         if self.http is not None:
@@ -247,7 +253,7 @@ class Node:
 
     async def _keep_doors(self, engine: Engine, link: Any) -> None:
         """Whom the broker lets in follows the log; a broker that was started again is told anew."""
-        doorkeeper = Doorkeeper()
+        doorkeeper = Doorkeeper(SystemClock())
         await doorkeeper.listen(link)
         while True:
             await doorkeeper.keep(self.broker, engine.state)

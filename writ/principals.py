@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from writ.broker.accounts import ALL_ROLES
@@ -13,9 +14,12 @@ from writ.broker.accounts import Role as Word
 from writ.broker.embedded import BrokerError
 from writ.orchestrator.access_desk import Founder
 from writ.schemas.access import OPERATIONS, built_in
+from writ.schemas.bounds import SECOND_US
 from writ.schemas.principals import WHOLE_TENANT, Principal, Role
+from writ.schemas.subjects import NO_QUEUE
 
 if TYPE_CHECKING:
+    from writ.broker.clock import Clock
     from writ.broker.embedded import EmbeddedBroker
     from writ.orchestrator.state import Partition
 
@@ -23,6 +27,9 @@ log = logging.getLogger("writ.node")
 
 CHANGES: Final = "writ.log.*.*.principal.*"
 """The records by which principals change; they are stored on these subjects."""
+
+AGAIN_S: Final = 0.5
+"""How soon what the broker did not take is told to it again."""
 
 SETTLE_S: Final = 0.05
 """Changes that come so close together are one for the broker."""
@@ -53,35 +60,50 @@ def _roles(words: Collection[Word]) -> tuple[Role, ...]:
     return tuple([role for word, roles in _ROLES.items() if word in words for role in roles])
 
 
-def accounts(principals: Collection[Principal]) -> list[Account]:
-    """Whom the broker lets in: those that are not revoked and have a key, by the newest one.
+def accounts(principals: Collection[Principal], now: int) -> list[Account]:
+    """Whom the broker lets in at log time `now`: those that are not revoked and have a key.
 
-    It opens the subjects of what their roles allow somewhere, at some time; the rest is for the orchestrator.
+    It opens the subjects of what their roles allow, in queues that grants name one by one or in all; what
+    is finer than that is for the orchestrator.
     """
-    found: list[Account] = []
-    for principal in principals:
-        if principal.revoked is None and principal.keys:
-            found.append(Account(principal.tenant, principal.name, principal.keys[-1], words(principal)))
-    return found
+    return [account(p, now) for p in principals if p.revoked is None and p.keys]
 
 
-def words(principal: Principal) -> frozenset[Word]:
-    """The kinds of subjects that a principal's roles call for."""
-    allowed = {"whoami", "elevate"}  # any that is known may ask who it is, and for more
-    allowed = allowed.union(*[built_in().operations(grant.role) for grant in principal.grants])
-    found: set[Word] = {_WORDS[OPERATIONS[each]] for each in allowed}
-    # The feed holds all of the tenant, whatever the scope of a grant.
-    reads = any(g.scope == WHOLE_TENANT and "log" in built_in().operations(g.role) for g in principal.grants)
-    feed: set[Word] = {"read"} if reads else set()
-    return frozenset(found | feed)
+def account(principal: Principal, now: int) -> Account:
+    """A principal, as the broker is to know it."""
+    # Any that is known may ask who it is, and for more.
+    everywhere: set[Word] = {"ask"}
+    in_queues: set[tuple[Word, str]] = {("operate", NO_QUEUE)}
+    for grant in principal.grants:
+        if not grant.live(now):
+            continue
+        allowed = built_in().operations(grant.role)
+        words = {_WORDS[OPERATIONS[each]] for each in allowed}
+        if grant.scope.endswith("*"):  # a folder is for the orchestrator, as no subject says it
+            everywhere |= words
+        else:
+            in_queues |= {(word, grant.scope) for word in words}
+        if grant.scope == WHOLE_TENANT and "log" in allowed:
+            everywhere.add("read")  # the feed holds all of the tenant
+    return Account(
+        principal.tenant,
+        principal.name,
+        principal.keys[-1],
+        frozenset(everywhere),
+        frozenset(each for each in in_queues if each[0] not in everywhere and each[0] != "ask"),
+        principal.keys[:-1],
+        tuple([t.digest for t in principal.tokens if t.until is None or now < t.until]),
+    )
 
 
 class Doorkeeper:
-    """Has the broker let in whom the log knows, as the log changes."""
+    """Has the broker let in whom the log knows, as the log changes and as roles for a time end."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._changed = asyncio.Event()
         self._as_of = -1
+        self._wait_s: float | None = None
 
     async def listen(self, link: Any) -> None:
         """Hears of changes on a connection that may read the log."""
@@ -94,16 +116,35 @@ class Doorkeeper:
 
     async def keep(self, broker: EmbeddedBroker, state: Partition) -> None:
         """One change: waits for it, and hands the broker all that are to be let in."""
-        await self._changed.wait()
-        await asyncio.sleep(SETTLE_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), self._wait_s)
+            await asyncio.sleep(SETTLE_S)
+        due = not self._changed.is_set()
         self._changed.clear()
-        if state.access_changes == self._as_of:
+        if state.access_changes == self._as_of and not due:
             return
-        as_of = state.access_changes
-        wanted = accounts(tuple(state.principals.values()))
+        as_of, now = state.access_changes, self._clock.wall_us()
+        principals = tuple(state.principals.values())
+        wanted = accounts(principals, now)
+        self._wait_s = _next_end_s(principals, now)
         if wanted and set(wanted) != set(broker.principals):
             try:
                 await broker.set_principals(wanted)
             except (BrokerError, ValueError) as refused:
-                log.error("the broker does not take the principals of the log: %s", refused)
+                log.error("the broker does not take the principals of the log; trying again: %s", refused)
+                self._wait_s = AGAIN_S
+                return
         self._as_of = as_of
+
+
+def owner_of(key: str, state: Partition) -> tuple[str, str] | None:
+    """The tenant and the name of whom a key belongs to, revoked or not."""
+    return next(((p.tenant, p.name) for p in state.principals.values() if key in p.keys), None)
+
+
+def _next_end_s(principals: Collection[Principal], now: int) -> float | None:
+    """How long it takes until the first of the grants and tokens that end does so; None where none will."""
+    ends = [grant.until for p in principals for grant in p.grants]
+    ends += [token.until for p in principals for token in p.tokens]
+    left = [end - now for end in ends if end is not None and end > now]
+    return min(left) / SECOND_US if left else None

@@ -135,7 +135,8 @@ class World:
     async def grant(self, directory: Path, roles: frozenset[Role]) -> None:
         """Give `mallory` other roles."""
         mallory = local_principal(directory, "default", "mallory", roles)
-        await self.broker.set_principals([mallory])
+        kept = [each for each in self.broker.principals if each.name != "mallory"]
+        await self.broker.set_principals([*kept, mallory])
 
 
 @pytest.fixture
@@ -427,7 +428,7 @@ async def test_principals_come_and_go_while_the_broker_runs(world: World, tmp_pa
     owner = await world.connect(world.broker, "owner")
     mallory = await world.connect(world.broker, "mallory")
     robot = local_principal(tmp_path, "acme", "robot", frozenset({"submit"}))
-    await world.broker.set_principals([robot])
+    await world.broker.set_principals([local_principal(tmp_path, "default", "owner"), robot])
     new = await world.connect(world.broker, "acme.robot")
     for user, subject in ((owner, "writ.submit.default.owner.q"), (new, "writ.submit.acme.robot.q")):
         answer = await user.client.request(subject, b"{}", timeout=WAIT_S)
@@ -443,7 +444,7 @@ async def test_a_waiting_request_survives_a_change_of_principals(world: World, t
     owner = await world.connect(world.broker, "owner")
     asked = asyncio.create_task(owner.client.request("writ.query.default.owner.slow", b"", timeout=WAIT_S))
     request = await parked.next_msg(timeout=WAIT_S)
-    await world.broker.set_principals([local_principal(tmp_path, "acme", "robot")])
+    await world.broker.set_principals([*world.broker.principals, local_principal(tmp_path, "acme", "robot")])
     await request.respond(ANSWER)
     assert (await asked).data == ANSWER
 

@@ -24,7 +24,7 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect, login
 from writ.broker.embedded import EmbeddedBroker, local_principal
 from writ.broker.errors import NoAnswer, NotAdmitted, PermissionDenied
-from writ.broker.gate import LIFE_S, Entry, Gate
+from writ.broker.gate import LIFE_S, SKEW_S, Entry, Gate
 from writ.broker.jwt import KeyKind, Signer, claims_in, signer_in
 from writ.broker.trust import Trust
 from writ.broker.wire import NatsWire
@@ -114,7 +114,7 @@ def test_who_has_signed_gets_its_own_account_and_permissions_for_an_hour() -> No
     gate = Gate(trust, Known(Entry(BOT)), At())
     token = claims_in(asked(gate, question(signed()))["jwt"])
     assert token["iss"] == trust.account("default.bot").public
-    assert (token["iat"], token["exp"]) == (NOW_S, NOW_S + LIFE_S)
+    assert (token["iat"], token["exp"]) == (NOW_S - SKEW_S, NOW_S + LIFE_S)
     assert token["nats"]["pub"] == {"allow": ["writ.submit.default.bot.*"]}
     assert token["nats"]["sub"] == {"allow": ["_INBOX.>", "_INBOX_bot.>"]}
 

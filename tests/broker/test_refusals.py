@@ -1,0 +1,87 @@
+"""What the broker refuses, found in its log and folded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from writ.broker.refusals import FOLD_US, NOBODY, LogTail, Refusal, Refusals, refusal_in
+
+_HEAD = b'[7] 2026/11/21 18:01:26.880024 [ERR] 127.0.0.1:32872 - cid:11 - "v2.16.0:python3:%b" - '
+_BOT = b'"A' + b"C" * 55 + b"/default.bot/nkey:U" + b"D" * 55 + b'" - '
+KEY = "U" + "D" * 55
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b'Publish Violation - Subject "writ.log.x"', ("publish", "writ.log.x")),
+        (b'Publish Violation - Reply "$JS.ACK.a"', ("publish", "$JS.ACK.a")),
+        (b'Subscription Violation - Subject "writ.>", SID 1', ("subscribe", "writ.>")),
+        (b'Subscription Violation - Subject "writ.>", Queue: "grp", SID 2', ("subscribe", "writ.>")),
+        (b'Publish Violation - Subject "a\\"b\\\\"', ("publish", 'a\\"b\\\\')),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", [b"x", b'x\\" - \\"A/default.owner/k\\" - Publish Violation - Subject \\"q\\"\\n']
+)
+def test_a_refusal_is_read_whatever_a_client_calls_itself(
+    said: bytes, told: tuple[str, str], name: bytes
+) -> None:
+    assert refusal_in(_HEAD % name + _BOT + said) == Refusal("default.bot", *told)
+
+
+def test_refused_logins_are_read() -> None:
+    head = b"[7] 2026/11/21 18:01:26.880024 [ERR] 127.0.0.1:32872 - cid:11 - authentication error - "
+    assert refusal_in(head + b'Nkey "%b"' % KEY.encode()) == Refusal(KEY, "login", "")
+    assert refusal_in(head + b'User "default.owner"') == Refusal(NOBODY, "login", "")
+    assert refusal_in(head) == Refusal(NOBODY, "login", "")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[7] [INF] Server is ready", _HEAD % b"x" + _BOT + b"maximum", b"\xff\xfe"]
+)
+def test_other_lines_tell_of_nothing(line: bytes) -> None:
+    assert refusal_in(line) is None
+
+
+def test_repeats_are_one_with_their_count() -> None:
+    refusals = Refusals(lambda key: ("default", "late") if key == KEY else None, "default")
+    one = Refusal("default.bot", "publish", "writ.log.x")
+    told = [refusals.take(one, at) for at in range(5)]
+    assert [each.count for each in told if each is not None] == [1]
+    first = told[0]
+    assert first is not None
+    assert (first.tenant, first.principal, first.operation) == ("default", "bot", "publish")
+    assert (first.resource, first.rule) == ("writ.log.x", "broker.publish")
+    assert refusals.over(FOLD_US - 1) == []
+    assert [(each.principal, each.count) for each in refusals.over(FOLD_US)] == [("bot", 4)]
+    assert refusals.over(10 * FOLD_US) == []
+    login = refusals.take(Refusal(KEY, "login", ""), 0)
+    assert login is not None
+    assert login.principal == "late"
+
+
+def test_a_flood_of_kinds_is_told_of_together() -> None:
+    refusals = Refusals(lambda _: None, "default")
+    told = [refusals.take(Refusal("default.bot", "publish", f"s.{n}"), 0) for n in range(3_000)]
+    assert len([each for each in told if each is not None]) == 1_001
+    assert sum(each.count for each in refusals.over(FOLD_US)) == 1_999
+
+
+def test_a_log_is_followed_by_whole_lines_and_from_its_start_when_turned_over(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"before\n")
+    tail = LogTail(path)
+    assert tail.lines() == []
+    with path.open("ab") as file:
+        file.write(b"one\ntw")
+    assert tail.lines() == [b"one"]
+    with path.open("ab") as file:
+        file.write(b"o\n")
+    assert tail.lines() == [b"two"]
+    path.write_bytes(b"new\n")
+    assert tail.lines() == [b"new"]
+    path.unlink()
+    assert tail.lines() == []
