@@ -97,11 +97,11 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated user, service or worker: its name in its tenant, its public NKeys and its roles.
+    """An authenticated user, service or worker: its name in its tenant, its public NKeys and roles.
 
-    `in_queues` are roles that it has in one queue alone. `tokens` are the SHA-256, in hex, of those that let it
-    in like a key. Raises ValueError for a name that cannot stand in a subject, a key that is no user key, an
-    unknown role.
+    `in_queues` are roles that it has in one queue alone. `tokens` are the SHA-256, in hex, of those that let
+    it in like a key. Raises ValueError for a name that cannot stand in a subject, a key that is no user key,
+    an unknown role.
     """
 
     tenant: str

@@ -1,7 +1,8 @@
 """What the broker itself refuses, from its log, as denials for the audit.
 
-nats-server tells of a refused login, publish or subscribe in its log and nowhere else. The first of its kind is
-told at once, its repeats within ten seconds as one with their count.
+nats-server tells of a refused publish or subscribe in its log and nowhere else. The first of its kind is
+told at once, its repeats within ten seconds as one with their count. Of a flood of kinds none is lost, but
+they are told of only as fast as the orchestrator records them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _DENIED: Final = re.compile(
     rb'(Subject|Reply) "((?:[^"\\]|\\.)*)"[^"]*(?:"[^"]*"[^"]*)?$'
 )
 _LOGIN: Final = re.compile(rb'\[ERR\] \S+ - cid:\d+ - authentication error - (?:Nkey "(U[A-Z2-7]{55})"|.*)$')
+
+TOLD_BURST: Final = 40
+TOLD_PER_S: Final = 5.0
+"""Of one principal, so that the orchestrator, which records 50 at once and 10 a second, drops none."""
 
 NOBODY: Final = "nobody"
 """Stands for who showed no key."""
@@ -89,12 +94,17 @@ class LogTail:
 
 
 class Refusals:
-    """Folds refusals by who, what and where, and says when each is to be told."""
+    """Folds refusals by who, what and where, and says when each is to be told.
 
-    def __init__(self, named: Named, tenant: str) -> None:
+    `may_tell` says of somebody, at a time in microseconds, whether one more may be told of now; what may not
+    is kept. A login that shows no principal's key is of the tenant `tenant`.
+    """
+
+    def __init__(self, named: Named, tenant: str, may_tell: Callable[[str, int], bool]) -> None:
         self._named = named
         self._tenant = tenant
         self._known: dict[Refusal, tuple[int, int]] = {}
+        self._may_tell = may_tell
 
     def take(self, refusal: Refusal, now: int) -> NoteDenial | None:
         """The denial to tell of at once; None where it is counted."""
@@ -104,6 +114,9 @@ class Refusals:
             end, count = self._known[refusal]
             self._known[refusal] = end, count + 1
             return None
+        if not self._may_tell(refusal.who, now):
+            self._known[refusal] = now, 1
+            return None
         self._known[refusal] = now + FOLD_US, 0
         return self._denial(refusal, 1)
 
@@ -111,7 +124,10 @@ class Refusals:
         """What was counted and is to be told of now."""
         told: list[NoteDenial] = []
         for refusal in [each for each, (end, _) in self._known.items() if end <= now]:
-            _, count = self._known.pop(refusal)
+            count = self._known[refusal][1]
+            if count and not self._may_tell(refusal.who, now):
+                continue
+            del self._known[refusal]
             if count:
                 told.append(self._denial(refusal, count))
         return told

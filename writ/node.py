@@ -21,10 +21,11 @@ from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import teller
-from writ.broker.refusals import Refusals, tell_refusals
+from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
 from writ.broker.requests import NatsRequests
 from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
+from writ.orchestrator.logtime import Budget
 from writ.orchestrator.snapshots import Snapshots
 from writ.schemas import catalog
 from writ.schemas.queries import PartitionStatus
@@ -186,7 +187,8 @@ class Node:
         self._spawn(self.views.keep(settings), "keeper of the views")
         await self._until(engine.leading)
         self._spawn(self._keep_doors(engine, logs), "doorkeeper")
-        refusals = Refusals(lambda key: owner_of(key, engine.state), DEFAULT_TENANT)
+        budget = Budget(TOLD_BURST, TOLD_PER_S)
+        refusals = Refusals(lambda key: owner_of(key, engine.state), DEFAULT_TENANT, budget.take)
         log_file = Path(self.broker.settings.log_file)
         told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
         self._spawn(told, "teller of what the broker refuses")

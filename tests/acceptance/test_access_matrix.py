@@ -31,6 +31,7 @@ from writ.schemas.access import OPERATIONS as KNOWN
 from writ.schemas.access import Policy, Resource, allowed, built_in
 from writ.schemas.principals import Grant, Principal, PrincipalKind, Role
 from writ.schemas.queries import JobQuery, JobsPage
+from writ.schemas.subjects import NO_QUEUE
 
 from .access_matrix import BANK, ONESELF, OPERATIONS, ROLES, SHOP, TENANT, TWO_PERSONS, Cell, cells, message
 
@@ -190,7 +191,8 @@ async def _over_nats(actor: Actor, cell: Cell) -> bool:
     word, verb = KNOWN[cell.operation], cell.operation
     subject = f"writ.{word}.default.{actor.name}.{verb}"
     if word in {"lease", "control"}:
-        subject += f".{cell.queue}"
+        # More is asked for of no queue, as the scope is in the message; the broker lets anybody do so.
+        subject += f".{NO_QUEUE if verb == 'elevate' else cell.queue}"
     body = json.dumps(message(cell, _number(cell, actor))).encode()
     while True:
         try:

@@ -13,6 +13,10 @@ _BOT = b'"A' + b"C" * 55 + b"/default.bot/nkey:U" + b"D" * 55 + b'" - '
 KEY = "U" + "D" * 55
 
 
+def always(who: str, now: int) -> bool:
+    return True
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [
@@ -47,7 +51,7 @@ def test_other_lines_tell_of_nothing(line: bytes) -> None:
 
 
 def test_repeats_are_one_with_their_count() -> None:
-    refusals = Refusals(lambda key: ("default", "late") if key == KEY else None, "default")
+    refusals = Refusals(lambda key: ("default", "late") if key == KEY else None, "default", always)
     one = Refusal("default.bot", "publish", "writ.log.x")
     told = [refusals.take(one, at) for at in range(5)]
     assert [each.count for each in told if each is not None] == [1]
@@ -64,10 +68,19 @@ def test_repeats_are_one_with_their_count() -> None:
 
 
 def test_a_flood_of_kinds_is_told_of_together() -> None:
-    refusals = Refusals(lambda _: None, "default")
+    refusals = Refusals(lambda _: None, "default", always)
     told = [refusals.take(Refusal("default.bot", "publish", f"s.{n}"), 0) for n in range(3_000)]
     assert len([each for each in told if each is not None]) == 1_001
     assert sum(each.count for each in refusals.over(FOLD_US)) == 1_999
+
+
+def test_what_may_not_be_told_now_is_kept() -> None:
+    may = iter([True, False, False, True])
+    refusals = Refusals(lambda _: None, "default", lambda who, now: next(may))
+    told = [refusals.take(Refusal("default.bot", "publish", f"s.{n}"), 0) for n in range(2)]
+    assert [each is not None for each in told] == [True, False]
+    assert refusals.over(1) == []
+    assert [each.resource for each in refusals.over(2)] == ["s.1"]
 
 
 def test_a_log_is_followed_by_whole_lines_and_from_its_start_when_turned_over(tmp_path: Path) -> None:
