@@ -28,7 +28,7 @@ log = logging.getLogger("writ.node")
 CHANGES: Final = "writ.log.*.*.principal.*"
 """The records by which principals change; they are stored on these subjects."""
 
-AGAIN_S: Final = 0.5
+AGAIN_US: Final = SECOND_US // 2
 """How soon what the broker did not take is told to it again."""
 
 SETTLE_S: Final = 0.05
@@ -103,7 +103,7 @@ class Doorkeeper:
         self._clock = clock
         self._changed = asyncio.Event()
         self._as_of = -1
-        self._wait_s: float | None = None
+        self._due: int | None = None
 
     async def listen(self, link: Any) -> None:
         """Hears of changes on a connection that may read the log."""
@@ -116,23 +116,24 @@ class Doorkeeper:
 
     async def keep(self, broker: EmbeddedBroker, state: Partition) -> None:
         """One change: waits for it, and hands the broker all that are to be let in."""
+        left_s = None if self._due is None else max(0.0, (self._due - self._clock.wall_us()) / SECOND_US)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), self._wait_s)
+            await asyncio.wait_for(self._changed.wait(), left_s)
             await asyncio.sleep(SETTLE_S)
-        due = not self._changed.is_set()
         self._changed.clear()
-        if state.access_changes == self._as_of and not due:
+        now = self._clock.wall_us()
+        if state.access_changes == self._as_of and (self._due is None or now < self._due):
             return
-        as_of, now = state.access_changes, self._clock.wall_us()
+        as_of = state.access_changes
         principals = tuple(state.principals.values())
         wanted = accounts(principals, now)
-        self._wait_s = _next_end_s(principals, now)
+        self._due = _next_end(principals, now)
         if wanted and set(wanted) != set(broker.principals):
             try:
                 await broker.set_principals(wanted)
             except (BrokerError, ValueError) as refused:
                 log.error("the broker does not take the principals of the log; trying again: %s", refused)
-                self._wait_s = AGAIN_S
+                self._due = now + AGAIN_US
                 return
         self._as_of = as_of
 
@@ -142,9 +143,8 @@ def owner_of(key: str, state: Partition) -> tuple[str, str] | None:
     return next(((p.tenant, p.name) for p in state.principals.values() if key in p.keys), None)
 
 
-def _next_end_s(principals: Collection[Principal], now: int) -> float | None:
-    """How long it takes until the first of the grants and tokens that end does so; None where none will."""
+def _next_end(principals: Collection[Principal], now: int) -> int | None:
+    """When the first of the grants and tokens that end does so; None where none will."""
     ends = [grant.until for p in principals for grant in p.grants]
     ends += [token.until for p in principals for token in p.tokens]
-    left = [end - now for end in ends if end is not None and end > now]
-    return min(left) / SECOND_US if left else None
+    return min([end for end in ends if end is not None and end > now], default=None)
