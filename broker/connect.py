@@ -26,6 +26,9 @@ PENDING_MAX_BYTES: Final = 64 * 1024 * 1024
 """What may wait to be sent while the broker is away."""
 
 RECONNECT_WAIT_S: Final = 0.25
+ADMITTED_S: Final = 0.75
+"""How long at least a refused login is tried again: the broker knows a principal moments after it is made."""
+
 PING_INTERVAL_S: Final = 10
 """Two unanswered pings end a connection that is only half there."""
 
@@ -158,7 +161,7 @@ async def connect(
     if target.key_path is not None and not target.key_path.is_file():
         raise Unreachable(target.url, f"key file {target.key_path} does not exist")
     loop = asyncio.get_running_loop()
-    until = loop.time() + wait_s
+    start = loop.time()
     while True:
         connection = HardenedClient()
         options: dict[str, Any] = {
@@ -196,8 +199,9 @@ async def connect(
                 connecting.cancel()
                 await asyncio.wait({connecting})
         await connection.close()
-        if loop.time() >= until:
-            if _NOT_ADMITTED in str(why).lower():
+        refused = _NOT_ADMITTED in str(why).lower()
+        if loop.time() >= start + max(wait_s, ADMITTED_S if refused else 0.0):
+            if refused:
                 raise NotAdmitted(target.url, target.shown)
             raise Unreachable(target.url, why)
         await asyncio.sleep(RECONNECT_WAIT_S)
