@@ -26,6 +26,7 @@ from writ.schemas.ids import SYSTEM_TENANT, token_fault
 from writ.schemas.subjects import NO_QUEUE
 
 from .keys import is_public_user_key
+from .tls import TlsFiles
 from .trust import SYSTEM_ACCOUNT, Trust
 
 Role = Literal["submit", "work", "operate", "ask", "read"]
@@ -200,7 +201,13 @@ class BrokerSettings:
     write_deadline_s: int = 10
     response_threshold_s: int = 300
     login_timeout_s: int = 5
+    tls: TlsFiles | None = None
     log_size_limit_bytes: int = 16 * 1024 * 1024
+
+    @property
+    def reached_at(self) -> str:
+        """Where this machine's own connections go."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - told apart, not bound
 
 
 def render(settings: BrokerSettings, trust: Trust) -> str:
@@ -210,6 +217,7 @@ def render(settings: BrokerSettings, trust: Trust) -> str:
         "# Written by Writ at every start; changes made here are lost.",
         f"listen: {_quoted(f'{settings.host}:{settings.port}')}",
         f"server_name: {_quoted(settings.server_name)}",
+        *_tls(settings.tls),
         f"log_file: {_quoted(settings.log_file)}",
         f"log_size_limit: {settings.log_size_limit_bytes}",
         "logfile_max_num: 3",
@@ -233,6 +241,15 @@ def render(settings: BrokerSettings, trust: Trust) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _tls(files: TlsFiles | None) -> list[str]:
+    if files is None:
+        return []
+    # Ours shake hands before anything is said, so that nobody in between can talk them out of TLS; clients
+    # that wait for the server's first word get it in the clear after a moment, and must go on with TLS.
+    named = f"cert_file: {_quoted(str(files.cert))}, key_file: {_quoted(str(files.key))}"
+    return [f"tls {{ {named}, handshake_first: auto, timeout: 5 }}"]
 
 
 def own_accounts(settings: BrokerSettings, trust: Trust, issued_s: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from writ.schemas.ids import token_fault
 
 from .errors import NotAdmitted, PermissionDenied, Unreachable
+from .tls import CA_FILE, client_context
 
 if TYPE_CHECKING:
     from .hardened import HardenedClient
@@ -47,12 +49,16 @@ class Target:
     `url` may name several servers, separated by commas. `key_path` is the file with the principal's NKey
     seed, or a credentials file (`.creds`); None where the broker asks for none. Raises ValueError for names
     that cannot stand in a subject.
+
+    `ca_path` is a PEM file with the authority that the broker's certificate is checked by; None where a
+    `ca.pem` beside the key file is to be taken, or else no TLS.
     """
 
     url: str = DEFAULT_URL
     key_path: Path | None = None
     tenant: str = "default"
     principal: str = "owner"
+    ca_path: Path | None = None
 
     def __post_init__(self) -> None:
         fault = token_fault(self.tenant, "tenant") or token_fault(self.principal, "principal")
@@ -66,14 +72,15 @@ class Target:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """From what `writ env` sets: NATS_URL, NATS_NKEY (a seed file), WRIT_TENANT, WRIT_PRINCIPAL."""
+        """From what `writ env` sets: NATS_URL, NATS_NKEY, NATS_CA (files), WRIT_TENANT, WRIT_PRINCIPAL."""
         env = os.environ if env is None else env
-        key = env.get("NATS_NKEY")
+        key, ca = env.get("NATS_NKEY"), env.get("NATS_CA")
         return cls(
             url=env.get("NATS_URL") or DEFAULT_URL,
             key_path=Path(key) if key else None,
             tenant=env.get("WRIT_TENANT") or "default",
             principal=env.get("WRIT_PRINCIPAL") or "owner",
+            ca_path=Path(ca) if ca else None,
         )
 
 
@@ -132,11 +139,31 @@ class Watch:
             self.on_ended()
 
 
-def login(key_path: Path | None) -> dict[str, str]:
-    """The options of nats-py with which to log in by a file: an NKey seed, or credentials (`.creds`)."""
-    if key_path is None:
-        return {}
-    return {"user_credentials" if key_path.suffix == ".creds" else "nkeys_seed": str(key_path)}
+def _in_words(why: object) -> object:
+    """What is wrong, where the reason is about TLS."""
+    if isinstance(why, ssl.SSLCertVerificationError):
+        return f"its certificate does not stand: {why.verify_message}; is NATS_CA the broker's own?"
+    if isinstance(why, ssl.SSLError):
+        return f"it does not speak TLS here, or not ours ({why.reason}); without TLS unset NATS_CA"
+    if "'NoneType' object has no attribute" in str(why) or "ssl" in str(why).lower():
+        return "it speaks TLS: set NATS_CA to the file with its authority (keys/ca.pem of the node)"
+    return why
+
+
+def login(key_path: Path | None, ca_path: Path | None = None) -> dict[str, Any]:
+    """The options of nats-py with which to log in by a file: an NKey seed, or credentials (`.creds`).
+
+    With an authority, or a `ca.pem` beside the file, TLS comes before anything else. Raises TlsError where
+    that file cannot be used.
+    """
+    options: dict[str, Any] = {}
+    if key_path is not None:
+        options["user_credentials" if key_path.suffix == ".creds" else "nkeys_seed"] = str(key_path)
+        beside = key_path.with_name(CA_FILE)
+        ca_path = ca_path or (beside if beside.is_file() else None)
+    if ca_path is not None:
+        options |= {"tls": client_context(ca_path), "tls_handshake_first": True}
+    return options
 
 
 async def connect(
@@ -158,6 +185,8 @@ async def connect(
 
     watch = watch or Watch()
     servers = [url.strip() for url in target.url.split(",") if url.strip()]
+    if target.ca_path is not None and not target.ca_path.is_file():
+        raise Unreachable(target.url, f"authority file {target.ca_path} does not exist")
     if target.key_path is not None and not target.key_path.is_file():
         raise Unreachable(target.url, f"key file {target.key_path} does not exist")
     loop = asyncio.get_running_loop()
@@ -179,7 +208,7 @@ async def connect(
             "max_outstanding_pings": 2,
             "pending_size": PENDING_MAX_BYTES,
             "inbox_prefix": inbox_prefix or f"_INBOX_{target.principal}",
-            **login(target.key_path),
+            **login(target.key_path, target.ca_path),
         }
         connecting = asyncio.ensure_future(connection.connect(**options))
         failing = asyncio.ensure_future(watch.first_failure(len(servers)))
@@ -203,5 +232,5 @@ async def connect(
         if loop.time() >= start + max(wait_s, ADMITTED_S if refused else 0.0):
             if refused:
                 raise NotAdmitted(target.url, target.shown)
-            raise Unreachable(target.url, why)
+            raise Unreachable(target.url, _in_words(why))
         await asyncio.sleep(RECONNECT_WAIT_S)

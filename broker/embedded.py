@@ -51,6 +51,7 @@ from .gate import LIFE_S, Gate
 from .keys import DIRECTORY_MODE, SEED_MODE, load_or_create
 from .roll import AccountsRefused, Roll
 from .staging import Staging
+from .tls import CA_FILE
 from .trust import Trust
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ class EmbeddedBroker:
 
         Raises `AlreadyRunningError` when a live process owns the directory, `PortInUseError` when `port`
         is taken, `BrokerStartError` when the server fails or is not ready in `ready_timeout_s`,
-        `KeyFileError` for an unusable key file, ValueError for principals that cannot be told apart.
+        `KeyFileError` for an unusable key file, `TlsError` for unusable certificates, ValueError for
+        principals that cannot be told apart.
         """
         program = binary or server_binary()
         directory = _prepare(directory)
@@ -196,6 +198,7 @@ class EmbeddedBroker:
                 settings = configure(settings) if configure else settings
                 _write(directory / "broker.conf", render(settings, trust))
                 _write_credentials(directory, trust)
+                _write_authority(directory, settings)
                 roll = Roll(trust, settings, SystemClock())
                 roll.prepare(everyone, directory / "accounts")
                 offset = _size(directory / "broker.log")
@@ -230,8 +233,9 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """Where clients connect: `nats://host:port`."""
-        return f"nats://{self.settings.host}:{self.port}"
+        """Where clients of this machine connect: `nats://host:port`, or `tls://`."""
+        scheme = "nats" if self.settings.tls is None else "tls"
+        return f"{scheme}://{self.settings.reached_at}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -334,7 +338,7 @@ class EmbeddedBroker:
     async def _answers(self) -> bool:
         # A bare connection first: a NATS client that fails costs more than a refused socket.
         try:
-            _, writer = await asyncio.open_connection(self.settings.host, self.port)
+            _, writer = await asyncio.open_connection(self.settings.reached_at, self.port)
             writer.close()
         except OSError:
             return False
@@ -556,6 +560,15 @@ def _write_credentials(directory: Path, trust: Trust) -> None:
     for name, user in INTERNAL_USERS.items():
         text = trust.credentials(user.account, name, user.permissions.claims(), now_s)
         _write(_credentials_path(directory, name), text)
+
+
+def _write_authority(directory: Path, settings: BrokerSettings) -> None:
+    path = directory / "keys" / CA_FILE
+    if settings.tls is None:
+        path.unlink(missing_ok=True)
+    else:
+        settings.tls.check()
+        _write(path, _read(settings.tls.ca))
 
 
 def _name_the_data(directory: Path, trust: Trust) -> None:

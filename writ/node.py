@@ -8,7 +8,8 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -37,7 +38,8 @@ from .principals import Doorkeeper, founders, owner_of
 from .views.keeper import Settings, Views
 
 if TYPE_CHECKING:
-    from writ.broker.accounts import Principal
+    from writ.broker.accounts import BrokerSettings, Principal
+    from writ.broker.tls import TlsFiles
     from writ.schemas.metrics import Family
 
     from .http.keeper import Http
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("writ.node")
 
 NODE_FILE: Final = "node.json"
+LOOPBACK: Final = "127.0.0.1"
 _EPOCHS_FILE: Final = "epochs.json"
 _ENGINE: Final = "orchestrator"
 
@@ -119,19 +122,25 @@ class Node:
         metrics_port: int | None = None,
         search: bool = False,
         audit: AuditCopies | None = None,
+        host: str = LOOPBACK,
+        tls: TlsFiles | None = None,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
         With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
-        served, beside that of each part. With `search` the words of inputs and errors are indexed. Raises the
-        errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log cannot be
-        folded, ChildFailed where the views do not start.
+        served, beside that of each part. `host` is the address that the broker listens on, `tls` the
+        certificates that it shows. With `search` the words of inputs and errors are indexed.
+
+        Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`,
+        and RuntimeError where the log cannot be folded, ChildFailed where the views do not start.
         """
         if views is None:
             views = Views(directory)
             await views.spawn()  # it loads its modules while the broker starts
         try:
-            broker = await EmbeddedBroker.start(directory, port, principals)
+            broker = await EmbeddedBroker.start(
+                directory, port, principals, configure=lambda found: replace(found, host=host, tls=tls)
+            )
         except BaseException:
             await views.stop()
             raise
@@ -251,7 +260,9 @@ class Node:
             log.error("the broker ended by itself with code %s; starting it again", exit_.code)
             port, principals = self.broker.port, self.broker.principals
             await self.broker.stop()
-            self.broker = await EmbeddedBroker.start(self.directory, port, principals)
+            self.broker = await EmbeddedBroker.start(
+                self.directory, port, principals, configure=_as(self.broker.settings)
+            )
 
     async def _keep_doors(self, engine: Engine, link: Any) -> None:
         """Whom the broker lets in follows the log; a broker that was started again is told anew."""
@@ -296,6 +307,11 @@ class Node:
                 await close()
             except Exception:
                 log.exception("a part of the node could not be closed")
+
+
+def _as(before: BrokerSettings) -> Callable[[BrokerSettings], BrokerSettings]:
+    """Has a broker that is started again listen where and how the one before did."""
+    return lambda found: replace(found, host=before.host, tls=before.tls)
 
 
 def _read_epochs(directory: Path) -> dict[str, int]:

@@ -72,25 +72,25 @@ def accounts(principals: Collection[Principal], now: int) -> list[Account]:
 def account(principal: Principal, now: int) -> Account:
     """A principal, as the broker is to know it."""
     # Any that is known may ask who it is, and for more.
-    everywhere: set[Word] = {"ask"}
-    in_queues: set[tuple[Word, str]] = {("operate", NO_QUEUE)}
+    everywhere: list[Word] = ["ask"]
+    in_queues: list[tuple[Word, str]] = [("operate", NO_QUEUE)]
     for grant in principal.grants:
         if not grant.live(now):
             continue
         allowed = built_in().operations(grant.role)
-        words = {_WORDS[OPERATIONS[each]] for each in allowed}
+        words: list[Word] = [_WORDS[OPERATIONS[each]] for each in allowed]
         if grant.scope.endswith("*"):  # a folder is for the orchestrator, as no subject says it
-            everywhere |= words
+            everywhere += words
         else:
-            in_queues |= {(word, grant.scope) for word in words}
+            in_queues += [(word, grant.scope) for word in words]
         if grant.scope == WHOLE_TENANT and "log" in allowed:
-            everywhere.add("read")  # the feed holds all of the tenant
+            everywhere.append("read")  # the feed holds all of the tenant
     return Account(
         principal.tenant,
         principal.name,
         principal.keys[-1],
         frozenset(everywhere),
-        frozenset(each for each in in_queues if each[0] not in everywhere and each[0] != "ask"),
+        frozenset([each for each in in_queues if each[0] not in everywhere]),
         principal.keys[:-1],
         tuple([t.digest for t in principal.tokens if t.until is None or now < t.until]),
     )

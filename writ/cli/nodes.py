@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
 import os
 import signal
 import subprocess
@@ -17,10 +19,11 @@ from .options import OFF
 from .output import Table, count, fields, next_steps, on_terminal, paint, print_json, state
 from .processes import log_to_stderr, new_loop, tail, when_stdin_ends, writ_command
 from .reach import connected, directory_of, find, node_info, with_dir
-from .usage import UNREACHABLE, CommandError
+from .usage import UNREACHABLE, CommandError, UsageError
 from .views import table
 
 if TYPE_CHECKING:
+    from writ.broker.tls import TlsFiles
     from writ.node import Node
     from writ.schemas.queries import NodeStatus
 
@@ -47,6 +50,7 @@ async def _serve(args: Namespace) -> int:
     from writ.views.keeper import Views
 
     directory = directory_of(args)
+    tls = _certificates(args, directory)
     http = None
     if args.http_port != OFF:
         from writ.http.keeper import Http
@@ -71,6 +75,8 @@ async def _serve(args: Namespace) -> int:
             metrics_port=args.metrics_port,
             search=args.search,
             audit=AuditCopies(tuple([Path(folder) for folder in args.checkpoints]), args.audit_mirror),
+            host=args.host,
+            tls=tls,
         )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,6 +93,39 @@ async def _serve(args: Namespace) -> int:
         if on_terminal() and not args.json and not args.quiet:
             print("\nstopping", flush=True)
         await node.stop()
+
+
+def _certificates(args: Namespace, directory: Path) -> TlsFiles | None:
+    """What the broker shows of itself: files of the user's, or our own with --tls. Raises UsageError."""
+    given = [args.tls_cert, args.tls_key, args.tls_ca]
+    if not args.tls and not any(given):
+        if not _is_loopback(args.host):
+            raise UsageError(
+                f"--host {args.host} can be reached from other machines: add --tls, or give --tls-cert, "
+                "--tls-key and --tls-ca"
+            )
+        return None
+    from writ.broker.tls import TlsError, TlsFiles, own_files
+
+    try:
+        if any(given):
+            if not all(given):
+                raise UsageError("--tls-cert, --tls-key and --tls-ca belong together; give all three")
+            files = TlsFiles(*[Path(each).absolute() for each in given])
+            files.check()
+            return files
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = [] if args.host in ("0.0.0.0", "::") else [args.host]  # noqa: S104 - told apart, not bound
+        return own_files(directory.absolute(), names, datetime.datetime.now(datetime.UTC))
+    except TlsError as error:
+        raise CommandError(str(error), []) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _until_stopped(node: Node, stopping: asyncio.Task[Any]) -> int:
@@ -151,10 +190,12 @@ def _detach(args: Namespace) -> int:
     except OSError as error:
         raise CommandError(f"directory {directory}: {error.strerror}", ["writ up --dir ANOTHER"]) from error
     offset = log.tell()
-    ports = (("--port", args.port), ("--http-port", args.http_port), ("--metrics-port", args.metrics_port))
-    given = [word for name, port in ports if port is not None for word in (name, str(port))]
-    given += ["--search"] if args.search else []
-    given += ["--audit-mirror"] if args.audit_mirror else []
+    _certificates(args, directory)  # what is wrong with them is told here, and not in a log
+    names = ("port", "http_port", "metrics_port", "host", "tls_cert", "tls_key", "tls_ca")
+    told = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names]
+    given = [word for name, value in told if value is not None for word in (name, str(value))]
+    flags = ("tls", "search", "audit_mirror")
+    given += [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
     given += [word for folder in args.checkpoints for word in ("--checkpoints", folder)]
     command = writ_command("up", "--quiet", "--dir", str(directory), *given)
     with log:

@@ -223,6 +223,11 @@ def _add_node_commands(to: Subparsers) -> None:
         "--http-port", type=port_or_off, metavar="H",
         help="port of the HTTP API on 127.0.0.1, or off [9748, or a free one where that is taken]",
     )  # fmt: skip
+    up.add_argument("--host", default="127.0.0.1", help="address of the broker [127.0.0.1]; others want TLS")
+    up.add_argument("--tls", action="store_true", help="speak TLS, with certificates made in --dir")
+    up.add_argument("--tls-cert", metavar="FILE", help="the broker's certificate, as PEM, instead")
+    up.add_argument("--tls-key", metavar="FILE", help="its private key")
+    up.add_argument("--tls-ca", metavar="FILE", help="the authority by which clients check it")
     up.add_argument("--detach", action="store_true", help="run in the background; stop with `writ down`")
     up.add_argument(
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"

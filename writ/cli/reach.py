@@ -131,7 +131,8 @@ def target_of(place: Place) -> Target:
 
     try:
         key = Path(place.creds) if place.creds else None
-        return Target(place.url, key, place.tenant, place.principal)
+        ca = Path(os.environ["NATS_CA"]) if os.environ.get("NATS_CA") else None
+        return Target(place.url, key, place.tenant, place.principal, ca)
     except ValueError as error:
         raise CommandError(str(error), ["writ env"], 2) from error
 

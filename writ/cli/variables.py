@@ -11,7 +11,7 @@ from .reach import find
 
 
 def env(args: Namespace) -> int:
-    """Shell variables to `eval`. NATS_NKEY is also what the `nats` tool reads.
+    """Shell variables to `eval`. NATS_NKEY and NATS_CA are also what the `nats` tool reads.
 
     WRIT_HTTP_URL and WRIT_HTTP_TOKEN_FILE are there where this machine's node serves the HTTP API.
     """
@@ -22,6 +22,9 @@ def env(args: Namespace) -> int:
         "WRIT_TENANT": place.tenant,
         "WRIT_PRINCIPAL": place.principal,
     }
+    authority = Path(place.creds).resolve().with_name("ca.pem") if place.creds else None
+    if authority is not None and authority.is_file():
+        variables["NATS_CA"] = str(authority)
     if place.http_url is not None:
         variables |= {"WRIT_HTTP_URL": place.http_url, "WRIT_HTTP_TOKEN_FILE": place.token_path or ""}
     if args.json:
