@@ -181,7 +181,8 @@ class BrokerSettings:
 
     `max_file_store_bytes` None leaves it to nats-server (three quarters of the free disk at start).
     `response_threshold_s` is how long a request may wait for its answer before the broker forgets the way
-    back; a later answer is lost without a word. It must exceed the longest long poll.
+    back; a later answer is lost without a word. It must exceed the longest long poll. After `login_life_s`,
+    an hour at most, a principal's connection breaks, and comes back by itself where it is let in still.
     """
 
     port: int
@@ -201,6 +202,7 @@ class BrokerSettings:
     write_deadline_s: int = 10
     response_threshold_s: int = 300
     login_timeout_s: int = 5
+    login_life_s: int = 3_600
     tls: TlsFiles | None = None
     log_size_limit_bytes: int = 16 * 1024 * 1024
 

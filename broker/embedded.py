@@ -47,7 +47,7 @@ import nats.js.errors
 from .accounts import ALL_ROLES, INTERNAL_USERS, SERVICE_ACCOUNT, BrokerSettings, Principal, Role, render
 from .clock import SystemClock
 from .connect import Target, connect, login
-from .gate import LIFE_S, Gate
+from .gate import Gate
 from .keys import DIRECTORY_MODE, SEED_MODE, load_or_create
 from .roll import AccountsRefused, Roll
 from .staging import Staging
@@ -163,14 +163,12 @@ class EmbeddedBroker:
         binary: Path | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
         configure: Callable[[BrokerSettings], BrokerSettings] | None = None,
-        login_life_s: int = LIFE_S,
     ) -> Self:
         """Start the broker on `directory` and return once JetStream answers.
 
         Principal `owner` of tenant `default` is added with every role unless `principals` names it. Without
         `port` the last one is taken again if it is free, else any free one. `configure` may change the
-        settings before they are written, for instance with `dataclasses.replace`. A login of a principal
-        counts for `login_life_s` seconds; then its connection breaks, and comes back by itself.
+        settings before they are written, for instance with `dataclasses.replace`.
 
         Raises `AlreadyRunningError` when a live process owns the directory, `PortInUseError` when `port`
         is taken, `BrokerStartError` when the server fails or is not ready in `ready_timeout_s`,
@@ -206,7 +204,7 @@ class EmbeddedBroker:
                 broker = cls(directory, settings, roll, process, lock, offset)
                 try:
                     await broker._until_ready(ready_timeout_s)
-                    await broker._open(Gate(trust, roll, SystemClock(), login_life_s))
+                    await broker._open(Gate(trust, roll, SystemClock(), settings.login_life_s))
                 except BaseException as error:
                     await broker._end(signal.SIGKILL)
                     lost_the_port = "address already in use" in str(error)

@@ -40,15 +40,22 @@ class NotAdmitted(Unreachable):
 class PermissionDenied(WireError):
     """This principal may not publish to, or subscribe to, `subject`, or may not do what it asked there.
 
-    Where Writ itself denied it, `rejection` tells why, and ends with the rule that decided, in brackets.
+    `rule` is what decided: `deny.<why>` of the policy, or `broker.publish` and `broker.subscribe` where
+    no role of the principal opens the subject. Where Writ itself denied it, `rejection` tells why, and ends
+    with the rule in brackets.
     """
 
     def __init__(self, subject: str, verb: str = "publish", rejection: Rejection | None = None) -> None:
-        why = f"this principal may not {verb} to {subject}" if rejection is None else rejection.reason
-        super().__init__(f"permission denied: {why}")
         self.subject = subject
         self.verb = verb
         self.rejection = rejection
+        if rejection is None:
+            self.rule = f"broker.{verb}"
+            why = f"this principal may not {verb} to {subject}: no role of it opens that [{self.rule}]"
+        else:
+            self.rule = rejection.reason.rpartition("[")[2].rstrip("]")
+            why = rejection.reason
+        super().__init__(f"permission denied: {why}")
 
 
 class NoAnswer(WireError):

@@ -20,6 +20,7 @@ from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
+from writ.broker.gate import LIFE_S
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.queries import teller
 from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
@@ -124,22 +125,27 @@ class Node:
         audit: AuditCopies | None = None,
         host: str = LOOPBACK,
         tls: TlsFiles | None = None,
+        login_life_s: int = LIFE_S,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
         With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
-        served, beside that of each part. `host` is the address that the broker listens on, `tls` the
-        certificates that it shows. With `search` the words of inputs and errors are indexed.
+        served, beside that of each part. With `search` the words of inputs and errors are indexed. `host` is
+        the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
+        a principal's login counts.
 
-        Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`,
-        and RuntimeError where the log cannot be folded, ChildFailed where the views do not start.
+        Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
+        cannot be folded, ChildFailed where the views do not start.
         """
         if views is None:
             views = Views(directory)
             await views.spawn()  # it loads its modules while the broker starts
         try:
             broker = await EmbeddedBroker.start(
-                directory, port, principals, configure=lambda found: replace(found, host=host, tls=tls)
+                directory,
+                port,
+                principals,
+                configure=lambda found: replace(found, host=host, tls=tls, login_life_s=login_life_s),
             )
         except BaseException:
             await views.stop()
@@ -311,7 +317,7 @@ class Node:
 
 def _as(before: BrokerSettings) -> Callable[[BrokerSettings], BrokerSettings]:
     """Has a broker that is started again listen where and how the one before did."""
-    return lambda found: replace(found, host=before.host, tls=before.tls)
+    return lambda found: replace(found, host=before.host, tls=before.tls, login_life_s=before.login_life_s)
 
 
 def _read_epochs(directory: Path) -> dict[str, int]:

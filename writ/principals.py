@@ -82,7 +82,7 @@ def account(principal: Principal, now: int) -> Account:
         if grant.scope.endswith("*"):  # a folder is for the orchestrator, as no subject says it
             everywhere += words
         else:
-            in_queues += [(word, grant.scope) for word in words]
+            in_queues.extend((word, grant.scope) for word in words)
         if grant.scope == WHOLE_TENANT and "log" in allowed:
             everywhere.append("read")  # the feed holds all of the tenant
     return Account(

@@ -206,7 +206,11 @@ async def test_a_connection_comes_back_by_itself_when_its_login_is_over(
 ) -> None:
     """Submits go on while logins of one second end again and again: none is lost, none stored twice."""
     monkeypatch.setattr("writ.broker.wire.SUBMIT_TIMEOUT_S", 0.5)
-    async with await EmbeddedBroker.start(tmp_path, principals=[bot(tmp_path)], login_life_s=1) as broker:
+
+    def short(settings: BrokerSettings) -> BrokerSettings:
+        return replace(settings, login_life_s=1)
+
+    async with await EmbeddedBroker.start(tmp_path, principals=[bot(tmp_path)], configure=short) as broker:
         link = await intake(broker)
         wire = await NatsWire.connect(wire_to(broker, "bot"), "t")
         stored: list[int] = []
@@ -261,7 +265,7 @@ async def test_a_role_taken_away_is_gone_from_a_connection_that_stands(tmp_path:
         await until(lambda: wire.connections == 2)
         with pytest.raises(PermissionDenied) as denied:
             await submit(wire)
-        assert denied.value.subject == "writ.submit.default.bot.q"
+        assert (denied.value.subject, denied.value.rule) == ("writ.submit.default.bot.q", "broker.publish")
         await broker.set_principals([principal])
         await until(lambda: wire.connections == 3)
         assert await submit(wire) == 2
@@ -275,6 +279,7 @@ async def test_a_subscription_that_is_denied_says_so(tmp_path: Path) -> None:
         with pytest.raises(PermissionDenied) as denied:
             await wire.subscribe("writ.feed.default.>", lambda subject, body: None)
         assert (denied.value.verb, denied.value.subject) == ("subscribe", "writ.feed.default.>")
+        assert denied.value.rule == "broker.subscribe"
         await wire.close()
 
 

@@ -55,7 +55,7 @@ async def test_a_client_is_told_what_is_wrong(tmp_path: Path) -> None:
             await connect(Target(broker.url, key, ca_path=other.ca), "t")
         with pytest.raises(Unreachable, match="its certificate does not stand"):
             await connect(Target(broker.url, key), "t")
-        with pytest.raises(Unreachable, match="authority file .* does not exist"):
+        with pytest.raises(Unreachable, match=r"authority file .* does not exist"):
             await connect(Target(broker.url, key, ca_path=tmp_path / "none.pem"), "t")
         with pytest.raises(TlsError, match=r"authority .*owner\.nk cannot be used"):
             await connect(Target(broker.url, key, ca_path=key), "t")

@@ -77,6 +77,7 @@ async def _serve(args: Namespace) -> int:
             audit=AuditCopies(tuple([Path(folder) for folder in args.checkpoints]), args.audit_mirror),
             host=args.host,
             tls=tls,
+            login_life_s=args.login_life,
         )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -191,7 +192,7 @@ def _detach(args: Namespace) -> int:
         raise CommandError(f"directory {directory}: {error.strerror}", ["writ up --dir ANOTHER"]) from error
     offset = log.tell()
     _certificates(args, directory)  # what is wrong with them is told here, and not in a log
-    names = ("port", "http_port", "metrics_port", "host", "tls_cert", "tls_key", "tls_ca")
+    names = ("port", "http_port", "metrics_port", "host", "login_life", "tls_cert", "tls_key", "tls_ca")
     told = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names]
     given = [word for name, value in told if value is not None for word in (name, str(value))]
     flags = ("tls", "search", "audit_mirror")

@@ -224,6 +224,10 @@ def _add_node_commands(to: Subparsers) -> None:
         help="port of the HTTP API on 127.0.0.1, or off [9748, or a free one where that is taken]",
     )  # fmt: skip
     up.add_argument("--host", default="127.0.0.1", help="address of the broker [127.0.0.1]; others want TLS")
+    up.add_argument(
+        "--login-life", type=whole(1, 3_600), default=3_600, metavar="SECONDS",
+        help="how long a login at the broker counts, at most an hour [3600]; clients renew it themselves",
+    )  # fmt: skip
     up.add_argument("--tls", action="store_true", help="speak TLS, with certificates made in --dir")
     up.add_argument("--tls-cert", metavar="FILE", help="the broker's certificate, as PEM, instead")
     up.add_argument("--tls-key", metavar="FILE", help="its private key")
