@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -270,6 +271,21 @@ async def test_a_role_taken_away_is_gone_from_a_connection_that_stands(tmp_path:
         await until(lambda: wire.connections == 3)
         assert await submit(wire) == 2
         await wire.close()
+        await link.close()
+
+
+async def test_a_token_lets_in_like_a_key_until_it_is_revoked(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"a secret").hexdigest()
+    principal = replace(bot(tmp_path), tokens=(digest,))
+    async with await EmbeddedBroker.start(tmp_path, principals=[principal]) as broker:
+        link = await intake(broker)
+        client = await nats.connect(broker.url, token="a secret", allow_reconnect=False)
+        answer = await client.request("writ.submit.default.bot.q", b"{}", timeout=WAIT_S)
+        assert json.loads(answer.data) == {"stream": "WRIT_SUBMIT", "seq": 1}
+        await broker.set_principals([replace(principal, tokens=())])
+        await until(lambda: client.is_closed)
+        with pytest.raises(nats.errors.Error, match="Authorization"):
+            await nats.connect(broker.url, token="a secret", allow_reconnect=False)
         await link.close()
 
 
