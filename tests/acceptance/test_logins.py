@@ -32,13 +32,14 @@ async def test_workers_and_clients_outlive_their_logins(tmp_path: Path) -> None:
     try:
         wire = await NatsWire.connect(target, "t")
         async with Client(target, wire=wire) as client:
-            handles = [await client.submit("q", "count", {"number": n}) for n in range(JOBS)]
+            handles = [await client.submit("q", "count", {"number": n}, lease_s=3) for n in range(JOBS)]
             async with asyncio.timeout(60):
                 results = [await client.result(each, timeout_s=60) for each in handles]
             assert results == list(range(JOBS))
             assert ran == Counter({f"{n}": 1 for n in range(JOBS)})
+            # A grant that was on its way as the connection broke is a lost lease, and the job's next attempt.
             jobs = [await client.job(each.id, "q") for each in handles]
-            assert {(job.state, job.attempt) for job in jobs} == {(State.COMPLETED, 1)}
+            assert {job.state for job in jobs} == {State.COMPLETED}
             assert wire.connections > 2
     finally:
         working.cancel()
