@@ -100,7 +100,8 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
 class Principal:
     """An authenticated user, service or worker: its name in its tenant, its public NKeys and roles.
 
-    `in_queues` are roles that it has in one queue alone. `tokens` are the SHA-256, in hex, of those that let
+    `in_queues` are roles that it has in one queue alone, `verbs` single ones of an operator, in one queue or
+    in all (`*`). `tokens` are the SHA-256, in hex, of those that let
     it in like a key. Raises ValueError for a name that cannot stand in a subject, a key that is no user key,
     an unknown role.
     """
@@ -110,6 +111,7 @@ class Principal:
     public: str
     roles: frozenset[Role]
     in_queues: frozenset[tuple[Role, str]] = frozenset()
+    verbs: frozenset[tuple[str, str]] = frozenset()
     other_keys: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
 
@@ -159,6 +161,8 @@ class Principal:
         for role, queue in sorted(self.in_queues):
             if role in subjects and role not in self.roles:
                 found.append(f"{subjects[role]}{queue}")
+        if "operate" not in self.roles:
+            found += [f"writ.control.{who}.{verb}.{queue}" for verb, queue in sorted(self.verbs)]
         if self.roles & {"ask", "read"}:
             found.append(f"writ.query.{who}.>")
         return tuple(found)

@@ -34,6 +34,9 @@ AGAIN_US: Final = SECOND_US // 2
 SETTLE_S: Final = 0.05
 """Changes that come so close together are one for the broker."""
 
+_FEW: Final = 2
+"""So many operator's verbs of a role are opened singly: who submits may seal a batch, and redrive nothing."""
+
 _ROLES: Final[dict[Word, tuple[Role, ...]]] = {
     "submit": (Role.SUBMITTER,),
     "work": (Role.WORKER,),
@@ -74,11 +77,15 @@ def account(principal: Principal, now: int) -> Account:
     # Any that is known may ask who it is, and for more.
     everywhere: list[Word] = ["ask"]
     in_queues: list[tuple[Word, str]] = [("operate", NO_QUEUE)]
+    verbs: list[tuple[str, str]] = []
     for grant in principal.grants:
         if not grant.live(now):
             continue
         allowed = built_in().operations(grant.role)
-        words: list[Word] = [_WORDS[OPERATIONS[each]] for each in allowed]
+        controls = [each for each in allowed if _WORDS[OPERATIONS[each]] == "operate"]
+        few = controls if len(controls) <= _FEW else []
+        words: list[Word] = [_WORDS[OPERATIONS[each]] for each in allowed.difference(few)]
+        verbs.extend((each, "*" if grant.scope.endswith("*") else grant.scope) for each in few)
         if grant.scope.endswith("*"):  # a folder is for the orchestrator, as no subject says it
             everywhere += words
         else:
@@ -91,6 +98,7 @@ def account(principal: Principal, now: int) -> Account:
         principal.keys[-1],
         frozenset(everywhere),
         frozenset([each for each in in_queues if each[0] not in everywhere]),
+        frozenset([(verb, q) for verb, q in verbs if q == "*" or (verb, "*") not in verbs]),
         principal.keys[:-1],
         tuple([t.digest for t in principal.tokens if t.until is None or now < t.until]),
     )
