@@ -162,7 +162,9 @@ class Principal:
             if role in subjects and role not in self.roles:
                 found.append(f"{subjects[role]}{queue}")
         if "operate" not in self.roles:
-            found += [f"writ.control.{who}.{verb}.{queue}" for verb, queue in sorted(self.verbs)]
+            # The broker takes no account where one import holds another.
+            single = [each for each in sorted(self.verbs) if ("operate", each[1]) not in self.in_queues]
+            found += [f"writ.control.{who}.{verb}.{queue}" for verb, queue in single]
         if self.roles & {"ask", "read"}:
             found.append(f"writ.query.{who}.>")
         return tuple(found)
