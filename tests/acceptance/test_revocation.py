@@ -125,7 +125,7 @@ async def test_a_revoked_principals_open_connection_can_do_nothing_within_two_se
 
 async def test_a_role_that_ends_by_itself_ends_on_the_open_connection(world: World) -> None:
     wire = await world.join("bot")
-    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=8)
     await world.owner.grant("bot", Role.SUBMITTER, until=until)
     await world.until_let(wire, "bot")
 
