@@ -43,6 +43,10 @@ http-fuzz: $(READY) ## Search the HTTP API for faults by its document, with ever
 step-proof: $(READY) ## Kill workers around 1,000 steps: no effect happens twice (ARGS='--kills 100')
 	@$(BIN)/python -m tests.acceptance.steps.proof $(ARGS)
 
+.PHONY: waiting-proof
+waiting-proof: $(READY) ## Have 10,000 jobs wait, and levels of children run on one slot (N=1000 for fewer)
+	@WRIT_WAITING_JOBS=$(or $(N),10000) $(BIN)/pytest -n0 -q tests/acceptance/test_waiting.py
+
 .PHONY: bench
 bench: $(READY) $(if $(FULL),$(PEERS)/.ready) ## Measure speed in 8 minutes (FULL=1: five passes beside peers)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(RECORD),--record) $(ARGS)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from writ.schemas import bounds
 from writ.schemas.ids import shard_of
-from writ.schemas.subjects import parse_log, submits_of
+from writ.schemas.subjects import feed_subject, parse_log, submits_of
 
 from .clock import Clock, SystemClock
-from .ports import Message, NotStored, Serve, Shards, Stored, WrongLastSequence
+from .errors import NoAnswer, NoResponders
+from .ports import Log, Message, NotStored, Serve, Shards, Stored, WrongLastSequence
+from .wire import OnMessage, Unsubscribe
 
 
 def matches(pattern: str, subject: str) -> bool:
@@ -229,3 +231,57 @@ class RequestHub:
         for handler in handlers:
             handler(subject, body, answer)
         return await answered
+
+
+class MemoryWire:
+    """The `Wire` of workers and clients in memory. `query` answers what is asked of the views.
+
+    `feed` is to run beside it, and hands on what the log stores to those who subscribed.
+    """
+
+    def __init__(
+        self, intake: MemoryIntake, hub: RequestHub, query: Callable[[str, bytes], Awaitable[bytes]]
+    ) -> None:
+        self._intake = intake
+        self._hub = hub
+        self._query = query
+        self._submitted: dict[str, int] = {}
+        self._hearers: dict[str, list[OnMessage]] = {}
+
+    async def feed(self, log: Log) -> None:
+        """Hands on the records of a log as they are stored, until cancelled."""
+        async for part in log.read(await log.last_seq() + 1, follow=True):
+            for stored in part:
+                address = parse_log(stored.subject)
+                subject = feed_subject(address.tenant, address.kind, address.key)
+                for hearer in list(self._hearers.get(subject, ())):
+                    hearer(subject, stored.body)
+
+    async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
+        _, kind, tenant, principal, verb, *queue = subject.split(".")
+        try:
+            async with asyncio.timeout(timeout_s):
+                if kind == "query":
+                    return await self._query(subject, body)
+                return await self._hub.request(tenant, principal, verb, queue[0], body, kind)
+        except ConnectionError as error:
+            raise NoResponders(subject) from error
+        except TimeoutError as error:
+            raise NoAnswer(subject, timeout_s) from error
+
+    async def publish_submit(self, subject: str, body: bytes, msg_id: str) -> int:
+        if msg_id not in self._submitted:
+            _, _, tenant, principal, queue = subject.split(".")
+            self._submitted[msg_id] = await self._intake.submit(tenant, principal, queue, body)
+        return self._submitted[msg_id]
+
+    async def subscribe(self, subject: str, callback: OnMessage) -> Unsubscribe:
+        self._hearers.setdefault(subject, []).append(callback)
+
+        async def unsubscribe() -> None:
+            self._hearers[subject].remove(callback)
+
+        return unsubscribe
+
+    async def close(self) -> None:
+        """Another one may use it."""

@@ -27,6 +27,7 @@ from writ.schemas.queues import Mode
 from writ.schemas.rejections import Rejection
 
 from .decide import lease, steps
+from .decide.depend import Known
 from .decide.lease import Repeated
 from .logtime import Budget
 from .messages import Asked
@@ -177,6 +178,7 @@ class LeaseDesk:
             first = size_bytes == 0
             more = self._filled_bytes(job) + len(job.task.encode()) + len(job.key) + _LEASE_BYTES
             more += sum(s.size_bytes for s in job.signals)
+            more += 0 if job.progress is None else job.progress.size_bytes
             if not first and size_bytes + more > _ACQUIRED_MAX_BYTES:
                 return False
             size_bytes += more
@@ -223,6 +225,7 @@ class LeaseDesk:
             queue.version,
             job.tool_calls,
             self._office.sealing.digest_key(job),
+            msgspec.UNSET if job.progress is None else msgspec.Raw(self._office.sealing.open(job.progress)),
         )
 
     def _filled_bytes(self, job: Job) -> int:
@@ -457,7 +460,13 @@ class LeaseDesk:
 
     def _recall(self, round_: Round, asked: Asked, command: Recall) -> None:
         job, who = self._office.job(asked, command.id), asked.address.principal
-        outcome = steps.recall(self._office.sealing.revealed(job), command, who, round_.position)
+        revealed, tenant = self._office.sealing.revealed, asked.address.tenant
+
+        def find(key: str) -> Known | None:
+            found = self._state.find(tenant, key)
+            return revealed(found) if isinstance(found, Job) else found
+
+        outcome = steps.recall(revealed(job), command, who, round_.position, find)
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
         else:

@@ -55,7 +55,13 @@ class Runner:
     """
 
     def __init__(
-        self, path: Path, feeds: Feeds, make: Callable[[], View], *, batch_max: int = BATCH_MAX_RECORDS
+        self,
+        path: Path,
+        feeds: Feeds,
+        make: Callable[[], View],
+        *,
+        batch_max: int = BATCH_MAX_RECORDS,
+        asked_s: float = _ASKED_S,
     ) -> None:
         self.path = path
         self.name = make().name
@@ -63,6 +69,7 @@ class Runner:
         self._feeds = feeds
         self._make = make
         self._batch_max = batch_max
+        self._asked_s = asked_s
         self._live: Folded | None = None
         self._next: Folded | None = None
         self._halts: dict[Folded, str] = {}
@@ -226,7 +233,7 @@ class Runner:
         while True:
             path = places.newer(self.path)
             if path is None:
-                await asyncio.sleep(_ASKED_S)
+                await asyncio.sleep(self._asked_s)
                 continue
             try:
                 if self._next is None:
@@ -237,7 +244,7 @@ class Runner:
                 if folded.path != path:
                     await self._drop(folded)
                 elif folded in self._halts:
-                    await asyncio.sleep(_ASKED_S)
+                    await asyncio.sleep(self._asked_s)
                 else:
                     last, seq = await self._feeds.log.last_seq(), folded.reached.position.seq
                     if last - seq <= _NEAR_RECORDS:

@@ -17,6 +17,7 @@ NESTING_MAX: Final = 100
 ERROR_TEXT_MAX_CHARS: Final = 10_000
 SUBMIT_ARRAY_MAX_JOBS: Final = 500
 AFTER_MAX: Final = 100
+ASKS_MAX_CHARS: Final = 200
 """Jobs that one may come after."""
 
 LEASES_PER_REQUEST_MAX: Final = 500

@@ -15,6 +15,7 @@ from msgspec import Meta
 from .bounds import (
     ACQUIRE_WAIT_MAX_S,
     AFTER_MAX,
+    ASKS_MAX_CHARS,
     LEASES_PER_REQUEST_MAX,
     RENEWALS_PER_REQUEST_MAX,
     TOKEN_MAX_BYTES,
@@ -185,8 +186,8 @@ class Suspend(Command, frozen=True):
     """The task waits for an approval, a signal or children, and gives its lease and slot back until then.
 
     `on` names the signal, and `seen` the newest one of it that the task has had. `children` are the keys of
-    the jobs that must have ended. `step` is the number of a step whose outcome a person shall tell. After
-    `timeout_s`, `on_timeout` decides.
+    the jobs that must have ended. `step` is the number of a step whose outcome a person shall tell; `asks`
+    says what a person is to approve, and stands in the log. After `timeout_s`, `on_timeout` decides.
     """
 
     worker: Token
@@ -199,6 +200,7 @@ class Suspend(Command, frozen=True):
     seen: Fence = 0
     children: Annotated[tuple[JobKey, ...], Meta(max_length=AFTER_MAX)] = ()
     step: Annotated[int, Meta(ge=1)] | None = None
+    asks: Annotated[str, Meta(min_length=1, max_length=ASKS_MAX_CHARS)] | None = None
 
 
 class Progress(Command, frozen=True):
@@ -448,6 +450,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `steps` of the job are recorded: `recall` gives them. With `compensates` the attempt is to undo what they
     did. `tools` is what version `policy` of the queue's policy says of tools, of which the round has called
     `tool_calls`. Where there is a `digest_key`, parameters are digested with it, by HMAC-SHA256.
+    `progress` is the newest that was said in the round.
     """
 
     id: str
@@ -465,6 +468,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     policy: int = 0
     tool_calls: int = 0
     digest_key: bytes = b""
+    progress: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Acquired(Answer, frozen=True):

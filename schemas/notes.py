@@ -7,10 +7,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .bounds import LEASES_PER_REQUEST_MAX, NAME_MAX_CHARS, NOTES_PER_REPORT_MAX
+from .bounds import AFTER_MAX, LEASES_PER_REQUEST_MAX, NAME_MAX_CHARS, NOTES_PER_REPORT_MAX
 from .errors import AttemptError, ErrorClass
-from .forms import Answer, Command, Fence, RunMs, Token
+from .forms import Answer, Command, Fence, JobKey, RunMs, Token
 from .sealed import unseal
+from .states import State
 from .steps import OnUnknown, RecordedStep, StepBy, StepState, ToolOutcome
 
 StepNumber = Annotated[int, Meta(ge=1, le=2**31)]
@@ -120,12 +121,13 @@ class Note(Command, frozen=True):
 
 
 class Recall(Command, frozen=True):
-    """Asks for the recorded steps of a job behind the first `after` of them."""
+    """Asks for the recorded steps of a job behind the first `after`, and of `children` how they stand."""
 
     worker: Token
     id: Token
     token: Fence
     after: Annotated[int, Meta(ge=0)] = 0
+    children: Annotated[tuple[JobKey, ...], Meta(max_length=AFTER_MAX)] = ()
 
 
 class StepSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -145,11 +147,26 @@ class StepSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     passed: bool = False
 
 
+class ChildSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """How a child stands, as its parent's worker is told. Without `state` no child of that key is known.
+
+    `why` is what ended it, where that is not its completion; the output of one that completed may be left
+    out where the answer has no room for it, and `cut` says so: ask for it alone.
+    """
+
+    key: str
+    state: State | None = None
+    output: msgspec.Raw = _NULL
+    why: str = ""
+    cut: bool = False
+
+
 class Recalled(Answer, frozen=True):
-    """Some recorded steps in their order; `total` is how many there are."""
+    """Some recorded steps in their order; `total` is how many there are. `children` as asked for."""
 
     steps: tuple[StepSeen, ...] = ()
     total: int = 0
+    children: tuple[ChildSeen, ...] = ()
 
 
 def seen(step: RecordedStep) -> StepSeen:

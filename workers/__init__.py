@@ -5,6 +5,7 @@ from .errors import Cancelled, FailJob, LoadError, PolicyViolation, RetryAfter, 
 from .load import load
 from .steps import (
     CallFailed,
+    ChildFailed,
     NotDone,
     OutcomeUnknown,
     StepFailed,
@@ -12,6 +13,7 @@ from .steps import (
     StepRefused,
     ToolDenied,
     ToolFailed,
+    WaitTimedOut,
 )
 from .tasks import Task, task
 from .tools import Tool, tool
@@ -20,6 +22,7 @@ from .worker import Worker
 __all__ = [
     "CallFailed",
     "Cancelled",
+    "ChildFailed",
     "Context",
     "FailJob",
     "LoadError",
@@ -35,6 +38,7 @@ __all__ = [
     "Tool",
     "ToolDenied",
     "ToolFailed",
+    "WaitTimedOut",
     "Worker",
     "WorkerError",
     "load",

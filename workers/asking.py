@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -15,7 +15,8 @@ from writ.schemas.queries import Query, RecordsPage
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import lease_subject, query_subject
 
-from .line import Post
+if TYPE_CHECKING:
+    from .line import Post
 
 _encode = msgspec.json.Encoder().encode
 A = TypeVar("A", bound=Answer)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from .steps import ASK, StepPolicy, StepRefused, drive
+import msgspec
+
+from .steps import ASK, Sleep, StepPolicy, StepRefused, drive
 
 if TYPE_CHECKING:
     from .run import Run
@@ -95,6 +98,123 @@ class Context:
         answer: T = drive(self._run.journal.step(name, function, args, kwargs, policy))
         return answer
 
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    async def wait_for_signal(self, name: str, *, timeout_s: float | None = None) -> Any:
+        """The data of the next signal of this name (`writ signal JOB NAME DATA`), or of one before.
+
+        As all waits, it gives lease and slot back: where nothing has come the attempt ends here, without
+        being counted as a failure, and the next one begins the task anew and comes, by its recorded steps,
+        to the same place. So what has an effect stands in a step, and `except BaseException` must let the
+        end of the attempt pass. Raises WaitTimedOut after `timeout_s` seconds.
+        """
+        return await self._run.waits.for_signal(name, timeout_s)
+
+    async def request_approval(self, asks: str, *, timeout_s: float | None = None) -> Any:
+        """Waits for a person's yes (`writ approve JOB`), and returns the data that came with it.
+
+        `asks` says in at most 200 characters what is to be approved; it stands in the log, and is never
+        sealed. A no (`writ reject JOB`) ends the job. Raises WaitTimedOut.
+        """
+        return await self._run.waits.for_approval(asks, timeout_s)
+
+    async def sleep(self, seconds: float) -> None:
+        """Goes on so many seconds after an attempt first came here. `job_timeout_s` runs on."""
+        await self._run.waits.for_seconds(seconds)
+
+    async def sleep_until(self, when: datetime.datetime) -> None:
+        """Goes on at a time, which has a time zone. `job_timeout_s` runs on."""
+        await self._run.waits.until(when)
+
+    async def run(self, task: Any, input: object = None, *, queue: str | None = None, **options: Any) -> Any:
+        """The output of a child: a job of another task (or its name), started once for this job.
+
+        It is of this job's queue unless `queue` names another. `options` are those of `Client.submit`; with
+        this job's end, other than by completion, the child is cancelled, unless `on_parent_end` is
+        "abandon". A child that ends otherwise than completed raises ChildFailed; a later attempt then starts
+        another one.
+        """
+        (output,) = await self.run_all([{"task": task, "input": input, "queue": queue, **options}])
+        return output
+
+    async def run_all(self, calls: Iterable[Mapping[str, Any]]) -> list[Any]:
+        """The outputs of several children that run beside each other: mappings as the arguments of `run`.
+
+        Together they are one step: at most 256 KiB of outputs. Raises ChildFailed when all have ended and
+        one of them otherwise than completed; a later attempt starts only those again.
+        """
+        return await self._run.waits.for_children(calls)
+
+    def snooze(self, delay_s: float) -> NoReturn:
+        """Ends the attempt; the task begins anew in `delay_s` seconds, which is no failure."""
+        if not delay_s >= 0:
+            raise StepRefused(f"snooze takes seconds of 0 or more, not {delay_s!r}")
+        raise Sleep("snooze", delay_s=delay_s)
+
+    def wait_for_signal_sync(self, name: str, *, timeout_s: float | None = None) -> Any:
+        """`wait_for_signal` for a task that is a plain function."""
+        return self._plainly(self.wait_for_signal(name, timeout_s=timeout_s))
+
+    def request_approval_sync(self, asks: str, *, timeout_s: float | None = None) -> Any:
+        """`request_approval` for a task that is a plain function."""
+        return self._plainly(self.request_approval(asks, timeout_s=timeout_s))
+
+    def sleep_sync(self, seconds: float) -> None:
+        """`sleep` for a task that is a plain function."""
+        self._plainly(self.sleep(seconds))
+
+    def sleep_until_sync(self, when: datetime.datetime) -> None:
+        """`sleep_until` for a task that is a plain function."""
+        self._plainly(self.sleep_until(when))
+
+    def run_sync(self, task: Any, input: object = None, *, queue: str | None = None, **options: Any) -> Any:
+        """`run` for a task that is a plain function."""
+        return self._plainly(self.run(task, input, queue=queue, **options))
+
+    def run_all_sync(self, calls: Iterable[Mapping[str, Any]]) -> list[Any]:
+        """`run_all` for a task that is a plain function."""
+        return self._plainly(self.run_all(calls))
+
+    def _plainly(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._run.task.is_async:
+            work.close()
+            raise StepRefused("the task is a coroutine: await the method without _sync at its end")
+        return drive(work)
+
+    # --- saying -----------------------------------------------------------------------------------------
+
+    def progress(self, value: object) -> None:
+        """Says how far the attempt is, to whoever looks at the job: at most 128 KiB of JSON.
+
+        It is recorded soon: the newest only, at most once a second and 1,000 times in an attempt.
+        """
+        self._run.said.put("progress", value)
+
+    def heartbeat(self, details: object) -> None:
+        """Leaves details for the next attempt, see `details`; recorded as `progress` is.
+
+        The lease needs no heartbeat: the worker renews it by itself.
+        """
+        self._run.said.put("details", details)
+
+    async def checkpoint(self, details: object) -> None:
+        """Leaves details for the next attempt, see `details`, which are in the log when this returns."""
+        self._run.said.put("details", details)
+        run = self._run
+        await run.journal.errand(lambda errands: errands.say(run))
+
+    def checkpoint_sync(self, details: object) -> None:
+        """`checkpoint` for a task that is a plain function."""
+        self._plainly(self.checkpoint(details))
+
+    @property
+    def details(self) -> Any:
+        """The newest details that an attempt before this one has left; None where there are none."""
+        before = self._run.said.before
+        return None if before is None else msgspec.json.decode(before)
+
+    # --- the rest ---------------------------------------------------------------------------------------
+
     def usage(self, *, model: str, input_tokens: int = 0, output_tokens: int = 0) -> None:
         """Records tokens of a model that were used, with their cost by the price table (`writ price`)."""
         self._run.journal.use(model, input_tokens, output_tokens)
@@ -115,7 +235,13 @@ class Context:
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """Logger `writ.task`, with queue, id and attempt ahead of each message and in the record's `writ`."""
         if self._log is None:
-            where = {"queue": self.queue, "id": self.id, "task": self.task, "attempt": self.attempt}
+            where = {
+                "tenant": self.tenant,
+                "queue": self.queue,
+                "id": self.id,
+                "task": self.task,
+                "attempt": self.attempt,
+            }
             self._log = _Adapter(_log, where)
         return self._log
 

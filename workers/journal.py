@@ -16,12 +16,13 @@ import inspect
 import logging
 import typing
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from writ.broker.clock import Clock
 from writ.schemas.bounds import INLINE_MAX_BYTES, NAME_MAX_CHARS
@@ -40,6 +41,7 @@ from writ.schemas.steps import OnUnknown, StepBy, StepState
 
 from .faults import fault_of, steers
 from .steps import (
+    ChildFailed,
     NotDone,
     NotReproducible,
     OutcomeUnknown,
@@ -48,18 +50,30 @@ from .steps import (
     StepFailed,
     StepPolicy,
     StepRefused,
+    WaitTimedOut,
+    step_failed,
 )
 
 if TYPE_CHECKING:
+    from .children import Errands
     from .recording import Recording
     from .run import Run
 
+T = TypeVar("T")
 log = logging.getLogger("writ.task")
 _MS: Final = 1_000
 _encode = msgspec.json.Encoder().encode
 _in_order = msgspec.json.Encoder(order="sorted").encode
 running: ContextVar[Run | None] = ContextVar("writ_run", default=None)
 """The run that the code at hand belongs to."""
+
+
+def _result(answered: Future[Any]) -> Any:
+    return answered.result()
+
+
+blocked: ContextVar[Callable[[Future[Any]], Any]] = ContextVar("writ_blocked", default=_result)
+"""How the thread of a plain task waits for the keeper."""
 
 within: ContextVar[int | None] = ContextVar("writ_step", default=None)
 """The number of the step that the code at hand is part of."""
@@ -110,7 +124,7 @@ class Journal:
         self._run = run
         self.lease = run.lease
         self.now_us = clock.mono_us
-        self._blocking = not run.task.is_async
+        self.blocking = not run.task.is_async
         self._next = 0
         self._undo: dict[int, tuple[Callable[[Any], Any] | None, Any]] = {}
         self.recorded: Sequence[StepSeen] = ()
@@ -134,12 +148,21 @@ class Journal:
         answered: Future[None] = Future()
         answered.set_running_or_notify_cancel()  # one who no longer waits does not take the note back
         self.put(remark, answered)
-        if self._blocking:
-            if self._run.line.outbox.is_here:
-                raise StepRefused("a plain task that runs on the worker's own loop cannot take steps")
-            answered.result()
-        else:
-            await asyncio.wrap_future(answered)
+        await self._answer(answered)
+
+    async def _answer(self, answered: Future[T]) -> T:
+        """Waits for the keeper: a plain task blocks its thread."""
+        if not self.blocking:
+            return await asyncio.wrap_future(answered)
+        if self._run.line.outbox.is_here:
+            raise StepRefused("a plain task that runs on the worker's own loop cannot take steps")
+        answer: T = blocked.get()(answered)
+        return answer
+
+    async def errand(self, asks: Callable[[Errands], Coroutine[Any, Any, T]]) -> T:
+        """What the keeper finds out or does for the task."""
+        errands = self._run.line.errands
+        return await self._answer(errands.begin(asks(errands)))
 
     def use(self, model: str, input_tokens: int, output_tokens: int) -> None:
         """Notes tokens used, unless a first run has done so."""
@@ -153,6 +176,23 @@ class Journal:
         return rule
 
     # --- steps ------------------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """That of the step that the code at hand is part of."""
+        number = within.get()
+        assert number is not None
+        return number
+
+    @property
+    def known_seq(self) -> int | None:
+        """The record of the newest intention of the next step; None where it was never begun."""
+        return self.recorded[self._next].seq if self._next < len(self.recorded) else None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the task only comes again to what was before: it waits for no time."""
+        return self.recording is not None or self.lease.compensates
 
     async def step(
         self,
@@ -197,7 +237,7 @@ class Journal:
             return as_returned(known.result, call.function), None
         undoing = self.lease.compensates
         if known.state is StepState.FAILED and (known.passed or undoing):
-            raise StepFailed(known.name, known.type, known.text, known.class_ or ErrorClass.APPLICATION)
+            raise step_failed(known.name, known.type, known.text, known.class_)
         if known.state is StepState.COMPENSATED and undoing:
             return as_returned(known.result, call.function), None
         if known.state is StepState.INTENDED:
@@ -210,15 +250,19 @@ class Journal:
         if why is OnUnknown.ASK:
             said = self._word(known)
             if said is None:
-                raise Sleep(call.number)
+                raise Sleep("suspend", reason="approval", step=call.number)
             if said.get("done"):
                 result = _encode(said.get("result"))
                 await self._store(StepResult(call.number, msgspec.Raw(result), by=StepBy.TOLD))
                 return as_returned(result, call.function), None
         elif why is OnUnknown.PROBE:
-            found = await self._run_user(
-                call, _given(call.policy.probe, call, "probe"), *call.args, **call.kwargs
-            )
+            probe = _given(call.policy.probe, call, "probe")
+            try:
+                found = await self._run_user(call, probe, *call.args, **call.kwargs)
+            except (WaitTimedOut, ChildFailed) as error:
+                fault = StepFault(call.number, class_=error.class_, type=error.type, text=error.text)
+                await self._store(replace(fault, by=StepBy.PROBED))
+                raise
             if found is not NotDone:
                 result = self._written(call, found)
                 await self._store(StepResult(call.number, msgspec.Raw(result), by=StepBy.PROBED))
@@ -270,6 +314,8 @@ class Journal:
             )
             if steers(error):
                 raise
+            if isinstance(error, WaitTimedOut | ChildFailed):
+                raise
             raise StepFailed(call.name, fault.type, fault.text, fault.class_) from error
         result = self._written(call, value)
         await self._store(StepResult(call.number, msgspec.Raw(result), self._since_ms(began_us)))
@@ -300,7 +346,7 @@ class Journal:
             value = function(*args, **kwargs)
             if not inspect.isawaitable(value):
                 return value
-            if self._blocking:
+            if self.blocking:
                 if inspect.iscoroutine(value):
                     value.close()
                 raise StepRefused(f"step {call.name!r}: a plain task's steps are plain functions, too")
@@ -370,7 +416,7 @@ class Journal:
             class_, kind, text = first.class_, first.type, first.text
             assert class_ is not None
             self.put(StepFault(call.number, class_=class_, type=kind, text=text, by=StepBy.RECORDED))
-            raise StepFailed(call.name, kind, text, class_)
+            raise step_failed(call.name, kind, text, class_)
         self.put(StepResult(call.number, first.result, by=StepBy.RECORDED))
         return as_returned(first.result, call.function)
 

@@ -39,15 +39,16 @@ from writ.schemas.errors import ErrorClass
 from writ.schemas.rejections import Rejection, RejectionKind
 
 from .asking import Asking, Refused, TryLater
-from .errors import WorkerError
+from .children import Errands
+from .errors import Cancelled, WorkerError
 from .faults import Fault, Stop
 from .hands import Hands, Outbox, from_anywhere
-from .line import Counts, Line, Post, held
+from .line import Counts, Line, Post, heard, held
 from .notes import Notes
 from .recording import first_run, recorded_steps
 from .reports import REPORT_TIMEOUT_S, Reports
 from .run import Run
-from .steps import NotReproducible
+from .steps import NotReproducible, StepRefused
 from .tasks import Task
 
 log = logging.getLogger("writ.worker")
@@ -95,6 +96,7 @@ class Keeper:
         self._changed = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
         self._tick: asyncio.TimerHandle | None = None
+        self._wire = wire
         self._asking = Asking(wire, post)
         self._reports = Reports(
             self._asking, post.worker, self.counts, entropy, self._spawn, self._changed.set, self._fail
@@ -102,14 +104,19 @@ class Keeper:
 
         self._notes = Notes(self._asking, post.worker, entropy, self._spawn, self._all_noted, self._fail)
         self._unsent: set[Run] = set()
-        """Runs that have ended, and of which not everything noted is in the log."""
+        """Runs that have ended, and of which not everything noted or said is in the log."""
+
+        self._saying: set[Run] = set()
+        """Runs of which something said is on its way."""
 
     async def run(self, hands: Hands) -> None:
         """Works until `drain`, then ends orderly. Raises WorkerError where the worker cannot go on."""
         self._hands = hands
+        loop = asyncio.get_running_loop()
+        self._errands = Errands(self._wire, self._asking, self._post, self._entropy, loop)
         outbox = Outbox(from_anywhere(asyncio.get_running_loop()), self._notes.take)
         for line in self._lines:
-            line.outbox = outbox
+            line.outbox, line.errands = outbox, self._errands
         try:
             self._fill()
             await self._until(lambda: self._draining, None)
@@ -148,8 +155,10 @@ class Keeper:
             if run.ended:
                 continue  # given up on: its lease is being released
             run.ended = True
-            if run.unsent:
-                self._unsent.add(run)  # what it noted stands before its end
+            if run.has_news:
+                self._tell(run)
+            if run.unsent or run in self._saying:
+                self._unsent.add(run)  # what it noted and said stands before its end
             else:
                 self._to_report(run)
         for line in self._lines:
@@ -159,7 +168,7 @@ class Keeper:
 
     def _all_noted(self, runs: Iterable[Run]) -> None:
         """Runs of which everything noted so far is in the log."""
-        for run in self._unsent.intersection(runs):
+        for run in self._unsent.intersection(runs).difference(self._saying):
             self._unsent.discard(run)
             self._to_report(run)
             self._reports.flush(run.line)
@@ -176,7 +185,7 @@ class Keeper:
             kind = ErrorClass.TIMEOUT if run.stop is Stop.TIMEOUT else ErrorClass.CANCELLED
             run.fault = Fault(kind, "NotStarted", text)
         if run.sleep is not None:
-            line.asleep.append(run)
+            line.asleep[run.sleep.verb].append(run)
         elif run.fault is None:
             line.completed.append(run)
         elif run.stop is Stop.RELEASE:
@@ -375,11 +384,13 @@ class Keeper:
             runs = list(line.held.values())
             for start in range(0, len(runs), RENEWALS_PER_REQUEST_MAX):
                 part = runs[start : start + RENEWALS_PER_REQUEST_MAX]
-                command = Renew(self._post.worker, held(part))
+                command = Renew(self._post.worker, heard(part))
                 answer = await self._asking.ask(line.queue, "renew", command, Renewed, timeout_s)
                 self._lose(line, part, answer.lost)
                 wanted = set(answer.cancel)
                 self._stop([run for run in part if run.lease.id in wanted], Stop.CANCEL)
+                for run in part if answer.signals else ():
+                    run.heard += (answer.signals or {}).get(run.lease.id, ())
             line.unheard = False
         except (WireError, TryLater) as error:
             level = logging.INFO if line.unheard else logging.WARNING
@@ -441,6 +452,8 @@ class Keeper:
                 if run.began_us and run.began_us <= long_ago and not run.start_sent:
                     run.start_sent = True
                     begun.append(run)
+                if run.has_news and run.said.is_due(now_us):
+                    self._tell(run)
                 if now_us - run.taken_us >= run.lease.attempt_timeout_s * _SECOND_US:
                     over.append(run)
             for start in range(0, len(begun), LEASES_PER_REQUEST_MAX):
@@ -458,6 +471,27 @@ class Keeper:
                 run.start_sent = False  # the next tick says it again
         except Refused as error:
             log.error("a start in queue %s is refused: %s", line.queue, error)
+
+    def _tell(self, run: Run) -> None:
+        """Has stored what a run says of itself."""
+        if run not in self._saying:
+            self._saying.add(run)
+            run.said.sent_us = self._now_us()
+            self._spawn(self._say(run))
+
+    async def _say(self, run: Run) -> None:
+        """Stores the newest word of a run; an end that waits for it is reported then."""
+        try:
+            while run.has_news:
+                await self._errands.say(run)
+                if not run.ended:
+                    break  # what is newer has its time
+        except (Cancelled, StepRefused) as error:
+            log.info("job %s: what it says of itself is not stored: %s", run.lease.id, error)
+        finally:
+            self._saying.discard(run)
+        if not run.unsent:
+            self._all_noted([run])
 
     # --- ending -----------------------------------------------------------------------------------------
 

@@ -6,11 +6,15 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from writ.schemas.commands import Held, WorkerAbout
 
 from .hands import Outbox
 from .run import Run
+
+if TYPE_CHECKING:
+    from .children import Errands
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,13 @@ class Line:
         self.completed: deque[Run] = deque()
         self.failed: deque[Run] = deque()
         self.given_back: deque[Run] = deque()
-        self.asleep: deque[Run] = deque()
-        self.sending = {"complete": 0, "fail": 0, "release": 0, "suspend": 0}
+        self.asleep: dict[str, deque[Run]] = {"suspend": deque(), "snooze": deque()}
+        self.sending = {"complete": 0, "fail": 0, "release": 0, "suspend": 0, "snooze": 0}
         self.outbox: Outbox
         """Where runs go that have noted something; there from the keeper's start on."""
+
+        self.errands: Errands
+        """What user code has the keeper do; there as long."""
 
         self.noting: dict[int, Run] = {}
         self.sending_notes = 0
@@ -68,9 +75,14 @@ class Line:
         """The last beat was not answered."""
 
     def waiting_reports(self, verb: str) -> deque[Run]:
-        waiting = {"complete": self.completed, "fail": self.failed}
-        return waiting.get(verb, self.asleep if verb == "suspend" else self.given_back)
+        waiting = {"complete": self.completed, "fail": self.failed, **self.asleep}
+        return waiting.get(verb, self.given_back)
 
 
 def held(runs: Iterable[Run]) -> tuple[Held, ...]:
     return tuple([Held(run.lease.id, run.lease.token) for run in runs])
+
+
+def heard(runs: Iterable[Run]) -> tuple[Held, ...]:
+    """The same with the newest signal that each has had."""
+    return tuple([Held(run.lease.id, run.lease.token, run.heard[-1].seq if run.heard else 0) for run in runs])

@@ -12,7 +12,17 @@ import msgspec
 
 from writ.broker.errors import NoAnswer, PermissionDenied, Unreachable, WireError
 from writ.schemas.bounds import LEASES_PER_REQUEST_MAX
-from writ.schemas.commands import Command, Complete, Completion, Fail, Failure, Release, Reported, Suspend
+from writ.schemas.commands import (
+    Command,
+    Complete,
+    Completion,
+    Fail,
+    Failure,
+    Release,
+    Reported,
+    Snooze,
+    Suspend,
+)
 from writ.schemas.errors import ErrorClass
 from writ.schemas.rejections import Rejection, RejectionKind
 
@@ -55,7 +65,7 @@ class Reports:
 
     def flush(self, line: Line) -> None:
         """Sends what waits to be reported, gathered to few messages."""
-        for verb in ("complete", "fail", "release", "suspend"):
+        for verb in line.sending:
             waiting = line.waiting_reports(verb)
             while waiting:
                 sending = line.sending[verb]
@@ -63,7 +73,7 @@ class Reports:
                     break
                 line.sending[verb] += 1
                 self._spawn(
-                    self._report(line, verb, [waiting.popleft()] if verb == "suspend" else _take(waiting))
+                    self._report(line, verb, [waiting.popleft()] if verb in line.asleep else _take(waiting))
                 )
 
     async def _report(self, line: Line, verb: str, runs: list[Run]) -> None:
@@ -124,10 +134,11 @@ class Reports:
             )
         if verb == "release":
             return Release(worker, held(runs))
-        if verb == "suspend":
+        if verb in ("suspend", "snooze"):
             (run,) = runs
             assert run.sleep is not None
-            return Suspend(worker, run.lease.id, run.lease.token, "approval", step=run.sleep.number)
+            asks = Suspend if verb == "suspend" else Snooze
+            return asks(worker, run.lease.id, run.lease.token, **run.sleep.fields)
         reports: list[Failure] = []
         for run in runs:
             fault, lease = run.fault, run.lease
@@ -166,7 +177,7 @@ class Reports:
             self.counts.completed += len(runs)
         elif verb == "fail":
             self.counts.failed += len(runs)
-        elif verb == "suspend":
+        elif verb in line.asleep:
             self.counts.suspended += len(runs)
         else:
             self.counts.released += len(runs)
@@ -177,10 +188,11 @@ class Reports:
     def _refused(self, line: Line, verb: str, run: Run, rejection: Rejection, repeated: bool) -> None:
         """One report that changed nothing."""
         void = rejection.kind in (RejectionKind.STALE, RejectionKind.NOT_FOUND)
-        if not void and verb == "complete":
-            # The output is not to the orchestrator's liking: that is the attempt's failure.
-            log.error("job %s in queue %s: output refused: %s", run.lease.id, line.queue, rejection.reason)
-            run.fault = Fault(ErrorClass.APPLICATION, "OutputRefused", rejection.reason)
+        if not void and (verb == "complete" or verb in line.asleep):
+            # The output, or the wait, is not to the orchestrator's liking: that is the attempt's failure.
+            what = "Output" if verb == "complete" else "Wait"
+            log.error("job %s in queue %s: %s refused: %s", run.lease.id, line.queue, what, rejection.reason)
+            run.fault = Fault(ErrorClass.APPLICATION, f"{what}Refused", rejection.reason)
             line.failed.append(run)
             self.flush(line)
             return

@@ -18,8 +18,10 @@ from .context import Context
 from .errors import Cancelled
 from .faults import Fault, Stop, fault_of
 from .journal import Journal, running
+from .saying import Said
 from .steps import Rewind, Sleep, drive
 from .tasks import OutputMismatch, Task
+from .waits import Waits
 
 if TYPE_CHECKING:
     from .line import Line
@@ -32,17 +34,21 @@ _encode = msgspec.json.Encoder().encode
 class Run:
     """A lease being worked on. The keeper owns it; the hands fill in the outcome, then give it back.
 
-    `stop` is set by the keeper and read by all. `taken_us` is when the lease came, `began_us` when user code
-    did, by the worker's own monotonic clock. With `sleep` the job waits, and nothing else is reported.
+    `stop` is set by the keeper and read by all, and `heard` are the signals that came, oldest first.
+    `taken_us` is when the lease came, `began_us` when user code did, by the worker's own monotonic clock.
+    With `sleep` the job waits, and nothing else is reported.
     """
 
     __slots__ = (
         "_clock",
         "_journal",
+        "_said",
+        "_waits",
         "began_us",
         "ended",
         "fault",
         "handle",
+        "heard",
         "lease",
         "line",
         "output",
@@ -60,6 +66,9 @@ class Run:
         self.task = task
         self._clock = clock
         self._journal: Journal | None = None
+        self._waits: Waits | None = None
+        self._said: Said | None = None
+        self.heard = list(lease.signals)
         self.taken_us = clock.mono_us()
         self.began_us = 0
         self.stop: Stop | None = None
@@ -81,6 +90,25 @@ class Run:
         if self._journal is None:
             self._journal = Journal(self, self._clock)
         return self._journal
+
+    @property
+    def waits(self) -> Waits:
+        """Made at its first use, as the journal."""
+        if self._waits is None:
+            self._waits = Waits(self, self.journal, self._clock)
+        return self._waits
+
+    @property
+    def said(self) -> Said:
+        """What it says of itself, made at its first use."""
+        if self._said is None:
+            self._said = Said(self.lease.progress, self.lease.attempt_timeout_s)
+        return self._said
+
+    @property
+    def has_news(self) -> bool:
+        """Whether it has said something that is not on its way."""
+        return self._said is not None and self._said.fresh
 
     @property
     def told(self) -> Lease | Recording:
@@ -171,5 +199,13 @@ class Run:
         """The function raised."""
         self.run_ms = max(0, now_us - self.began_us) // _MS if self.began_us else 0
         self.fault = fault_of(error, self.stop)
-        if isinstance(error, Sleep) and self.stop is None:
-            self.sleep = error
+        if self.stop is None:
+            self.sleep = _sleep_in(error)
+
+
+def _sleep_in(error: BaseException) -> Sleep | None:
+    """The wait that ended a task, also one within a task group."""
+    if isinstance(error, BaseExceptionGroup):
+        parts: tuple[BaseException, ...] = error.exceptions
+        return next((found for each in parts if (found := _sleep_in(each)) is not None), None)
+    return error if isinstance(error, Sleep) else None

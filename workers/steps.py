@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from writ.schemas.errors import ErrorClass
 from writ.schemas.steps import OnUnknown
@@ -79,6 +79,20 @@ class ToolFailed(CallFailed):
     """A tool raised."""
 
 
+class WaitTimedOut(StepFailed):
+    """What a task waited for did not come in time."""
+
+
+class ChildFailed(StepFailed):
+    """A child ended otherwise than completed; `name` is its key, `<queue>~<id>`."""
+
+
+def step_failed(name: str, type_: str, text: str, class_: ErrorClass | None) -> StepFailed:
+    """The failure of a step, as its record tells it."""
+    kinds: dict[str, type[StepFailed]] = {each.__name__: each for each in (WaitTimedOut, ChildFailed)}
+    return kinds.get(type_, StepFailed)(name, type_, text, class_ or ErrorClass.APPLICATION)
+
+
 class OutcomeUnknown(Exception):
     """Raised by a step that cannot tell whether it did what it was to do, such as after a time-out."""
 
@@ -100,11 +114,12 @@ class Rewind(BaseException):
 
 
 class Sleep(BaseException):
-    """Ends the task, whose job waits from here for word of step `number`."""
+    """Ends the task, whose job waits from here on: what is told to the orchestrator."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"a person is asked about step {number}")
-        self.number = number
+    def __init__(self, verb: Literal["suspend", "snooze"], **fields: Any) -> None:
+        super().__init__("the job waits, and goes on from here in its next attempt; let this pass")
+        self.verb = verb
+        self.fields = fields
 
 
 def drive(work: Coroutine[Any, Any, T]) -> T:

@@ -152,12 +152,15 @@ class Worker:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self.run(handle_signals=threading.current_thread() is threading.main_thread()))
 
-    async def run_inline(self, wire: Wire) -> None:
-        """`run` with everything on this one loop, plain functions, too: for simulations and tests."""
+    async def run_inline(self, wire: Wire, threads: Threads | None = None) -> None:
+        """`run` with everything on this one loop: for simulations and tests. So are plain functions, but for
+        those that get `threads`.
+        """
         loop = asyncio.get_running_loop()
         keeper = self._new_keeper(wire, self._post)  # which machine it is must not matter here
-        ended = Mailbox[Run](loop.call_soon, keeper.finished)
-        await self._serve(keeper, None, LoopHands(loop, loop.call_soon, ended.put, self._clock))
+        wake = loop.call_soon if threads is None else from_anywhere(loop)
+        ended = Mailbox[Run](wake, keeper.finished)
+        await self._serve(keeper, None, LoopHands(loop, wake, ended.put, self._clock, threads))
 
     # --- the keeper's thread ----------------------------------------------------------------------------
 

@@ -57,13 +57,23 @@ if TYPE_CHECKING:
     from writ.schemas.tenants import TenantPolicy
     from writ.workers import Context, Worker, task, tool
     from writ.workers.errors import Cancelled, FailJob, PolicyViolation, RetryAfter
-    from writ.workers.steps import NotDone, OutcomeUnknown, StepFailed, StepPolicy, ToolDenied, ToolFailed
+    from writ.workers.steps import (
+        ChildFailed,
+        NotDone,
+        OutcomeUnknown,
+        StepFailed,
+        StepPolicy,
+        ToolDenied,
+        ToolFailed,
+        WaitTimedOut,
+    )
 
     __version__: str
 
 __all__ = [
     "Approval",
     "Cancelled",
+    "ChildFailed",
     "ClassRetry",
     "Client",
     "Command",
@@ -114,6 +124,7 @@ __all__ = [
     "ToolPolicy",
     "Unreachable",
     "WaitReason",
+    "WaitTimedOut",
     "Worker",
     "WritError",
     "__version__",
@@ -169,12 +180,14 @@ _ROOMS = {
     "writ.workers": ("Context", "Worker", "task", "tool"),
     "writ.workers.errors": ("Cancelled", "FailJob", "PolicyViolation", "RetryAfter"),
     "writ.workers.steps": (
+        "ChildFailed",
         "NotDone",
         "OutcomeUnknown",
         "StepFailed",
         "StepPolicy",
         "ToolDenied",
         "ToolFailed",
+        "WaitTimedOut",
     ),
 }
 _HOMES = {name: module for module, names in _ROOMS.items() for name in names}

@@ -44,7 +44,7 @@ from writ.schemas.submits import content_fault, filled_fault
 
 from .death import cancelled, dead
 from .depend import ask_approval
-from .lease import awaits_word
+from .lease import ASKED, awaits_word
 from .steps import outcome_fault
 
 Outcome = tuple[Fact, ...] | Rejection
@@ -209,7 +209,11 @@ def approve(job: Job | None, command: Approve) -> Outcome:
         fault = _data_fault(job, WaitReason.APPROVAL, command.data)
     if fault is not None:
         return fault
-    data = None if bytes(command.data) == _NULL else seal(bytes(command.data))
+    assert job is not None
+    assert job.wait is not None
+    # A task that asked has to see the yes in what it is given, also one without data.
+    said = bytes(command.data) != _NULL or job.wait.on == (ASKED,)
+    data = seal(bytes(command.data)) if said else None
     return (JobResumed(WaitReason.APPROVAL, f"approved: {command.reason}", data),)
 
 

@@ -37,9 +37,13 @@ from .depend import Find, children_ended, ended
 from .retry import after_failure
 
 _encode = msgspec.json.Encoder().encode
+ASKED = "asked by the task"
+"""What a job waits for whose task asks a person; no signal's name holds a blank."""
+
 _ABOUT = "step {}"
 """What a job waits for that asks about a step; no signal's name holds a blank."""
 
+ASKS = "the task asks for approval: "
 _CUT = "\n[cut: {} characters in all]"
 
 
@@ -234,6 +238,11 @@ def suspend(
     children = command.children
     if command.step is not None:
         return _asks_about_step(job, command, reason, until)
+    if command.asks is not None:
+        if reason is not WaitReason.APPROVAL:
+            return malformed(f"asks is for a wait for approval, not for {reason}", "asks")
+        rule = f"{ASKS}{command.asks}"
+        return (JobSuspended(reason, rule, (ASKED,), until, command.on_timeout, job.attempt, command.token),)
     if reason is WaitReason.CHILD and not children:
         return malformed("children is empty; a wait for children names them there", "children")
     for key in children:

@@ -8,9 +8,11 @@ from msgspec.structs import replace
 from writ.schemas import bounds
 from writ.schemas.errors import AttemptError
 from writ.schemas.events import Fact, WaitReason
-from writ.schemas.lifecycle import Job
+from writ.schemas.lifecycle import TERMINAL, Job, State
+from writ.schemas.links import Afar
 from writ.schemas.notes import (
     AnyRemark,
+    ChildSeen,
     Noted,
     Recall,
     Recalled,
@@ -22,6 +24,7 @@ from writ.schemas.notes import (
     TokensUsed,
     ToolCall,
     seen,
+    text_of,
 )
 from writ.schemas.prices import Prices
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -42,6 +45,7 @@ from writ.schemas.steps import (
 )
 from writ.schemas.submits import content_fault, malformed
 
+from .depend import Find
 from .lease import Repeated, error_text, fence
 
 _encode = msgspec.json.Encoder().encode
@@ -277,8 +281,10 @@ def _call(job: Job, call: ToolCall, token: int) -> Fact | Rejection:
 # --- recalling ------------------------------------------------------------------------------------------
 
 
-def recall(job: Job | None, command: Recall, principal: str, position: int) -> Recalled | Rejection:
-    """The recorded steps behind those that the holder has, as many as an answer holds."""
+def recall(
+    job: Job | None, command: Recall, principal: str, position: int, find: Find
+) -> Recalled | Rejection:
+    """The recorded steps behind those that the holder has, as many as an answer holds; and its children."""
     void = fence(job, command, principal)
     if void is not None:
         return void
@@ -290,4 +296,25 @@ def recall(job: Job | None, command: Recall, principal: str, position: int) -> R
         if given and size > _RECALLED_MAX_BYTES:
             break
         given.append(seen(step))
-    return Recalled(None, position, tuple(given), len(job.steps))
+    children: list[ChildSeen] = []
+    for key in command.children:
+        child = _child_seen(job, key, find)
+        size += len(child.output) + len(child.why) * 2 + _STEP_BYTES
+        if size > _RECALLED_MAX_BYTES and (given or children):
+            child = replace(child, output=msgspec.Raw(_NULL), cut=True)
+        children.append(child)
+    return Recalled(None, position, tuple(given), len(job.steps), tuple(children))
+
+
+def _child_seen(parent: Job, key: str, find: Find) -> ChildSeen:
+    """How a job stands that its parent started; of any other nothing is told."""
+    child = find(key)
+    if child is None or child.parent != parent.key or child.state is None:
+        return ChildSeen(key)
+    if child.state is State.COMPLETED and child.output is not None:
+        return ChildSeen(key, child.state, msgspec.Raw(unseal(child.output)))
+    why = "" if isinstance(child, Afar) or child.state not in TERMINAL else child.reason or ""
+    error = None if isinstance(child, Afar) else child.error
+    if why and error is not None:
+        why = f"{why}: {error.type}: {text_of(error).partition(chr(10))[0]}"
+    return ChildSeen(key, child.state, why=why[: bounds.REASON_MAX_CHARS])

@@ -220,6 +220,9 @@ def _suspended(state: Partition, job: Job, record: Record, events: tuple[Fact, .
             step=lease.about_step(first.on),
         )
         return accepted(lease.suspend(job, command, record.actor, record.at, partial(state.find, job.tenant)))
+    if first.on == (lease.ASKED,):
+        asks = first.rule.removeprefix(lease.ASKS)
+        return (replace(first, reason=WaitReason.APPROVAL, rule=f"{lease.ASKS}{asks}"),)
     named = f" {first.on[0]}" if first.on else ""
     rule = f"the task waits for {first.reason}{named}"
     if rest:

@@ -24,27 +24,9 @@ from writ.schemas.events import Fact, type_names
 from writ.schemas.lifecycle import Job
 from writ.schemas.records import Record
 from writ.schemas.sealed import Keys
+from writ.testing import VirtualLoop
 
 START_US = 1_767_225_600_000_000
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer when nothing is ready."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-        super().__init__()
-        # Else no timer is met after some months: a float of so many seconds is coarser than a nanosecond.
-        self._clock_resolution = 1e-6
-
-    def time(self) -> float:
-        return self.now_s
-
-    def _run_once(self) -> None:
-        inner: Any = self
-        if not inner._ready and inner._scheduled:
-            self.now_s = max(self.now_s, inner._scheduled[0]._when)
-        super()._run_once()  # type: ignore[misc]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -14,7 +14,9 @@ from writ.schemas.events import Barrier, LeaseExpired, TimeResumed
 from writ.schemas.lifecycle import State
 
 if TYPE_CHECKING:
-    from .conftest import Tools, Twin, VirtualLoop
+    from writ.testing import VirtualLoop
+
+    from .conftest import Tools, Twin
 
 
 async def granted(twin: Twin, **job: Any) -> dict[str, Any]:

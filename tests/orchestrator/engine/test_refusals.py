@@ -405,6 +405,12 @@ async def a_child_that_is_not_there(s: Scene) -> str:
     return await s.ask("suspend", **held, reason="child", children=["mail~x"])
 
 
+@row("asks", "wait for approval", "signal")
+async def asking_without_a_wait_for_approval(s: Scene) -> str:
+    held = {"worker": "w1", "id": "a", "token": await s.run()}
+    return await s.ask("suspend", **held, reason="signal", on="go", asks="may I?")
+
+
 # Requests: their form, and too many that are refused.
 simple("verb", lambda s: s.raw("explode", b"{}"), "verb", "there are acquire", "'explode'")
 simple("queue of a request", lambda s: s.raw("acquire", b"{}", "a b"), "queue", "letters, digits", "'a b'")

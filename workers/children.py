@@ -1,0 +1,216 @@
+"""What the keeper does for user code that waits: starts children, asks how they stand, tells of progress."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from writ.broker.errors import PermissionDenied, SubmitNotStored, Unreachable, WireError
+from writ.broker.submits import check_submit
+from writ.broker.wire import Wire
+from writ.schemas.bounds import AFTER_MAX, STEPS_MAX, TOKEN_MAX_BYTES
+from writ.schemas.commands import Progress, Reported
+from writ.schemas.ids import job_key
+from writ.schemas.lifecycle import TERMINAL, State
+from writ.schemas.notes import ChildSeen, Recall, Recalled
+from writ.schemas.rejections import RejectionKind
+from writ.schemas.subjects import submit_subject
+
+from .asking import Asking, Refused, TryLater
+from .errors import Cancelled
+from .faults import Stop
+from .steps import StepRefused
+
+if TYPE_CHECKING:
+    from .line import Post
+    from .run import Run
+
+log = logging.getLogger("writ.worker")
+T = TypeVar("T")
+TIMEOUT_S: Final = 5.0
+TAKEN_WITHIN_S: Final = 15.0
+"""How long a child may be stored and not decided on; then it was refused, or nobody decides."""
+
+_TRIES_MAX: Final = 100
+_encode = msgspec.json.Encoder().encode
+
+
+class Call(NamedTuple):
+    """A child that a task wants; `options` are those of a submit."""
+
+    task: str
+    queue: str
+    input: Any
+    options: dict[str, Any]
+
+
+class Errands:
+    """Runs on the keeper's loop what user code asks for from any other."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        asking: Asking,
+        post: Post,
+        entropy: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._wire = wire
+        self._asking = asking
+        self._post = post
+        self._entropy = entropy
+        self._loop = loop
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts an errand; from any thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    # --- progress ---------------------------------------------------------------------------------------
+
+    async def say(self, run: Run) -> None:
+        """Stores what a run says of itself. Raises Cancelled where its lease is void, StepRefused."""
+        content = run.said.take()
+        if content is None:
+            return
+        command = Progress(self._post.worker, run.lease.id, run.lease.token, msgspec.Raw(content))
+
+        async def once() -> None:
+            answer = await self._asking.ask(run.queue, "progress", command, Reported, TIMEOUT_S)
+            if answer.refused:
+                rejection = answer.refused[0]
+                raise (TryLater if rejection.kind is RejectionKind.TRY_LATER else Refused)(rejection)
+
+        await self._until_answered(run, once)
+
+    # --- children ---------------------------------------------------------------------------------------
+
+    async def children(self, run: Run, step: int, calls: Sequence[Call], anew: bool) -> list[ChildSeen]:
+        """How the children of a step stand, in their order; those that are not there yet are started.
+
+        One that has ended otherwise than completed is started again where `anew` says so, as another job.
+        Raises StepRefused where one cannot be submitted.
+        """
+        found = await self._newest(run, step, len(calls), calls)
+        starting: list[int] = []
+        for place, (child, tries) in enumerate(found):
+            failed = child is not None and child.state in TERMINAL and child.state is not State.COMPLETED
+            if child is None or (failed and anew):
+                starting.append(place)
+                found[place] = (None, tries + 1)
+        keys = [
+            (child.key if child is not None else _key(run, step, place, calls, tries))
+            for place, (child, tries) in enumerate(found)
+        ]
+        for place in starting:
+            await self._submit(run, calls[place], keys[place])
+        return await self._taken(run, keys)
+
+    async def _newest(
+        self, run: Run, step: int, count: int, calls: Sequence[Call]
+    ) -> list[tuple[ChildSeen | None, int]]:
+        """The newest child of each place, and how many there have been of it."""
+        newest: list[tuple[ChildSeen | None, int]] = [(None, 0)] * count
+        looking = list(range(count))
+        for tries in range(1, _TRIES_MAX):
+            seen = await self._seen(run, [_key(run, step, place, calls, tries) for place in looking])
+            further: list[int] = []
+            for place, child in zip(looking, seen, strict=True):
+                if child.state is not None:
+                    newest[place] = (child, tries)
+                    if child.state in TERMINAL and child.state is not State.COMPLETED:
+                        further.append(place)
+            looking = further
+            if not looking:
+                return newest
+        raise StepRefused(f"step {step} has started a child {_TRIES_MAX - 1} times, and each has failed")
+
+    async def _taken(self, run: Run, keys: Sequence[str]) -> list[ChildSeen]:
+        """How children stand, all of them known to the orchestrator."""
+        until = self._loop.time() + TAKEN_WITHIN_S
+        pause_s = 0.005
+        while True:
+            seen = await self._seen(run, keys)
+            missing = [child.key for child in seen if child.state is None]
+            if not missing:
+                return seen
+            if self._loop.time() >= until:
+                reason = f"child {missing[0]} was submitted {TAKEN_WITHIN_S:g} s ago and is not there"
+                raise StepRefused(f"{reason}; `writ audit` tells whether it was refused, and why")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.5)
+
+    async def _seen(self, run: Run, keys: Sequence[str]) -> list[ChildSeen]:
+        found: list[ChildSeen] = []
+        while len(found) < len(keys):
+            part = tuple(keys[len(found) : len(found) + AFTER_MAX])
+
+            async def once(part: tuple[str, ...] = part) -> tuple[ChildSeen, ...]:
+                command = Recall(self._post.worker, run.lease.id, run.lease.token, STEPS_MAX, part)
+                answer = await self._asking.ask(run.queue, "recall", command, Recalled, TIMEOUT_S)
+                return answer.children
+
+            answered = await self._until_answered(run, once)
+            whole = [child for child in answered if not child.cut]
+            if not whole:
+                raise StepRefused("the orchestrator tells nothing of children; it is older than this worker")
+            # Those whose output had no room are asked for again, with what comes behind them.
+            cut = next((place for place, child in enumerate(answered) if child.cut), len(answered))
+            found += answered[:cut]
+        return found
+
+    async def _submit(self, run: Run, call: Call, key: str) -> None:
+        """Stores the submit of a child. Repeated, it is the same job."""
+        child_id = key.partition("~")[2]
+        job = {"task": call.task, "input": call.input, **call.options}
+        job |= {"id": child_id, "parent": job_key(run.queue, run.lease.id)}
+        try:
+            body = _encode(job)
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            raise StepRefused(f"child {call.task} cannot be written as JSON: {error}") from error
+        fault = check_submit(call.queue, body)
+        if fault is not None:
+            where = f"{fault.field}: " if fault.field else ""
+            raise StepRefused(f"child {call.task} cannot be submitted: {where}{fault.reason}")
+        subject = submit_subject(self._post.tenant, self._post.principal, call.queue)
+
+        nonce = f"{self._entropy():.17f}"  # nobody can have ours taken for a repetition
+
+        async def once() -> None:
+            await self._wire.publish_submit(subject, body, f"{call.queue}.{child_id}.{nonce}")
+
+        await self._until_answered(run, once)
+
+    async def _until_answered(self, run: Run, once: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Repeats what nobody has answered. Raises Cancelled where the run shall stop, StepRefused."""
+        pause_s = 0.05
+        while True:
+            if run.stop is not None:
+                raise Cancelled(run.stop.value)
+            try:
+                return await once()
+            except (PermissionDenied, Unreachable) as error:
+                raise StepRefused(str(error)) from error
+            except (WireError, TryLater, SubmitNotStored) as error:
+                log.info("job %s: what its task asked for is asked again: %s", run.lease.id, error)
+            except Refused as error:
+                if error.rejection.kind in (RejectionKind.STALE, RejectionKind.NOT_FOUND):
+                    raise Cancelled(Stop.LOST.value) from error
+                raise StepRefused(str(error)) from error
+            await asyncio.sleep(pause_s * (0.5 + self._entropy()))
+            pause_s = min(pause_s * 2, 2.0)
+
+
+def _key(run: Run, step: int, place: int, calls: Sequence[Call], tries: int) -> str:
+    """The key of a child: its parent's id, the step, and its place where there are several in it."""
+    tail = f":{step}" if len(calls) == 1 else f":{step}:{place + 1}"
+    tail += f"@{tries}" if tries > 1 else ""
+    queue, head = calls[place].queue, run.lease.id
+    if len(f"{queue}~{head}{tail}") > TOKEN_MAX_BYTES:
+        head = hashlib.sha256(head.encode()).hexdigest()[:32]
+    return job_key(queue, head + tail)
