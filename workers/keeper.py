@@ -87,7 +87,7 @@ class Keeper:
         self._now_us = clock.mono_us
         self._entropy = entropy
         self._hands: Hands | None = None
-        self._lines = deque(Line(queue, post.tenant) for queue in post.queues)
+        self._lines = deque(Line(queue, post.tenant, post.weights.get(queue, 1)) for queue in post.queues)
         self._free = post.concurrency
         self._polls = 0
         self._draining = False
@@ -196,7 +196,7 @@ class Keeper:
     # --- acquiring --------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Asks for as many leases as there are free slots, shared out among the queues.
+        """Asks for as many leases as there are free slots, shared out among the queues by their weights.
 
         Queues that seem empty have an acquire waiting for a few slots only (all of a quarter together), so
         that they do not keep slots from the others.
@@ -206,11 +206,14 @@ class Keeper:
         slots = self._post.concurrency
         most = max(1, slots // 4)
         wanting = [line for line in self._lines if not line.resting and line.polls < (2 if line.hot else 1)]
+        wanting.sort(key=lambda line: line.turn)
+        weight = sum(line.weight for line in wanting)
         for place, line in enumerate(wanting):
             if self._free <= 0:
                 break
             waiters = len(wanting) - place
-            share = -(-self._free // waiters)
+            share = -(-self._free * line.weight // weight)
+            weight -= line.weight
             if len(self._lines) > 1 and not line.hot:
                 share = min(share, max(1, most // len(self._lines)))
             if line.polls and share < most:
@@ -220,6 +223,7 @@ class Keeper:
             self._free -= count
             self._polls += 1
             line.polls += 1
+            line.turn += count / line.weight
             self._spawn(
                 self._poll(
                     line, count, min(self._post.wait_s, SCARCE_WAIT_S) if scarce else self._post.wait_s
@@ -256,6 +260,9 @@ class Keeper:
             raise
         finally:
             line.polls -= 1
+            line.turn -= (count - taken) / line.weight
+            if not taken:  # what it leaves to others while it is empty, it does not get later
+                line.turn = max(line.turn, *(each.turn for each in self._lines))
             self._polls -= 1
             self._free += count - taken
             self._changed.set()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from writ.schemas.commands import Held, WorkerAbout
@@ -29,6 +29,7 @@ class Post:
     wait_s: float = 5.0
     drain_s: float = 25.0
     about: WorkerAbout | None = None
+    weights: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True)
@@ -47,9 +48,13 @@ class Counts:
 class Line:
     """What the keeper has of one queue. Runs in hand are known by their fencing tokens."""
 
-    def __init__(self, queue: str, tenant: str) -> None:
+    def __init__(self, queue: str, tenant: str, weight: int = 1) -> None:
         self.queue = queue
         self.tenant = tenant
+        self.weight = weight
+        self.turn = 0.0
+        """How many leases it was asked for by its weight; the queue with the least has the next turn."""
+
         self.held: dict[int, Run] = {}
         self.completed: deque[Run] = deque()
         self.failed: deque[Run] = deque()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -15,7 +15,7 @@ from writ.schemas.commands import Lease
 from writ.schemas.errors import ErrorClass
 
 from .context import Context
-from .errors import Cancelled
+from .errors import Cancelled, FailJob
 from .faults import Fault, Stop, fault_of
 from .journal import Journal, running
 from .saying import Said
@@ -139,10 +139,10 @@ class Run:
         """Runs a coroutine task; one whose job is dying, up to the last of its steps that is undone."""
         with self._running():
             if not self.lease.compensates:
-                return await self.task.function(**self.arguments())
+                return await self._awaited()
             error: Exception | None = None
             try:
-                await self.task.function(**self.arguments())
+                await self._awaited()
             except Rewind:
                 pass
             except Exception as raised:
@@ -153,15 +153,40 @@ class Run:
         """The same of a plain function."""
         with self._running():
             if not self.lease.compensates:
-                return self.task.function(**self.arguments())
+                return self._called()
             error: Exception | None = None
             try:
-                self.task.function(**self.arguments())
+                self._called()
             except Rewind:
                 pass
             except Exception as raised:
                 error = raised
             return drive(self.journal.rewind(error))
+
+    async def _awaited(self) -> Any:
+        """The task's function within what stands around it."""
+        if not self.task.around:
+            return await self.task.function(**self.arguments())
+        async with AsyncExitStack() as stack:
+            for each in self.task.around:
+                manager = each(Context(self, self.line.tenant))
+                if isinstance(manager, AbstractAsyncContextManager):
+                    await stack.enter_async_context(manager)
+                else:
+                    stack.enter_context(manager)
+            return await self.task.function(**self.arguments())
+
+    def _called(self) -> Any:
+        """The same of a plain function."""
+        if not self.task.around:
+            return self.task.function(**self.arguments())
+        with ExitStack() as stack:
+            for each in self.task.around:
+                manager = each(Context(self, self.line.tenant))
+                if isinstance(manager, AbstractAsyncContextManager):
+                    raise FailJob(f"{each!r} is asynchronous; {self.task!r} is a plain function")
+                stack.enter_context(manager)
+            return self.task.function(**self.arguments())
 
     @contextmanager
     def _running(self) -> Generator[None, None, None]:
@@ -206,6 +231,6 @@ class Run:
 def _sleep_in(error: BaseException) -> Sleep | None:
     """The wait that ended a task, also one within a task group."""
     if isinstance(error, BaseExceptionGroup):
-        parts: tuple[BaseException, ...] = error.exceptions
-        return next((found for each in parts if (found := _sleep_in(each)) is not None), None)
+        found = [_sleep_in(each) for each in cast("BaseExceptionGroup[BaseException]", error).exceptions]
+        return next((each for each in found if each is not None), None)
     return error if isinstance(error, Sleep) else None

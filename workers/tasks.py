@@ -6,7 +6,8 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -32,14 +33,20 @@ class OutputMismatch(Exception):
     """What a task returned does not fit its annotation."""
 
 
+Around = Callable[[Context], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
+"""Makes what stands around a task, of the attempt's context."""
+
 Bind = Callable[[msgspec.Raw], dict[str, Any]]
 
 
 class Task(Generic[P, R]):
     """A function with a name under which jobs ask for it. Calling it calls the function."""
 
-    def __init__(self, function: Callable[P, R], name: str | None = None) -> None:
+    def __init__(
+        self, function: Callable[P, R], name: str | None = None, around: Iterable[Around] = ()
+    ) -> None:
         self.function = function
+        self.around = tuple(around)
         self.name = name if name is not None else getattr(function, "__name__", "")
         if not _NAME.fullmatch(self.name) or len(self.name.encode()) > TASK_MAX_BYTES:
             raise TaskError(
@@ -57,6 +64,11 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
+
+    def within(self, around: Iterable[Around]) -> Task[P, R]:
+        """The same task with more around it, outside of what it has."""
+        more = tuple(around)
+        return Task(self.function, self.name, (*more, *self.around)) if more else self
 
     def arguments(self, data: msgspec.Raw) -> dict[str, Any]:
         """The arguments for a job's input, by name, without the context. Raises InputMismatch."""
@@ -80,9 +92,11 @@ class Task(Generic[P, R]):
 @overload
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(*, name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(
-    function: Callable[P, R] | None = None, /, *, name: str | None = None
+    *, name: str | None = None, around: Iterable[Around] = ()
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(
+    function: Callable[P, R] | None = None, /, *, name: str | None = None, around: Iterable[Around] = ()
 ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
     """Makes a function a task: `@task` with the function's name, or `@task(name="invoices.extract")`.
 
@@ -90,12 +104,16 @@ def task(
     annotated types; a missing field needs a default. A function with one parameter annotated as a Struct,
     dataclass, TypedDict or dict gets the whole input. A parameter annotated with Context gets the context.
     What it returns is checked against its annotation, where it has one that JSON can be read as.
-    Coroutine functions run on the worker's event loop, plain ones in its threads. Raises TaskError for a
-    function whose parameters cannot be filled that way.
+    Coroutine functions run on the worker's event loop, plain ones in its threads.
+
+    Each of `around` is a function that makes a context manager of the attempt's context, such as one with
+    `@contextmanager`; the first is the outermost. Coroutines may have asynchronous ones, too. It sees what
+    the task raises; what is no Exception, such as the end of an attempt that waits, it must let pass.
+    Raises TaskError for a function whose parameters cannot be filled that way.
     """
     if function is not None:
-        return Task(function, name)
-    return lambda f: Task(f, name)
+        return Task(function, name, around)
+    return lambda f: Task(f, name, around)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -31,23 +31,26 @@ from .keeper import Keeper
 from .line import Counts, Post
 from .load import load, tasks_in
 from .run import Run
-from .tasks import Task
+from .tasks import Around, Task
 
 log = logging.getLogger("writ.worker")
 
 Tasks = Iterable[Task[..., Any]] | ModuleType | str
 Connect = Callable[[], Awaitable[Wire]]
 CONNECT_WAIT_S: Final = 30.0
+WEIGHT_MAX: Final = 1_000
 
 
 class Worker:
     """Runs tasks of queues, up to `concurrency` at a time.
 
-    `queues` is one queue's name or several. `tasks` are the tasks themselves, or the module, module name or
-    file that they stand in. `name` tells this worker from others of its principal; made from host, process
-    and a chance number if not given. `target` is a broker's url or a Target, from the environment if not
-    given. `drain_s` is how long running tasks may go on after a drain was asked for; `wait_s` [5, up to 30]
-    is how long an acquire waits for jobs, and so how long the drain of an idle worker may take.
+    `queues` is one queue's name or several; as a mapping it gives each a weight of 1 to 1,000: while two have
+    jobs, one of weight 3 gets three leases for each one of weight 1. `tasks` are the tasks themselves, or the
+    module, module name or file that they stand in. Each of `around` stands around every task, outside of what
+    the task itself has (see `task`). `name` tells this worker from others of its principal; made from host,
+    process and a chance number if not given. `target` is a broker's url or a Target, from the environment if
+    not given. `drain_s` is how long running tasks may go on after a drain was asked for; `wait_s` [5, up to
+    30] is how long an acquire waits for jobs, and so how long the drain of an idle worker may take.
 
     Leases are kept alive on a thread of their own: a task that blocks the event loop keeps its lease. While
     the broker is away tasks go on, and their results are reported when it is back.
@@ -57,9 +60,10 @@ class Worker:
 
     def __init__(
         self,
-        queues: str | Iterable[str],
+        queues: str | Iterable[str] | Mapping[str, int],
         tasks: Tasks,
         *,
+        around: Iterable[Around] = (),
         concurrency: int = 10,
         name: str | None = None,
         target: Target | str | None = None,
@@ -71,14 +75,23 @@ class Worker:
     ) -> None:
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
         self.name = name or _name(entropy)
-        self.tasks = _by_name(tasks)
+        more = tuple(around)
+        self.tasks = {name: each.within(more) for name, each in _by_name(tasks).items()}
+        weights = dict(queues) if isinstance(queues, Mapping) else {}
         self.queues = (queues,) if isinstance(queues, str) else tuple(dict.fromkeys(queues))
         self.concurrency = concurrency
-        self._check()
+        self._check(weights)
         if not 0 <= wait_s <= 30:
             raise WorkerError(f"wait_s is {wait_s}; give 0 to 30 seconds")
         self._post = Post(
-            self.target.tenant, self.target.principal, self.name, self.queues, concurrency, wait_s, drain_s
+            self.target.tenant,
+            self.target.principal,
+            self.name,
+            self.queues,
+            concurrency,
+            wait_s,
+            drain_s,
+            weights,
         )
         self._connect = connect or self._connect_nats
         self._clock = clock or SystemClock()
@@ -217,12 +230,14 @@ class Worker:
 
     # --- set-up -----------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def _check(self, weights: Mapping[str, int]) -> None:
         fault = token_fault(self.name, "worker name")
         if not self.queues:
             fault = "no queue is given; name at least one"
         for queue in self.queues:
             fault = fault or token_fault(queue, "queue")
+            if not 1 <= weights.get(queue, 1) <= WEIGHT_MAX:
+                fault = fault or f"the weight of queue {queue} is {weights[queue]}; give 1 to {WEIGHT_MAX:,}"
         if not 1 <= self.concurrency <= 10_000:
             fault = fault or f"concurrency is {self.concurrency}; give 1 to 10,000"
         if fault:

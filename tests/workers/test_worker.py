@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -153,6 +153,26 @@ async def test_a_queue_that_is_empty_does_not_keep_the_slots_from_another(orches
         made.drain()
 
 
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_queues_get_leases_by_their_weights(orchestra: Orchestra, concurrency: int) -> None:
+    served: list[str] = []
+
+    @task
+    async def noted(ctx: Context) -> None:
+        served.append(ctx.queue)
+        await asyncio.sleep(0)
+
+    for queue in ("mail", "reports"):
+        for _ in range(120):
+            orchestra.add("noted", queue=queue)
+    weights = {"mail": 3, "reports": 1}
+    made = worker(orchestra, noted, queues=weights, concurrency=concurrency)
+    async with running(made, orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 240)
+    first = served[:120]
+    assert 20 <= first.count("reports") <= 40, "three of mail for each of reports, while both have jobs"
+
+
 async def test_big_outputs_are_spread_over_messages(orchestra: Orchestra) -> None:
     @task
     async def big() -> str:
@@ -163,6 +183,61 @@ async def test_big_outputs_are_spread_over_messages(orchestra: Orchestra) -> Non
     async with running(worker(orchestra, big, concurrency=12), orchestra):
         await orchestra.until(lambda: len(orchestra.completed) == 12)
     assert max(call.size_bytes for call in orchestra.called("complete")) < MESSAGE_MAX_BYTES
+
+
+# --- around tasks ---------------------------------------------------------------------------------------
+
+
+async def test_what_stands_around_a_task_sees_it_begin_end_and_fail(orchestra: Orchestra) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def outer(ctx: Context) -> Iterator[None]:
+        seen.append(f"outer {ctx.task}")
+        try:
+            yield
+        except ValueError as error:
+            seen.append(f"failed {error}")
+            raise RuntimeError("told otherwise") from error
+        finally:
+            seen.append("outer end")
+
+    @asynccontextmanager
+    async def inner(ctx: Context) -> AsyncIterator[None]:
+        await asyncio.sleep(0)
+        seen.append("inner")
+        yield
+
+    @task(around=[inner])
+    async def fine() -> str:
+        seen.append("task")
+        return "done"
+
+    @task
+    def fails() -> None:
+        raise ValueError("no")
+
+    first, second = orchestra.add("fine"), orchestra.add("fails")
+    made = worker(orchestra, fine, fails, around=[outer], concurrency=1)
+    async with running(made, orchestra):
+        await orchestra.until(lambda: orchestra.failed)
+    assert orchestra.completed[first] == "done"
+    assert orchestra.failed[second].type == "RuntimeError"
+    assert seen == ["outer fine", "inner", "task", "outer end", "outer fails", "failed no", "outer end"]
+
+
+async def test_a_plain_task_with_something_asynchronous_around_it_is_refused(orchestra: Orchestra) -> None:
+    @asynccontextmanager
+    async def around(ctx: Context) -> AsyncIterator[None]:
+        yield
+
+    @task(around=[around])
+    def plain() -> None: ...
+
+    job = orchestra.add("plain")
+    async with running(worker(orchestra, plain)):
+        await orchestra.until(lambda: orchestra.failed)
+    assert (orchestra.failed[job].class_, "plain function" in orchestra.failed[job].text) == ("policy", True)
 
 
 # --- failures -------------------------------------------------------------------------------------------

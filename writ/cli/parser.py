@@ -308,11 +308,12 @@ def _add_archive(to: Subparsers) -> None:
 def _add_job_commands(to: Subparsers) -> None:
     worker = command(
         to, "worker", "Run the tasks of a Python module: pkg.module, or a path to a .py file.",
-        "  writ worker invoices --queue billing --concurrency 20",
+        "  writ worker invoices --queue billing --concurrency 20\n"
+        "  writ worker invoices --queue mail=3,reports=1          (three of mail for each of reports)",
     )  # fmt: skip
     worker.add_argument("module", metavar="MODULE")
     worker.add_argument(
-        "--queue", action="append", metavar="Q", help="queue to serve; repeat for more [default]"
+        "--queue", action="append", metavar="Q", help="queue to serve, or mail=3,reports=1; repeat for more"
     )
     worker.add_argument("--concurrency", type=whole(1, 500), metavar="N", help="attempts at a time [10]")
     worker.add_argument("--name", help="name of this worker [host and process id]")

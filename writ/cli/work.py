@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from .usage import UNREACHABLE, CommandError
 
 DEFAULT_QUEUE = "default"
 _PATIENCE_S = 2.0
+_WEIGHT = re.compile(r"(.+)=([0-9]{1,9})")
 
 
 def worker(args: Namespace) -> int:
@@ -23,7 +25,7 @@ def worker(args: Namespace) -> int:
     from writ.workers.errors import WorkerError
 
     log_to_stderr()
-    queues = args.queue or [DEFAULT_QUEUE]
+    queues = weighted(args.queue or [DEFAULT_QUEUE])
     try:
         made = Worker(queues, args.module, concurrency=args.concurrency or 10, name=args.name, target=target)
     except WorkerError as error:
@@ -51,6 +53,19 @@ def worker(args: Namespace) -> int:
     parts = ", ".join(f"{number} {what}" for what, number in done.items() if number)
     print(f"worker {made.name} has ended: {parts or 'nothing acquired'}", flush=True)
     return 0
+
+
+def weighted(given: list[str]) -> dict[str, int]:
+    """Queues with their weights: `mail`, or `mail=3`, or several of these with commas between."""
+    found: dict[str, int] = {}
+    for text in given:
+        parts = text.split(",")
+        if not all(_WEIGHT.fullmatch(part) for part in parts):
+            parts = [text]  # a queue's name may have a comma in it
+        for part in parts:
+            match = _WEIGHT.fullmatch(part)
+            found[match[1] if match else part] = int(match[2]) if match else 1
+    return found
 
 
 def _hint(module: str) -> list[str]:
