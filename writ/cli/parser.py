@@ -87,6 +87,10 @@ def dispatch(parsed: argparse.Namespace) -> int:
             from .work import worker
 
             return worker(parsed)
+        case "dev":
+            from .dev import dev
+
+            return dev(parsed)
         case "submit":
             from .submit import submit
 
@@ -320,7 +324,15 @@ def _add_job_commands(to: Subparsers) -> None:
     worker.add_argument(
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
     )
+    worker.add_argument("--traces", action="store_true", help="print each attempt, and what it raised")
     with_parent(worker)
+    dev = command(
+        to, "dev", "A worker that starts again when its code changes, and prints each attempt and its trace.",
+        "  writ dev invoices --queue billing",
+    )  # fmt: skip
+    dev.add_argument("module", metavar="MODULE")
+    dev.add_argument("--queue", action="append", metavar="Q", help="queue to serve; repeat for more")
+    dev.add_argument("--concurrency", type=whole(1, 500), metavar="N", help="attempts at a time [10]")
     _add_submit(to)
     jobs = command(
         to, "jobs", "List jobs, newest first.", "  writ jobs --state dead,retrying --queue billing"

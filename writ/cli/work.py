@@ -7,6 +7,7 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+from .dev import traces
 from .processes import log_to_stderr, when_stdin_ends
 from .reach import find, target_of, with_dir
 from .usage import UNREACHABLE, CommandError
@@ -20,6 +21,7 @@ def worker(args: Namespace) -> int:
     """Works until it is told to stop; a second signal does not wait for what runs."""
     place = find(args)
     target = target_of(place)
+    from writ.broker.clock import SystemClock
     from writ.broker.errors import Unreachable
     from writ.workers import Worker
     from writ.workers.errors import WorkerError
@@ -27,7 +29,15 @@ def worker(args: Namespace) -> int:
     log_to_stderr()
     queues = weighted(args.queue or [DEFAULT_QUEUE])
     try:
-        made = Worker(queues, args.module, concurrency=args.concurrency or 10, name=args.name, target=target)
+        around = [traces(SystemClock().mono_us)] if args.traces else []
+        made = Worker(
+            queues,
+            args.module,
+            around=around,
+            concurrency=args.concurrency or 10,
+            name=args.name,
+            target=target,
+        )
     except WorkerError as error:
         raise CommandError(str(error), _hint(args.module)) from error
     if args.until_stdin_ends:
