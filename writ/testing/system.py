@@ -102,7 +102,7 @@ class System:
         self.log = MemoryLog(clock=self.clock)
         intake, hub = MemoryIntake(clock=self.clock), RequestHub()
         queries = await self._open_views(intake, hub, parts)
-        wire = MemoryWire(intake, hub, queries.answer)
+        wire = self.wire = MemoryWire(intake, hub, queries.answer)
         _beside(parts, wire.feed(self.log))
         await asyncio.sleep(0)
         engine = self.engine = Engine(
