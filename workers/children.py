@@ -50,8 +50,24 @@ class Call(NamedTuple):
     options: dict[str, Any]
 
 
+class ToChildren(NamedTuple):
+    """Asks for the children of a step, started where they are not there; see `Errands.children`."""
+
+    step: int
+    calls: tuple[Call, ...]
+    anew: bool
+
+
+class ToSay(NamedTuple):
+    """Asks to have stored what a run says of itself."""
+
+    content: bytes
+
+
 class Errands:
-    """Runs on the keeper's loop what user code asks for from any other."""
+    """Does on the keeper's loop what user code asks for from any other. What is asked is told as a message,
+    so that it may come from another process.
+    """
 
     def __init__(
         self,
@@ -67,17 +83,20 @@ class Errands:
         self._entropy = entropy
         self._loop = loop
 
-    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts an errand; from any thread."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+    def begin(self, run: Run, errand: ToChildren | ToSay) -> Future[list[ChildSeen]]:
+        """Starts an errand; from any thread. What is said is answered with no children."""
+        return asyncio.run_coroutine_threadsafe(self._do(run, errand), self._loop)
+
+    async def _do(self, run: Run, errand: ToChildren | ToSay) -> list[ChildSeen]:
+        if isinstance(errand, ToChildren):
+            return await self.children(run, errand.step, errand.calls, errand.anew)
+        await self.say(run, errand.content)
+        return []
 
     # --- progress ---------------------------------------------------------------------------------------
 
-    async def say(self, run: Run) -> None:
+    async def say(self, run: Run, content: bytes) -> None:
         """Stores what a run says of itself. Raises Cancelled where its lease is void, StepRefused."""
-        content = run.said.take()
-        if content is None:
-            return
         command = Progress(self._post.worker, run.lease.id, run.lease.token, msgspec.Raw(content))
 
         async def once() -> None:

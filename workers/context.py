@@ -200,8 +200,7 @@ class Context:
     async def checkpoint(self, details: object) -> None:
         """Leaves details for the next attempt, see `details`, which are in the log when this returns."""
         self._run.said.put("details", details)
-        run = self._run
-        await run.journal.errand(lambda errands: errands.say(run))
+        await self._run.journal.say()
 
     def checkpoint_sync(self, details: object) -> None:
         """`checkpoint` for a task that is a plain function."""

@@ -16,7 +16,7 @@ import inspect
 import logging
 import typing
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -30,6 +30,7 @@ from writ.schemas.errors import ErrorClass
 from writ.schemas.events import WaitReason
 from writ.schemas.notes import (
     AnyRemark,
+    ChildSeen,
     StepFault,
     StepIntent,
     StepResult,
@@ -39,6 +40,7 @@ from writ.schemas.notes import (
 )
 from writ.schemas.steps import OnUnknown, StepBy, StepState
 
+from .children import ToChildren, ToSay
 from .faults import fault_of, steers
 from .steps import (
     ChildFailed,
@@ -55,7 +57,6 @@ from .steps import (
 )
 
 if TYPE_CHECKING:
-    from .children import Errands
     from .recording import Recording
     from .run import Run
 
@@ -159,10 +160,15 @@ class Journal:
         answer: T = blocked.get()(answered)
         return answer
 
-    async def errand(self, asks: Callable[[Errands], Coroutine[Any, Any, T]]) -> T:
+    async def errand(self, errand: ToChildren | ToSay) -> list[ChildSeen]:
         """What the keeper finds out or does for the task."""
-        errands = self._run.line.errands
-        return await self._answer(errands.begin(asks(errands)))
+        return await self._answer(self._run.line.errands.begin(self._run, errand))
+
+    async def say(self) -> None:
+        """Stores what the run says of itself."""
+        content = self._run.said.take()
+        if content is not None:
+            await self.errand(ToSay(content))
 
     def use(self, model: str, input_tokens: int, output_tokens: int) -> None:
         """Notes tokens used, unless a first run has done so."""

@@ -489,8 +489,8 @@ class Keeper:
     async def _say(self, run: Run) -> None:
         """Stores the newest word of a run; an end that waits for it is reported then."""
         try:
-            while run.has_news:
-                await self._errands.say(run)
+            while (content := run.said.take()) is not None:
+                await self._errands.say(run, content)
                 if not run.ended:
                     break  # what is newer has its time
         except (Cancelled, StepRefused) as error:

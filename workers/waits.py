@@ -20,7 +20,7 @@ from writ.schemas.events import OnTimeout, WaitReason
 from writ.schemas.ids import token_fault
 from writ.schemas.lifecycle import TERMINAL, State
 
-from .children import Call
+from .children import Call, ToChildren
 from .steps import ChildFailed, Sleep, StepPolicy, StepRefused, WaitTimedOut, drive
 
 if TYPE_CHECKING:
@@ -109,10 +109,7 @@ class Waits:
         return outputs
 
     async def _children(self, calls: Sequence[Call], *, anew: bool) -> list[Any]:
-        number = self._journal.number
-        children = await self._journal.errand(
-            lambda errands: errands.children(self._run, number, calls, anew)
-        )
+        children = await self._journal.errand(ToChildren(self._journal.number, tuple(calls), anew))
         open_ = [child.key for child in children if child.state not in TERMINAL]
         if open_:
             raise _suspended("child", None, children=tuple(open_[:AFTER_MAX]))

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from writ.broker.clock import Clock, SystemClock
 from writ.broker.connect import Target
@@ -77,8 +77,8 @@ class Worker:
         self.name = name or _name(entropy)
         more = tuple(around)
         self.tasks = {name: each.within(more) for name, each in _by_name(tasks).items()}
-        weights = dict(queues) if isinstance(queues, Mapping) else {}
-        self.queues = (queues,) if isinstance(queues, str) else tuple(dict.fromkeys(queues))
+        weights = _weights(queues)
+        self.queues = tuple(weights)
         self.concurrency = concurrency
         self._check(weights)
         if not 0 <= wait_s <= 30:
@@ -91,7 +91,7 @@ class Worker:
             concurrency,
             wait_s,
             drain_s,
-            weights,
+            weights=weights,
         )
         self._connect = connect or self._connect_nats
         self._clock = clock or SystemClock()
@@ -265,6 +265,15 @@ class Worker:
 
 def _about(slots: int) -> WorkerAbout:
     return WorkerAbout(socket.gethostname() or "localhost", version("writ-orchestrator"), slots)
+
+
+def _weights(queues: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
+    """Queues in their order, each with its weight."""
+    if isinstance(queues, str):
+        return {queues: 1}
+    if isinstance(queues, Mapping):
+        return dict(cast("Mapping[str, int]", queues))
+    return dict.fromkeys(queues, 1)
 
 
 def _restore(loop: asyncio.AbstractEventLoop, number: int, before: Any) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +192,7 @@ async def test_what_stands_around_a_task_sees_it_begin_end_and_fail(orchestra: O
     seen: list[str] = []
 
     @contextmanager
-    def outer(ctx: Context) -> Iterator[None]:
+    def outer(ctx: Context) -> Generator[None]:
         seen.append(f"outer {ctx.task}")
         try:
             yield
@@ -203,7 +203,7 @@ async def test_what_stands_around_a_task_sees_it_begin_end_and_fail(orchestra: O
             seen.append("outer end")
 
     @asynccontextmanager
-    async def inner(ctx: Context) -> AsyncIterator[None]:
+    async def inner(ctx: Context) -> AsyncGenerator[None]:
         await asyncio.sleep(0)
         seen.append("inner")
         yield
@@ -228,7 +228,7 @@ async def test_what_stands_around_a_task_sees_it_begin_end_and_fail(orchestra: O
 
 async def test_a_plain_task_with_something_asynchronous_around_it_is_refused(orchestra: Orchestra) -> None:
     @asynccontextmanager
-    async def around(ctx: Context) -> AsyncIterator[None]:
+    async def around(ctx: Context) -> AsyncGenerator[None]:
         yield
 
     @task(around=[around])

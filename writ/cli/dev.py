@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,12 @@ def dev(args: Namespace) -> int:
         ) from error
     folder = watched_folder(args.module)
     stop = threading.Event()
+
+    def end(number: int, frame: object) -> None:
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     print(f"watching {folder} for changes of Python files; Ctrl-C ends", flush=True)
     worker = _start(args)
     try:
@@ -101,7 +105,7 @@ def traces(clock_us: Callable[[], int]) -> Around:
     ours = [str(Path(workers.__file__).parent), contextlib.__file__]
 
     @contextlib.contextmanager
-    def around(ctx: Context) -> Iterator[None]:
+    def around(ctx: Context) -> Generator[None, None, None]:
         began_us = clock_us()
         where = f"{ctx.queue}/{ctx.id} {ctx.task} attempt {ctx.attempt}"
 
