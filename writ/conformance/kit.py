@@ -113,7 +113,8 @@ class Cases:
     # --- parts ------------------------------------------------------------------------------------------
 
     async def _submit(self, task: str, given: Any, **options: Any) -> JobHandle:
-        return await self._client.submit(QUEUE, task, given, **({"retry": _ONCE} | options))
+        given_options: dict[str, Any] = {"retry": _ONCE, **options}
+        return await self._client.submit(QUEUE, task, given, **given_options)
 
     async def _result(self, job: JobHandle) -> Any:
         try:
@@ -192,10 +193,18 @@ async def _check(node: Node, command: Sequence[str]) -> list[Verdict]:
 async def _fault(case: Callable[[], Awaitable[None]], worker: asyncio.subprocess.Process) -> str | None:
     if worker.returncode is not None:
         return f"the worker has ended, with exit code {worker.returncode}"
+    trying = asyncio.ensure_future(case())
+    ended = asyncio.ensure_future(worker.wait())
     try:
-        await case()
+        await asyncio.wait({trying, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not trying.done() and worker.returncode:
+            return f"the worker has ended, with exit code {worker.returncode}"
+        await trying
     except (Broken, WritError) as error:
         return str(error)
     except TimeoutError:
         return f"nothing came within {WITHIN_S:g} s"
+    finally:
+        for each in (trying, ended):
+            each.cancel()
     return None
