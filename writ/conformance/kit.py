@@ -28,8 +28,9 @@ WITHIN_S: Final = 30.0
 _ENDS_WITHIN_S: Final = 40.0
 _TWICE: Final = Retry(max_attempts=2, initial_interval_s=0.1)
 _ONCE: Final = Retry(max_attempts=1)
-_INPUTS: Final[tuple[Any, ...]] = (
-    {}, {"n": 1}, {"text": "Zürich, 東京, 🙂"}, {"deep": {"list": [1, 2.5, None, True, "x", {}]}},
+_NOTHING: Final[dict[str, Any]] = {}
+_INPUTS: Final[tuple[dict[str, Any], ...]] = (
+    _NOTHING, {"n": 1}, {"text": "Zürich, 東京, 🙂"}, {"deep": {"list": [1, 2.5, None, True, "x", "", 0]}},
     {"big": 2**53 - 1}, {"long": "x" * 200_000},
 )  # fmt: skip
 
