@@ -7,6 +7,7 @@ between finds all there is to know in the names: a greater number goes on, lower
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 _SUFFIXES = ("", "-wal", "-shm")
@@ -53,8 +54,9 @@ def tidy(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Deletes a view, as if it had never been. Raises OSError."""
-    path.unlink(missing_ok=True)
-    tidy(path)
+    with suppress(NotADirectoryError):  # whoever opens a view there says so
+        path.unlink(missing_ok=True)
+        tidy(path)
 
 
 def forget(path: Path, suffixes: tuple[str, ...] = _SUFFIXES) -> None:

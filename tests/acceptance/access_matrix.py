@@ -82,11 +82,13 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "decline_access": {"name": "asker"},
     **dict.fromkeys(("revoke_principal", "restore_principal"), _NAMED),
     "can": {"operation": "jobs"},
+    "consistency": {"old": 1, "new": 1},
+    "prove": {"id": "tried"},
 }
 _QUEUED: Final = frozenset(
     {
         *("jobs", "job", "dead", "records", "queues", "schedules", "operations", "batches", "holds"),
-        *("audit", "attempts", "traffic", "cost", "tool_calls"),
+        *("audit", "prove", "attempts", "traffic", "cost", "tool_calls"),
     }
 )
 """Queries that say in their body which queue they are about."""

@@ -184,7 +184,8 @@ def test_the_pages_tell_of_the_log_and_of_each_process(watched: Watched) -> None
     # All was stored by this process, and its views have it all: three ways to the same number.
     until(lambda: watched.told("writ_view_lag_records") == 0)
     records = watched.told("writ_log_records_total")
-    assert watched.told("writ_engine_append_records_sum") in (records, records - 1), "the election is apart"
+    first = 3  # the election, with whom and what the first one founds: apart
+    assert watched.told("writ_engine_append_records_sum") == records - first
     assert (
         watched.told("writ_view_position", view="metrics")
         == watched.told("writ_engine_last_sequence")

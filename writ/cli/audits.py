@@ -60,7 +60,7 @@ async def _check(directory: Path, copies: list[Path], trusted: bytes | None) -> 
     if info is None:
         raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
     try:
-        target = Target(str(info["url"]), directory / "keys" / "log.nk")
+        target = Target(str(info["url"]), directory / "keys" / "log.creds")
         link = await connect(target, "writ:audit", inbox_prefix="_INBOX")
     except Unreachable as error:
         raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error

@@ -11,6 +11,7 @@ FRONT = """\
 
 {b}Run jobs{n}
   writ worker MODULE            run the tasks of a Python module
+  writ dev MODULE               the same, started again whenever the code changes
   writ submit QUEUE TASK INPUT  submit a job; --wait for its result, --file for many
   writ cancel ID                end a job; --all --queue Q for many
   writ terminate ID             end a job without waiting for its worker
