@@ -71,6 +71,10 @@ class LeaseDesk:
 
     def _acquire(self, round_: Round, asked: Asked, command: commands.Acquire) -> None:
         tenant, principal, _, queue = asked.address
+        too_open = lease.too_open(self._state.queue(f"{tenant}.{queue}"), command.isolation)
+        if too_open is not None:
+            self._office.refuse(round_, asked, too_open)
+            return
         if command.about is not None:
             self._hear(round_, asked, command.worker, command.about)
         until = self._office.clock.mono_us() + round(command.wait_s * bounds.SECOND_US)
@@ -137,7 +141,7 @@ class LeaseDesk:
         if ready is None or not ready.size:
             return False
         allowed = self._allowance(place, command.count, round_.now)
-        if not allowed:
+        if not allowed or lease.too_open(self._state.queue(place), command.isolation) is not None:
             return False
         if not self._office.guard.permits(tenant, waiter.principal, "acquire", queue, round_.now):
             return False  # it was allowed to wait, and is not allowed to work any more
@@ -226,6 +230,7 @@ class LeaseDesk:
             job.tool_calls,
             self._office.sealing.digest_key(job),
             msgspec.UNSET if job.progress is None else msgspec.Raw(self._office.sealing.open(job.progress)),
+            queue.policy.isolated_network,
         )
 
     def _filled_bytes(self, job: Job) -> int:

@@ -34,7 +34,7 @@ from .forms import TaskName as TaskName  # noqa: PLC0414
 from .forms import Token as Token  # noqa: PLC0414
 from .granting import ACCESS_ANSWERS, ACCESS_VERBS, NoteDenial
 from .notes import ModelName, Note, Recall
-from .policy import PositiveSeconds, Priority, QueuePolicy, Retry, Seconds, ToolPolicy
+from .policy import Isolation, PositiveSeconds, Priority, QueuePolicy, Retry, Seconds, ToolPolicy
 from .prices import Price
 from .rejections import Rejection
 from .schedules import Overlap, ScheduleSpec
@@ -96,7 +96,8 @@ class Acquire(Command, frozen=True):
     """Up to `count` leases from the subject's queue, waiting up to `wait_s` while there are none.
 
     `tasks` narrows it to the tasks that the worker knows; empty means any. `about` is recorded when it is
-    new, and now and then, so that also a worker without a lease is heard of.
+    new, and now and then, so that also a worker without a lease is heard of. `isolation` is how it will keep
+    the attempts apart; refused where the queue's policy demands more.
     """
 
     worker: Token
@@ -104,6 +105,7 @@ class Acquire(Command, frozen=True):
     wait_s: Annotated[float, Meta(ge=0, le=ACQUIRE_WAIT_MAX_S)] = 0.0
     tasks: tuple[TaskName, ...] = ()
     about: WorkerAbout | None = None
+    isolation: Isolation = Isolation.NONE
 
 
 class Withdraw(Command, frozen=True):
@@ -135,12 +137,16 @@ class Start(Command, frozen=True):
 
 
 class Completion(Command, frozen=True):
-    """One attempt that succeeded; `null` is no output. `run_ms` is the worker's measure of the user code."""
+    """One attempt that succeeded; `null` is no output. `run_ms` is the worker's measure of the user code.
+
+    `isolation` is the level that the attempt ran at; here and in `Failure`.
+    """
 
     id: Token
     token: Fence
     output: msgspec.Raw = msgspec.Raw(b"null")
     run_ms: RunMs | None = None
+    isolation: Isolation = Isolation.NONE
 
 
 class Complete(Command, frozen=True):
@@ -149,7 +155,10 @@ class Complete(Command, frozen=True):
 
 
 class Failure(Command, frozen=True):
-    """One attempt that failed. Text beyond 10,000 characters is cut by the orchestrator."""
+    """One attempt that failed. Text beyond 10,000 characters is cut by the orchestrator.
+
+    With `crashed` the process of the attempt died: that counts as a lost lease, and not as a failure.
+    """
 
     id: Token
     token: Fence
@@ -158,6 +167,8 @@ class Failure(Command, frozen=True):
     text: str = ""
     run_ms: RunMs | None = None
     retry_after_s: Seconds | None = None
+    isolation: Isolation = Isolation.NONE
+    crashed: bool = False
 
 
 class Fail(Command, frozen=True):
@@ -451,6 +462,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     did. `tools` is what version `policy` of the queue's policy says of tools, of which the round has called
     `tool_calls`. Where there is a `digest_key`, parameters are digested with it, by HMAC-SHA256.
     `progress` is the newest that was said in the round.
+    `network` is whether an isolated attempt may use one.
     """
 
     id: str
@@ -469,6 +481,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     tool_calls: int = 0
     digest_key: bytes = b""
     progress: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    network: bool = False
 
 
 class Acquired(Answer, frozen=True):

@@ -52,7 +52,7 @@ import msgspec
 from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
 from .links import LINK_EVENTS, PartitionOpened
-from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, PositiveSeconds, QueuePolicy, Retry
+from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Isolation, Limits, PositiveSeconds, QueuePolicy, Retry
 from .prices import PriceSet
 from .principals import PRINCIPAL_EVENTS
 from .rejections import Rejection
@@ -149,12 +149,13 @@ class JobDue(Fact, frozen=True):
 class LeaseGranted(Fact, frozen=True):
     """The fencing token is `epoch * 2**40 + seq` of this record.
 
-    `principal` is the worker's, where it is not the record's actor.
+    `principal` is the worker's, where it is not the record's actor. `isolation` is what the worker offered.
     """
 
     worker: str
     attempt: int
     principal: str | None = None
+    isolation: Isolation = Isolation.NONE
 
 
 class AttemptStarted(Fact, frozen=True):
@@ -163,13 +164,19 @@ class AttemptStarted(Fact, frozen=True):
 
 
 class AttemptFailed(Fact, frozen=True):
-    """`run_ms` is the worker's own measure; `retry_after_s` its wish, obeyed when later than the policy."""
+    """`run_ms` is the worker's own measure; `retry_after_s` its wish, obeyed when later than the policy.
+
+    `isolation` is the level that the attempt ran at. Where it `crashed`, its process died: that counts
+    against `max_lease_losses`.
+    """
 
     attempt: int
     token: int
     error: AttemptError
     run_ms: int | None = None
     retry_after_s: float | None = None
+    isolation: Isolation = Isolation.NONE
+    crashed: bool = False
 
 
 class LeaseExpired(Fact, frozen=True):
@@ -216,6 +223,7 @@ class JobCompleted(Fact, frozen=True):
     token: int
     output: Sealed | None = None
     run_ms: int | None = None
+    isolation: Isolation = Isolation.NONE
 
 
 class JobCancelled(Fact, frozen=True):

@@ -253,6 +253,11 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             return replace(job, progress=progress)
         case StepIntended() | StepDone() | StepFailed() | StepCompensated() | ToolCalled() | UsageRecorded():
             return _noted(job, event, record)
+        case AttemptFailed(error=error, crashed=True):
+            losses = job.lease_losses + 1
+            if losses >= job.retry.max_lease_losses and job.stops is None:
+                error = replace(error, class_=ErrorClass.POISON)
+            return replace(job, state=target, since=record.seq, lease=None, error=error, lease_losses=losses)
         case AttemptFailed(error=error):
             return replace(
                 job, state=target, since=record.seq, lease=None, error=error, failures=job.failures + 1

@@ -126,6 +126,20 @@ class ToolPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forb
 ANY_TOOL: Final = ToolPolicy()
 
 
+class Isolation(StrEnum):
+    """How an attempt is kept apart from its worker and from others: each level contains the one before."""
+
+    NONE = "none"
+    PLAIN = "plain"
+    LANDLOCK = "landlock"
+    BUBBLEWRAP = "bubblewrap"
+
+    def reaches(self, least: Isolation) -> bool:
+        """Whether it is that level or a stronger one."""
+        order = tuple(Isolation)
+        return order.index(self) >= order.index(least)
+
+
 class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What governs a queue. A default here never changes: old records leave defaults out.
 
@@ -137,6 +151,8 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     history of a job stays in the log after the job has ended, before it may be moved to the archive. Where it
     is `erasable`, the content of each new job is sealed under a key that can be destroyed. Of these two, None
     leaves it to the tenant's policy, and where there is none, history stays and nothing is sealed.
+    `isolation` is the least that a worker must keep an attempt apart, and `isolated_network` whether one that
+    is kept apart by more than `plain` may use the network.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -152,6 +168,8 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     tools: ToolPolicy = ANY_TOOL
     archive_after_s: Seconds | None = None
     erasable: bool | None = None
+    isolation: Isolation = Isolation.NONE
+    isolated_network: bool = False
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

@@ -26,6 +26,7 @@ from writ.schemas.events import (
     WaitReason,
 )
 from writ.schemas.lifecycle import Job, State, micros
+from writ.schemas.policy import Isolation
 from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Sealed, seal
@@ -86,7 +87,19 @@ def grant(job: Job, command: Acquire, principal: str, actor: str) -> tuple[Fact,
     """A lease for a pending job. `actor` is the record's, which the event need not repeat."""
     assert job.state is State.PENDING, f"{job.key} is {job.state}"
     named = None if principal == actor else principal
-    return (LeaseGranted(command.worker, job.attempt + 1, named),)
+    return (LeaseGranted(command.worker, job.attempt + 1, named, command.isolation),)
+
+
+def too_open(queue: Queue, offered: Isolation) -> Rejection | None:
+    """Why a worker that keeps attempts apart so far gets no lease of a queue; None where it may."""
+    least = queue.policy.isolation
+    if offered.reaches(least):
+        return None
+    reason = (
+        f"version {queue.version} of the queue's policy wants isolation {least}, and this worker offers "
+        f"{offered}: start it with --isolate {least}"
+    )
+    return Rejection(RejectionKind.CONFLICT, reason, "isolation")
 
 
 class Claim(Protocol):
@@ -138,7 +151,7 @@ def complete(
         if owing(job.steps):
             return replace(still_owed(job.steps), index=index)
         return (CompensationEnded(job.attempt, report.token, report.run_ms), compensated(job))
-    return (JobCompleted(job.attempt, report.token, output, report.run_ms),)
+    return (JobCompleted(job.attempt, report.token, output, report.run_ms, report.isolation),)
 
 
 def fail(
@@ -159,7 +172,15 @@ def fail(
     if void is not None:
         return void
     assert job is not None
-    failed = AttemptFailed(job.attempt, report.token, error, report.run_ms, report.retry_after_s)
+    failed = AttemptFailed(
+        job.attempt,
+        report.token,
+        error,
+        report.run_ms,
+        report.retry_after_s,
+        report.isolation,
+        report.crashed,
+    )
     return after_failure(job, queue, failed, now, seed)
 
 

@@ -44,6 +44,15 @@ class Rules(msgspec.Struct, frozen=True):
     max_interval_s: float
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """Why a job is tried again: what was counted, of how many, and by which rules it waits."""
+
+    rule: str
+    count: int
+    most: int
+    rules: Rules
+
+
 def rules_for(policy: Retry, class_: ErrorClass) -> Rules:
     """The policy with the overrides for an error class."""
     over = policy.per_class.get(class_.value)  # type: ignore[call-overload]  # other classes have none
@@ -59,7 +68,26 @@ def rules_for(policy: Retry, class_: ErrorClass) -> Rules:
 
 def after_failure(job: Job, queue: Queue, failed: AttemptFailed, now: int, seed: float) -> tuple[Fact, ...]:
     """The failure and its consequence, as the events of one record."""
-    return (failed, consequence(job, queue, failed.error, failed.retry_after_s, now, seed))
+    return (failed, what_follows(job, queue, failed, now, seed))
+
+
+def what_follows(job: Job, queue: Queue, failed: AttemptFailed, now: int, seed: float) -> Fact:
+    """The consequence of a failed attempt; of one whose process died, by the losses that it may have."""
+    if failed.crashed:
+        return _after_crash(job, queue, failed.error, now, seed)
+    return consequence(job, queue, failed.error, failed.retry_after_s, now, seed)
+
+
+def _after_crash(job: Job, queue: Queue, error: AttemptError, now: int, seed: float) -> Fact:
+    losses, cap = job.lease_losses + 1, job.retry.max_lease_losses
+    if job.stops is not None:
+        return cancelled(job, job.stops)
+    if losses >= cap:
+        rule = f"its process died, {error.type}: loss {losses}; max_lease_losses is {cap}"
+        return dead(job, DeadReason.POISON, rule, error)
+    rule = f"its process died, {error.type}: loss {losses} of max_lease_losses {cap}"
+    counted = Counted(rule, losses, cap, rules_for(job.retry, error.class_))
+    return _again(job, queue, counted, None, now, seed)
 
 
 def consequence(
@@ -80,7 +108,8 @@ def consequence(
     rules = rules_for(policy, error.class_)
     if rules.max_attempts and failures >= rules.max_attempts:
         return _exhausted(job, error, failures, rules.max_attempts)
-    return _again(job, queue, error, rules, retry_after_s, now, seed)
+    rule = f"class {error.class_} is retried: failed attempt {failures} of max_attempts {rules.max_attempts}"
+    return _again(job, queue, Counted(rule, failures, rules.max_attempts, rules), retry_after_s, now, seed)
 
 
 def _exhausted(job: Job, error: AttemptError, failures: int, most: int) -> Fact:
@@ -95,18 +124,11 @@ def _exhausted(job: Job, error: AttemptError, failures: int, most: int) -> Fact:
 
 
 def _again(
-    job: Job,
-    queue: Queue,
-    error: AttemptError,
-    rules: Rules,
-    retry_after_s: float | None,
-    now: int,
-    seed: float,
+    job: Job, queue: Queue, counted: Counted, retry_after_s: float | None, now: int, seed: float
 ) -> RetryScheduled:
-    failures = job.failures + 1
-    base = backoff_s(rules, failures)
+    rules, rule = counted.rules, counted.rule
+    base = backoff_s(rules, counted.count)
     wait = delay_s(base, job.retry.jitter, seed)
-    rule = f"class {error.class_} is retried: failed attempt {failures} of max_attempts {rules.max_attempts}"
     if retry_after_s is not None and retry_after_s > wait:
         wait, rule = retry_after_s, f"{rule}; the worker asked for {retry_after_s} s"
     due_at = now + micros(wait)
@@ -117,8 +139,8 @@ def _again(
     return RetryScheduled(
         due_at=due_at,
         rule=rule,
-        failures=failures,
-        max_attempts=rules.max_attempts,
+        failures=counted.count,
+        max_attempts=counted.most,
         base_s=base,
         jitter=job.retry.jitter,
         seed=seed,

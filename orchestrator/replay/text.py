@@ -69,6 +69,7 @@ from writ.schemas.links import (
     PolicyTold,
     PricesTold,
 )
+from writ.schemas.policy import Isolation
 from writ.schemas.prices import PriceSet
 from writ.schemas.principals import (
     AccessDeclined,
@@ -187,12 +188,13 @@ def event_words(event: Fact, step: Step) -> str:
         case JobDue():
             return "its time has come"
         case LeaseGranted(worker=worker, attempt=attempt):
-            token = job.last_token
-            return f"attempt {attempt} to worker {worker}, token {token} (record {token_position(token)[1]})"
+            to, token = f"worker {worker}{_apart(event.isolation)}", job.last_token
+            return f"attempt {attempt} to {to}, token {token} (record {token_position(token)[1]})"
         case AttemptStarted(attempt=attempt):
             return f"attempt {attempt}: user code runs"
         case AttemptFailed(attempt=attempt, error=error, run_ms=run_ms):
-            return f"attempt {attempt}{_ran(run_ms)}: {error_words(error)}"
+            died = " its process died:" if event.crashed else ""
+            return f"attempt {attempt}{_ran(run_ms)}{_apart(event.isolation)}:{died} {error_words(error)}"
         case LeaseExpired(worker=worker, losses=losses, max_lease_losses=cap, expires_at=expires_at):
             late = duration(record.at - expires_at)
             return f"worker {worker} did not renew; {late} over time; loss {losses} of {cap}"
@@ -203,7 +205,7 @@ def event_words(event: Fact, step: Step) -> str:
         case CancelRequested(reason=reason):
             return f"by {record.actor}: {one_line(reason)}"
         case JobCompleted(attempt=attempt, output=output, run_ms=run_ms):
-            return f"attempt {attempt}{_ran(run_ms)}, output {shown(output)}"
+            return f"attempt {attempt}{_ran(run_ms)}{_apart(event.isolation)}, output {shown(output)}"
         case JobCancelled(reason=reason):
             return one_line(reason)
         case JobDeadLettered(reason=reason, rule=rule):
@@ -473,6 +475,10 @@ def _filtered(filter_: Filter) -> Iterator[tuple[str, str]]:
 
 def _ran(run_ms: int | None) -> str:
     return "" if run_ms is None else f" after {duration(run_ms * 1_000)}"
+
+
+def _apart(isolation: Isolation) -> str:
+    return "" if isolation is Isolation.NONE else f", isolated by {isolation}"
 
 
 def _said(content: Content) -> str:

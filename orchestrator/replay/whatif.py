@@ -366,7 +366,7 @@ class _Telling:
         job = job if thread.retry is None else replace(job, retry=thread.retry)
         was = step.events[1]
         seed = was.seed if isinstance(was, RetryScheduled) else 0.5
-        now_is = retry.consequence(job, line.queue, first.error, first.retry_after_s, now, seed)
+        now_is = retry.what_follows(job, line.queue, first, now, seed)
         if isinstance(now_is, RetryScheduled):
             line.queue = retried(line.queue, now)
             if not isinstance(was, RetryScheduled):

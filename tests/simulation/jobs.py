@@ -189,7 +189,8 @@ class JobRules:
         else:
             self._by_holder(job, record)
         job.error = event.error
-        job.failures += 1
+        job.losses += event.crashed
+        job.failures += not event.crashed
         self._free(job, "fail", record)
         job.state, job.owes = "retrying", "failed"
 

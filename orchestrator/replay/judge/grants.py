@@ -14,6 +14,7 @@ from writ.schemas.lifecycle import Job
 from writ.schemas.queues import Mode
 from writ.schemas.records import Record
 
+from ...decide.lease import too_open
 from ...state import Partition, address
 from .differs import need
 
@@ -46,7 +47,7 @@ class Grants:
         need(event.attempt == job.attempt + 1, f"grants attempt {event.attempt} after {job.attempt}")
         need(job.stops is None, "the job is asked to end")
         if queue in self._state.queues:
-            self._within_limits(queue, job, record.at)
+            self._within_limits(queue, job, event, record.at)
         self._in_order(queue, job, record)
         self._granted.add(queue)
 
@@ -58,9 +59,11 @@ class Grants:
                 return passed.seq, passed.words
         return None
 
-    def _within_limits(self, place: str, job: Job, now: int) -> None:
+    def _within_limits(self, place: str, job: Job, event: LeaseGranted, now: int) -> None:
         state, queue = self._state, self._state.queue(place)
         policy, running = queue.policy, self._state.running_in(place)
+        open_ = too_open(queue, event.isolation)
+        need(open_ is None, "" if open_ is None else open_.reason)
         need(queue.mode is not Mode.PAUSED, f"the queue is paused: {queue.reason}")
         most = policy.concurrency
         need(most is None or running < most, f"{running} jobs of the queue run; its concurrency is {most}")

@@ -39,6 +39,7 @@ from writ.schemas.events import (
 )
 from writ.schemas.lifecycle import TERMINAL, Job, evolve
 from writ.schemas.operations import OPERATION_CAUSE, selects
+from writ.schemas.policy import Isolation
 from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED, Sealed
 from writ.schemas.steps import CompensationDue, CompensationEnded
@@ -145,7 +146,8 @@ def _completed(state: Partition, job: Job, record: Record, events: tuple[Fact, .
     assert isinstance(first, JobCompleted | CompensationEnded)
     _fenced(job, record, first.token, first.attempt)
     output = _NULL if isinstance(first, CompensationEnded) or first.output is None else _plain(first.output)
-    report = Completion(job.id, first.token, output, first.run_ms)
+    isolation = Isolation.NONE if isinstance(first, CompensationEnded) else first.isolation
+    report = Completion(job.id, first.token, output, first.run_ms, isolation)
     return _with_content(accepted(lease.complete(job, report, record.actor, None)), events)
 
 

@@ -328,6 +328,13 @@ async def unique_key(s: Scene) -> str:
     return await s.job(unique_key="u")
 
 
+@row("queue's policy", "wants isolation landlock", "offers plain")
+async def too_open(s: Scene) -> str:
+    await s.do("declare", policy={"isolation": "landlock"})
+    await s.submit()
+    return await s.ask("acquire", worker="w1", isolation="plain")
+
+
 # Reports: who may speak, and what a report may carry.
 REPORTS = ("renew", "start", "complete", "release", "fail")
 FAILURE = {"class": "system", "type": "Bad"}
