@@ -47,6 +47,14 @@ step-proof: $(READY) ## Kill workers around 1,000 steps: no effect happens twice
 waiting-proof: $(READY) ## Have 10,000 jobs wait, and levels of children run on one slot (N=1000 for fewer)
 	@WRIT_WAITING_JOBS=$(or $(N),10000) $(BIN)/pytest -n0 -q tests/acceptance/test_waiting.py
 
+.PHONY: isolation-proof
+isolation-proof: $(READY) ## Deadly tasks and escapes at every level, with 90 s of a blocked loop and 10 GB written
+	@WRIT_ISOLATION_FULL=1 $(BIN)/pytest -n0 -q -s -rs -o timeout=900 tests/acceptance/test_isolation.py $(ARGS)
+
+.PHONY: bench-spawn
+bench-spawn: $(READY) ## Measure what an isolated attempt costs over a plain subprocess
+	@$(BIN)/python -m benchmarks.spawn $(ARGS)
+
 .PHONY: bench
 bench: $(READY) $(if $(FULL),$(PEERS)/.ready) ## Measure speed in 8 minutes (FULL=1: five passes beside peers)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(RECORD),--record) $(ARGS)

@@ -32,6 +32,10 @@ class WorkerError(Exception):
     """A worker cannot be set up or go on."""
 
 
+class LevelLacking(WorkerError):
+    """This machine lacks what a level of isolation wants; the message says what to do."""
+
+
 class TaskError(WorkerError):
     """A function cannot be a task; the message names the parameter and what to do."""
 

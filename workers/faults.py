@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from enum import Enum
 from typing import Final
@@ -31,12 +32,13 @@ class Stop(Enum):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """A failed attempt as it will be reported."""
+    """A failed attempt as it will be reported. Where it `crashed`, its process died."""
 
     class_: ErrorClass
     type: str
     text: str
     retry_after_s: float | None = None
+    crashed: bool = False
 
 
 def fault_of(error: BaseException, stop: Stop | None) -> Fault:
@@ -57,6 +59,8 @@ def fault_of(error: BaseException, stop: Stop | None) -> Fault:
         return Fault(ErrorClass.POLICY, kind, text)
     if isinstance(error, RetryAfter):
         return Fault(ErrorClass.APPLICATION, kind, text, error.seconds)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Fault(ErrorClass.SYSTEM, "DiskFull", text)
     return Fault(ErrorClass.APPLICATION, kind, text)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from writ.schemas.commands import Held, WorkerAbout
+from writ.schemas.policy import Isolation
 
 from .hands import Outbox
 from .run import Run
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Who works for whom: a worker of a principal, on queues, with so many slots. Times are in seconds."""
+    """Who works for whom: a worker of a principal, on queues, with so many slots. Times are in seconds.
+
+    `isolation` is how it keeps attempts apart.
+    """
 
     tenant: str
     principal: str
@@ -30,6 +34,7 @@ class Post:
     drain_s: float = 25.0
     about: WorkerAbout | None = None
     weights: Mapping[str, int] = field(default_factory=dict[str, int])
+    isolation: Isolation = Isolation.NONE
 
 
 @dataclass(slots=True)

@@ -127,6 +127,7 @@ class Reports:
                             run.lease.token,
                             msgspec.Raw(run.output),
                             run.run_ms,
+                            run.isolation,
                         )
                         for run in runs
                     ]
@@ -152,6 +153,8 @@ class Reports:
                     fault.text,
                     run.run_ms,
                     fault.retry_after_s,
+                    run.isolation,
+                    fault.crashed,
                 )
             )
         return Fail(worker, tuple(reports))

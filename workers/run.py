@@ -13,6 +13,7 @@ from writ.broker.clock import Clock
 from writ.schemas.bounds import INLINE_MAX_BYTES
 from writ.schemas.commands import Lease
 from writ.schemas.errors import ErrorClass
+from writ.schemas.policy import Isolation
 
 from .context import Context
 from .errors import Cancelled, FailJob
@@ -36,7 +37,7 @@ class Run:
 
     `stop` is set by the keeper and read by all, and `heard` are the signals that came, oldest first.
     `taken_us` is when the lease came, `began_us` when user code did, by the worker's own monotonic clock.
-    With `sleep` the job waits, and nothing else is reported.
+    `isolation` is the level that it came to run at. With `sleep` the job waits, and nothing else is reported.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Run:
         "fault",
         "handle",
         "heard",
+        "isolation",
         "lease",
         "line",
         "output",
@@ -73,6 +75,7 @@ class Run:
         self.began_us = 0
         self.stop: Stop | None = None
         self.handle: asyncio.Task[None] | None = None
+        self.isolation = Isolation.NONE
         self.output = b"null"
         self.fault: Fault | None = None
         self.sleep: Sleep | None = None

@@ -24,6 +24,7 @@ from writ.broker.connect import Target
 from writ.broker.wire import NatsWire, Wire
 from writ.schemas.commands import WorkerAbout
 from writ.schemas.ids import token_fault
+from writ.schemas.policy import Isolation
 
 from .errors import WorkerError
 from .hands import Hands, LoopHands, Mailbox, Threads, from_anywhere
@@ -31,6 +32,9 @@ from .keeper import Keeper
 from .line import Counts, Post
 from .load import load, tasks_in
 from .run import Run
+from .runner.hands import ChildHands
+from .runner.limits import Limits
+from .runner.pool import Pool
 from .tasks import Around, Task
 
 log = logging.getLogger("writ.worker")
@@ -55,6 +59,10 @@ class Worker:
     Leases are kept alive on a thread of their own: a task that blocks the event loop keeps its lease. While
     the broker is away tasks go on, and their results are reported when it is back.
 
+    With `isolate` ("plain", "landlock" or "bubblewrap": docs/isolation.md) each attempt runs in a process of
+    its own, held to `limits`; `tasks` is then a module, its name or file, and is not imported here. What
+    stands around tasks is then given to the tasks themselves.
+
     Raises WorkerError for a set-up that cannot work.
     """
 
@@ -72,15 +80,15 @@ class Worker:
         connect: Connect | None = None,
         clock: Clock | None = None,
         entropy: Callable[[], float] = random.random,
+        isolate: Isolation | str = Isolation.NONE,
+        limits: Limits | None = None,
     ) -> None:
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
         self.name = name or _name(entropy)
-        more = tuple(around)
-        self.tasks = {name: each.within(more) for name, each in _by_name(tasks).items()}
         weights = _weights(queues)
         self.queues = tuple(weights)
         self.concurrency = concurrency
-        self._check(weights)
+        level = self._check(weights, isolate)
         if not 0 <= wait_s <= 30:
             raise WorkerError(f"wait_s is {wait_s}; give 0 to 30 seconds")
         self._post = Post(
@@ -92,7 +100,19 @@ class Worker:
             wait_s,
             drain_s,
             weights=weights,
+            isolation=level,
         )
+        more = tuple(around)
+        self._pool: Pool | None = None
+        if level is Isolation.NONE:
+            self.tasks = {name: each.within(more) for name, each in _by_name(tasks).items()}
+        else:
+            if more:
+                reason = "what stands around isolated attempts cannot come from another process"
+                raise WorkerError(f"{reason}: leave around out, and give it to each task: @task(around=...)")
+            secrets = [] if self.target.key_path is None else [self.target.key_path]
+            self._pool = Pool(_place(tasks), level, limits or Limits(), secrets, concurrency)
+            self.tasks = {name: Task(_elsewhere, name) for name in self._pool.tasks}
         self._connect = connect or self._connect_nats
         self._clock = clock or SystemClock()
         self._entropy = entropy
@@ -169,6 +189,8 @@ class Worker:
         """`run` with everything on this one loop: for simulations and tests. So are plain functions, but for
         those that get `threads`.
         """
+        if self._pool is not None:
+            raise WorkerError("attempts of their own processes do not run inline; leave isolate out")
         loop = asyncio.get_running_loop()
         keeper = self._new_keeper(wire, self._post)  # which machine it is must not matter here
         wake = loop.call_soon if threads is None else from_anywhere(loop)
@@ -200,6 +222,9 @@ class Worker:
     async def _keep_async(self, user_loop: asyncio.AbstractEventLoop) -> None:
         loop = asyncio.get_running_loop()
         wire = await self._connect()
+        if self._pool is not None:
+            await self._keep_isolated(loop, wire, self._pool)
+            return
         threads = Threads(self.concurrency, f"writ-task-{self.name}")
         try:
             keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency)))
@@ -208,6 +233,17 @@ class Worker:
             await self._serve(keeper, loop, hands)
         finally:
             threads.close()
+            await wire.close()
+
+    async def _keep_isolated(self, loop: asyncio.AbstractEventLoop, wire: Wire, pool: Pool) -> None:
+        keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency)))
+        hands = ChildHands(loop, pool, lambda run: keeper.finished([run]), self._clock)
+        try:
+            pool.warm()
+            await self._serve(keeper, loop, hands)
+        finally:
+            await hands.close()
+            pool.close()
             await wire.close()
 
     def _new_keeper(self, wire: Wire, post: Post) -> Keeper:
@@ -230,7 +266,8 @@ class Worker:
 
     # --- set-up -----------------------------------------------------------------------------------------
 
-    def _check(self, weights: Mapping[str, int]) -> None:
+    def _check(self, weights: Mapping[str, int], isolate: Isolation | str) -> Isolation:
+        """The level of isolation that is meant. Raises WorkerError."""
         fault = token_fault(self.name, "worker name")
         if not self.queues:
             fault = "no queue is given; name at least one"
@@ -240,8 +277,11 @@ class Worker:
                 fault = fault or f"the weight of queue {queue} is {weights[queue]}; give 1 to {WEIGHT_MAX:,}"
         if not 1 <= self.concurrency <= 10_000:
             fault = fault or f"concurrency is {self.concurrency}; give 1 to 10,000"
+        if isolate not in tuple(Isolation):
+            fault = fault or f"isolate is {isolate!r}; give one of {', '.join(Isolation)}"
         if fault:
             raise WorkerError(fault)
+        return Isolation(isolate)
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[Callable[[], object]]:
         """Has signals drain; what to call to have them as before."""
@@ -280,6 +320,19 @@ def _restore(loop: asyncio.AbstractEventLoop, number: int, before: Any) -> None:
     loop.remove_signal_handler(number)
     if before is not None:
         signal.signal(number, before)
+
+
+def _place(tasks: Tasks) -> str:
+    """Where the tasks stand, for other processes to load them from."""
+    if isinstance(tasks, str):
+        return tasks
+    if isinstance(tasks, ModuleType):
+        return getattr(tasks, "__file__", None) or tasks.__name__
+    raise WorkerError("isolated attempts load their tasks themselves: give the module, its name or its file")
+
+
+def _elsewhere() -> None:
+    """Stands for a task that is imported in other processes alone."""
 
 
 def _by_name(tasks: Tasks) -> dict[str, Task[..., Any]]:

@@ -325,6 +325,18 @@ def _add_job_commands(to: Subparsers) -> None:
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
     )
     worker.add_argument("--traces", action="store_true", help="print each attempt, and what it raised")
+    worker.add_argument(
+        "--isolate", choices=("plain", "landlock", "bubblewrap"),
+        help="run each attempt in a process of its own, kept apart so far [no]",
+    )  # fmt: skip
+    limit = "of an isolated attempt"
+    worker.add_argument("--memory-mib", type=whole(32), metavar="N", help=f"memory {limit} [1024]")
+    worker.add_argument(
+        "--cpu-s", type=whole(1), metavar="N", help=f"CPU time of a process {limit} [no limit]"
+    )
+    worker.add_argument("--file-mib", type=whole(1), metavar="N", help=f"size of a file {limit} [1024]")
+    worker.add_argument("--open-files", type=whole(32), metavar="N", help=f"open files {limit} [256]")
+    worker.add_argument("--processes", type=whole(1), metavar="N", help=f"processes, threads {limit} [64]")
     with_parent(worker)
     dev = command(
         to, "dev", "A worker that starts again when its code changes, and prints each attempt and its trace.",

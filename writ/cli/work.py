@@ -6,11 +6,15 @@ import dataclasses
 import re
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .dev import traces
 from .processes import log_to_stderr, when_stdin_ends
 from .reach import find, target_of, with_dir
-from .usage import UNREACHABLE, CommandError
+from .usage import UNREACHABLE, USAGE, CommandError
+
+if TYPE_CHECKING:
+    from writ.workers.runner.limits import Limits
 
 DEFAULT_QUEUE = "default"
 _PATIENCE_S = 2.0
@@ -24,8 +28,11 @@ def worker(args: Namespace) -> int:
     from writ.broker.clock import SystemClock
     from writ.broker.errors import Unreachable
     from writ.workers import Worker
-    from writ.workers.errors import WorkerError
+    from writ.workers.errors import LevelLacking, LoadError, WorkerError
 
+    if args.traces and args.isolate:
+        reason = "--traces looks into attempts in the worker's own process, and --isolate has them in others"
+        raise CommandError(f"{reason}: leave one of them out", code=USAGE)
     log_to_stderr()
     queues = weighted(args.queue or [DEFAULT_QUEUE])
     try:
@@ -37,9 +44,15 @@ def worker(args: Namespace) -> int:
             concurrency=args.concurrency or 10,
             name=args.name,
             target=target,
+            isolate=args.isolate or "none",
+            limits=_limits(args),
         )
-    except WorkerError as error:
+    except LoadError as error:
         raise CommandError(str(error), _hint(args.module)) from error
+    except LevelLacking as error:
+        raise CommandError(str(error), code=USAGE) from error
+    except WorkerError as error:
+        raise CommandError(str(error)) from error
     if args.until_stdin_ends:
         when_stdin_ends(_PATIENCE_S)
     if args.metrics_port is not None:
@@ -76,6 +89,13 @@ def weighted(given: list[str]) -> dict[str, int]:
             match = _WEIGHT.fullmatch(part)
             found[match[1] if match else part] = int(match[2]) if match else 1
     return found
+
+
+def _limits(args: Namespace) -> Limits:
+    from writ.workers.runner.limits import Limits
+
+    names = ("memory_mib", "cpu_s", "file_mib", "open_files", "processes")
+    return Limits(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
 
 
 def _hint(module: str) -> list[str]:

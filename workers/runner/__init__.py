@@ -1,0 +1,1 @@
+"""Attempts in processes of their own: what starts them, keeps them apart, and tells how they ended."""
