@@ -27,7 +27,7 @@ from writ.workers.line import Line
 from writ.workers.run import Run
 from writ.workers.runner.hands import ChildHands
 from writ.workers.runner.levels import lacking
-from writ.workers.runner.limits import Limits
+from writ.workers.runner.limits import AttemptLimits
 from writ.workers.runner.pool import Pool
 from writ.workers.tasks import Task
 
@@ -49,7 +49,7 @@ def plain(count: int) -> list[float]:
 async def isolated(level: Isolation, module: str, count: int, apart_s: float) -> list[float]:
     """Milliseconds of each attempt, with `apart_s` seconds between two."""
     loop = asyncio.get_running_loop()
-    pool = Pool(module, level, Limits(), [], concurrency=1)
+    pool = Pool(module, level, AttemptLimits(), [], concurrency=1)
     took: list[float] = []
     try:
         pool.warm()

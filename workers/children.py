@@ -61,8 +61,6 @@ class ToChildren(NamedTuple):
 class ToSay(NamedTuple):
     """Asks to have stored what a run says of itself."""
 
-    content: bytes
-
 
 class Errands:
     """Does on the keeper's loop what user code asks for from any other. What is asked is told as a message,
@@ -90,16 +88,17 @@ class Errands:
     async def _do(self, run: Run, errand: ToChildren | ToSay) -> list[ChildSeen]:
         if isinstance(errand, ToChildren):
             return await self.children(run, errand.step, errand.calls, errand.anew)
-        await self.say(run, errand.content)
+        await self.say(run)
         return []
 
     # --- progress ---------------------------------------------------------------------------------------
 
-    async def say(self, run: Run, content: bytes) -> None:
-        """Stores what a run says of itself. Raises Cancelled where its lease is void, StepRefused."""
-        command = Progress(self._post.worker, run.lease.id, run.lease.token, msgspec.Raw(content))
+    async def say(self, run: Run) -> None:
+        """Stores the newest that a run says of itself. Raises Cancelled for a void lease, StepRefused."""
 
         async def once() -> None:
+            content = msgspec.Raw(run.said.newest())  # a repetition must not undo what was said since
+            command = Progress(self._post.worker, run.lease.id, run.lease.token, content)
             answer = await self._asking.ask(run.queue, "progress", command, Reported, TIMEOUT_S)
             if answer.refused:
                 rejection = answer.refused[0]

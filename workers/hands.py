@@ -89,6 +89,10 @@ class Hands(Protocol):
         """The runs' `stop` was set."""
         ...
 
+    def heard(self, runs: list[Run]) -> None:
+        """The runs' `heard` has grown."""
+        ...
+
 
 if sys.version_info >= (3, 12):
 
@@ -134,6 +138,9 @@ class LoopHands:
 
     def interrupt(self, runs: list[Run]) -> None:
         self._to_cancel.put_all(runs)
+
+    def heard(self, runs: list[Run]) -> None:
+        """Nothing is to be done: a task that waits looks at its run."""
 
     def _begin(self, runs: list[Run]) -> None:
         loop = self._loop

@@ -166,9 +166,7 @@ class Journal:
 
     async def say(self) -> None:
         """Stores what the run says of itself."""
-        content = self._run.said.take()
-        if content is not None:
-            await self.errand(ToSay(content))
+        await self.errand(ToSay())
 
     def use(self, model: str, input_tokens: int, output_tokens: int) -> None:
         """Notes tokens used, unless a first run has done so."""

@@ -32,6 +32,7 @@ from writ.schemas.commands import (
     Renew,
     Renewed,
     Reported,
+    SignalCame,
     Start,
     Withdraw,
 )
@@ -397,8 +398,8 @@ class Keeper:
                 self._lose(line, part, answer.lost)
                 wanted = set(answer.cancel)
                 self._stop([run for run in part if run.lease.id in wanted], Stop.CANCEL)
-                for run in part if answer.signals else ():
-                    run.heard += (answer.signals or {}).get(run.lease.id, ())
+                if answer.signals:
+                    self._hear(part, answer.signals)
             line.unheard = False
         except (WireError, TryLater) as error:
             level = logging.INFO if line.unheard else logging.WARNING
@@ -409,6 +410,14 @@ class Keeper:
             log.error("renewing the leases of queue %s is refused: %s", line.queue, error)
         finally:
             line.beating = False
+
+    def _hear(self, runs: Iterable[Run], signals: Mapping[str, Iterable[SignalCame]]) -> None:
+        """Signals that came for jobs, by their ids."""
+        told = [run for run in runs if signals.get(run.lease.id)]
+        for run in told:
+            run.heard += signals[run.lease.id]
+        assert self._hands is not None
+        self._hands.heard(told)
 
     def _lose(self, line: Line, runs: list[Run], lost: Iterable[Rejection]) -> None:
         """Leases that are void: their work ends, and nothing is reported of it."""
@@ -490,8 +499,8 @@ class Keeper:
     async def _say(self, run: Run) -> None:
         """Stores the newest word of a run; an end that waits for it is reported then."""
         try:
-            while (content := run.said.take()) is not None:
-                await self._errands.say(run, content)
+            while run.has_news:
+                await self._errands.say(run)
                 if not run.ended:
                     break  # what is newer has its time
         except (Cancelled, StepRefused) as error:

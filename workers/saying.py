@@ -60,11 +60,16 @@ class Said:
             setattr(self._word, field, msgspec.Raw(content))
             self._fresh = True
 
-    def take(self) -> bytes | None:
-        """What is to be sent; None where nothing is."""
+    def replace(self, content: msgspec.Raw) -> None:
+        """The newest word, as the Said of another process gives it. Raises msgspec.MsgspecError."""
+        word = msgspec.json.decode(content, type=_Word)
         with self._lock:
-            if not self._fresh:
-                return None
+            self._word = word
+            self._fresh = True
+
+    def newest(self) -> bytes:
+        """What is to be sent, which it is then taken to be."""
+        with self._lock:
             self._fresh = False
             return _encode(self._word)
 

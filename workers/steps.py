@@ -118,7 +118,7 @@ class Sleep(BaseException):
 
     def __init__(self, verb: Literal["suspend", "snooze"], **fields: Any) -> None:
         super().__init__("the job waits, and goes on from here in its next attempt; let this pass")
-        self.verb = verb
+        self.verb: Literal["suspend", "snooze"] = verb
         self.fields = fields
 
 

@@ -33,7 +33,7 @@ from .line import Counts, Post
 from .load import load, tasks_in
 from .run import Run
 from .runner.hands import ChildHands
-from .runner.limits import Limits
+from .runner.limits import AttemptLimits
 from .runner.pool import Pool
 from .tasks import Around, Task
 
@@ -81,7 +81,7 @@ class Worker:
         clock: Clock | None = None,
         entropy: Callable[[], float] = random.random,
         isolate: Isolation | str = Isolation.NONE,
-        limits: Limits | None = None,
+        limits: AttemptLimits | None = None,
     ) -> None:
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
         self.name = name or _name(entropy)
@@ -111,7 +111,7 @@ class Worker:
                 reason = "what stands around isolated attempts cannot come from another process"
                 raise WorkerError(f"{reason}: leave around out, and give it to each task: @task(around=...)")
             secrets = [] if self.target.key_path is None else [self.target.key_path]
-            self._pool = Pool(_place(tasks), level, limits or Limits(), secrets, concurrency)
+            self._pool = Pool(_place(tasks), level, limits or AttemptLimits(), secrets, concurrency)
             self.tasks = {name: Task(_elsewhere, name) for name in self._pool.tasks}
         self._connect = connect or self._connect_nats
         self._clock = clock or SystemClock()

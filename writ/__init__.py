@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from writ.schemas.policy import (
         ClassRetry,
+        Isolation,
         Limits,
         OnClash,
         OnExhausted,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from writ.schemas.tenants import TenantPolicy
     from writ.workers import Context, Worker, task, tool
     from writ.workers.errors import Cancelled, FailJob, PolicyViolation, RetryAfter
+    from writ.workers.runner.limits import AttemptLimits
     from writ.workers.steps import (
         ChildFailed,
         NotDone,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Approval",
+    "AttemptLimits",
     "Cancelled",
     "ChildFailed",
     "ClassRetry",
@@ -82,6 +85,7 @@ __all__ = [
     "ErrorClass",
     "FailJob",
     "Filter",
+    "Isolation",
     "JobCancelled",
     "JobEnded",
     "JobFailed",
@@ -165,6 +169,7 @@ _ROOMS = {
     ),
     "writ.schemas.policy": (
         "ClassRetry",
+        "Isolation",
         "Limits",
         "OnClash",
         "OnExhausted",
@@ -179,6 +184,7 @@ _ROOMS = {
     "writ.schemas.tenants": ("TenantPolicy",),
     "writ.workers": ("Context", "Worker", "task", "tool"),
     "writ.workers.errors": ("Cancelled", "FailJob", "PolicyViolation", "RetryAfter"),
+    "writ.workers.runner.limits": ("AttemptLimits",),
     "writ.workers.steps": (
         "ChildFailed",
         "NotDone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,21 +11,35 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
+from writ import Client, JobCancelled, JobFailed, Limits, QueuePolicy, Retry, Target, Worker
+from writ.orchestrator.replay.verify import verify
+from writ.schemas.codec import decode
+from writ.schemas.events import (
+    Fact,
+    JobSnoozed,
+    JobSuspended,
+    ProgressReported,
+)
 from writ.schemas.policy import Isolation
+from writ.schemas.steps import StepCompensated, StepDone, StepIntended, ToolCalled, UsageRecorded
+from writ.workers.errors import WorkerError
 from writ.workers.runner.levels import lacking
 
 from .isolation import ends
 from .isolation.escapes import ESCAPES
 
 if TYPE_CHECKING:
-    from .conftest import Place
+    from .conftest import Live, Place
+else:
+    Live = Any
 
 HERE = Path(__file__).parent / "isolation"
 LEVELS = ("plain", "landlock", "bubblewrap")
@@ -240,3 +255,108 @@ def test_a_level_that_the_machine_lacks_is_said_at_the_start(place: Place) -> No
     )
     assert ended.returncode == 2
     assert "apt install bubblewrap" in ended.stderr or "Landlock" in ended.stderr
+
+
+# --- the context ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def isolated(live: Live, level: str) -> AsyncGenerator[Client]:
+    """A client beside a worker with isolated attempts, one at a time: what waits gives its slot back."""
+    target = Target(live.node.url, live.node.broker.key_path("owner"))
+    module = str(HERE / "whole.py")
+    worker = Worker("q", module, concurrency=1, target=target, wait_s=0.5, isolate=level)
+    running = asyncio.create_task(worker.run())
+    try:
+        async with Client(target) as client:
+            yield client
+    finally:
+        worker.drain()
+        await running
+
+
+async def comes(live: Live, kind: type[Fact], id: str, count: int = 1) -> None:
+    """Waits until a job has so many events of a kind."""
+    seen = 0
+    async with asyncio.timeout(30):
+        async for part in live.log.read(1, follow=True):
+            for message in part:
+                record = decode(message.body)
+                seen += record.key == f"q~{id}" and any(isinstance(event, kind) for event in record.events)
+                if seen >= count:
+                    return
+
+
+@pytest.mark.parametrize("task", ["uses_all", "uses_all_plainly"])
+async def test_an_isolated_attempt_has_the_whole_context(
+    live: Live, level: str, task: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps, tools, usage, waits, children, checkpoints, log: as without isolation."""
+    caplog.set_level("INFO", "writ.task")
+    async with isolated(live, level) as client:
+        job = await client.submit("q", task, id="whole")
+        await comes(live, JobSuspended, "whole")
+        await client.signal("whole", "q", "go", {"far": 1})
+        await comes(live, JobSuspended, "whole", 2)
+        await client.approve("whole", "q", "it may", data="yes")
+        found = await client.result(job, timeout_s=60)
+    attempt, failed = found.pop("attempt"), found.pop("failed")
+    assert "as it was to" in failed
+    assert found == {
+        "step": 42,
+        "tool": "WORD",
+        "signal": {"far": 1},
+        "approval": "yes",
+        "child": 3,
+        "children": [2, 4],
+        "id": "whole",
+        "queue": "q",
+        "task": task,
+        "tenant": "default",
+        "key": "default/q/whole",
+        "cancelled": False,
+        "fenced": True,
+        "around": "whole of q",
+        "details": {"behind": "the signal"},
+    }
+    events = [event for record in await live.records() for event in record.events]
+    waits = [event for event in events if isinstance(event, JobSuspended | JobSnoozed)]
+    assert attempt == 1 + len(waits) == 7
+    for kind in (StepIntended, StepDone, ToolCalled, UsageRecorded, ProgressReported):
+        assert any(isinstance(event, kind) for event in events), kind.__name__
+    assert any("begins with {'behind': 'the signal'}" in record.getMessage() for record in caplog.records)
+    await live.check()
+    assert not (await verify(live.log)).faults
+
+
+async def test_what_an_isolated_attempt_says_and_hears_goes_over_while_it_runs(
+    live: Live, level: str
+) -> None:
+    async with isolated(live, level) as client:
+        policy = QueuePolicy(retry=Retry(initial_interval_s=0.1), limits=Limits(lease_s=1.5))
+        await client.declare_queue("q", policy, "soon")
+        assert await client.result(await client.submit("q", "leaves"), timeout_s=30) == {"at": 7}
+        stopped = await client.submit("q", "goes_on", id="stopped")
+        await comes(live, ProgressReported, "stopped")
+        assert msgspec.json.decode((await client.job("stopped", "q")).progress)["progress"] == {"done": 1}
+        await client.cancel("stopped", "q")
+        with pytest.raises(JobCancelled):
+            await client.result(stopped, timeout_s=30)
+        hears = await client.submit("q", "hears", id="hears")
+        await comes(live, ProgressReported, "hears")
+        await client.signal("hears", "q", "go", "on")
+        assert await client.result(hears, timeout_s=30) == "on"
+        with pytest.raises(JobFailed, match="policy is never retried"):
+            await client.result(await client.submit("q", "regrets", id="regrets"), timeout_s=30)
+        await comes(live, StepCompensated, "regrets")
+        with pytest.raises(JobFailed, match="an isolated attempt may give them"):
+            await client.result(await client.submit("q", "asks_too_much"), timeout_s=30)
+    assert not any(isinstance(event, JobSuspended) for r in await live.records() for event in r.events)
+
+
+def test_what_stands_around_isolated_tasks_is_given_to_them(place: Place) -> None:
+    with pytest.raises(WorkerError, match="@task"):
+        Worker("q", str(HERE / "whole.py"), isolate="plain", around=[lambda _: nullcontext()])
+    ended = place.writ("worker", str(HERE / "whole.py"), "--isolate", "plain", "--traces", check=False)
+    assert ended.returncode == 2
+    assert "--traces looks into attempts" in ended.stderr

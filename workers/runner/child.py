@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import itertools
 import logging
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
@@ -20,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Raw
 
 from writ.broker.clock import SystemClock
+from writ.schemas.notes import ChildSeen
 from writ.schemas.policy import Isolation
 
+from ..children import Errands, ToChildren, ToSay
 from ..errors import Cancelled
 from ..faults import Stop
 from ..hands import Outbox
@@ -32,12 +36,16 @@ from .ends import overstepped
 from .frames import (
     FRAME_MAX_BYTES,
     LENGTH,
+    Asked,
     Began,
     Ended,
+    Found,
     FromChild,
+    Heard,
     Logged,
     Noted,
-    NotStored,
+    Raised,
+    Says,
     Slept,
     Stored,
     ToChild,
@@ -49,10 +57,13 @@ from .frames import (
     read_to_child,
 )
 from .levels import confine
-from .limits import Limits
+from .limits import AttemptLimits
 
 if TYPE_CHECKING:
     from .guard import Start
+
+_LOOK_S: Final = 0.25
+"""Between two looks at whether the attempt has said something of itself."""
 
 _LINES_MAX: Final = 1_000
 _LINE_MAX_CHARS: Final = 8_000
@@ -76,15 +87,17 @@ def live(start: Start) -> None:
         os._exit(0)
     work: Work = pickle.loads(link.receive())  # noqa: S301 - of the worker's own making
     line = Line(work.queue, work.tenant)
-    line.outbox = _Outbox(link)
+    line.outbox, line.errands = _Outbox(link), _Errands(link)
     run = Run(work.lease, line, start.tasks[work.lease.task], SystemClock())
     run.isolation = Isolation(setup.level)
+    run.heard = list(work.heard)
     if work.recorded or work.recording is not None:
         run.journal.recorded = work.recorded
         run.journal.recording = work.recording
     _log_to(link)
     link.send(Began())
     _run(run, link, setup.limits)
+    link.say_news(run)
     fault = None if run.sleep is not None else run.fault
     sleep = None if run.sleep is None else Slept(run.sleep.verb, run.sleep.fields)
     link.send(Ended(Raw(run.output), fault, sleep))
@@ -110,7 +123,7 @@ def _settle_in(start: Start) -> None:
     tempfile.tempdir = None
 
 
-def _run(run: Run, link: Link, limits: Limits) -> None:
+def _run(run: Run, link: Link, limits: AttemptLimits) -> None:
     """The user's code; what becomes of it is in the run."""
     now_us = SystemClock().mono_us
 
@@ -155,8 +168,9 @@ class Link:
         os.set_inheritable(descriptor, False)
         self._socket = socket.socket(fileno=descriptor)
         self._sending = threading.Lock()
-        self._waiting: dict[int, Future[None]] = {}
-        self._count = 0
+        self._saying = threading.Lock()
+        self._waiting: dict[int, Future[Any]] = {}
+        self._numbers = itertools.count(1)
 
     def send(self, said: FromChild) -> None:
         """Any thread. One who is not heard any more says it in vain."""
@@ -164,11 +178,22 @@ class Link:
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(body)
 
-    def ask(self, answered: Future[None]) -> int:
-        """A number by which the answer to a note is told."""
-        self._count += 1
-        self._waiting[self._count] = answered
-        return self._count
+    def ask(self, answered: Future[Any]) -> int:
+        """A number by which the answer is told."""
+        number = next(self._numbers)
+        self._waiting[number] = answered
+        return number
+
+    def say_news(self, run: Run) -> None:
+        """Sends the newest that the run says of itself, if it was not sent."""
+        with self._saying:
+            if run.has_news:
+                self.send(Says(Raw(run.said.newest())))
+
+    def say(self, run: Run, answered: Future[Any]) -> None:
+        """Sends the newest that the run says of itself, to have it stored; nothing older goes after it."""
+        with self._saying:
+            self.send(Says(Raw(run.said.newest()), self.ask(answered)))
 
     def receive(self) -> bytes:
         """The next frame. Raises EOFError."""
@@ -192,17 +217,26 @@ class Link:
     def _hear(self, run: Run, interrupt: Callable[[], object]) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                said: ToChild = read_to_child(self.receive())
-                match said:
-                    case Stored(number=number):
-                        self._waiting.pop(number).set_result(None)
-                    case NotStored(number=number, kind=kind, text=text):
-                        made = _REFUSALS.get(kind, RuntimeError)
-                        self._waiting.pop(number).set_exception(made(text))
-                    case Told(stop=stop):
-                        run.stop = Stop[stop]
-                        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
-                            interrupt()
+                there, _, _ = select.select([self._socket], [], [], _LOOK_S)
+                self.say_news(run)
+                if there:
+                    self._take(read_to_child(self.receive()), run, interrupt)
+
+    def _take(self, said: ToChild, run: Run, interrupt: Callable[[], object]) -> None:
+        match said:
+            case Stored(number=number):
+                self._waiting.pop(number).set_result(None)
+            case Found(number=number, children=children):
+                self._waiting.pop(number).set_result(list(children))
+            case Raised(number=number, kind=kind, text=text):
+                made = _REFUSALS.get(kind, RuntimeError)
+                self._waiting.pop(number).set_exception(made(text))
+            case Heard(signals=signals):
+                run.heard += signals
+            case Told(stop=stop):
+                run.stop = Stop[stop]
+                with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
+                    interrupt()
 
 
 class _Outbox(Outbox):
@@ -224,6 +258,27 @@ class _Outbox(Outbox):
     def is_here(self) -> bool:
         """Never: the worker's thread is in another process."""
         return False
+
+
+class _Errands(Errands):
+    """Has errands done over the link."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def begin(self, run: Run, errand: ToChildren | ToSay) -> Future[list[ChildSeen]]:
+        answered: Future[list[ChildSeen]] = Future()
+        answered.set_running_or_notify_cancel()  # one who no longer waits does not take the errand back
+        if isinstance(errand, ToSay):
+            self._link.say(run, answered)
+            return answered
+        asked = Asked(self._link.ask(answered), errand)
+        size = len(encode(asked))
+        if size > FRAME_MAX_BYTES:
+            reason = f"the children of one step have {size} bytes of input and options together"
+            raise StepRefused(f"{reason}; an isolated attempt may give them {FRAME_MAX_BYTES}")
+        self._link.send(asked)
+        return answered
 
 
 class _Handler(logging.Handler):

@@ -11,12 +11,12 @@ from writ.schemas.errors import ErrorClass
 
 from ..faults import Fault, Stop, describe
 from .frames import BROKEN, OUT_OF_MEMORY, TOO_MANY, Status
-from .limits import Limits
+from .limits import AttemptLimits
 
 _TOLD_MAX_CHARS: Final = 2_000
 
 
-def overstepped(error: BaseException, limits: Limits) -> Fault | None:
+def overstepped(error: BaseException, limits: AttemptLimits) -> Fault | None:
     """The failure that an exception is, where it tells of a limit that was met; None where of none."""
     cause: BaseException | None = error
     while cause is not None:
@@ -30,7 +30,7 @@ def overstepped(error: BaseException, limits: Limits) -> Fault | None:
     return None
 
 
-def fault_of_end(stop: Stop | None, status: Status | None, limits: Limits, stderr: str) -> Fault:
+def fault_of_end(stop: Stop | None, status: Status | None, limits: AttemptLimits, stderr: str) -> Fault:
     """The failure of an attempt whose process ended without saying how.
 
     `stop` is why it was to end, if it was; `status` is None where its guard is gone, too; `stderr` is the end
@@ -74,7 +74,7 @@ def fault_of_end(stop: Stop | None, status: Status | None, limits: Limits, stder
     return _crash(name, text, stderr)
 
 
-def _out_of_memory(limits: Limits) -> Fault:
+def _out_of_memory(limits: AttemptLimits) -> Fault:
     text = f"the task used up its memory: --memory-mib is {limits.memory_mib}"
     return Fault(ErrorClass.APPLICATION, "OutOfMemory", text)
 

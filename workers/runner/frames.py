@@ -4,8 +4,8 @@
     mould  -> worker  Loaded, or Broken
     worker -> guard   TERM, KILL; the end of the stream means the worker is gone
     guard  -> worker  Status, when no process of the attempt is left
-    worker -> child   Work, pickled; then Stored, NotStored, Told
-    child  -> worker  Began, Unfit, Noted, Logged, Ended
+    worker -> child   Work, pickled; then Stored, Found, Raised, Heard, Told
+    child  -> worker  Began, Unfit, Noted, Says, Asked, Logged, Ended
 
 The worker unpickles nothing: what a child says is JSON of these shapes, each frame with its length ahead.
 """
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from writ.schemas.commands import Lease
-from writ.schemas.notes import AnyRemark, StepSeen
+from writ.schemas.commands import Lease, SignalCame
+from writ.schemas.notes import AnyRemark, ChildSeen, StepSeen
 from writ.schemas.policy import Isolation
 
+from ..children import ToChildren
 from ..faults import Fault
-from .limits import Limits
+from .limits import AttemptLimits
 
 if TYPE_CHECKING:
     from ..recording import Recording
@@ -46,7 +47,7 @@ class Setup(msgspec.Struct, frozen=True):
 
     module: str
     level: Isolation
-    limits: Limits
+    limits: AttemptLimits
     path: tuple[str, ...]
     secrets: tuple[str, ...] = ()
 
@@ -81,11 +82,12 @@ class Status(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Work:
-    """What a child is to do: a lease, and what was recorded before it."""
+    """What a child is to do: a lease, the signals that came, and what was recorded before it."""
 
     queue: str
     tenant: str
     lease: Lease
+    heard: tuple[SignalCame, ...] = ()
     recorded: tuple[StepSeen, ...] = ()
     recording: Recording | None = None
 
@@ -96,12 +98,25 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
     number: int
 
 
-class NotStored(msgspec.Struct, frozen=True, tag="not_stored"):
-    """A note is not in the log, and what its step ends with."""
+class Found(msgspec.Struct, frozen=True, tag="found"):
+    """An errand is done: the children that it was about."""
+
+    number: int
+    children: tuple[ChildSeen, ...] = ()
+
+
+class Raised(msgspec.Struct, frozen=True, tag="raised"):
+    """A note is not in the log, or an errand cannot be done, and what its step ends with."""
 
     number: int
     kind: str
     text: str
+
+
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """Signals that have come since."""
+
+    signals: tuple[SignalCame, ...]
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
@@ -127,6 +142,20 @@ class Noted(msgspec.Struct, frozen=True, tag="noted"):
     number: int | None = None
 
 
+class Says(msgspec.Struct, frozen=True, tag="says"):
+    """The newest that the attempt says of itself; where it waits for that to be stored, with a number."""
+
+    content: msgspec.Raw
+    number: int | None = None
+
+
+class Asked(msgspec.Struct, frozen=True, tag="asked"):
+    """An errand for the keeper."""
+
+    number: int
+    errand: ToChildren
+
+
 class Logged(msgspec.Struct, frozen=True, tag="logged"):
     """A line that the task logs."""
 
@@ -150,8 +179,8 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 
 
 FromMould = Loaded | Broken
-FromChild = Began | Unfit | Noted | Logged | Ended
-ToChild = Stored | NotStored | Told
+FromChild = Began | Unfit | Noted | Says | Asked | Logged | Ended
+ToChild = Stored | Found | Raised | Heard | Told
 
 encode = msgspec.json.Encoder().encode
 read_setup = msgspec.json.Decoder(Setup).decode

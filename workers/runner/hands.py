@@ -22,9 +22,11 @@ import msgspec
 
 from writ.broker.clock import Clock
 from writ.schemas.bounds import INLINE_MAX_BYTES
-from writ.schemas.commands import Snooze, Suspend
+from writ.schemas.commands import SignalCame, Snooze, Suspend
 from writ.schemas.errors import ErrorClass
+from writ.schemas.notes import ChildSeen
 
+from ..children import ToChildren, ToSay
 from ..faults import Fault
 from ..run import Run
 from ..steps import Sleep
@@ -35,11 +37,15 @@ from .frames import (
     KILL,
     LENGTH,
     TERM,
+    Asked,
     Began,
     Ended,
+    Found,
+    Heard,
     Logged,
     Noted,
-    NotStored,
+    Raised,
+    Says,
     Slept,
     Status,
     Stored,
@@ -60,6 +66,8 @@ GRACE_S: Final = 2.0
 KEPT_BYTES: Final = 64 * 1024
 _MS: Final = 1_000
 _TYPE_MAX_CHARS: Final = 256
+_WORD_MAX_BYTES: Final = INLINE_MAX_BYTES + 256
+"""Progress and details of half as much each, with what they are called."""
 
 
 class ChildHands:
@@ -87,6 +95,12 @@ class ChildHands:
             attempt = self._attempts.get(run)
             if attempt is not None:
                 attempt.stop()
+
+    def heard(self, runs: list[Run]) -> None:
+        for run in runs:
+            attempt = self._attempts.get(run)
+            if attempt is not None:
+                attempt.hear()
 
     async def close(self) -> None:
         """Kills what still runs, and returns when nothing is left."""
@@ -125,6 +139,10 @@ class Attempt:
         self._writer: asyncio.StreamWriter | None = None
         self._said: Ended | Unfit | None = None
         self._broke = False
+        self._signals = 0
+        """How many of the run's signals the child was told."""
+
+        self._errands: set[Future[list[ChildSeen]]] = set()
         self._timers: list[asyncio.TimerHandle] = []
         self._tails = {
             name: Tail(self._loop, fd) for name, fd in (("stdout", started.out), ("stderr", started.err))
@@ -135,7 +153,7 @@ class Attempt:
         started, run = self._started, self._run
         reader, self._writer = await asyncio.open_unix_connection(sock=started.link)
         lease = run.lease
-        work = Work(run.queue, run.line.tenant, lease)
+        work = Work(run.queue, run.line.tenant, lease, self._new_signals())
         if lease.steps or lease.reproduces is not None:
             journal = run.journal
             work = replace(work, recorded=tuple(journal.recorded), recording=journal.recording)
@@ -148,6 +166,8 @@ class Attempt:
             await asyncio.wait({hearing}, timeout=GRACE_S)
         finally:
             hearing.cancel()
+            for errand in tuple(self._errands):
+                errand.cancel()  # nobody waits for it any more
             for timer in self._timers:
                 timer.cancel()
             started.kill()
@@ -164,6 +184,16 @@ class Attempt:
         self._tell(Told(self._run.stop.name))
         self._timers.append(self._loop.call_later(GRACE_S, self._started.tell, TERM))
         self._timers.append(self._loop.call_later(2 * GRACE_S, self.kill))
+
+    def hear(self) -> None:
+        """The run's `heard` has grown: says by what."""
+        if self._writer is not None:  # else it comes with the work
+            self._tell(Heard(self._new_signals()))
+
+    def _new_signals(self) -> tuple[SignalCame, ...]:
+        new = tuple(self._run.heard[self._signals :])
+        self._signals += len(new)
+        return new
 
     def kill(self) -> None:
         """Ends all processes: by the guard, and where that takes long, the guard with its sandbox."""
@@ -213,6 +243,14 @@ class Attempt:
                 answered.set_running_or_notify_cancel()
                 answered.add_done_callback(partial(self._answered, number))
                 run.journal.put(remark, answered)
+            case Says(content=content, number=number):
+                if len(content) > _WORD_MAX_BYTES:
+                    raise ValueError(f"a word of {len(content)} bytes")
+                run.said.replace(content)
+                if number is not None:
+                    self._begin(number, ToSay())
+            case Asked(number=number, errand=errand):
+                self._begin(number, errand)
             case Logged(level=level, text=text):
                 task_log.log(level, "%s", text)
             case Unfit() | Ended() as said if self._said is None:
@@ -225,7 +263,18 @@ class Attempt:
 
     def _answered(self, number: int, answered: Future[None]) -> None:
         error = answered.exception()
-        self._tell(Stored(number) if error is None else NotStored(number, type(error).__name__, str(error)))
+        self._tell(Stored(number) if error is None else _raised(number, error))
+
+    def _begin(self, number: int, errand: ToChildren | ToSay) -> None:
+        begun = self._run.line.errands.begin(self._run, errand)
+        self._errands.add(begun)
+        begun.add_done_callback(partial(self._found, number))
+
+    def _found(self, number: int, done: Future[list[ChildSeen]]) -> None:
+        self._errands.discard(done)
+        if not done.cancelled():
+            error = done.exception()
+            self._tell(Found(number, tuple(done.result())) if error is None else _raised(number, error))
 
     # --- how it ended -------------------------------------------------------------------------------------
 
@@ -268,6 +317,10 @@ class Attempt:
                 told = "[%s/%s attempt %d] %s, %d bytes%s: %s"
                 at = (run.queue, run.lease.id, run.lease.attempt)
                 task_log.info(told, *at, name, tail.count, cut, tail.text().rstrip())
+
+
+def _raised(number: int, error: BaseException) -> Raised:
+    return Raised(number, type(error).__name__, str(error))
 
 
 class Tail:

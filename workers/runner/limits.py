@@ -12,7 +12,7 @@ _SPARE_BYTES: Final = 64 * MIB
 """Beyond the limit of memory, for telling that it was reached."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class AttemptLimits(msgspec.Struct, frozen=True):
     """Memory and `processes` (threads count) are for all processes of an attempt, the rest for each."""
 
     memory_mib: int = 1024

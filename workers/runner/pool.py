@@ -26,7 +26,7 @@ from ..errors import LevelLacking, LoadError, WorkerError
 from . import places
 from .frames import MESSAGE_MAX_BYTES, Loaded, Setup, Spawn, encode, read_from_mould
 from .levels import lacking, sandbox
-from .limits import Limits
+from .limits import AttemptLimits
 
 _PREFIX: Final = "writ-run-"
 LOAD_WAIT_S: Final = 60.0
@@ -139,7 +139,7 @@ class Pool:
     """
 
     def __init__(
-        self, module: str, level: Isolation, limits: Limits, secrets: Sequence[Path], concurrency: int
+        self, module: str, level: Isolation, limits: AttemptLimits, secrets: Sequence[Path], concurrency: int
     ) -> None:
         lacks = lacking(level)
         if lacks is not None:

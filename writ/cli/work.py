@@ -14,7 +14,7 @@ from .reach import find, target_of, with_dir
 from .usage import UNREACHABLE, USAGE, CommandError
 
 if TYPE_CHECKING:
-    from writ.workers.runner.limits import Limits
+    from writ.workers.runner.limits import AttemptLimits
 
 DEFAULT_QUEUE = "default"
 _PATIENCE_S = 2.0
@@ -91,11 +91,11 @@ def weighted(given: list[str]) -> dict[str, int]:
     return found
 
 
-def _limits(args: Namespace) -> Limits:
-    from writ.workers.runner.limits import Limits
+def _limits(args: Namespace) -> AttemptLimits:
+    from writ.workers.runner.limits import AttemptLimits
 
     names = ("memory_mib", "cpu_s", "file_mib", "open_files", "processes")
-    return Limits(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
+    return AttemptLimits(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
 
 
 def _hint(module: str) -> list[str]:
