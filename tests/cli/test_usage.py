@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from writ.cli import main
+from writ.cli import commands, main
 from writ.cli.parser import build, parse
 from writ.cli.reach import find
 
@@ -30,6 +31,12 @@ def test_writ_alone_says_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == alone
     assert max(map(len, alone.splitlines())) <= 100
+
+
+def test_each_command_has_its_function() -> None:
+    assert sorted(commands.COMMANDS) == COMMANDS
+    for module, name in commands.COMMANDS.values():
+        assert callable(getattr(importlib.import_module(f"writ.cli.{module}"), name))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -31,12 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from .parser import dispatch, parse
+    from .commands import run
+    from .parser import parse
     from .usage import CommandError
 
     try:
         parsed = parse(arguments)
-        return 0 if parsed is None else dispatch(parsed)
+        return 0 if parsed is None else run(parsed)
     except CommandError as error:
         error.show()
         return error.code

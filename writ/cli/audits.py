@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import lists
 from .output import count, paint, print_json
 from .reach import connected, directory_of, node_info, with_dir
 from .usage import UNREACHABLE, CommandError, UsageError
@@ -24,8 +25,8 @@ VERIFIER = "writ_proof.py"
 
 
 def audit(args: Namespace) -> int:
-    """One of the subcommands."""
-    return _VERBS[args.verb](args)
+    """One of the subcommands; the listing without one."""
+    return lists.run(args) if args.verb is None else _VERBS[args.verb](args)
 
 
 # --- verify ---------------------------------------------------------------------------------------------
