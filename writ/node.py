@@ -19,9 +19,10 @@ import msgspec
 from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
-from writ.broker.embedded import DEFAULT_DIRECTORY, DEFAULT_TENANT, OWNER, EmbeddedBroker
+from writ.broker.embedded import DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.gate import LIFE_S
 from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.owned import DEFAULT_DIRECTORY
 from writ.broker.queries import teller
 from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
 from writ.broker.requests import NatsRequests

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from writ.broker.accounts import ALL_ROLES
 from writ.broker.accounts import Principal as Account
 from writ.broker.accounts import Role as Word
-from writ.broker.embedded import BrokerError
+from writ.broker.owned import BrokerError
 from writ.orchestrator.access_desk import Founder
 from writ.schemas.access import OPERATIONS, built_in
 from writ.schemas.bounds import SECOND_US

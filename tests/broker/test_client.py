@@ -20,7 +20,6 @@ from nats.aio.msg import Msg
 from writ.broker.blocking import SyncClient
 from writ.broker.client import Client, JobHandle
 from writ.broker.connect import Target, connect
-from writ.broker.embedded import server_binary
 from writ.broker.errors import (
     JobCancelled,
     JobFailed,
@@ -32,6 +31,7 @@ from writ.broker.errors import (
     SubmitRefused,
     Unreachable,
 )
+from writ.broker.owned import server_binary
 from writ.broker.submits import new_job_id
 from writ.broker.wire import NatsWire
 from writ.schemas import events, submits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 
-from writ.broker.embedded import AlreadyRunningError, BrokerError
 from writ.broker.errors import (
     JobEnded,
     JobNotFound,
@@ -16,6 +15,7 @@ from writ.broker.errors import (
     WritError,
 )
 from writ.broker.keys import KeyFileError
+from writ.broker.owned import AlreadyRunningError, BrokerError
 from writ.children.keeper import ChildFailed
 from writ.schemas.rejections import RejectionKind
 

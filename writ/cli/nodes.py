@@ -236,7 +236,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def down(args: Namespace) -> int:
     """Stops the node of the directory, and waits until it is gone. None running is fine."""
-    from writ.broker.embedded import owner_pid
+    from writ.broker.owned import owner_pid
 
     directory = directory_of(args)
     pid = owner_pid(directory)
