@@ -38,14 +38,14 @@ async def measure_limit(directory: Path, messages: Sequence[Written]) -> Limit:
         link = await connect(Target(broker.url, broker.key_path("log")), "bench-limit", inbox_prefix="_INBOX")
         try:
             for number in range(TRIES):
-                rates.append(count / await _store(broker, link, f"LIMIT_{number}", chosen))
+                rates.append(count / await _store(link, f"LIMIT_{number}", chosen))
         finally:
             await link.close()
     best = max(rates)
     return Limit(count, tuple(round(rate) for rate in rates), round(best), round(best * size / count))
 
 
-async def _store(broker: EmbeddedBroker, link: Nats, stream: str, messages: Sequence[Written]) -> float:
+async def _store(link: Nats, stream: str, messages: Sequence[Written]) -> float:
     """Seconds that storing the messages takes, in a stream made and deleted for it."""
     config: dict[str, Any] = {
         "name": stream,
@@ -54,7 +54,6 @@ async def _store(broker: EmbeddedBroker, link: Nats, stream: str, messages: Sequ
         "allow_atomic": True,
     }
     await api(link, f"STREAM.CREATE.{stream}", config)
-    broker.staging.tend()
     begun = time.perf_counter()
     for start in range(0, len(messages), BATCH):
         batch = messages[start : start + BATCH]

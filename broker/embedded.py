@@ -56,7 +56,6 @@ from .owned import (
     write,
 )
 from .roll import AccountsRefused, Roll
-from .staging import Staging
 from .tls import CA_FILE
 from .trust import Trust
 
@@ -109,7 +108,6 @@ class EmbeddedBroker:
         self._lock = lock
         self._log_offset = log_offset
         self._ending = False
-        self.staging = Staging.beside(directory / "jetstream")
 
     @classmethod
     async def start(
@@ -138,7 +136,6 @@ class EmbeddedBroker:
         lock = OwnerLock.take(directory)
         try:
             await stop_orphan(directory)
-            Staging.beside(directory / "jetstream").clear()
             everyone = _with_owner(directory, principals)
             trust = Trust.in_directory(directory / "keys")
             _name_the_data(directory, trust)
@@ -170,7 +167,6 @@ class EmbeddedBroker:
                         continue  # someone took the port between our look and the server's
                     raise
                 write(directory / "ports", json.dumps({"nats": settings.port}) + "\n")
-                broker.staging.start()
                 return broker
         except BaseException:
             lock.release()
@@ -257,7 +253,6 @@ class EmbeddedBroker:
         self._release()
 
     def _release(self) -> None:
-        self.staging.stop()
         (self.directory / "broker.pid").unlink(missing_ok=True)
         self._lock.release()
 

@@ -166,7 +166,6 @@ class Node:
         live = await JetStreamLog.open(logs, epoch_floor=floors.get("log", 0))
         log_ = ArchivedLog.beside(self.directory, live)
         intake = await JetStreamIntake.open(logs, epoch_floor=floors.get("submit", 0))
-        self.broker.staging.tend()  # before the first batch comes
         _write_epochs(self.directory, {"log": log_.epoch, "submit": intake.epoch})
         version_ = version("writ-orchestrator")
         engine = self.engine = Engine(

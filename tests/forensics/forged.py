@@ -24,10 +24,10 @@ Field = tuple[str, str]
 GIVEN: Final[dict[str, frozenset[str]]] = {
     event: frozenset(fields.split())
     for event, fields in {
-        "attempt_failed": "run_ms retry_after_s",
+        "attempt_failed": "isolation run_ms retry_after_s",
         "batch_sealed": "reason size",
         "command_rejected": "count queue verb",
-        "job_completed": "run_ms",
+        "job_completed": "isolation run_ms",
         "job_dead_lettered": "rule",
         "job_edited": "priority reason due_at",
         "job_resumed": "rule",
@@ -36,7 +36,7 @@ GIVEN: Final[dict[str, frozenset[str]]] = {
         "priority task unique_key",
         "job_suspended": "on_timeout rule until",
         "leader_elected": "leader version",
-        "lease_granted": "principal worker",
+        "lease_granted": "isolation principal worker",
         "message_settled": "accepted",
         "operation_planned": "canary limit rate_per_s reason stop_after verb",
         "partition_opened": "partitions",
