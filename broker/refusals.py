@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from writ.schemas.bounds import SECOND_US, TOKEN_MAX_BYTES
 from writ.schemas.granting import NoteDenial
 from writ.schemas.ids import token_fault
+from writ.schemas.principals import BROKER_RULES
 
 from .clock import Clock
 
@@ -143,7 +144,7 @@ class Refusals:
             "publish": f"its roles do not let it publish to {refusal.subject or 'these subjects'}",
             "subscribe": f"its roles do not let it subscribe to {refusal.subject or 'these subjects'}",
         }[refusal.operation]
-        rule = f"broker.{refusal.operation}"
+        rule = f"{BROKER_RULES}{refusal.operation}"
         return NoteDenial(
             tenant=tenant,
             principal=principal,

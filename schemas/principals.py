@@ -144,6 +144,10 @@ class PrincipalRestored(Fact, frozen=True):
     reason: str
 
 
+BROKER_RULES: Final = "broker."
+"""Begins the rule of what the broker refused by itself, before anybody else was asked."""
+
+
 class AccessDenied(Fact, frozen=True):
     """`rule` is what decided it. `count` is how often, since the record before, this was asked and denied."""
 

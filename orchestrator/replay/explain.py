@@ -288,7 +288,7 @@ def _reproducible(steps: Sequence[Step]) -> Answer:
     if sealed.key == UNSEALED:
         have = f"its input is in the log (digest {sealed.digest[:16]}...)"
     else:
-        have = f"its input is sealed under key {sealed.key}, which must still exist"
+        have = f"its input is sealed under key {sealed.key}, and can be read until that is erased"
     job = steps[-1].job
     calls = sum(isinstance(event, ToolCalled) for _, event in _events(steps))
     answers = f"{len(job.steps)} steps and {calls} calls of tools"

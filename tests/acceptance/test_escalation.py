@@ -17,12 +17,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from writ import Client
-from writ.broker.connect import Target
+from writ.broker.connect import Target, connect
 from writ.broker.jwt import KeyKind, Signer, signer_in
 from writ.broker.keys import load_or_create
+from writ.broker.log import JetStreamLog
 from writ.broker.trust import Trust
 from writ.http.keeper import Http
 from writ.node import Node
+from writ.orchestrator.replay.history import Entry
+from writ.orchestrator.replay.judge import JUDGES
+from writ.orchestrator.replay.stretch import Coverage
+from writ.orchestrator.replay.verify import Verifier
 from writ.schemas.principals import Role
 
 from .escalations import FAMILIES, Attempt, Family
@@ -279,3 +284,20 @@ async def test_every_escalation_is_refused_and_in_the_audit(world: World) -> Non
     jobs = (await world.owner.jobs(limit=500)).jobs
     assert {job.queue for job in jobs} == {"q"}
     assert {job.actor for job in jobs} <= {each.name for each in attackers}
+    assert await _judged(world) == [], "what was refused is no fault of the log"
+
+
+async def _judged(world: World) -> list[str]:
+    """What `writ replay --verify` finds in the log."""
+    link = await connect(
+        Target(world.node.url, world.node.broker.key_path("log")), "test", inbox_prefix="_INBOX"
+    )
+    try:
+        log = await JetStreamLog.open(link)
+        verifier = Verifier(log.epoch, 0, Coverage.WHOLE, JUDGES)
+        async for part in log.read():
+            for stored in part:
+                verifier.take(Entry(stored.seq, stored.subject, stored.body))
+        return [str(fault) for fault in verifier.report().faults]
+    finally:
+        await link.close()

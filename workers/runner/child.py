@@ -147,7 +147,7 @@ def _run(run: Run, link: Link, limits: AttemptLimits) -> None:
 
 async def _drive(run: Run, link: Link, raised: Callable[[BaseException], None]) -> None:
     loop = asyncio.get_running_loop()
-    work = loop.create_task(_work(run))
+    work = loop.create_task(_work(run, raised))
     link.listen(run, lambda: loop.call_soon_threadsafe(work.cancel))
     try:
         await work
@@ -155,10 +155,13 @@ async def _drive(run: Run, link: Link, raised: Callable[[BaseException], None]) 
         raised(error)
 
 
-async def _work(run: Run) -> None:
+async def _work(run: Run, raised: Callable[[BaseException], None]) -> None:
     now_us = SystemClock().mono_us
     run.began_us = now_us()
-    run.returned(await run.work(), now_us())
+    try:
+        run.returned(await run.work(), now_us())
+    except (SystemExit, KeyboardInterrupt) as error:  # of a task they would end the loop
+        raised(error)
 
 
 class Link:

@@ -60,7 +60,10 @@ def _serve(
         _reap(guards)
         if not ready:
             continue
-        data, descriptors, _, _ = socket.recv_fds(control, MESSAGE_MAX_BYTES, 4)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(control, MESSAGE_MAX_BYTES, 4)
+        except ConnectionResetError:
+            return  # the worker has ended with something of ours unread
         if not data:
             return
         start = Start(setup, read_spawn(data), tasks, readable, listable, *descriptors)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .fetch import all_records
 from .output import count, next_steps, paint, print_json, state
 from .reach import connected
+from .usage import CommandError
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
@@ -28,7 +29,10 @@ async def _reproduce(args: Namespace) -> int:
 
     async with connected(args) as client:
         job = await client.job(args.id, args.queue)
-        handle = await client.reproduce(job.id, job.queue)
+        try:
+            handle = await client.reproduce(job.id, job.queue)
+        except ValueError as error:  # it has not ended, or was erased
+            raise CommandError(str(error), [f"writ explain {job.id}"]) from error
         with contextlib.suppress(JobEnded):  # as the first run may have
             await client.result(handle, timeout_s=args.timeout)
         first = await _run(client, job.queue, job.id, job.ended_by)

@@ -10,6 +10,7 @@ from writ.schemas.access import Resource, allowed
 from writ.schemas.commands import CONTROL_VERBS, Command
 from writ.schemas.facts import Fact
 from writ.schemas.principals import (
+    BROKER_RULES,
     AccessDeclined,
     AccessDenied,
     AccessProposed,
@@ -54,11 +55,11 @@ def founded(state: Partition, record: Record) -> tuple[Fact, ...]:
 def denied(state: Partition, record: Record, event: AccessDenied) -> None:
     """What the orchestrator denied of a queue. Raises Differs, or Unrecorded for what others decided.
 
-    Readers decide as of their view, repeats are told of later, and what was refused of a change of a
-    principal depends on the message, which is not recorded.
+    The broker decides by what it was told, readers as of their view; repeats are told of later, and what was
+    refused of a change of a principal depends on the message, which is not recorded.
     """
     own = record.cause == event.operation and event.operation not in QUERY_VERBS
-    if not own or " " in event.resource or event.count > 1:
+    if not own or event.rule.startswith(BROKER_RULES) or " " in event.resource or event.count > 1:
         raise Unrecorded
     actor = state.principals.get(address(record.tenant, record.actor))
     decision = allowed(actor, event.operation, Resource(record.tenant, event.resource), record.at)

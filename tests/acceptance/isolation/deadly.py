@@ -98,6 +98,11 @@ def raises(mib: int) -> None:
 
 
 @task
+async def leaves() -> None:
+    raise SystemExit(3)
+
+
+@task
 def imports() -> None:
     import nothing_that_is_there  # type: ignore[import-not-found]  # noqa: F401
 

@@ -48,6 +48,7 @@ _ALWAYS = (
     Case("returns", "application", "OutputTooLarge", "52428802 bytes", {"mib": 50}),
     Case("returns_no_json", "application", "OutputNotSerializable", "cannot be written as JSON"),
     Case("raises", "application", "ValueError", "10485760 characters in all", {"mib": 10}),
+    Case("leaves", "application", "SystemExit", "3"),
     Case("imports", "application", "ModuleNotFoundError", "nothing_that_is_there"),
     Case("exits", "poison", "ProcessExited", "ended by itself with status 7", {"code": 7}),
     Case("segfaults", "poison", "SIGSEGV", "killed by SIGSEGV"),
