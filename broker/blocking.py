@@ -89,6 +89,8 @@ class SyncClient:
     remove_key = _blocking(Client.remove_key)
     create_token = _blocking(Client.create_token)
     revoke_token = _blocking(Client.revoke_token)
+    start_session = _blocking(Client.start_session)
+    end_session = _blocking(Client.end_session)
     grant = _blocking(Client.grant)
     ungrant = _blocking(Client.ungrant)
     elevate = _blocking(Client.elevate)

@@ -118,6 +118,27 @@ class Granting(Looking, Operating):
         command = granting.RevokeToken(name=name or self.target.principal, token=token, reason=reason)
         return await self._change(command, timeout_s)
 
+    async def start_session(
+        self, session: str, secret: str, until: datetime.datetime, by: str,
+        *, token: str | None = None, timeout_s: float = 10.0,
+    ) -> int:  # fmt: skip
+        """This principal has logged in; of the `secret` that its browser keeps only the SHA-256 is sent.
+
+        `by` says how, `token` names the API token that it showed.
+        """
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        command = granting.StartSession(
+            name=self.target.principal, session=session, digest=digest, until=until, by=by, token=token
+        )  # fmt: skip
+        return await self._change(command, timeout_s)
+
+    async def end_session(
+        self, session: str, name: str | None = None, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> int:
+        """A session of this principal, or another `name`, counts no more."""
+        command = granting.EndSession(name=name or self.target.principal, session=session, reason=reason)
+        return await self._change(command, timeout_s)
+
     async def grant(
         self,
         name: str,

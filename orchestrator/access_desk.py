@@ -60,6 +60,8 @@ _DECIDED: Final[dict[type[commands.Command], Callable[[Change, Any], access.Outc
     granting.RemoveKey: lambda at, c: access.remove_key(at.known, c),
     granting.IssueToken: lambda at, c: access.issue_token(at.actor, at.known, c, at.now),
     granting.RevokeToken: lambda at, c: access.revoke_token(at.known, c),
+    granting.StartSession: lambda at, c: access.start_session(at.actor, at.known, c, at.now),
+    granting.EndSession: lambda at, c: access.end_session(at.known, c),
     granting.GrantRole: lambda at, c: access.grant(at.actor, at.known, c, at.others, at.now),
     granting.UngrantRole: lambda at, c: access.ungrant(at.known, c, at.others, at.now),
     granting.Elevate: lambda at, c: access.elevate(at.known, c),

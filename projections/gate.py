@@ -124,10 +124,10 @@ class Gate:
         query = parse(body, BearerQuery)
         now = self._clock.wall_us()
         found = await self._reader.read(lambda db: bearer(db, query.digest, now))
-        if found is None:
+        if found.principal is None:
             await self._caught_up(query, GATE_VIEW)  # it may have been issued a moment ago
             found = await self._reader.read(lambda db: bearer(db, query.digest, now))
-        return Bearer() if found is None else Bearer(None, 0, found.tenant, found.name)
+        return found
 
     async def _note(self, tenant: str, principal: str, verb: str, resource: str, rule: str, why: str) -> None:
         """Has a denial recorded, unless the same was a moment ago: then it is counted."""

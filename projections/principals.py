@@ -9,11 +9,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from writ.schemas.lists import (
+    Bearer,
     GrantView,
     PrincipalsPage,
     PrincipalsQuery,
     PrincipalView,
     ProposalView,
+    SessionView,
     TokenView,
 )
 from writ.schemas.principals import Principal, TenantCreated, evolve_principal
@@ -36,7 +38,7 @@ CREATE TABLE IF NOT EXISTS principals (
 CREATE TABLE IF NOT EXISTS uses (
     tenant TEXT NOT NULL, name TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (tenant, name)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tokens ( -- those that count or will have counted
+CREATE TABLE IF NOT EXISTS tokens ( -- and sessions, those that count or will have counted
     digest TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL
 ) WITHOUT ROWID;
 """
@@ -96,8 +98,9 @@ class PrincipalsView(Collecting):
             if principal is not None:
                 self._put(_PUT, *name, len(principal.proposals), _encode(principal).decode())
                 self._put(_DROP_TOKENS, *name)
-                for token in principal.tokens:
-                    self._put(_TOKEN, token.digest, *name)
+                digests = [each.digest for each in principal.tokens]
+                for digest in digests + [each.digest for each in principal.sessions]:
+                    self._put(_TOKEN, digest, *name)
         for name, at in self._used.items():
             self._put(_USE, *name, at)
         return super().writes()
@@ -121,16 +124,21 @@ def standing(db: sqlite3.Connection, tenant: str, name: str) -> Standing:
     return Standing(bool(governed), None if row is None else _decode(row[0]))
 
 
-def bearer(db: sqlite3.Connection, digest: str, now: int) -> Principal | None:
-    """The principal whose API token has that digest, where the token counts still."""
+def bearer(db: sqlite3.Connection, digest: str, now: int) -> Bearer:
+    """The principal whose API token or session has that digest, where that counts still."""
     row = db.execute("SELECT tenant, name FROM tokens WHERE digest = ?", (digest,)).fetchone()
-    if row is None:
-        return None
-    principal = standing(db, *row).principal
+    principal = None if row is None else standing(db, *row).principal
     if principal is None or principal.revoked is not None:
-        return None
-    live = [t for t in principal.tokens if t.digest == digest and (t.until is None or now < t.until)]
-    return principal if live else None
+        return Bearer()
+    of = (principal.tenant, principal.name)
+    for session in principal.sessions:
+        if session.digest == digest and now < session.until:
+            moments = (timestamp(session.at), timestamp(session.until))
+            return Bearer(None, 0, *of, session.token, session.name, *moments)
+    for token in principal.tokens:
+        if token.digest == digest and (token.until is None or now < token.until):
+            return Bearer(None, 0, *of, token.name)
+    return Bearer()
 
 
 def principals(db: sqlite3.Connection, tenant: str, query: PrincipalsQuery) -> PrincipalsPage:
@@ -181,4 +189,5 @@ def view_of(principal: Principal, used_at: int | None) -> PrincipalView:
                 for p in principal.proposals
             ]
         ),
+        tuple([SessionView(s.name, timestamp(s.at), timestamp(s.until), s.by) for s in principal.sessions]),
     )

@@ -26,6 +26,9 @@ PublicKey = Annotated[str, Meta(pattern=NKEY_PATTERN)]
 Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
 """SHA-256 in hex."""
 
+BY_MAX_CHARS: Final = 1_000
+"""Of how somebody has logged in: an issuer's address and a name there, at most."""
+
 Until = Annotated[datetime.datetime, Meta(tz=True)] | None
 
 
@@ -69,6 +72,23 @@ class RevokeToken(OfPrincipal, frozen=True, kw_only=True):
     """An API token counts no more."""
 
     token: Token
+
+
+class StartSession(OfPrincipal, frozen=True, kw_only=True):
+    """A principal has logged in to the HTTP API: said for itself alone, by the API that has seen it do so."""
+
+    session: Token
+    digest: Digest
+    until: Annotated[datetime.datetime, Meta(tz=True)]
+    by: Annotated[str, Meta(min_length=1, max_length=BY_MAX_CHARS)]
+    token: Token | None = None
+    """The API token that was shown; the session ends with it."""
+
+
+class EndSession(OfPrincipal, frozen=True, kw_only=True):
+    """A session counts no more."""
+
+    session: Token
 
 
 class GrantRole(OfPrincipal, frozen=True, kw_only=True):
@@ -139,6 +159,8 @@ ACCESS_VERBS: Final[dict[str, type[Command]]] = {
     "remove_key": RemoveKey,
     "issue_token": IssueToken,
     "revoke_token": RevokeToken,
+    "start_session": StartSession,
+    "end_session": EndSession,
     "grant": GrantRole,
     "ungrant": UngrantRole,
     "elevate": Elevate,

@@ -349,6 +349,15 @@ class TokenView(msgspec.Struct, frozen=True):
     until: Timestamp | None
 
 
+class SessionView(msgspec.Struct, frozen=True):
+    """A session of the HTTP API: since when, until when at most, and how its principal has logged in."""
+
+    session: str
+    at: Timestamp
+    until: Timestamp
+    by: str
+
+
 class ProposalView(msgspec.Struct, frozen=True):
     """What waits for a second person; `for_s` of a role for a time."""
 
@@ -376,6 +385,8 @@ class PrincipalView(msgspec.Struct, frozen=True):
     tokens: tuple[TokenView, ...]
     grants: tuple[GrantView, ...]
     proposals: tuple[ProposalView, ...]
+    sessions: tuple[SessionView, ...] = ()
+    """Those that were not ended; one whose time is over goes at the next log-in."""
 
 
 class PrincipalsPage(Answer, frozen=True):
@@ -392,13 +403,20 @@ class Verdict(Answer, frozen=True):
 
 
 class BearerQuery(Query, frozen=True, kw_only=True):
-    """Asked by the parts of Writ that take API tokens: whose is the one with this SHA-256 (hex)?"""
+    """Asked by the parts of Writ that take API tokens: whose is the one, or the session, of this digest?"""
 
     digest: Annotated[str, Meta(min_length=64, max_length=64)]
 
 
 class Bearer(Answer, frozen=True):
-    """The principal of an API token that counts; None where there is none."""
+    """The principal of an API token or a session that counts; None where there is none.
+
+    `token` is the name of the one, `session` of the other, with when it began and when it is over.
+    """
 
     tenant: str | None = None
     principal: str | None = None
+    token: str | None = None
+    session: str | None = None
+    at: Timestamp | None = None
+    until: Timestamp | None = None

@@ -7,6 +7,7 @@ tenant is a record of kind `tenant`.
     principal_created    a person, service or worker is known by a name
     key_added            it may log in with an NKey; key_removed ends that
     token_issued         it may ask over HTTP with a token, of which only the SHA-256 is known; token_revoked
+    session_started      it has logged in to the HTTP API with a browser; session_ended: it is logged out
     role_granted         it has a role in a scope, perhaps until a time; role_ungranted takes it away
     access_proposed      a role that takes two persons, or a role for a time, asked for
     access_declined      what was proposed shall not be; what is approved is told by role_granted
@@ -34,6 +35,10 @@ KEYS_MAX: Final = 20
 TOKENS_MAX: Final = 50
 GRANTS_MAX: Final = 200
 PROPOSALS_MAX: Final = 20
+SESSIONS_MAX: Final = 20
+SESSION_MAX_S: Final = 12 * 3_600
+"""How long a session may last in all."""
+
 ELEVATION_MAX_S: Final = 8 * 3_600
 """For how long at most a role may be had for a time."""
 
@@ -94,6 +99,24 @@ class TokenIssued(Fact, frozen=True):
 
 
 class TokenRevoked(Fact, frozen=True):
+    name: str
+    reason: str
+
+
+class SessionStarted(Fact, frozen=True):
+    """`digest` is SHA-256 of the cookie's secret in hex; the secret stands nowhere. `until` is log time.
+
+    `by` says how it has logged in; `token` is the API token that it showed, with which the session ends.
+    """
+
+    name: str
+    digest: str
+    until: int
+    by: str
+    token: str | None = None
+
+
+class SessionEnded(Fact, frozen=True):
     name: str
     reason: str
 
@@ -165,6 +188,8 @@ PRINCIPAL_EVENTS: Final[tuple[type[Fact], ...]] = (
     KeyRemoved,
     TokenIssued,
     TokenRevoked,
+    SessionStarted,
+    SessionEnded,
     RoleGranted,
     RoleUngranted,
     AccessProposed,
@@ -199,6 +224,17 @@ class Token(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     until: int | None = None
 
 
+class Session(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A session of the HTTP API, from a log-in until a time; `token` is the API token it was opened with."""
+
+    name: str
+    digest: str
+    at: int
+    until: int
+    by: str
+    token: str | None = None
+
+
 class Proposal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A grant that waits for a second person."""
 
@@ -228,6 +264,7 @@ class Principal(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many were ever proposed."""
 
     revoked: str | None = None
+    sessions: tuple[Session, ...] = ()
 
     def proposal(self, number: int) -> Proposal | None:
         return next((each for each in self.proposals if each.number == number), None)
@@ -266,6 +303,13 @@ def evolve_principal(
             return replace(principal, tokens=(*principal.tokens, token))
         case TokenRevoked():
             return replace(principal, tokens=tuple([t for t in principal.tokens if t.name != event.name]))
+        case SessionStarted():
+            session = Session(event.name, event.digest, at, event.until, event.by, event.token)
+            open_ = tuple([each for each in principal.sessions if at < each.until])
+            return replace(principal, sessions=(*open_, session))
+        case SessionEnded():
+            left = tuple([each for each in principal.sessions if each.name != event.name])
+            return replace(principal, sessions=left)
         case RoleGranted():
             grant = Grant(
                 event.role, event.scope, actor, at, event.reason, event.until, event.proposed_by

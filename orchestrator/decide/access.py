@@ -14,12 +14,14 @@ from writ.schemas.granting import (
     CreatePrincipal,
     DeclineAccess,
     Elevate,
+    EndSession,
     GrantRole,
     IssueToken,
     RemoveKey,
     RestorePrincipal,
     RevokePrincipal,
     RevokeToken,
+    StartSession,
     UngrantRole,
 )
 from writ.schemas.lifecycle import micros
@@ -27,6 +29,8 @@ from writ.schemas.principals import (
     GRANTS_MAX,
     KEYS_MAX,
     PROPOSALS_MAX,
+    SESSION_MAX_S,
+    SESSIONS_MAX,
     TOKENS_MAX,
     AccessDeclined,
     AccessProposed,
@@ -42,6 +46,8 @@ from writ.schemas.principals import (
     Role,
     RoleGranted,
     RoleUngranted,
+    SessionEnded,
+    SessionStarted,
     TokenIssued,
     TokenRevoked,
     scope_fault,
@@ -173,7 +179,48 @@ def issue_token(actor: Principal, known: Principal, command: IssueToken, now: in
 def revoke_token(known: Principal, command: RevokeToken) -> Outcome:
     if command.token not in [token.name for token in known.tokens]:
         return Rejection(RejectionKind.NOT_FOUND, f"{known.name} has no token {command.token}", "token")
-    return (TokenRevoked(command.token, command.reason),)
+    ended = [
+        SessionEnded(each.name, f"its token {command.token} counts no more")
+        for each in known.sessions
+        if each.token == command.token
+    ]
+    return (TokenRevoked(command.token, command.reason), *ended)
+
+
+def start_session(actor: Principal, known: Principal, command: StartSession, now: int) -> Outcome:
+    """A further session; nothing where it is known. It lasts no longer than sessions may, nor than its token.
+
+    Where too many are open, the oldest end.
+    """
+    if actor.name != known.name and actor.kind is not PrincipalKind.SYSTEM:
+        return _no(f"{actor.name} cannot log in as {known.name}: a session is one's own", "deny.credentials")
+    until = micros(command.until.timestamp())
+    if command.token is not None:
+        shown = next((each for each in known.tokens if each.name == command.token), None)
+        if shown is None or (shown.until is not None and shown.until <= now):
+            reason = f"{known.name} has no token {command.token} that counts; show one that does"
+            return Rejection(RejectionKind.NOT_FOUND, reason, "token")
+        until = until if shown.until is None else min(until, shown.until)
+    until = min(until, now + SESSION_MAX_S * SECOND_US)
+    for each in known.sessions:
+        if each.name == command.session:
+            if each.digest == command.digest:
+                return ()
+            return _conflict(f"{known.name} has a session {command.session}; choose another name", "session")
+    open_ = [each for each in known.sessions if now < each.until]
+    ended = [
+        SessionEnded(each.name, f"{SESSIONS_MAX} newer ones are open")
+        for each in open_[: max(0, len(open_) + 1 - SESSIONS_MAX)]
+    ]
+    started = SessionStarted(command.session, command.digest, until, command.by, command.token)
+    return _past(until, now) or (started, *ended)
+
+
+def end_session(known: Principal, command: EndSession) -> Outcome:
+    if command.session not in [each.name for each in known.sessions]:
+        reason = f"{known.name} has no session {command.session}"
+        return Rejection(RejectionKind.NOT_FOUND, reason, "session")
+    return (SessionEnded(command.session, command.reason),)
 
 
 def grant(
@@ -261,10 +308,11 @@ def decline(known: Principal, command: DeclineAccess) -> Outcome:
 
 
 def revoke(known: Principal, command: RevokePrincipal, others: Iterable[Principal], now: int) -> Outcome:
-    """Nothing where it is revoked; the last owner cannot be."""
+    """Nothing where it is revoked; the last owner cannot be. Restored, it has to log in again."""
     if known.revoked is not None:
         return ()
-    return _last_owner(known, others, now) or (PrincipalRevoked(command.reason),)
+    ended = [SessionEnded(each.name, f"{known.name} is revoked") for each in known.sessions]
+    return _last_owner(known, others, now) or (PrincipalRevoked(command.reason), *ended)
 
 
 def restore(actor: Principal, known: Principal, command: RestorePrincipal, now: int) -> Outcome:

@@ -82,6 +82,8 @@ from writ.schemas.principals import (
     PrincipalRevoked,
     RoleGranted,
     RoleUngranted,
+    SessionEnded,
+    SessionStarted,
     TenantCreated,
     TokenIssued,
     TokenRevoked,
@@ -383,6 +385,10 @@ def _access_words(event: Fact, actor: str) -> str:
             return f"has an API token {name}{_until(until)}, by {actor}"
         case TokenRevoked(name=name, reason=reason):
             return f"has no API token {name} any more, by {actor}: {one_line(reason)}"
+        case SessionStarted(name=name, until=until, by=by):
+            return f"has logged in with {one_line(by)}: session {name}{_until(until)}"
+        case SessionEnded(name=name, reason=reason):
+            return f"session {name} has ended, by {actor}: {one_line(reason)}"
         case RoleGranted(role=role, scope=scope, reason=reason, until=until):
             by = actor if event.proposed_by is None else f"{event.proposed_by}, approved by {actor}"
             return f"is {role.value} in {scope}{_until(until)}, by {by} [{event.rule}]: {one_line(reason)}"

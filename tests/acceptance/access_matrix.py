@@ -76,6 +76,9 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     **dict.fromkeys(("add_key", "remove_key"), _NAMED | {"key": _KEY}),
     "issue_token": _NAMED | {"token": "t", "digest": "0" * 64},
     "revoke_token": _NAMED | {"token": "t"},
+    "start_session": _NAMED
+    | {"session": "s", "digest": "0" * 64, "until": "2100-01-01T00:00:00Z", "by": "tried"},
+    "end_session": _NAMED | {"session": "s"},
     **dict.fromkeys(("grant", "ungrant"), _NAMED | {"role": "viewer"}),
     "elevate": {"role": "viewer", "reason": "tried"},
     "approve_access": {"name": "asker"},

@@ -752,6 +752,14 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         (client.remove_key("b", key), "remove_key", {"name": "b", "key": key}, 9),
         (client.revoke_token("t"), "revoke_token", {"name": "owner", "token": "t"}, 9),
         (
+            client.start_session("s", "secret", moment, "token t", token="t"),
+            "start_session",
+            {"name": "owner", "session": "s", "digest": hashlib.sha256(b"secret").hexdigest()}
+            | {"until": "2030-01-01T00:00:00Z", "by": "token t", "token": "t"},
+            9,
+        ),
+        (client.end_session("s", "b", "r"), "end_session", {"name": "b", "session": "s", "reason": "r"}, 9),
+        (
             client.grant("b", "viewer", "q*", until=moment),
             "grant",
             {"name": "b", "role": "viewer", "scope": "q*", "until": "2030-01-01T00:00:00Z"},

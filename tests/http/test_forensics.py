@@ -140,8 +140,8 @@ def test_a_log_that_is_too_long_is_not_read(told: Api, monkeypatch: pytest.Monke
     async def asked(seq: int | None) -> Reply:
         target = Target(told.info["url"], Path(told.info["key_path"]))
         async with Client(target) as client:
-            params = replaying.OfAll(seq=seq)
-            return await replaying.replay(Call(client, cast("Any", None), told.directory, params))
+            params, none = replaying.OfAll(seq=seq), cast("Any", None)
+            return await replaying.replay(Call(client, none, told.directory, none, params))
 
     assert asyncio.run(asked(3)).position == 3
     for seq in (None, 4):

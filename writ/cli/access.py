@@ -1,8 +1,9 @@
-"""`writ principal`, `grant`, `token`, `can` and so on: who there is, and who may do what."""
+"""`writ principal`, `grant`, `token`, `session`, `can` and so on: who there is, and who may do what."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,8 +210,7 @@ async def _token_create(args: Namespace, client: Client) -> int:
 
 
 async def _token_list(args: Namespace, client: Client) -> int:
-    own = args.name in {None, client.target.principal}
-    found = await client.whoami() if own else await client.principal(args.name)
+    found = await _himself_or(args.name, client)
     tokens = found.tokens if found is not None else ()
     if args.json:
         print_json(tokens)
@@ -222,9 +222,41 @@ async def _token_list(args: Namespace, client: Client) -> int:
     return 0
 
 
+async def _himself_or(name: str | None, client: Client) -> PrincipalView | None:
+    """A principal; of oneself it is told to everybody."""
+    own = name in {None, client.target.principal}
+    return await client.whoami() if own or name is None else await client.principal(name)
+
+
 async def _token_revoke(args: Namespace, client: Client) -> int:
     await client.revoke_token(args.token, args.name, args.reason)
     return _say(args, f"the token {args.token} counts no more", token=args.token)
+
+
+# --- sessions -------------------------------------------------------------------------------------------
+
+
+async def _session_list(args: Namespace, client: Client) -> int:
+    found = await _himself_or(args.name, client)
+    now = datetime.datetime.now(datetime.UTC)
+    going = [
+        each
+        for each in (found.sessions if found is not None else ())
+        if now < datetime.datetime.fromisoformat(each.until)
+    ]
+    if args.json:
+        print_json(going)
+        return 0
+    table = Table(["session", "since", "until", "logged in by"], ["session"])
+    for each in going:
+        table.add(each.session, when(each.at), when(each.until), each.by)
+    table.print()
+    return 0
+
+
+async def _session_end(args: Namespace, client: Client) -> int:
+    await client.end_session(args.session, args.name, args.reason)
+    return _say(args, f"the session {args.session} counts no more", session=args.session)
 
 
 def _say(args: Namespace, text: str, **facts: Any) -> int:
@@ -253,4 +285,6 @@ _COMMANDS: dict[str, Callable[[Namespace, Client], Awaitable[int]]] = {
     "token create": _token_create,
     "token list": _token_list,
     "token revoke": _token_revoke,
+    "session list": _session_list,
+    "session end": _session_end,
 }

@@ -40,6 +40,7 @@ FRONT = """\
   writ elevate ROLE             ask for a role for a time; another person says `writ approve-access`
                                 or `writ decline-access`
   writ token create NAME        an API token, for HTTP; list or revoke them
+  writ session list             browsers that have logged in; end a session
   writ can VERB QUEUE           may I, and which line of the policy says so; `writ policy show`
   writ login                    be somebody else from here on; `writ context use`, `writ whoami`
 

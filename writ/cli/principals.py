@@ -11,7 +11,18 @@ ROLES: Final = (
     *("admin", "owner"),
 )
 COMMANDS: Final = frozenset(
-    {"whoami", "can", "grant", "ungrant", "elevate", "approve-access", "decline-access", "principal", "token"}
+    {
+        "whoami",
+        "can",
+        "grant",
+        "ungrant",
+        "elevate",
+        "approve-access",
+        "decline-access",
+        "principal",
+        "token",
+        "session",
+    }
 )
 
 
@@ -29,6 +40,7 @@ def add(to: Subparsers) -> None:
     _add_principal(to)
     _add_grants(to)
     _add_token(to)
+    _add_session(to)
     policy = command(to, "policy", "The policy: which role allows what.", "  writ policy show")
     verbs = policy.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
     policy.commands = verbs.choices
@@ -139,6 +151,21 @@ def _add_token(to: Subparsers) -> None:
             _reason(parser)
         if verb == "create":
             parser.add_argument("--until", metavar="TIME", help="an RFC 3339 time [for good]")
+        parser.add_argument("--for", dest="name", metavar="NAME", help="of another principal")
+
+
+def _add_session(to: Subparsers) -> None:
+    session = command(
+        to, "session", "Sessions of browsers, which have logged in to the HTTP API.",
+        "  writ session list --for bob\n  writ session end http-12ab34cd56ef7890 --for bob --reason lost",
+    )  # fmt: skip
+    verbs = session.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    session.commands = verbs.choices
+    listing = command(verbs, "list", "Those that are not over.", prog="writ session")
+    end = command(verbs, "end", "One counts no more.", prog="writ session")
+    end.add_argument("session", metavar="SESSION", help="what it is called")
+    _reason(end)
+    for parser in (listing, end):
         parser.add_argument("--for", dest="name", metavar="NAME", help="of another principal")
 
 

@@ -19,13 +19,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from writ.schemas.bounds import MESSAGE_MAX_BYTES
+from writ.schemas.ids import SYSTEM_TENANT
 
-from .bearers import Bearers, Who
+from .bearers import COMPONENT, Bearers, Who
 from .guard import PROTECTED, REQUESTS_AT_ONCE, STREAMS_AT_ONCE, Turns, body_within, check_head, wants
 from .live import MEDIA_TYPE as EVENTS
 from .problems import Fault, fault_of
 from .route import JSON, Call, Reply, Route
-from .routes import by_path
+from .routes import OPEN, by_path
+from .sessions import Sessions, Visit
 from .shapes import body_of, is_optional, parameters_of
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class App:
 
     def __init__(self, bearers: Bearers, feed: NatsWire, pages: Mapping[str, Page], directory: Path) -> None:
         self._bearers = bearers
+        self._sessions = Sessions(bearers)
         self._directory = directory
         self._feed = feed
         self._pages = pages
@@ -91,34 +94,40 @@ class App:
             await held.enter_async_context(self._requests.of(client))
             async with asyncio.timeout(REQUEST_S):
                 return await page(request)
-        who = await self._who(request, client)
+        if not request.scope["path"].startswith(PROTECTED):
+            raise Fault(404, f"there is nothing at {request.scope['path'][:200]}; see /openapi.json")
+        if _is_open(request):
+            who = Who(SYSTEM_TENANT, COMPONENT)
+        else:  # also of what does not exist, nobody is told who has not said who they are
+            async with self._requests.of(client), asyncio.timeout(REQUEST_S):
+                who = await self._who(request)
         route, path = self._route(request)
         if route.stream is not None and wants(EVENTS, request.headers.getlist("accept")):
             await held.enter_async_context(self._streams.of(client))
-            call = self._call(who, _parameters(request, route, path))
+            call = self._call(request, who, _parameters(request, route, path))
             call = replace(call, still=partial(self._still, request, who))
             return await route.stream(call, request.headers.get("last-event-id"))
         await held.enter_async_context(self._requests.of(client))
         async with asyncio.timeout(REQUEST_S):
             params = _parameters(request, route, path)
             body = await _body(request, route)
-            reply = await route.handle(self._call(who, params, body))
+            reply = await route.handle(self._call(request, who, params, body))
         return _response(request, route, reply)
 
-    async def _who(self, request: Request, client: str) -> Who:
-        """Who asks. Raises Fault; also of what does not exist, nobody is told without a token."""
-        if not request.scope["path"].startswith(PROTECTED):
-            raise Fault(404, f"there is nothing at {request.scope['path'][:200]}; see /openapi.json")
-        async with self._requests.of(client), asyncio.timeout(REQUEST_S):
-            return await self._bearers.who(request)
+    async def _who(self, request: Request, *, goes_on: bool = False) -> Who:
+        """Who asks, by a token or by a session; what goes on by itself is no use of one. Raises Fault."""
+        if self._sessions.is_shown(request):
+            return await self._sessions.who(request, is_use=not goes_on)
+        return await self._bearers.who(request)
 
     async def _still(self, request: Request, who: Who) -> None:
-        """Raises Fault where the token of a request that goes on counts no more."""
-        if await self._bearers.who(request) != who:
+        """Raises Fault where the token or session of a request that goes on counts no more."""
+        if await self._who(request, goes_on=True) != who:
             raise Fault(401, "the token is somebody else's by now")
 
-    def _call(self, who: Who, params: Any, body: Any = None) -> Call:
-        return Call(self._bearers.client(who), self._feed, self._directory, params, body)
+    def _call(self, request: Request, who: Who, params: Any, body: Any = None) -> Call:
+        visit = Visit(self._sessions, request, who)
+        return Call(self._bearers.client(who), self._feed, self._directory, visit, params, body)
 
     def _route(self, request: Request) -> tuple[Route, dict[str, str]]:
         """The route, and the parameters in its path. Names may hold slashes, which callers write as %2F."""
@@ -130,6 +139,10 @@ class App:
                 method = "GET" if request.method == "HEAD" else request.method
                 return methods[method], {name: unquote(value) for name, value in found.groupdict().items()}
         raise Fault(404, f"there is nothing at {raw[:200]}; see /openapi.json")
+
+
+def _is_open(request: Request) -> bool:
+    return (request.method, request.scope["raw_path"].decode("ascii")) in OPEN
 
 
 def _check_method(request: Request, methods: Any) -> None:
@@ -167,6 +180,8 @@ def _response(request: Request, route: Route, reply: Reply) -> Response:
         headers[POSITION] = str(reply.position)
     if reply.location is not None:
         headers["Location"] = reply.location
+    if reply.cookie is not None:
+        headers["Set-Cookie"] = reply.cookie
     if reply.next is not None:
         headers["Link"] = f'<{_next(request, reply.next)}>; rel="next"'
     if route.media_type != JSON:

@@ -2,8 +2,8 @@
 
 A token is looked up by its SHA-256 in the view of principals, and what was found counts for a second: whoever
 is revoked is nobody here soon after, and what it asks meanwhile is denied behind the API all the same. The
-token in the node's `http.token` is the owner's. Another way to say who one is, such as the session of a
-console, is another function of a request that gives a `Who`.
+token in the node's `http.token` is the owner's. A browser has a session instead (`sessions.py`), which is
+looked up the same way.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Bearers:
         self._owner = owner
         self._token = hashlib.sha256(token.encode()).hexdigest()
         self._clock = clock or SystemClock()
-        self._known: dict[str, tuple[int, Who | None]] = {}
+        self._known: dict[str, tuple[int, Bearer]] = {}
         self._clients: dict[Who, Client] = {}
         self.component = self.client(Who(SYSTEM_TENANT, COMPONENT))
         """Asks what the API itself wants to know."""
@@ -65,34 +65,48 @@ class Bearers:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         given = given.strip()
         if scheme.lower() != _SCHEME or not given:
-            raise _nobody("no token is given")
-        found = await self._find(given) if len(given) <= TOKEN_MAX_CHARS else None
-        if found is None:
-            raise _nobody("the token is nobody's; it may be revoked or over")
+            raise nobody("no token is given")
+        return whose(await self.of_token(given))
+
+    async def of_token(self, token: str) -> Bearer:
+        """Whose an API token is. Raises Fault where it is nobody's; a session's secret is no token."""
+        found = await self.find(token)
+        if found.principal is None or found.session is not None:
+            raise nobody("the token is nobody's; it may be revoked or over")
         return found
 
-    async def _find(self, token: str) -> Who | None:
-        digest = hashlib.sha256(token.encode()).hexdigest()
+    async def find(self, secret: str) -> Bearer:
+        """Whose a secret is, a token's or a session's; of nobody where it is unknown."""
+        if len(secret) > TOKEN_MAX_CHARS:
+            return Bearer()
+        digest = hashlib.sha256(secret.encode()).hexdigest()
         if hmac.compare_digest(digest, self._token):
-            return self._owner
+            return Bearer(None, 0, self._owner.tenant, self._owner.principal)
         now = self._clock.mono_us()
-        until, who = self._known.get(digest, (0, None))
+        until, found = self._known.get(digest, (0, Bearer()))
         if now < until:
-            return who
+            return found
         answer = await self.component.ask(BearerQuery(digest=digest))
         assert isinstance(answer, Bearer)
-        who = (
-            None
-            if answer.tenant is None or answer.principal is None
-            else Who(answer.tenant, answer.principal)
-        )
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
-        self._known[digest] = (now + KNOWN_US, who)
-        return who
+        self._known[digest] = (now + KNOWN_US, answer)
+        return answer
+
+    def forget(self, secret: str) -> None:
+        """It is looked up again the next time."""
+        self._known.pop(hashlib.sha256(secret.encode()).hexdigest(), None)
 
 
-def _nobody(why: str) -> Fault:
+def whose(found: Bearer) -> Who:
+    """The principal of what was found to be somebody's."""
+    assert found.tenant is not None
+    assert found.principal is not None
+    return Who(found.tenant, found.principal)
+
+
+def nobody(why: str) -> Fault:
+    """Asks for credentials."""
     return Fault(
         401, f"{why}; send `Authorization: Bearer TOKEN` with one of `writ token create`, or the owner's",
         headers={"WWW-Authenticate": 'Bearer realm="writ"'},

@@ -25,6 +25,8 @@ _REF: Final = "#/components/schemas/{name}"
 _ABOUT: Final = """\
 What runs, what ran and why, and all that operators do, over HTTP. It listens on 127.0.0.1 alone, and wants \
 a token of `writ token create`, or the owner's in the node's `http.token`, as `Authorization: Bearer`. \
+A browser logs in \
+with such a token at `/v1/session`; under the cookie that it gets, whatever is no GET wants `Writ-CSRF` too. \
 What its principal may not do is a 403 of kind `denied`, whose detail ends with the rule.
 
 A write's answer carries the log position that it stands at, in `Writ-Position`; a read tells of at least \
@@ -123,6 +125,8 @@ def _operation(route: Route, of: dict[int, Any]) -> dict[str, Any]:
         found["requestBody"] = {"required": required, "content": {JSON: {"schema": of[id(route.body)]}}}
     if not found["parameters"]:
         del found["parameters"]
+    if route.is_open:
+        found["security"] = []
     return found
 
 

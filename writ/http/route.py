@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from writ.broker.client import Client
     from writ.broker.wire import NatsWire
 
+    from .sessions import Visit
+
 JSON: Final = "application/json"
 GRACE_S: Final = 3.0
 """How much longer than a view may take to catch up a read may take in all."""
@@ -36,13 +38,14 @@ class Call:
     """A request as a route gets it: parameters of path and query string, and the body.
 
     `client` asks and submits as the principal whose request it is, on `feed` live records come; `directory`
-    is the node's. What goes on for long asks `still` now and then, which raises Fault once the request would
-    not be answered any more.
+    is the node's, and `visit` how the request came in. What goes on for long asks `still` now and then, which
+    raises Fault once the request would not be answered any more.
     """
 
     client: Client
     feed: NatsWire
     directory: Path
+    visit: Visit
     params: Any
     body: Any = None
     still: Callable[[], Awaitable[None]] | None = None
@@ -52,8 +55,8 @@ class Call:
 class Reply:
     """What a route gives: a body, the log position that it rests on, and the parameters of the next page.
 
-    `location` is the path of what was made. Where the route's media type is not JSON, the body is an iterator
-    of bytes.
+    `location` is the path of what was made, `cookie` what the browser is to keep. Where the media type of the
+    route is not JSON, the body is an iterator of bytes.
     """
 
     body: Any
@@ -61,6 +64,7 @@ class Reply:
     next: Mapping[str, str] | None = None
     status: int = OK
     location: str | None = None
+    cookie: str | None = None
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
@@ -86,6 +90,8 @@ class Route:
     stream: Stream | None = None
     links: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     media_type: str = JSON
+    is_open: bool = False
+    """Nobody needs to say who they are."""
 
     @property
     def is_read(self) -> bool:

@@ -16,7 +16,7 @@ from writ.schemas.ids import split_job_key
 from writ.schemas.supposed import Supposed
 from writ.schemas.verbs import QUERY_VERBS
 
-from . import replaying
+from . import replaying, sessions
 from .live import stream
 from .route import ACCEPTED, OK, Route, command, listing, single
 from .submits import Submitted, SubmittedMany, submit, submit_many
@@ -53,6 +53,10 @@ class OfKey(OfPrincipal, frozen=True, kw_only=True):
 
 class OfToken(OfPrincipal, frozen=True, kw_only=True):
     token: Token
+
+
+class OfSession(OfPrincipal, frozen=True, kw_only=True):
+    session: Token
 
 
 class OfProposal(OfPrincipal, frozen=True, kw_only=True):
@@ -193,6 +197,7 @@ PRINCIPALS: Final = (
     _ask(f"{PRINCIPAL}/keys/{{key}}", "remove_key", OfKey, method="DELETE"),
     _ask(f"{PRINCIPAL}/tokens/{{token}}", "issue_token", OfToken, method="PUT"),
     _ask(f"{PRINCIPAL}/tokens/{{token}}", "revoke_token", OfToken, method="DELETE"),
+    _ask(f"{PRINCIPAL}/sessions/{{session}}", "end_session", OfSession, method="DELETE"),
     _ask(f"{PRINCIPAL}/grant", "grant", OfPrincipal),
     _ask(f"{PRINCIPAL}/ungrant", "ungrant", OfPrincipal),
     _ask("/v1/elevate", "elevate", msgspec.Struct),
@@ -283,7 +288,10 @@ NODE: Final = (
     listing("/v1/log/stretch", "list_stretch", *QUERY_VERBS["stretch"], without=("min_position",)),
     listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
 )
-ROUTES: Final[tuple[Route, ...]] = (*JOBS, *GOVERNING, *PRINCIPALS, *READS, *FORENSICS, *NODE)
+ROUTES: Final[tuple[Route, ...]] = (
+    *(*JOBS, *GOVERNING, *PRINCIPALS, *sessions.ROUTES, *READS, *FORENSICS, *NODE),
+)
+OPEN: Final = frozenset([(route.method, route.path) for route in ROUTES if route.is_open])
 
 
 def by_path() -> dict[str, dict[str, Route]]:

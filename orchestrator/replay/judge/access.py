@@ -21,6 +21,8 @@ from writ.schemas.principals import (
     PrincipalRevoked,
     RoleGranted,
     RoleUngranted,
+    SessionEnded,
+    SessionStarted,
     TokenIssued,
     TokenRevoked,
 )
@@ -102,6 +104,12 @@ def _command(record: Record) -> Command | None:
             return granting.IssueToken(name=name, token=token, digest=digest, until=_time(until))
         case TokenRevoked(name=token, reason=reason):
             return granting.RevokeToken(name=name, token=token, reason=reason)
+        case SessionStarted(name=session, digest=digest, until=until, by=by, token=shown):
+            return granting.StartSession(
+                name=name, session=session, digest=digest, until=_EPOCH + _since(until), by=by, token=shown
+            )
+        case SessionEnded(name=session, reason=reason):
+            return granting.EndSession(name=name, session=session, reason=reason)
         case RoleGranted(proposal=int(number)):
             return granting.ApproveAccess(name=name, number=number)
         case RoleGranted(role=role, scope=scope, reason=reason, until=until):
@@ -123,4 +131,8 @@ def _command(record: Record) -> Command | None:
 
 
 def _time(until: int | None) -> datetime.datetime | None:
-    return None if until is None else _EPOCH + datetime.timedelta(microseconds=until)
+    return None if until is None else _EPOCH + _since(until)
+
+
+def _since(at: int) -> datetime.timedelta:
+    return datetime.timedelta(microseconds=at)

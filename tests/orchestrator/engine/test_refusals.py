@@ -983,6 +983,21 @@ simple(
     "later",
     "past",
 )
+_SESSION = {"session": "s", "digest": DIGEST, "until": "2100-01-01T00:00:00Z", "by": "a token"}
+simple(
+    "session twice",
+    _of_bob("start_session", ("start_session", _SESSION), **_SESSION | {"digest": "cd" * 32}),
+    "another name", "bob", "session s",
+)  # fmt: skip
+simple("session by no token", _of_bob("start_session", **_SESSION, token="t"), "no token", "bob", "t")
+simple(
+    "session of the past",
+    _of_bob("start_session", **_SESSION | {"until": PAST}),
+    "until",
+    "later",
+    "past",
+)
+simple("no such session", _of_bob("end_session", session="s"), "no session", "bob", "s")
 simple("no such grant", _of_bob("ungrant", role="viewer"), "was not granted", "bob", "viewer in *")
 simple("no scope", _of_bob("grant", role="viewer", scope="a b"), "scope", "billing/*", "'a b'")
 simple(
