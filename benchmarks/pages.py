@@ -33,10 +33,10 @@ from writ.broker.hardened import HardenedClient
 from writ.broker.memory import MemoryIntake, MemoryLog
 from writ.broker.queries import serve_queries
 from writ.projections.feed import Batch, Feeds
-from writ.projections.folded import Folded, reached_in
+from writ.projections.folded import BATCH_MAX_RECORDS, Folded, reached_in
 from writ.projections.queries import Queries
 from writ.projections.registry import VIEWS
-from writ.projections.runner import BATCH_MAX_RECORDS, Runner
+from writ.projections.runner import Runner
 from writ.schemas.chain import Position
 from writ.schemas.ids import job_key
 from writ.schemas.queries import NodeStatus

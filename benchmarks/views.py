@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -46,7 +47,7 @@ from writ.schemas.sealed import seal
 from writ.schemas.subjects import log_subject
 from writ.views.keeper import Settings, Views
 
-from .processes import usage
+from .processes import Usage, child, usage
 from .sending import Sending
 from .stage import Stage as Node
 
@@ -178,22 +179,28 @@ async def rebuild(stage: Stage, last: int) -> list[Bar]:
     pid = await stage.start()
     before, begun = usage(pid), time.monotonic()
     early = 0
+    apart = Usage(0.0, 0)  # of the second process, when it was last seen
     while (position := stage.position()) < last:
         if position < last / 3:
             early = usage(pid).rss_bytes
-        await asyncio.sleep(0.05)
+        if (second := child(pid, "writ.views.apart")) is not None:
+            with suppress(FileNotFoundError):
+                apart = usage(second)
+        await asyncio.sleep(_POLL_S)
     took_s, after = time.monotonic() - begun, usage(pid)
-    rate, cpu_us = last / took_s, (after.cpu_s - before.cpu_s) / last * 1e6
+    cpu_s = after.cpu_s - before.cpu_s + apart.cpu_s
+    rate, cpu_us = last / took_s, cpu_s / last * 1e6
     growth = after.rss_bytes / max(early, before.rss_bytes) - 1
     figure = (
         f"{rate:,.0f} records/s of {len(VIEWS)} views together,"
-        f" {cpu_us:.1f} us of CPU each ({1e6 / cpu_us:,.0f}/s on one core alone)"
+        f" {cpu_us:.1f} us of CPU each, {apart.cpu_s / cpu_s:.0%} of it in a process of its own"
     )
     return [
         Bar(f"rebuild at {REBUILD_MIN:,.0f} records/s", figure, rate >= REBUILD_MIN),
         Bar(
             "memory flat over a rebuild",
-            f"{after.rss_bytes / 1e6:.0f} MB, {growth:+.0%} since a third of it",
+            f"{after.rss_bytes / 1e6:.0f} MB, {growth:+.0%} since a third of it,"
+            f" and {apart.rss_bytes / 1e6:.0f} MB in the second process",
             growth <= MEMORY_GROWTH_MAX,
         ),
     ]

@@ -23,6 +23,10 @@ from .view import OfDigests, View
 
 log = logging.getLogger("writ.projections")
 
+BATCH_MAX_RECORDS: Final = 4_096
+"""A view that keeps up takes what there is. The further behind it is, the larger its batches, up to this, and
+what happens to a job within one costs a row once."""
+
 _FORMAT: Final = 1
 """Of the table `position`; a file of another is built anew, as one of another version of its view."""
 
@@ -100,7 +104,8 @@ class Folded:
     async def apply(self, batch: Batch) -> str | None:
         """Stores what follows `reached`; of a batch that is refused what comes before, and the reason.
 
-        Raises sqlite3.Error, and has stored nothing then: `resume` comes next.
+        Raises sqlite3.Error, also where another process has moved the file on, and has stored nothing then:
+        `resume` comes next.
         """
         self.reached, fault = await self._file.use(self._apply, batch)
         return fault
@@ -154,6 +159,8 @@ class Folded:
         """Raises Violation, and has stored nothing then."""
         db.execute("BEGIN IMMEDIATE")  # whoever holds the file holds up this view alone
         try:
+            if _look(db) != self.reached:  # such as by the helper of a process that was killed
+                raise sqlite3.OperationalError("another process has folded into the view's file")
             with _TURN:
                 reached = self._write(db, batch)
             db.execute("COMMIT")

@@ -56,6 +56,9 @@ VIEWS: Final[tuple[Callable[[], View], ...]] = (
 OPTIONAL: Final[tuple[Callable[[], View], ...]] = (SearchView,)
 """Views that a node has only where they were asked for."""
 
+APART: Final[frozenset[Callable[[], View]]] = frozenset({JobsView, AttemptsView, TrafficView, SearchView})
+"""Views that a second process folds while they are far behind (see `helping`): as costly as the rest."""
+
 
 class Listed(NamedTuple):
     """A query and what answers it, for a tenant, from a view's file in one read transaction."""

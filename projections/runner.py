@@ -19,14 +19,11 @@ from writ.broker.ports import AppendFailed
 
 from . import places
 from .feed import Feeds, Follower, Halted
-from .folded import Folded, Reached
+from .folded import BATCH_MAX_RECORDS, Folded, Reached
+from .helping import FAR_RECORDS, Helper
 from .view import View
 
 log = logging.getLogger("writ.projections")
-
-BATCH_MAX_RECORDS: Final = 4_096
-"""A view that keeps up takes what there is. The further behind it is, the larger its batches, up to this, and
-what happens to a job within one costs a row once."""
 
 _NEAR_RECORDS: Final = 1_000
 """So near to the end of the log a new file takes the place of the live one, which waits for it."""
@@ -52,6 +49,7 @@ class Runner:
 
     `halted` says why the view stopped for good, where it did, and a person must look. `away` says why it
     cannot be written now. `building` is the position of the file that is built beside it, where there is one.
+    With a `helper` it is that which folds what is far behind.
     """
 
     def __init__(
@@ -62,6 +60,7 @@ class Runner:
         *,
         batch_max: int = BATCH_MAX_RECORDS,
         asked_s: float = _ASKED_S,
+        helper: Helper | None = None,
     ) -> None:
         self.path = path
         self.name = make().name
@@ -70,6 +69,7 @@ class Runner:
         self._make = make
         self._batch_max = batch_max
         self._asked_s = asked_s
+        self._helper = helper
         self._live: Folded | None = None
         self._next: Folded | None = None
         self._halts: dict[Folded, str] = {}
@@ -170,6 +170,7 @@ class Runner:
                 live = self._live or await self._open_live()
                 self.away = None
                 if not live.outdated:
+                    await self._be_helped(live)
                     await self._follow(live)
                 await asyncio.get_running_loop().create_future()  # it is read as it stands
             except (sqlite3.Error, OSError, AppendFailed) as error:
@@ -207,6 +208,23 @@ class Runner:
         finally:
             if follower is not None:
                 follower.leave()
+
+    async def _be_helped(self, folded: Folded) -> None:
+        """Stands where a helper has come to, if there is one and it is worth its while."""
+        if self._helper is None or folded in self._halts:
+            return
+        await folded.resume()
+        if await self._feeds.log.last_seq() - folded.reached.position.seq < FAR_RECORDS:
+            return
+        helping = asyncio.ensure_future(self._helper(self.name, folded.path))
+        try:
+            while not helping.done():
+                await asyncio.wait({helping}, timeout=self._asked_s)
+                await folded.resume()
+                self._tell_of(folded)
+        finally:
+            helping.cancel()
+            await asyncio.gather(helping, return_exceptions=True)
 
     def _tell_of(self, folded: Folded) -> None:
         if folded is self._live:
@@ -246,6 +264,7 @@ class Runner:
                 elif folded in self._halts:
                     await asyncio.sleep(self._asked_s)
                 else:
+                    await self._be_helped(folded)
                     last, seq = await self._feeds.log.last_seq(), folded.reached.position.seq
                     if last - seq <= _NEAR_RECORDS:
                         return folded

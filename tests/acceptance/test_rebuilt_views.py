@@ -14,7 +14,7 @@ import random
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from writ.broker.ports import Message, Stored
 from writ.broker.streams import api
 from writ.projections import places
 from writ.projections.folded import reached_in
+from writ.projections.helping import FAR_RECORDS
 from writ.projections.registry import VIEWS
 from writ.schemas.codec import decode, digest, encode
 from writ.schemas.queries import ViewStatus
@@ -80,6 +81,15 @@ class Stage:
         assert self.views.pid is not None
         os.kill(self.views.pid, signal.SIGKILL)
         await self.views.stop()
+
+    def second(self) -> int | None:
+        """The id of the process that folds some of the views apart, while there is one."""
+        assert self.views.pid is not None
+        children = Path(f"/proc/{self.views.pid}/task/{self.views.pid}/children")
+        for pid in children.read_text(encoding="utf-8").split():
+            if b"writ.views.apart" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+        return None
 
     async def status(self) -> tuple[ViewStatus, ...]:
         """What `writ status` is told."""
@@ -137,7 +147,7 @@ async def test_a_rebuild_is_byte_identical_at_any_kill_point(stage: Stage, histo
     seed = random.SystemRandom().randrange(2**32)
     print(f"kill points drawn from seed {seed}")
     draw = random.Random(seed)
-    told = history.wander(11, 9_000, 150)
+    told = history.wander(11, FAR_RECORDS + 6_000, 150)
     last = len(told.records)
     await stage.tell(told.records)
     loop = asyncio.get_running_loop()
@@ -149,7 +159,7 @@ async def test_a_rebuild_is_byte_identical_at_any_kill_point(stage: Stage, histo
     whole = stage.dumps()
     assert all(whole.values())
 
-    interrupted = 0
+    interrupted = apart = 0
     for number in range(KILLS):
         if stage.stands_at(last):
             assert stage.dumps() == whole
@@ -164,11 +174,18 @@ async def test_a_rebuild_is_byte_identical_at_any_kill_point(stage: Stage, histo
         else:
             await stage.start()
         await asyncio.sleep(draw.uniform(0, took_s / 2))
+        if (second := stage.second()) is not None:
+            apart += 1
+            if draw.random() < 0.5:
+                with suppress(ProcessLookupError):
+                    os.kill(second, signal.SIGKILL)
+                await asyncio.sleep(draw.uniform(0, took_s / 2))
         await stage.kill()
         interrupted += not stage.stands_at(last)
         if beside:
             assert stage.dumps() == whole, f"kill {number}: what lives answers as before, or the new one does"
     assert interrupted, "no kill came in the middle"
+    assert apart, "no kill came while two processes folded"
 
     await stage.start()
     await stage.until(lambda view: view.position == last and view.building is None)

@@ -12,6 +12,7 @@ import pytest
 
 from writ.broker.ports import Log
 from writ.projections.feed import QUIET_S, Feeds
+from writ.projections.helping import Helper
 from writ.projections.jobs import JobsView
 from writ.projections.runner import Runner
 from writ.projections.view import View
@@ -32,9 +33,11 @@ def running(tmp_path: Path) -> Running:
         kept_max: int = 1_000,
         make: Callable[[], View] | None = None,
         quiet_s: float = QUIET_S,
+        helper: Helper | None = None,
     ) -> AsyncGenerator[Runner]:
         feeds = Feeds(log, quiet_s=quiet_s)
-        runner = Runner(tmp_path / name, feeds, make or (lambda: JobsView(kept_max)), batch_max=batch_max)
+        made = make or (lambda: JobsView(kept_max))
+        runner = Runner(tmp_path / name, feeds, made, batch_max=batch_max, helper=helper)
         await runner.open()
         task = asyncio.create_task(runner.run())
         try:

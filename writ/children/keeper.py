@@ -88,6 +88,11 @@ class Child(Generic[S]):
             raise ChildFailed(self.name, life.result())
         self.away = None
 
+    async def ended(self) -> str:
+        """How the process ended, when it has. `open` comes before."""
+        assert self._life is not None, "spawn() comes first"
+        return await asyncio.shield(self._life)
+
     async def keep(self, settings: S) -> None:
         """Starts the process again whenever it ends, until cancelled; also where it never began."""
         loop = asyncio.get_running_loop()

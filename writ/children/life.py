@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Final, TypeVar
 
@@ -34,6 +34,27 @@ Open = Callable[[S, AsyncExitStack], Awaitable[None]]
 
 def live(settings_type: type[S], open_: Open[S], nice: int = NICE) -> int:
     """Runs until standard input ends or SIGTERM comes, by so much nicer than the node; the exit code."""
+
+    async def serve(settings: S) -> None:
+        await _serve(settings, open_, nice)
+
+    return _run(settings_type, serve)
+
+
+def work(settings_type: type[S], do: Callable[[S], Awaitable[None]]) -> int:
+    """Runs to the end of `do`, as nice as who started it; the exit code.
+
+    Where standard input ends before, or SIGTERM comes, it ends at once, whatever it does.
+    """
+
+    async def tell_and_do(settings: S) -> None:
+        _say(READY)
+        await do(settings)
+
+    return _run(settings_type, tell_and_do)
+
+
+def _run(settings_type: type[S], what: Callable[[S], Coroutine[None, None, None]]) -> int:
     log_to_stderr()
     settings = _settings(settings_type)
     if settings is None:
@@ -41,7 +62,7 @@ def live(settings_type: type[S], open_: Open[S], nice: int = NICE) -> int:
     when_stdin_ends(_PATIENCE_S)
     try:
         with asyncio.Runner(loop_factory=new_loop()) as runner:
-            runner.run(_serve(settings, open_, nice))
+            runner.run(what(settings))
     except asyncio.CancelledError:
         return 0
     except Exception as error:

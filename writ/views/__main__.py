@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
@@ -30,7 +29,7 @@ from writ.projections.checkpoints import Checkpointing
 from writ.projections.feed import Feeds
 from writ.projections.proofs import Proofs
 from writ.projections.queries import Queries
-from writ.projections.registry import OPTIONAL, VIEWS
+from writ.projections.registry import APART, OPTIONAL, VIEWS
 from writ.projections.runner import Runner
 from writ.projections.tree import TreeView
 from writ.projections.watch import Alarm, Watch
@@ -40,26 +39,19 @@ from writ.schemas.commands import RaiseAlarm
 from writ.schemas.metrics import Family
 from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mirror_stream
 
+from .apart import Apart, tune
 from .keeper import Settings
 
 _BROKER_S: Final = 20.0
 """How long the broker may be away while this starts."""
 
-_SWITCH_S: Final = 0.001
-"""A query gets its turn so soon while a thread folds a long batch; Python's own 5 ms count several times."""
-
-
 _NICE: Final = 10
 """Views that are behind take what engine, broker and workers leave, a tenth of a core that all want."""
-
-_GARBAGE: Final = (50_000, 20, 100)
-"""Records come by the ten thousand and hold no cycles, so that Python need not look through them so often."""
 
 
 def main(directory: Path) -> int:
     """Serves the views in a directory until standard input ends or SIGTERM comes."""
-    sys.setswitchinterval(_SWITCH_S)
-    gc.set_threshold(*_GARBAGE)
+    tune()
     return live(Settings, partial(_open, directory), _NICE)
 
 
@@ -83,7 +75,12 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     if not settings.search:
         for make in OPTIONAL:  # what is not kept in step must not answer, nor stay
             places.remove(directory / f"{make().name}.db")
-    runners = [Runner(directory / f"{make().name}.db", feeds, make) for make in makes]
+    apart = Apart(settings)
+    parts.push_async_callback(apart.close)
+    runners = [
+        Runner(directory / f"{make().name}.db", feeds, make, helper=apart.fold if make in APART else None)
+        for make in makes
+    ]
     for runner in runners:
         parts.push_async_callback(runner.close)
         await runner.open()

@@ -1,0 +1,111 @@
+"""What is far behind is folded by a helper, and nobody can tell by the file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from writ.broker.ports import Log
+from writ.projections import places
+from writ.projections.feed import Batch, Feeds
+from writ.projections.folded import Folded
+from writ.projections.helping import FAR_RECORDS, catch_up
+from writ.projections.jobs import JobsView
+from writ.schemas.chain import Position
+from writ.schemas.codec import decode, digest
+
+if TYPE_CHECKING:
+    from tests.histories.builder import Histories
+    from tests.projections.conftest import Running, Until
+
+Dump = Callable[[Path], str]
+
+
+class Helping:
+    """A helper as the process of the views has it, but for the process. `until` is where its log ends."""
+
+    def __init__(self, log: Log, until: int | None = None) -> None:
+        self.log = log
+        self.until = until
+        self.asked: list[str] = []
+
+    async def fold(self, name: str, path: Path) -> None:
+        self.asked.append(f"{name} {path.name}")
+        feeds = Feeds(self.log)
+        try:
+            await catch_up(path, feeds, JobsView())
+        finally:
+            await feeds.close()
+        if self.until is not None:
+            raise OSError("the helper was killed")
+
+
+@pytest.mark.parametrize("far", [True, False])
+async def test_a_helper_folds_what_is_far_behind_and_nothing_else(
+    far: bool, history: Histories, running: Running, dump: Dump, until: Until
+) -> None:
+    told = history.wander(5, FAR_RECORDS if far else 500)
+    last = len(told.records)
+    async with running(told.log(), "alone.db") as runner:
+        assert await runner.wait_for(last, 20)
+        whole = dump(runner.path)
+    helping = Helping(told.log())
+    async with running(told.log(), helper=helping.fold) as runner:
+        assert await runner.wait_for(last, 20)
+        assert dump(runner.path) == whole
+        places.ask(runner.path)
+        await until(lambda: runner.path.resolve().name == "jobs.2.db")
+        assert runner.position == last
+        assert dump(runner.path) == whole
+    assert helping.asked == (["jobs jobs.1.db", "jobs jobs.2.db"] if far else [])
+
+
+async def test_a_helper_that_fails_on_its_way_holds_nobody_up(
+    history: Histories, running: Running, dump: Dump
+) -> None:
+    told = history.wander(5, FAR_RECORDS)
+    last = len(told.records)
+    async with running(told.log(), "alone.db") as runner:
+        assert await runner.wait_for(last, 20)
+        whole = dump(runner.path)
+    helping = Helping(history.log(told.records[:700]), 700)
+    async with running(told.log(), helper=helping.fold) as runner:
+        assert await runner.wait_for(last, 20)
+        assert (runner.away, runner.halted) == (None, None)
+        assert dump(runner.path) == whole
+
+
+async def test_what_halts_a_view_halts_it_where_its_helper_stopped(
+    history: Histories, running: Running, until: Until
+) -> None:
+    told = history.wander(5, FAR_RECORDS)
+    log = told.log()
+    log.stored[600] = log.stored[600]._replace(body=log.stored[600].body.replace(b'"at":', b'"at":1'))
+    async with running(log, helper=Helping(log).fold) as runner:
+        await until(lambda: runner.halted)
+        assert "record 602: its prev is" in (runner.halted or "")
+        assert runner.position == 601
+
+
+async def test_a_file_that_another_process_has_moved_on_is_not_folded_into_twice(
+    history: Histories, tmp_path: Path
+) -> None:
+    """Such as by the helper of a process that was killed, while the next one follows already."""
+    told = history.wander(5, 60).records
+    records = [decode(each.body) for each in told]
+    ends = [Position(record.epoch, record.seq, digest(told[record.seq - 1].body)) for record in records]
+    one, other = [await Folded.open(tmp_path / "jobs.db", JobsView()) for _ in range(2)]
+    try:
+        assert await one.apply(Batch(records[:40], ends[:40])) is None
+        with pytest.raises(sqlite3.OperationalError, match="another process has folded into the view's file"):
+            await other.apply(Batch(records[:20], ends[:20]))
+        await other.resume()
+        assert other.reached == one.reached
+        assert await other.apply(Batch(records[40:], ends[40:])) is None
+    finally:
+        await asyncio.gather(one.close(), other.close())
