@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("writ.projections")
 
-WINDOW_RECORDS: Final = 8_192
+WINDOW_RECORDS: Final = 16_384
 WINDOW_BYTES: Final = 32 * 1024 * 1024
 """Of record bodies; decoded they take two to three times as much."""
 

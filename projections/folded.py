@@ -23,7 +23,7 @@ from .view import OfDigests, View
 
 log = logging.getLogger("writ.projections")
 
-BATCH_MAX_RECORDS: Final = 4_096
+BATCH_MAX_RECORDS: Final = 8_192
 """A view that keeps up takes what there is. The further behind it is, the larger its batches, up to this, and
 what happens to a job within one costs a row once."""
 

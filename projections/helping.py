@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from .feed import Feeds, Halted
-from .folded import BATCH_MAX_RECORDS, Folded
+from .folded import Folded
 from .view import View
 
 FAR_RECORDS: Final = 10_000
 """Who is so far behind is helped. To start a process and to read for it costs about as much as these do."""
+
+WINDOW_RECORDS: Final = 32_768
+_BATCH_RECORDS: Final = 16_384
+"""A helper answers nobody and is gone soon. In larger batches SQLite writes the same pages less often."""
 
 Helper = Callable[[str, Path], Awaitable[None]]
 """Has another process fold a file, by the name of its view, up to where the log ends; returns when it ends.
@@ -38,7 +42,7 @@ async def catch_up(path: Path, feeds: Feeds, view: View) -> None:
         follower = await feeds.follow(folded.reached.position)
         try:
             while folded.reached.position.seq < feeds.last:
-                if await folded.apply(await follower.next(BATCH_MAX_RECORDS)) is not None:
+                if await folded.apply(await follower.next(_BATCH_RECORDS)) is not None:
                     return
         except Halted:
             return

@@ -22,7 +22,7 @@ from writ.broker.log import JetStreamLog
 from writ.children.keeper import Child, ChildFailed
 from writ.children.life import work
 from writ.projections.feed import Feeds
-from writ.projections.helping import catch_up
+from writ.projections.helping import WINDOW_RECORDS, catch_up
 from writ.projections.registry import OPTIONAL, VIEWS
 
 from .keeper import Settings
@@ -104,7 +104,7 @@ async def _do(task: Task) -> None:
         link = await connect(target, "writ:view", inbox_prefix="_INBOX", wait_s=_BROKER_S)
         parts.push_async_callback(link.close)
         live = JetStreamLog(link, settings.partition, settings.log_epoch)
-        feeds = Feeds(ArchivedLog.beside(Path(settings.directory), live))
+        feeds = Feeds(ArchivedLog.beside(Path(settings.directory), live), window=WINDOW_RECORDS)
         parts.push_async_callback(feeds.close)
         async with asyncio.TaskGroup() as group:
             for name, path in task.files:
