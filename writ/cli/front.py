@@ -21,6 +21,11 @@ FRONT = """\
   writ edit ID                  change a job that has not started
   writ rerun ID                 run a finished job again
 
+{b}Processes{n}
+  writ init NAME --type job     a project that runs and has tests: an agent, an rpa robot or a job
+  writ run --entry main         run it here, with everything that happens told
+  writ lock                     pin its dependencies
+
 {b}Govern{n}
   writ apply FILE               declare queues and schedules from a TOML file; --dry-run shows them
   writ queue list               the queues; show, pause, resume or drain one

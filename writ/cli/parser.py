@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from . import looking, operators, principals
+from . import looking, operators, principals, releasing
 from .options import (
     STATES,
     Parser,
@@ -89,6 +89,7 @@ def build() -> Parser:
     operators.add(commands)
     looking.add(commands)
     principals.add(commands)
+    releasing.add(commands)
     _add_past_commands(commands)
     return root
 

@@ -63,6 +63,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
 
+class RealLoop(VirtualLoop):
+    """The same on real time: for a system whose tasks speak to the world outside."""
+
+    def time(self) -> float:
+        return asyncio.SelectorEventLoop.time(self)
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        return asyncio.SelectorEventLoop.run_in_executor(self, executor, func, *args)
+
+    def _run_once(self) -> None:
+        asyncio.SelectorEventLoop._run_once(self)  # type: ignore[attr-defined]
+
+
 class VirtualClock:
     """The running loop's time, on a wall that stands at `start` when the clock is made."""
 
@@ -77,9 +92,9 @@ class VirtualClock:
         return self._wall_us + self.mono_us()
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns, run in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+def run(work: Coroutine[Any, Any, T], loop: type[VirtualLoop] = VirtualLoop) -> T:
+    """What a coroutine returns, run in virtual time, or on another of these loops."""
+    with asyncio.Runner(loop_factory=loop) as runner:
         return runner.run(work)
 
 
