@@ -11,9 +11,11 @@ import msgspec
 from writ.schemas import commands
 from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started, TenantTold
 from writ.schemas.events import Filter
+from writ.schemas.hosting import CreateTenant, HostedTenant, ListTenants, SetQuotas, TenantsTold
 from writ.schemas.links import queues_beside
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
+from writ.schemas.quotas import Quotas
 from writ.schemas.schedules import Overlap, ScheduleSpec
 from writ.schemas.subjects import NO_QUEUE
 from writ.schemas.tenants import TenantPolicy
@@ -236,8 +238,36 @@ class Operating(Asking):
         return await self._recorded(NO_QUEUE, commands.DeclareTenant(policy, reason), timeout_s)
 
     async def tenant(self, *, timeout_s: float = 10.0) -> TenantTold:
-        """The tenant's policy."""
+        """The tenant's policy and quotas, and what of them it uses."""
         return await self._control("get_tenant", NO_QUEUE, commands.GetTenant(), TenantTold, timeout_s)
+
+    async def create_tenant(
+        self, name: str, key: str, owner: str = "owner", *, reason: str = "requested", timeout_s: float = 10.0
+    ) -> int:
+        """Makes a tenant, whose first principal `owner` logs in with the public NKey `key`.
+
+        For owners of the host tenant, as `set_quotas` and `tenants`.
+        """
+        command = CreateTenant(name=name, owner=owner, key=key, reason=reason)
+        return await self._recorded(NO_QUEUE, command, timeout_s)
+
+    async def set_quotas(
+        self,
+        name: str,
+        quotas: Quotas,
+        reason: str = "requested",
+        *,
+        version: int | None = None,
+        timeout_s: float = 10.0,
+    ) -> int:
+        """What a tenant may use from here on. Refused where the quotas are of another `version` by now."""
+        command = SetQuotas(name=name, quotas=quotas, version=version, reason=reason)
+        return await self._recorded(NO_QUEUE, command, timeout_s)
+
+    async def tenants(self, *, timeout_s: float = 10.0) -> tuple[HostedTenant, ...]:
+        """All tenants, what they may use and what they use."""
+        found = await self._control("list_tenants", NO_QUEUE, ListTenants(), TenantsTold, timeout_s)
+        return found.tenants
 
     # --- erasure ----------------------------------------------------------------------------------------
 

@@ -112,6 +112,8 @@ class AccessDesk:
             if tenant not in self._state.governed:
                 self._system(round_, tenant, "tenant", tenant, (TenantCreated("the node was set up"),))
             known = self._state.principals.get(f"{tenant}.{name}")
+            if self._state.links.home_of_tenant(tenant) != self._state.number:
+                continue  # told of by the tenant's home, as every change of it
             if known is None:
                 grants = [RoleGranted(role, "*", "the node was set up", FOUNDED) for role in founder.roles]
                 created = PrincipalCreated(founder.kind, "the node was set up")

@@ -12,7 +12,7 @@ from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection
 from writ.schemas.submits import content_fault
 
-from .decide import control
+from .decide import control, quotas
 from .decide import queue as queues
 from .messages import Asked
 from .office import Office, encode, size_of
@@ -74,7 +74,12 @@ class ControlDesk:
 
     def _edit(self, round_: Round, asked: Asked, command: commands.Edit) -> None:
         job = self._office.job(asked, command.id)
-        self._decided(round_, asked, job, control.edit(job, command, round_.now), size_of(command.input))
+        outcome = control.edit(job, command, round_.now)
+        standing = self._state.standing(asked.address.tenant)
+        if job is not None and standing is not None and not isinstance(outcome, Rejection):
+            more_bytes = size_of(command.input) - job.input.size_bytes
+            outcome = quotas.grows(standing, more_bytes) or outcome
+        self._decided(round_, asked, job, outcome, size_of(command.input))
 
     def _decided(
         self, round_: Round, asked: Asked, job: Job | None, outcome: Outcome, size_bytes: int = 0

@@ -16,6 +16,7 @@ from .access_desk import AccessDesk
 from .alarm_desk import AlarmDesk
 from .control_desk import ControlDesk
 from .decide import timers
+from .hosting_desk import HostingDesk
 from .incidents import Incidents
 from .intake_desk import Dealt, IntakeDesk
 from .keeping_desk import KeepingDesk
@@ -45,18 +46,21 @@ class Desk:
         self.links = LinkDesk(self.office)
         self.incidents = Incidents(state)
         self.access = AccessDesk(self.office)
+        self.hosting = HostingDesk(self.office)
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
             **self.leases.verbs,
             **self.schedules.verbs,
             **ControlDesk(self.office, self.operating).verbs,
             **KeepingDesk(self.office).verbs,
             **TenantDesk(self.office).verbs,
+            **self.hosting.verbs,
             **AlarmDesk().verbs,
             **self.access.verbs,
         }
         self.office.consequences.recover()
         self.links.recover()
         self.incidents.recover()
+        self.hosting.recover()
 
     def begin(self) -> Dealt:
         """A round begins: what `take_back` goes back to."""
@@ -69,6 +73,7 @@ class Desk:
         self.office.consequences.recover()
         self.links.recover()
         self.incidents.recover()
+        self.hosting.recover()
 
     def request(self, round_: Round, asked: Asked) -> None:
         """Decides one request of a worker or an operator."""
@@ -112,6 +117,7 @@ class Desk:
         # Behind whatever records what becomes of a job.
         self.links.flush(round_)
         self.incidents.flush(round_)
+        self.hosting.flush(round_)
         self.leases.dismiss(round_)
         self.links.flush(round_)
 

@@ -21,7 +21,7 @@ from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed
 
-from .decide import depend, intake
+from .decide import depend, intake, quotas
 from .decide.death import cancelled
 from .messages import Element, Submitted
 from .office import Office, encode, size_of
@@ -107,6 +107,12 @@ class IntakeDesk:
         clash = None if command.unique_key is None else self._state.unique(place, command.unique_key)
         if clash is not None:
             refused = intake.clashes(command, clash, policy.policy.on_clash, index)
+            if refused is not None:
+                return refused
+        standing = self._state.standing(tenant)
+        if standing is not None:
+            reserve = command.reserve_microusd or policy.policy.reserve_microusd
+            refused = quotas.refuses(standing, size_of(command.input), reserve, round_.now, index)
             if refused is not None:
                 return refused
         self.flush_folded(round_)

@@ -26,7 +26,7 @@ from writ.schemas.prices import NO_PRICES
 from writ.schemas.queues import Mode
 from writ.schemas.rejections import Rejection
 
-from .decide import lease, steps
+from .decide import lease, quotas, steps
 from .decide.depend import Known
 from .decide.lease import Repeated
 from .logtime import Budget
@@ -145,7 +145,12 @@ class LeaseDesk:
             return False
         if not self._office.guard.permits(tenant, waiter.principal, "acquire", queue, round_.now):
             return False  # it was allowed to wait, and is not allowed to work any more
-        chosen = ready.pick(self._state.jobs, allowed, self._wanted(command), self._full(place), self._fits())
+        standing = self._state.standing(tenant)
+        if standing is not None and self._has_no_seat(standing, waiter):
+            self._office.hold(place, round_.now)
+            return False
+        fits = self._fits() if standing is None else self._affords(standing, place, round_.now)
+        chosen = ready.pick(self._state.jobs, allowed, self._wanted(command), self._full(place), fits)
         leases = [given for job in chosen if (given := self._grant_one(round_, waiter, job)) is not None]
         if not leases:
             return False
@@ -190,6 +195,28 @@ class LeaseDesk:
 
         return fits
 
+    def _has_no_seat(self, standing: quotas.Standing, waiter: Waiter) -> bool:
+        """Whether as many workers hold leases of the tenant as may, and this one holds none."""
+        has_lease = self._state.usage.holds_lease(waiter.tenant, waiter.principal, waiter.command.worker)
+        return quotas.too_many_workers(standing, has_lease) is not None
+
+    def _affords(self, standing: quotas.Standing, place: str, now: int) -> Callable[[Job], bool]:
+        """Whether another lease fits into the answer and into the tenant's budget."""
+        fits, load = self._fits(), standing.load
+
+        def affords(job: Job) -> bool:
+            nonlocal load
+            if quotas.holds(standing._replace(load=load), job, now) is not None:
+                self._office.hold(place, now)
+                return False
+            if not fits(job):
+                return False
+            reserved = load.reserved_microusd + quotas.reserve(standing.account, job)
+            load = load._replace(reserved_microusd=reserved)
+            return True
+
+        return affords
+
     def _grant_one(self, round_: Round, waiter: Waiter, job: Job) -> commands.Lease | None:
         tenant, principal = waiter.tenant, waiter.principal
         ended = lease.hopeless(job, self._filled_bytes(job))
@@ -197,14 +224,16 @@ class LeaseDesk:
             self._office.store(round_, tenant, job.key, ended, cause="acquire")
             return None
         actor = round_.actor_of(tenant, job.key)
-        if f"{tenant}.{waiter.queue}" in self._state.queues:
+        account = self._state.accounts.get(tenant)
+        reserved = 0 if account is None else quotas.reserve(account, job)
+        if f"{tenant}.{waiter.queue}" in self._state.queues or account is not None:
             # What made room for it stands in a record of this round, which must not come after the grant.
             actor = None
         if (
             actor is None
             or round_.extend(tenant, job.key, lease.grant(job, waiter.command, principal, actor)) is None
         ):
-            events = lease.grant(job, waiter.command, principal, principal)
+            events = lease.grant(job, waiter.command, principal, principal, reserved)
             round_.record(tenant, "job", job.key, events, actor=principal, vouched=False, cause="acquire")
         return self._lease(self._state.jobs[f"{tenant}.{job.key}"])
 
@@ -456,12 +485,23 @@ class LeaseDesk:
                     r.id,
                     r.token,
                     job := find(asked, r.id),
-                    steps.note(revealed(job), r, who, i, prices, now, round_.position + 1),
+                    self._ended(
+                        job, steps.note(revealed(job), r, who, i, prices, now, round_.position + 1), now
+                    ),
                     asked.size_bytes // len(command.reports),
                 )
                 for i, r in enumerate(command.reports)
             ),
         )
+
+    def _ended(self, job: Job | None, outcome: Outcome, now: int) -> Outcome:
+        """What an attempt noted, and its end where it used more than the tenant's budget has."""
+        if job is None or not isinstance(outcome, tuple):
+            return outcome
+        standing = self._state.standing(job.tenant)
+        if standing is None:
+            return outcome
+        return quotas.with_end(standing, job, outcome, now)
 
     def _recall(self, round_: Round, asked: Asked, command: Recall) -> None:
         job, who = self._office.job(asked, command.id), asked.address.principal

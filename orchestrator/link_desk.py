@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from writ.schemas.events import Fact, WaitReason
+from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.lifecycle import TERMINAL, Job
 from writ.schemas.links import (
@@ -23,8 +24,13 @@ from writ.schemas.links import (
     OfTenant,
     PolicyTold,
     PricesTold,
+    PrincipalTold,
+    QuotasTold,
+    TenantHosted,
 )
 from writ.schemas.prices import NO_PRICES
+from writ.schemas.principals import PRINCIPAL_EVENTS, AccessDenied
+from writ.schemas.quotas import NO_ACCOUNT
 from writ.schemas.records import Record
 from writ.schemas.tenants import UNDECLARED
 
@@ -65,7 +71,9 @@ class LinkDesk:
         self._tells = dict.fromkeys(self._links.watched)
         for place, job in self._state.jobs.items():
             self._look_at(place, job)
-        self._spreads = dict.fromkeys((*self._state.prices, *self._state.tenants))
+        state = self._state
+        known = (state.prices, state.tenants, state.accounts, state.governed)
+        self._spreads = {tenant: None for each in known for tenant in each}
 
     # --- hearing ------------------------------------------------------------------------------------------
 
@@ -106,7 +114,7 @@ class LinkDesk:
         for record in round_.records:
             if record.kind == "job":
                 self._notice(record)
-            elif record.kind in ("prices", "tenant"):
+            elif record.kind in ("prices", "tenant") or _changes_principal(record):
                 self._spreads[record.tenant] = None
         contents: dict[int, list[tuple[Content, int]]] = {}
         for place in self._asks:
@@ -165,23 +173,40 @@ class LinkDesk:
 
     def _untold(self, tenant: str) -> Iterator[tuple[int, OfTenant]]:
         """What others have not been told of a tenant whose home this is."""
-        links = self._links
-        if links.home_of_tenant(tenant) != links.number:
-            return
-        prices = self._state.prices.get(tenant, NO_PRICES)
-        declared = self._state.tenants.get(tenant, UNDECLARED)
-        told = PolicyTold(tenant, declared.version, declared.policy)
+        links, contents = self._links, list[OfTenant]()
+        if links.home_of_tenant(HOST_TENANT) == links.number:
+            contents += self._of_host(tenant)
+        at_home = links.home_of_tenant(tenant) == links.number
+        if at_home:
+            declared = self._state.tenants.get(tenant, UNDECLARED)
+            contents.append(PolicyTold(tenant, declared.version, declared.policy))
+            mine = [each for each in self._state.principals.values() if each.tenant == tenant]
+            contents += [PrincipalTold(tenant, each.version, each) for each in mine]
         for partition in range(links.partitions):
             if partition == links.number:
                 continue
-            if links.told_of(told, partition) < declared.version:
-                yield partition, told
-            whole = PricesTold(tenant, prices.version, ())
-            if links.told_of(whole, partition) < prices.version:
-                for begin in range(0, len(prices.table), _PRICES_AT_ONCE):
-                    some = prices.table[begin : begin + _PRICES_AT_ONCE]
-                    is_last = begin + _PRICES_AT_ONCE >= len(prices.table)
-                    yield partition, PricesTold(tenant, prices.version if is_last else 0, some)
+            for content in contents:
+                if links.told_of(content, partition) < content.version:
+                    yield partition, content
+            if at_home:
+                yield from self._untold_prices(tenant, partition)
+
+    def _of_host(self, tenant: str) -> Iterator[OfTenant]:
+        """What the host says of a tenant: that there is one, its first owner, and what it may use."""
+        account = self._state.accounts.get(tenant, NO_ACCOUNT)
+        yield QuotasTold(tenant, account.version, account.quotas)
+        owner = self._state.hosted.get(tenant)
+        if owner is not None:
+            yield TenantHosted(tenant, owner)
+
+    def _untold_prices(self, tenant: str, partition: int) -> Iterator[tuple[int, OfTenant]]:
+        """What another partition has not been told of a tenant's prices: a long table goes in parts."""
+        prices = self._state.prices.get(tenant, NO_PRICES)
+        if self._links.told_of(PricesTold(tenant, prices.version, ()), partition) < prices.version:
+            for begin in range(0, len(prices.table), _PRICES_AT_ONCE):
+                some = prices.table[begin : begin + _PRICES_AT_ONCE]
+                is_last = begin + _PRICES_AT_ONCE >= len(prices.table)
+                yield partition, PricesTold(tenant, prices.version if is_last else 0, some)
 
     def _send(self, round_: Round, partition: int, contents: list[tuple[Content, int]]) -> bool:
         """Whether all of it found room."""
@@ -222,3 +247,9 @@ class LinkDesk:
             cause="message",
             size_bytes=size_bytes,
         )
+
+
+def _changes_principal(record: Record) -> bool:
+    """Whether a record changes a principal, and does not tell of what was refused to it."""
+    first = record.events[0]
+    return isinstance(first, PRINCIPAL_EVENTS) and not isinstance(first, AccessDenied)

@@ -18,7 +18,10 @@ from writ.schemas.links import (
     MessageSettled,
     OfTenant,
     PartitionOpened,
+    PolicyTold,
     PricesTold,
+    PrincipalTold,
+    QuotasTold,
     heard,
     partition_of,
 )
@@ -36,7 +39,17 @@ ONE: Final = 1
 
 def kind_of(content: OfTenant) -> str:
     """The kind of the aggregate that a partition tells of."""
-    return "prices" if isinstance(content, PricesTold) else "tenant"
+    match content:
+        case PricesTold():
+            return "prices"
+        case PolicyTold():
+            return "tenant"
+        case QuotasTold():
+            return "quotas"
+        case PrincipalTold(principal=principal):
+            return f"principal.{principal.name}"
+        case _:
+            return "hosted"
 
 
 class Links:

@@ -20,6 +20,7 @@ from writ.schemas.sealed import Keys
 from writ.schemas.subjects import Addressed
 
 from .consequences import ORCHESTRATOR, Consequences
+from .decide import quotas
 from .guard import Denials, Guard
 from .logtime import Budget
 from .messages import Asked
@@ -58,6 +59,9 @@ class Office:
 
         self.rate_wakes: dict[str, int] = {}
         """Log time at which a queue's rate allows the next lease, where somebody waits for it."""
+
+        self.held: dict[str, dict[str, None]] = {}
+        """By tenant, the queues in which a lease was not granted for the sake of the tenant's quotas."""
 
     def stir(self, place: str) -> None:
         """Something changed for those who wait for leases of a queue."""
@@ -100,8 +104,24 @@ class Office:
         place = f"{tenant}.{key}"
         job = self.state.jobs[place]
         self.stirred[place.partition("~")[0]] = None
+        if tenant in self.held:
+            self.stir_held(tenant)
         if job.state in TERMINAL:
             self.consequences.ended(place, job)
+
+    def hold(self, place: str, now: int) -> None:
+        """A queue's tenant may start no more now: looked at again as that changes, or its period ends."""
+        tenant = place.partition(".")[0]
+        self.held.setdefault(tenant, {})[place] = None
+        account = self.state.accounts.get(tenant)
+        budget = None if account is None else account.limits.budget
+        end = None if budget is None else budget.period.end(now)
+        if end is not None:
+            self.rate_wakes[place] = min(end, self.rate_wakes.get(place, end))
+
+    def stir_held(self, tenant: str) -> None:
+        """What a tenant uses, or may use, has changed."""
+        self.stirred |= self.held.pop(tenant, {})
 
     def note(
         self, round_: Round, address: Addressed, event: Fact, cause: str, source: Source | None = None
@@ -152,12 +172,16 @@ class Office:
         return self.state.job(asked.address.tenant, asked.address.queue, job_id)
 
     def reopening_clash(self, job: Job | None) -> Rejection | None:
-        """Why a finished job cannot be opened again: erased content, or a live one has its unique key."""
+        """Why an ended job cannot be opened again: erased content, a quota, or its unique key is taken."""
         if job is not None and job.input.key in self.state.erased:
             reason = f"the input of job {job.id} was erased, by record {self.state.erased[job.input.key]}"
             return Rejection(RejectionKind.CONFLICT, reason)
-        if job is None or job.unique_key is None or job.state not in TERMINAL:
+        if job is None or job.state not in TERMINAL:
             return None
+        standing = self.state.standing(job.tenant)
+        over = None if standing is None else quotas.reopens(standing, job.input.size_bytes)
+        if over is not None or job.unique_key is None:
+            return over
         live = self.state.unique(f"{job.tenant}.{job.queue}", job.unique_key)
         if live is None:
             return None

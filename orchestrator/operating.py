@@ -7,6 +7,7 @@ that a change of leader, or a round that was not stored, costs it nothing.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from writ.schemas.commands import Cancel, Drop, Pause, Plan, Redrive, Rerun, Resume, Terminate
 from writ.schemas.events import Fact, OperationEnded, OperationPlanned, OperationVerb
@@ -14,9 +15,11 @@ from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.operations import OPERATION_CAUSE, Operation, selects
 from writ.schemas.rejections import Rejection
 
-from .decide import control
+from .decide import control, quotas
 from .office import Office
 from .round import Round
+
+_REOPENING: Final = frozenset({OperationVerb.REDRIVE, OperationVerb.RERUN})
 
 
 class Operating:
@@ -69,6 +72,8 @@ class Operating:
             if not operation.allowance(round_.now):
                 self._wakes[place] = operation.next_at(round_.now)
                 return
+            if self._awaits_room(operation, self._state.jobs[before[0]]):
+                return
             self._step(round_, place, operation, self._state.jobs[before.popleft()])
         self.hurries = True
 
@@ -113,6 +118,13 @@ class Operating:
             return False
         tally = self._state.relations.reopened(place)
         return sum(count for state, count in tally.items() if state not in TERMINAL) > 0
+
+    def _awaits_room(self, operation: Operation, job: Job) -> bool:
+        """Whether the tenant's quotas let no job be opened again now: it goes on when others have ended."""
+        standing = self._state.standing(job.tenant)
+        if standing is None or operation.plan.verb not in _REOPENING or job.state not in TERMINAL:
+            return False
+        return quotas.reopens(standing, job.input.size_bytes) is not None
 
     def _end(self, round_: Round, place: str, operation: Operation, reason: str) -> None:
         tenant, _, key = place.partition(".")

@@ -21,7 +21,7 @@ from writ.schemas.schedules import Schedule, log_time
 from writ.schemas.sealed import unseal
 
 from .consequences import ORCHESTRATOR
-from .decide import depend, intake
+from .decide import depend, intake, quotas
 from .decide import schedule as deciding
 from .decide.death import cancelled
 from .decide.schedule import Firing, Start
@@ -60,7 +60,7 @@ class ScheduleDesk:
             tenant = place.partition(".")[0]
             firing = deciding.due(schedule, self.live(place), round_.now, self.exists(tenant, schedule.queue))
             # What the queue refuses now is told as skipped.
-            refused = self.refusals(tenant, schedule, firing)
+            refused = self.refusals(tenant, schedule, firing, round_.now)
             firing = deciding.not_started(firing, {job: why.reason for job, why in refused.items()})
             if firing.events or firing.starts:
                 self.store(round_, tenant, schedule, firing, ORCHESTRATOR, "schedule")
@@ -94,19 +94,25 @@ class ScheduleDesk:
             on_dead=OnDead.RUN,
         )
 
-    def refusals(self, tenant: str, schedule: Schedule, firing: Firing) -> dict[str, Rejection]:
-        """Why the queue would refuse jobs of a firing now, by their ids."""
+    def refusals(self, tenant: str, schedule: Schedule, firing: Firing, now: int) -> dict[str, Rejection]:
+        """Why the queue or the tenant's quotas would refuse jobs of a firing now, by their ids."""
         place = f"{tenant}.{schedule.queue}"
         queue, pending = self._state.queue(place), self._state.pending_in(place)
+        standing, size_bytes = self._state.standing(tenant), schedule.input.size_bytes
         refused: dict[str, Rejection] = {}
         for start in firing.starts:
             if start.known:
                 continue
             command = msgspec.structs.replace(self._submit(schedule, start), after=())
             against = intake.refusal(command, queue, pending, partial(self._state.find, tenant), None)
+            if against is None and standing is not None:
+                against = quotas.refuses(standing, size_bytes, queue.policy.reserve_microusd, now)
             if against is not None:
                 refused[start.id] = against
-            elif not start.after:
+                continue
+            if standing is not None:
+                standing = quotas.with_job(standing, size_bytes, now)
+            if not start.after:
                 pending += 1  # one that comes after others waits for them, and is not pending
         return refused
 
@@ -229,7 +235,7 @@ class ScheduleDesk:
         if isinstance(firing, Rejection):
             self._office.refuse(round_, asked, firing)
             return
-        against = next(iter(self.refusals(tenant, schedule, firing).values()), None)
+        against = next(iter(self.refusals(tenant, schedule, firing, round_.now).values()), None)
         if against is not None:
             self._office.refuse(round_, asked, against)
             return

@@ -31,6 +31,7 @@ from writ.schemas.operations import Operation
 from writ.schemas.prices import Prices
 from writ.schemas.principals import Principal
 from writ.schemas.queues import Queue
+from writ.schemas.quotas import Account
 from writ.schemas.records import LOGIC, Source
 from writ.schemas.schedules import Schedule
 from writ.schemas.tenants import Tenant
@@ -104,9 +105,11 @@ class _Rest(msgspec.Struct):
     holds: dict[str, HoldPlaced]
     prices: dict[str, Prices]
     tenants: dict[str, Tenant]
+    accounts: dict[str, Account]
     adopted: dict[str, dict[int, int]]
     governed: dict[str, int]
     principals: dict[str, Principal]
+    hosted: dict[str, Principal]
 
 
 _decode_rest = msgspec.json.Decoder(_Rest).decode
@@ -143,9 +146,11 @@ def lines(state: Partition) -> Iterator[bytes]:
         state.holds,
         state.prices,
         state.tenants,
+        state.accounts,
         links.adopted,
         state.governed,
         state.principals,
+        state.hosted,
     )
     yield _encode(rest) + b"\n"
     some: list[bytes] = []
@@ -205,8 +210,10 @@ def _put_rest(state: Partition, rest: _Rest) -> None:
     state.holds |= rest.holds
     state.prices |= rest.prices
     state.tenants |= rest.tenants
+    state.accounts |= rest.accounts
     state.governed |= rest.governed
     state.principals |= rest.principals
+    state.hosted |= rest.hosted
     state.access_changes += 1
     links = state.links
     links.partitions = rest.partitions

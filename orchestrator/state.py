@@ -15,12 +15,14 @@ from writ.schemas.events import (
     HistoryLong,
     HoldLifted,
     HoldPlaced,
+    JobSubmitted,
     LeaderElected,
     LeaseGranted,
     LeasesRenewed,
     RetryScheduled,
     TimeResumed,
 )
+from writ.schemas.hosting import HOSTED
 from writ.schemas.lifecycle import (
     TERMINAL,
     IllegalTransition,
@@ -32,20 +34,34 @@ from writ.schemas.lifecycle import (
     regranted,
     renewed,
 )
-from writ.schemas.links import Afar, Content, MessageAccepted, PartitionOpened, PolicyTold, PricesTold
+from writ.schemas.links import (
+    Afar,
+    Content,
+    MessageAccepted,
+    PartitionOpened,
+    PolicyTold,
+    PricesTold,
+    PrincipalTold,
+    QuotasTold,
+    TenantHosted,
+)
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
 from writ.schemas.prices import Prices, adopted, evolve_prices
 from writ.schemas.principals import Principal, TenantCreated, evolve_principal
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
+from writ.schemas.quotas import QUOTAS_KEY, Account, QuotasSet, evolve_account, spent, submitted
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.schedules import Schedule, evolve_schedule, next_due
 from writ.schemas.sealed import UNSEALED
+from writ.schemas.steps import UsageRecorded
 from writ.schemas.tenants import UNDECLARED, Tenant, evolve_tenant
 
 from .deadlines import Deadlines
+from .decide.quotas import Standing
 from .links import Change, Links
 from .ready import Ready
 from .relations import Batch, Relations, evolve_batch
+from .usage import Usage
 
 
 class Undo:
@@ -104,11 +120,18 @@ class Partition:
         """The price table of each tenant."""
 
         self.tenants: dict[str, Tenant] = {}
+        self.accounts: dict[str, Account] = {}
+        """Of tenants that were given quotas."""
+
+        self.usage = Usage()
         self.governed: dict[str, int] = {}
         """Tenants in which nothing is done without a grant, and the record from which on."""
 
         self.principals: dict[str, Principal] = {}
         """By `<tenant>.<name>`."""
+
+        self.hosted: dict[str, Principal] = {}
+        """Tenants that were made in the log, and the first owner as it was then."""
 
         self.access_changes = 0
         """Grows with every change of tenants and principals, and of one taken back."""
@@ -154,6 +177,11 @@ class Partition:
         """How long the history of the queue's jobs stays in the log once they have ended; None for ever."""
         return self.tenants.get(tenant, UNDECLARED).archive_after_s(self.queue(f"{tenant}.{queue}").policy)
 
+    def standing(self, tenant: str) -> Standing | None:
+        """What decisions on a tenant's quotas need; None where it has none."""
+        account = self.accounts.get(tenant)
+        return None if account is None else Standing(account, self.usage.of(tenant))
+
     def ready(self, place: str) -> Ready | None:
         """The pending jobs of a queue; None where it never had one."""
         return self._ready.get(place)
@@ -190,6 +218,7 @@ class Partition:
         if undo is not None:
             undo.jobs.append((place, old))
         queue = place.partition("~")[0]
+        self.usage.change(queue.partition(".")[0], old, job)
         was, now = _standing(old), _standing(job)
         if was != now or (old is not None and job is not None and now is _PENDING and old.since != job.since):
             if was is _PENDING:
@@ -288,6 +317,11 @@ class Partition:
             self._put_prices(record.tenant, prices, undo)
         elif record.kind == "principal" or isinstance(record.events[0], TenantCreated):
             self._evolve_access(record, undo)
+        elif record.kind == "tenant" and record.key == QUOTAS_KEY:
+            account = self.accounts.get(record.tenant)
+            for event in record.events:
+                account = self._evolve_account(account, event, record.at)
+            self._keep(self.accounts, record.tenant, account, None if undo is None else undo.kept)
         elif record.kind == "tenant":
             tenant = self.tenants.get(record.tenant)
             for event in record.events:
@@ -297,7 +331,7 @@ class Partition:
             self.links.evolve(record, None if undo is None else undo.links)
             for event in record.events:
                 if isinstance(event, MessageAccepted):
-                    self._adopt(event.content, undo)
+                    self._adopt(event.content, record, undo)
         else:
             for event in record.events:
                 self._evolve_other(event, record, undo)
@@ -315,6 +349,8 @@ class Partition:
         """What a job's events do to its queue: turns and tokens are used up."""
         place_of_queue = place.partition("~")[0]
         queue = self.queues.get(place_of_queue)
+        if record.tenant in self.accounts:
+            self._charge(events, record, undo)
         for event in events:
             if isinstance(event, LeaseGranted):
                 # Jobs without a fairness key take turns like those of one key: else they starve the others.
@@ -330,6 +366,20 @@ class Partition:
             elif isinstance(event, RetryScheduled) and queue is not None:
                 queue = retried(queue, record.at)
                 self._put_queue(place_of_queue, queue, undo)
+
+    def _charge(self, events: tuple[Fact, ...], record: Record, undo: Undo | None) -> None:
+        """What a job's events use up of its tenant's rate and budget."""
+        account = known = self.accounts[record.tenant]
+        for event in events:
+            if isinstance(event, JobSubmitted):
+                account = submitted(account, record.at)
+            elif isinstance(event, UsageRecorded):
+                account = spent(account, event.cost_microusd, record.at)
+        if account is not known:
+            self._keep(self.accounts, record.tenant, account, None if undo is None else undo.kept)
+
+    def _evolve_account(self, account: Account | None, event: Fact, at: int) -> Account:
+        return evolve_account(account, event, at, self.number, self.links.partitions)
 
     def _put_queue(self, place: str, queue: Queue | None, undo: Undo | None = None) -> None:
         old = self.queues.get(place)
@@ -381,13 +431,24 @@ class Partition:
         else:
             self.prices[tenant] = prices
 
-    def _adopt(self, content: Content, undo: Undo | None) -> None:
+    def _adopt(self, content: Content, record: Record, undo: Undo | None) -> None:
         """Takes what another partition tells of a tenant."""
         match content:
             case PricesTold(tenant=tenant, version=version, table=table):
                 self._put_prices(tenant, adopted(self.prices.get(tenant), table, version), undo)
             case PolicyTold(tenant=tenant, version=version, policy=policy):
                 self._keep(self.tenants, tenant, Tenant(version, policy), None if undo is None else undo.kept)
+            case QuotasTold(tenant=tenant, version=version, quotas=quotas):
+                event = QuotasSet(version, quotas)
+                account = self._evolve_account(self.accounts.get(tenant), event, record.at)
+                self._keep(self.accounts, tenant, account, None if undo is None else undo.kept)
+            case TenantHosted(tenant=tenant, owner=owner):
+                self._put_access(self.governed, tenant, record.seq, undo)
+                self._put_access(self.hosted, tenant, owner, undo)
+                if address(tenant, owner.name) not in self.principals:
+                    self._put_access(self.principals, address(tenant, owner.name), owner, undo)
+            case PrincipalTold(tenant=tenant, principal=principal):
+                self._put_access(self.principals, address(tenant, principal.name), principal, undo)
             case _:
                 pass  # of a job
 
@@ -438,6 +499,8 @@ class Partition:
             principal = evolve_principal(principal, event, record.tenant, record.key, record.actor, record.at)
         if principal is not known:
             self._put_access(self.principals, place, principal, undo)
+        if record.cause == HOSTED and principal is not None:
+            self._put_access(self.hosted, record.tenant, principal, undo)
 
     def _put_access(self, where: dict[str, Any], key: str, value: Any, undo: Undo | None) -> None:
         self._keep(where, key, value, None if undo is None else undo.access)

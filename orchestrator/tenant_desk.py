@@ -8,11 +8,13 @@ from typing import Any
 from writ.schemas import commands
 from writ.schemas.events import Fact
 from writ.schemas.prices import NO_PRICES, PRICES_KEY
+from writ.schemas.quotas import NO_ACCOUNT
 from writ.schemas.rejections import Rejection
 from writ.schemas.tenants import TENANT_KEY, UNDECLARED
 
 from .decide.prices import set_price
 from .decide.tenant import declare_tenant
+from .hosting_desk import used
 from .messages import Asked
 from .office import Office, encode
 from .round import Round
@@ -37,7 +39,16 @@ class TenantDesk:
 
     def _get(self, round_: Round, asked: Asked, command: commands.GetTenant) -> None:
         tenant = self._state.tenants.get(asked.address.tenant, UNDECLARED)
-        answer = commands.TenantTold(None, round_.position, tenant.version, tenant.policy)
+        account = self._state.accounts.get(asked.address.tenant, NO_ACCOUNT)
+        answer = commands.TenantTold(
+            None,
+            round_.position,
+            tenant.version,
+            tenant.policy,
+            account.version,
+            account.limits,
+            used(self._state, asked.address.tenant, round_.now),
+        )
         round_.answer(asked.send, encode(answer), verdict_only=True)
 
     def _set_price(self, round_: Round, asked: Asked, command: commands.SetPrice) -> None:

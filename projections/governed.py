@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from writ.schemas.buckets import Bucket
 from writ.schemas.ids import split_job_key
 from writ.schemas.operations import Operation
 from writ.schemas.queries import (
@@ -30,7 +31,7 @@ from writ.schemas.queries import (
     SchedulesQuery,
     ScheduleView,
 )
-from writ.schemas.queues import BUILT_IN, Bucket, Queue
+from writ.schemas.queues import BUILT_IN, Queue
 from writ.schemas.schedules import Schedule, next_times
 
 from .file import position_of

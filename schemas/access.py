@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from .commands import CONTROL_VERBS, LEASE_VERBS
+from .hosting import HOST_TENANT
 from .principals import WHOLE_TENANT, Principal, PrincipalKind, Role, covers
 from .rejections import Rejection, RejectionKind
 from .subjects import NO_QUEUE
@@ -47,6 +48,7 @@ class Policy(msgspec.Struct, frozen=True):
 
     lines: dict[str, dict[str, frozenset[str]]]
     whole_tenant: frozenset[str]
+    host: frozenset[str]
     oneself: frozenset[str]
     two_persons: frozenset[str]
 
@@ -108,9 +110,9 @@ def read_policy(text: str) -> Policy:
             for each in operations:
                 if each != ANY and each not in OPERATIONS:
                     raise PolicyFault(f"{role}.{name} allows {each!r}, which is no operation")
-    for name in rest.keys() - {"whole_tenant", "oneself", "two_persons"}:
+    for name in rest.keys() - {"whole_tenant", "host", "oneself", "two_persons"}:
         raise PolicyFault(f"there is no line {_RULES}.{name}")
-    for each in rest.get("whole_tenant", []) + rest.get("oneself", []):
+    for each in [*rest.get("whole_tenant", []), *rest.get("host", []), *rest.get("oneself", [])]:
         if each not in OPERATIONS:
             raise PolicyFault(f"{each!r} is no operation")
     for each in rest.get("two_persons", []):
@@ -119,6 +121,7 @@ def read_policy(text: str) -> Policy:
     return Policy(
         {role: {name: frozenset(ops) for name, ops in lines.items()} for role, lines in found.items()},
         frozenset(rest.get("whole_tenant", [])),
+        frozenset(rest.get("host", [])),
         frozenset(rest.get("oneself", [])),
         frozenset(rest.get("two_persons", [])),
     )
@@ -144,6 +147,8 @@ def allowed(
         return Decision(False, "deny.tenant", f"{principal.name} is of tenant {principal.tenant}")
     if principal.kind is PrincipalKind.SYSTEM:
         return Decision(True, "system", "a part of Writ itself")
+    if operation in policy.host and resource.tenant != HOST_TENANT:
+        return Decision(False, "deny.host", f"that is for the people of the node, in tenant {HOST_TENANT}")
     rule = policy.rule(_EVERYBODY, operation)
     if rule is not None:
         return Decision(True, rule, "allowed to everybody that is known")

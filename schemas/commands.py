@@ -33,9 +33,11 @@ from .forms import RunMs as RunMs  # noqa: PLC0414
 from .forms import TaskName as TaskName  # noqa: PLC0414
 from .forms import Token as Token  # noqa: PLC0414
 from .granting import ACCESS_ANSWERS, ACCESS_VERBS, NoteDenial
+from .hosting import HOSTING_ANSWERS, HOSTING_VERBS, Used
 from .notes import ModelName, Note, Recall
 from .policy import Isolation, PositiveSeconds, Priority, QueuePolicy, Retry, Seconds, ToolPolicy
 from .prices import Price
+from .quotas import NO_QUOTAS, Quotas, Reserve
 from .rejections import Rejection
 from .schedules import Overlap, ScheduleSpec
 from .steps import Reproduces
@@ -56,6 +58,8 @@ class SubmitJob(Command, frozen=True):
     a run of the same task with the same input, whose steps and tools answer from the record. `tags`, at
     most 20, are names and values of the submitter's own, to find the job by. `data_subject` is whom the
     content is about: that is sealed under the subject's key, and the name stands nowhere in the log.
+    `reserve_microusd` is what an attempt may cost, in micro-dollars: so much of the tenant's budget is set
+    apart for it before it starts.
     """
 
     task: TaskName
@@ -82,6 +86,7 @@ class SubmitJob(Command, frozen=True):
     reproduces: Reproduces | None = None
     tags: dict[str, str] = {}
     data_subject: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    reserve_microusd: Reserve | None = None
 
 
 class WorkerAbout(Command, frozen=True):
@@ -426,7 +431,7 @@ class DeclareTenant(Command, frozen=True):
 
 
 class GetTenant(Command, frozen=True):
-    """Asks for the tenant's policy."""
+    """Asks for the tenant's policy and quotas, and what of them is used."""
 
 
 class PauseQueue(Command, frozen=True):
@@ -525,10 +530,13 @@ class Started(Answer, frozen=True):
 
 
 class TenantTold(Answer, frozen=True):
-    """A tenant's policy; version 0 where nobody declared one."""
+    """A tenant's policy, its quotas, and what of them it uses; versions 0 where nobody said anything."""
 
     version: int = 0
     policy: TenantPolicy = TenantPolicy()
+    quotas_version: int = 0
+    quotas: Quotas = NO_QUOTAS
+    used: Used = Used()
 
 
 class PriceTable(Answer, frozen=True):
@@ -601,6 +609,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "list_prices": ListPrices,
     "declare_tenant": DeclareTenant,
     "get_tenant": GetTenant,
+    **HOSTING_VERBS,
     **ACCESS_VERBS,
 }
 
@@ -611,6 +620,7 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     ListPrices: PriceTable,
     GetTenant: TenantTold,
     Erase: Erased,
+    **HOSTING_ANSWERS,
     **ACCESS_ANSWERS,
 }
 """What is answered with more than an Answer."""

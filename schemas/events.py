@@ -37,7 +37,7 @@ Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barr
 queue_declared, queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
 history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded and those of
-`principals.py` (principal); tenant_created, tenant_declared (tenant);
+`principals.py` (principal); tenant_created, tenant_declared and those of `quotas.py` (tenant);
 partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices).
 """
 
@@ -55,6 +55,7 @@ from .links import LINK_EVENTS, PartitionOpened
 from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Isolation, Limits, PositiveSeconds, QueuePolicy, Retry
 from .prices import PriceSet
 from .principals import PRINCIPAL_EVENTS
+from .quotas import QUOTA_EVENTS
 from .rejections import Rejection
 from .schedules import SCHEDULE_EVENTS
 from .sealed import Sealed
@@ -117,7 +118,7 @@ class JobSubmitted(Fact, frozen=True):
     steps and tools answer from the record.
 
     `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one. `tags` is
-    a JSON object of strings.
+    a JSON object of strings. `reserve_microusd` is what an attempt may cost, where submit or queue says so.
     """
 
     task: str
@@ -140,6 +141,7 @@ class JobSubmitted(Fact, frozen=True):
     approval: Approval | None = None
     reproduces: Reproduces | None = None
     tags: Sealed | None = None
+    reserve_microusd: int | None = None
 
 
 class JobDue(Fact, frozen=True):
@@ -150,12 +152,14 @@ class LeaseGranted(Fact, frozen=True):
     """The fencing token is `epoch * 2**40 + seq` of this record.
 
     `principal` is the worker's, where it is not the record's actor. `isolation` is what the worker offered.
+    `reserved_microusd` of the tenant's budget are set apart for the attempt.
     """
 
     worker: str
     attempt: int
     principal: str | None = None
     isolation: Isolation = Isolation.NONE
+    reserved_microusd: int = 0
 
 
 class AttemptStarted(Fact, frozen=True):
@@ -584,6 +588,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     RejectionsFolded,
     PriceSet,
     TenantDeclared,
+    *QUOTA_EVENTS,
     *PRINCIPAL_EVENTS,
     *SCHEDULE_EVENTS,
 )

@@ -21,7 +21,8 @@ _SIGNAL_BYTES: Final = 100
 class HeldLease(msgspec.Struct, frozen=True, gc=False):
     """The live lease of a running job; times are log time in microseconds.
 
-    `noted` is how many events its holder has noted: steps, tool calls and usage.
+    `noted` is how many events its holder has noted: steps, tool calls and usage. Of the tenant's budget
+    `reserved_microusd` were set apart for it, and it has used `used_microusd`.
     """
 
     worker: str
@@ -31,6 +32,13 @@ class HeldLease(msgspec.Struct, frozen=True, gc=False):
     expires_at: int
     started_at: int | None = None
     noted: int = 0
+    reserved_microusd: int = 0
+    used_microusd: int = 0
+
+    @property
+    def outstanding_microusd(self) -> int:
+        """What is set apart for it and not used yet."""
+        return max(0, self.reserved_microusd - self.used_microusd)
 
 
 class Signal(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +84,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `signals` what came in it. `ended_by` is the newest terminal record,
     `approval` what is still to be asked for. `steps` are those recorded in this round and, after a redrive,
     those from before it; `tool_calls` counts the round's, without those that were denied. `compensation` is
-    the end that waits for the steps to be undone, or did.
+    the end that waits for the steps to be undone, or did. `reserve_microusd` is what an attempt may cost.
     """
 
     tenant: str
@@ -132,6 +140,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     tool_calls: int = 0
     compensation: Compensation | None = None
     reproduces: Reproduces | None = None
+    reserve_microusd: int | None = None
 
     @property
     def queue(self) -> str:

@@ -227,6 +227,7 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
         round_at=record.at,
         round_due=due_at,
         reproduces=event.reproduces,
+        reserve_microusd=event.reserve_microusd,
     )
 
 
@@ -237,10 +238,11 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
         return _submitted(event, record)
     assert job is not None, "only job_submitted starts from nothing; the table says so"
     match event:  # what comes most often comes first
-        case LeaseGranted(worker=worker, principal=principal):
+        case LeaseGranted(worker=worker, principal=principal, reserved_microusd=reserved):
             token = fencing_token(record.epoch, record.seq)
             expires_at = record.at + micros(job.limits.lease_s)
-            lease = HeldLease(worker, principal or record.actor, token, record.at, expires_at)
+            held_by = principal or record.actor
+            lease = HeldLease(worker, held_by, token, record.at, expires_at, reserved_microusd=reserved)
             return replace(
                 job, state=target, since=record.seq, attempt=job.attempt + 1, lease=lease, last_token=token
             )
@@ -293,9 +295,11 @@ def _noted(job: Job, event: Fact, record: Record) -> Job:
     """What the holder of the lease has noted."""
     assert job.lease is not None
     called = isinstance(event, ToolCalled) and event.outcome is not ToolOutcome.DENIED
+    cost = (event.cost_microusd or 0) if isinstance(event, UsageRecorded) else 0
+    lease = job.lease
     return replace(
         job,
-        lease=replace(job.lease, noted=job.lease.noted + 1),
+        lease=replace(lease, noted=lease.noted + 1, used_microusd=lease.used_microusd + cost),
         steps=stepped(job.steps, event, record.seq),
         tool_calls=job.tool_calls + called,
     )

@@ -22,6 +22,8 @@ from .bounds import SHARDS
 from .facts import Fact
 from .ids import shard_of
 from .prices import Price
+from .principals import Principal
+from .quotas import Quotas
 from .sealed import Sealed
 from .states import State
 from .tenants import TenantPolicy
@@ -85,10 +87,35 @@ class PolicyTold(msgspec.Struct, frozen=True, gc=False, tag="policy_told"):
     policy: TenantPolicy
 
 
-OfTenant = PricesTold | PolicyTold
-"""What the tenant's home partition tells all others as soon as it holds, and they adopt."""
+class TenantHosted(msgspec.Struct, frozen=True, gc=False, tag="tenant_hosted"):
+    """A tenant that was made, with its first owner."""
 
-Content = JobAsked | JobTold | PricesTold | PolicyTold
+    tenant: str
+    owner: Principal
+    version: int = 1
+
+
+class QuotasTold(msgspec.Struct, frozen=True, gc=False, tag="quotas_told"):
+    """A tenant's quotas, all of them: the receiver takes its share."""
+
+    tenant: str
+    version: int
+    quotas: Quotas
+
+
+class PrincipalTold(msgspec.Struct, frozen=True, gc=False, tag="principal_told"):
+    """A principal with all that it holds; `version` is how many changes made it."""
+
+    tenant: str
+    version: int
+    principal: Principal
+
+
+OfTenant = PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold
+"""What the home partition tells all others as soon as it holds, and they adopt: that of the tenant, or of
+the host tenant for what only the host says."""
+
+Content = JobAsked | JobTold | PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold
 
 
 class MessageSent(Fact, frozen=True):

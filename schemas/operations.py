@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from .buckets import Bucket
 from .events import Fact, Filter, OperationEnded, OperationPlanned
 from .lifecycle import Job
-from .queues import Bucket
 
 OPERATION_CAUSE: Final = "operation:"
 """A job's record whose cause begins so was made by the operation with the key that follows."""

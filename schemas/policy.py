@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from .bounds import NAME_MAX_CHARS, REASON_MAX_CHARS, TOOL_RULES_MAX
 from .errors import ErrorClass
+from .quotas import Reserve
 
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
 Priority = Annotated[int, Meta(ge=1, le=5)]
@@ -143,16 +144,17 @@ class Isolation(StrEnum):
 class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What governs a queue. A default here never changes: old records leave defaults out.
 
-    `retry`, `limits` and `priority` are for submits that name none of their own, and a job keeps those it was
-    accepted under. The rest holds at every grant: `concurrency` running jobs in the queue and
-    `key_concurrency` for each `concurrency_key`; `rate_per_s` grants with a `burst`; at most
+    `retry`, `limits`, `priority` and `reserve_microusd` are for submits that name none of their own, and a
+    job keeps those it was accepted under. The rest holds at every grant: `concurrency` running jobs in the
+    queue and `key_concurrency` for each `concurrency_key`; `rate_per_s` grants with a `burst`; at most
     `retries_per_min` retries started, so that an outage is not amplified; `pending_max` jobs waiting, beyond
     which submits are refused; `tools` governs what their attempts call. `archive_after_s` is how long the
     history of a job stays in the log after the job has ended, before it may be moved to the archive. Where it
     is `erasable`, the content of each new job is sealed under a key that can be destroyed. Of these two, None
     leaves it to the tenant's policy, and where there is none, history stays and nothing is sealed.
     `isolation` is the least that a worker must keep an attempt apart, and `isolated_network` whether one that
-    is kept apart by more than `plain` may use the network.
+    is kept apart by more than `plain` may use the network. `reserve_microusd` is what an attempt may cost:
+    so much of the tenant's budget is set apart for each before it starts.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -170,6 +172,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     erasable: bool | None = None
     isolation: Isolation = Isolation.NONE
     isolated_network: bool = False
+    reserve_microusd: Reserve | None = None
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

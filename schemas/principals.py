@@ -265,6 +265,8 @@ class Principal(msgspec.Struct, frozen=True, omit_defaults=True):
 
     revoked: str | None = None
     sessions: tuple[Session, ...] = ()
+    version: int = 0
+    """How many events made it what it is."""
 
     def proposal(self, number: int) -> Proposal | None:
         return next((each for each in self.proposals if each.number == number), None)
@@ -290,9 +292,14 @@ def evolve_principal(
 ) -> Principal | None:
     """The principal after one of the events of its aggregate; what was refused to it changes nothing."""
     if isinstance(event, PrincipalCreated):
-        return Principal(tenant, name, event.kind, at, actor)
+        return Principal(tenant, name, event.kind, at, actor, version=1)
     if principal is None:
         return None
+    changed = _changed(principal, event, actor, at)
+    return changed if changed is principal else replace(changed, version=principal.version + 1)
+
+
+def _changed(principal: Principal, event: Fact, actor: str, at: int) -> Principal:
     match event:
         case KeyAdded(key=key):
             return replace(principal, keys=(*principal.keys, key))

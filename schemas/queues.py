@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from .bounds import SECOND_US
+from .buckets import Bucket
 from .events import Fact, QueueDeclared, QueueDraining, QueuePaused, QueueResumed
 from .policy import QueuePolicy
 
@@ -22,26 +22,6 @@ class Mode(StrEnum):
 
     DRAINING = "draining"
     """Grants, takes no submits."""
-
-
-class Bucket(msgspec.Struct, frozen=True, gc=False):
-    """A token bucket as of log time `at`. May go below zero: then tokens are promised ahead of time."""
-
-    tokens: float
-    at: int
-
-    def level(self, now: int, per_s: float, burst: float) -> float:
-        """Tokens at log time `now`."""
-        return min(burst, self.tokens + max(0, now - self.at) * per_s / SECOND_US)
-
-    def take(self, now: int, per_s: float, burst: float) -> Bucket:
-        """The bucket after one more is taken, whether it was there or not."""
-        return Bucket(self.level(now, per_s, burst) - 1, max(now, self.at))
-
-    def full_at(self, now: int, per_s: float, burst: float) -> int:
-        """Log time at which there is a whole token."""
-        missing = 1 - self.level(now, per_s, burst)
-        return now if missing <= 0 else now + 1 + int(missing * SECOND_US / per_s)
 
 
 class Queue(msgspec.Struct, frozen=True, gc=False):

@@ -24,6 +24,7 @@ from writ.schemas.granting import (
     StartSession,
     UngrantRole,
 )
+from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.lifecycle import micros
 from writ.schemas.principals import (
     GRANTS_MAX,
@@ -80,10 +81,11 @@ def create(known: Principal | None, command: CreatePrincipal, keys: Iterable[Pri
     created = PrincipalCreated(kind, command.reason)
     if command.key is None:
         return (created,)
-    return _taken(command.key, keys) or (created, KeyAdded(command.key))
+    return taken(command.key, keys) or (created, KeyAdded(command.key))
 
 
-def _taken(key: str, others: Iterable[Principal]) -> Rejection | None:
+def taken(key: str, others: Iterable[Principal]) -> Rejection | None:
+    """Why a key cannot be given to somebody: it is another one's."""
     for other in others:
         if key in other.keys:
             return _conflict(f"the key {key} is {other.tenant}.{other.name}'s; each has its own", "key")
@@ -131,6 +133,8 @@ def beyond(
             continue
         if operation in policy.whole_tenant and scope != "*":
             continue  # the grant would not allow it either
+        if operation in policy.host and tenant != HOST_TENANT:
+            continue  # nor here
         decision = allowed(actor, operation, Resource(tenant, scope), now, policy)
         if not decision.allowed:
             reason = (
@@ -152,7 +156,7 @@ def add_key(
         return ()
     if len(known.keys) >= KEYS_MAX:
         return _conflict(f"{known.name} has {len(known.keys)} keys; at most {KEYS_MAX} are held", "key")
-    fault = _taken(command.key, keys) or _own_business(actor, known, now, built_in())
+    fault = taken(command.key, keys) or _own_business(actor, known, now, built_in())
     return fault or (KeyAdded(command.key),)
 
 

@@ -107,6 +107,7 @@ def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = No
             approval=command.approval if command.after else None,
             reproduces=command.reproduces,
             tags=seal(msgspec.json.encode(command.tags, order="sorted")) if command.tags else None,
+            reserve_microusd=command.reserve_microusd or policy.reserve_microusd,
         ),
     )
 

@@ -83,11 +83,13 @@ def hopeless(job: Job, filled_bytes: int) -> tuple[Fact, ...]:
     return ()
 
 
-def grant(job: Job, command: Acquire, principal: str, actor: str) -> tuple[Fact, ...]:
+def grant(
+    job: Job, command: Acquire, principal: str, actor: str, reserved_microusd: int = 0
+) -> tuple[Fact, ...]:
     """A lease for a pending job. `actor` is the record's, which the event need not repeat."""
     assert job.state is State.PENDING, f"{job.key} is {job.state}"
     named = None if principal == actor else principal
-    return (LeaseGranted(command.worker, job.attempt + 1, named, command.isolation),)
+    return (LeaseGranted(command.worker, job.attempt + 1, named, command.isolation, reserved_microusd),)
 
 
 def too_open(queue: Queue, offered: Isolation) -> Rejection | None:

@@ -68,6 +68,9 @@ from writ.schemas.links import (
     PartitionOpened,
     PolicyTold,
     PricesTold,
+    PrincipalTold,
+    QuotasTold,
+    TenantHosted,
 )
 from writ.schemas.policy import Isolation
 from writ.schemas.prices import PriceSet
@@ -88,6 +91,7 @@ from writ.schemas.principals import (
     TokenIssued,
     TokenRevoked,
 )
+from writ.schemas.quotas import STOP_PERCENT, BudgetReached, Quotas, QuotasSet
 from writ.schemas.records import Record
 from writ.schemas.schedules import (
     ScheduleBackfilled,
@@ -115,6 +119,7 @@ from writ.schemas.steps import (
 )
 from writ.schemas.tenants import TenantDeclared
 
+from ..decide.quotas import dollars
 from .history import Step
 
 _SHOWN_CHARS = 120
@@ -297,6 +302,11 @@ def noted_words(event: Fact, steps: Steps) -> str:
             return (
                 f"version {version}, where a queue says nothing else {kept} and {sealed}: {one_line(reason)}"
             )
+        case QuotasSet(version=version, quotas=quotas, reason=reason):
+            return f"version {version}: {quota_words(quotas)} ({one_line(reason)})"
+        case BudgetReached(percent=percent, limit_microusd=limit, spent_microusd=spent):
+            what = "nothing more starts" if percent >= STOP_PERCENT else f"more than {percent} % are spent"
+            return f"{dollars(spent)} of the budget of {dollars(limit)} are spent: {what}"
         case PriceSet(version=version, model=model, from_at=from_at):
             price = f"{event.input_microusd} in, {event.output_microusd} out"
             since = f"from {clock_time(from_at)}"
@@ -483,6 +493,20 @@ def _ran(run_ms: int | None) -> str:
     return "" if run_ms is None else f" after {duration(run_ms * 1_000)}"
 
 
+def quota_words(quotas: Quotas) -> str:
+    """What a tenant may use, in a line."""
+    counted = (
+        (quotas.jobs, "jobs"),
+        (quotas.input_bytes, "bytes of input"),
+        (quotas.workers, "workers"),
+        (quotas.submits_per_s, "submits a second"),
+    )
+    found = [f"{most:g} {what}" for most, what in counted if most is not None]
+    if quotas.budget is not None:
+        found.append(f"{dollars(quotas.budget.limit_microusd)} a {quotas.budget.period}")
+    return ", ".join(found) or "without limit"
+
+
 def _apart(isolation: Isolation) -> str:
     return "" if isolation is Isolation.NONE else f", isolated by {isolation}"
 
@@ -495,6 +519,14 @@ def _said(content: Content) -> str:
         return f"version {content.version} of the policy of tenant {content.tenant}"
     if isinstance(content, PricesTold):
         return f"{len(content.table)} prices of tenant {content.tenant}, version {content.version}"
+    if isinstance(content, TenantHosted):
+        return f"there is a tenant {content.tenant}, whose first owner is {content.owner.name}"
+    if isinstance(content, QuotasTold):
+        return f"version {content.version} of the quotas of tenant {content.tenant}"
+    if isinstance(content, PrincipalTold):
+        return (
+            f"principal {content.principal.name} of tenant {content.tenant}, after {content.version} changes"
+        )
     if content.ended_by == GONE:
         return f"there is no {content.key}"
     return f"{content.key} is {content.state}"

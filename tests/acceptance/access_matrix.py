@@ -69,6 +69,8 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "backfill_schedule": _NAMED | {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"},
     "set_price": {"model": "m", "input_microusd": 1, "output_microusd": 2, "from": "2026-01-01T00:00:00Z"},
     "declare_tenant": {"policy": {}},
+    "create_tenant": {"name": "default", "key": _KEY},
+    "set_quotas": {"name": "nobody", "quotas": {}},
     "rebuild_view": {"name": "cost"},
     "place_hold": {"name": "h", "filter": {}},
     "lift_hold": {"name": "h"},

@@ -50,12 +50,14 @@ from writ.schemas.commands import (
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import Filter, OnDead, OnParentEnd, OperationVerb
 from writ.schemas.granting import ACCESS_VERBS
+from writ.schemas.hosting import HOSTING_VERBS
 from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import State
 from writ.schemas.links import partition_of
 from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.principals import Role
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
+from writ.schemas.quotas import Quotas
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import ScheduleSpec
@@ -747,6 +749,14 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             9,
         ),
         (client.tenant(), "get_tenant", {}, TenantTold(position=9)),
+        (client.create_tenant("acme", key), "create_tenant", {"name": "acme", "key": key}, 9),
+        (
+            client.set_quotas("acme", Quotas(jobs=5), version=0),
+            "set_quotas",
+            {"name": "acme", "quotas": {"jobs": 5}, "version": 0},
+            9,
+        ),
+        (client.tenants(), "list_tenants", {}, ()),
         (client.create_principal("b", key=key), "create_principal", {"name": "b", "key": key}, 9),
         (client.add_key("b", key, "r"), "add_key", {"name": "b", "key": key, "reason": "r"}, 9),
         (client.remove_key("b", key), "remove_key", {"name": "b", "key": key}, 9),
@@ -777,7 +787,14 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         (client.revoke_principal("b", "r"), "revoke_principal", {"name": "b", "reason": "r"}, 9),
         (client.restore_principal("b"), "restore_principal", {"name": "b"}, 9),
     ]
-    of_the_tenant = {"set_price", "list_prices", "declare_tenant", "get_tenant", *ACCESS_VERBS}
+    of_the_tenant = {
+        "set_price",
+        "list_prices",
+        "declare_tenant",
+        "get_tenant",
+        *HOSTING_VERBS,
+        *ACCESS_VERBS,
+    }
     for call, verb, body, result in calls:
         told["jobs"] = 4 if verb == "erase" else ["a"]
         assert await call == result

@@ -33,7 +33,7 @@ GIVEN: Final[dict[str, frozenset[str]]] = {
         "job_resumed": "rule",
         "job_snoozed": "due_at",
         "job_submitted": "after batch concurrency_key due_at fairness_key on_dead on_parent_end parent "
-        "priority task unique_key",
+        "priority reserve_microusd task unique_key",
         "job_suspended": "on_timeout rule until",
         "leader_elected": "leader version",
         "lease_granted": "isolation principal worker",
@@ -62,6 +62,7 @@ GIVEN: Final[dict[str, frozenset[str]]] = {
         "signal_received": "name",
         "time_resumed": "gap_ms",
         "tenant_declared": "reason",
+        "quotas_set": "reason quotas",
     }.items()
 }
 """What somebody gave, drew or measured, and so may be anything; all other fields follow from the log."""

@@ -20,12 +20,13 @@ from writ.orchestrator.replay.history import (
 )
 from writ.orchestrator.replay.text import clock_time, duration, lines
 from writ.orchestrator.replay.verify import Range, verify, verify_entries
+from writ.schemas.buckets import Bucket
 from writ.schemas.errors import ErrorClass
 from writ.schemas.events import JobSuspended, LeaseExpired, LeaseGranted, RetryScheduled, WaitReason
 from writ.schemas.lifecycle import State, evolve_record
 from writ.schemas.policy import Limits, QueuePolicy, Retry
 from writ.schemas.queries import RecordView
-from writ.schemas.queues import Bucket, Queue
+from writ.schemas.queues import Queue
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories, History

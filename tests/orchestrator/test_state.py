@@ -53,6 +53,7 @@ from writ.schemas.policy import Limits, OnExhausted, QueuePolicy, Retry
 from writ.schemas.prices import NO_PRICES, PRICES_KEY, evolve_prices
 from writ.schemas.principals import PRINCIPAL_EVENTS
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue
+from writ.schemas.quotas import QUOTA_EVENTS
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Overlap, Schedule, ScheduleSpec, evolve_schedule, next_due
@@ -454,7 +455,7 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
             told |= {type(event) for event in decode(stored.body).events}
         taken |= edges(roamed)
     audit = {AlarmRaised, Barrier, HistoryLong, WorkerSeen, CommandRejected, ReportRejected, RejectionsFolded}
-    kept = {ContentErased, HoldPlaced, HoldLifted, TenantDeclared, *PRINCIPAL_EVENTS}
+    kept = {ContentErased, HoldPlaced, HoldLifted, TenantDeclared, *QUOTA_EVENTS, *PRINCIPAL_EVENTS}
     assert told >= set(EVENT_TYPES.values()) - audit - kept - {PartitionOpened, *LINK_EVENTS}
     rare = (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed, undone_from_a_wait)
     for seldom in rare:

@@ -10,9 +10,10 @@ import pytest
 from writ.orchestrator.replay.explain import QueueStanding, explain
 from writ.orchestrator.replay.history import Entry, Step, steps
 from writ.orchestrator.replay.text import event_words
+from writ.schemas.buckets import Bucket
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS, Fact, JobSubmitted, type_names
 from writ.schemas.policy import QueuePolicy
-from writ.schemas.queues import Bucket, Mode, Queue
+from writ.schemas.queues import Mode, Queue
 from writ.schemas.records import Record
 from writ.schemas.sealed import seal
 

@@ -86,15 +86,29 @@ from writ.schemas.links import (
     PartitionOpened,
     PolicyTold,
     PricesTold,
+    PrincipalTold,
+    QuotasTold,
+    TenantHosted,
 )
-from writ.schemas.policy import ClassRetry, Limits, OnClash, OnExhausted, QueuePolicy, Retry, ToolPolicy
+from writ.schemas.policy import (
+    ClassRetry,
+    Isolation,
+    Limits,
+    OnClash,
+    OnExhausted,
+    QueuePolicy,
+    Retry,
+    ToolPolicy,
+)
 from writ.schemas.prices import Price, PriceSet
 from writ.schemas.principals import (
     AccessDeclined,
     AccessDenied,
     AccessProposed,
+    Grant,
     KeyAdded,
     KeyRemoved,
+    Principal,
     PrincipalCreated,
     PrincipalKind,
     PrincipalRestored,
@@ -105,9 +119,11 @@ from writ.schemas.principals import (
     SessionEnded,
     SessionStarted,
     TenantCreated,
+    Token,
     TokenIssued,
     TokenRevoked,
 )
+from writ.schemas.quotas import Budget, BudgetReached, Period, Quotas, QuotasSet
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import (
@@ -241,8 +257,24 @@ WAIT = st.sampled_from(WaitReason)
 MARK = st.builds(Mark, NUMBER, NUMBER, NUMBER)
 PRICE = st.builds(Price, TEXT, NUMBER, NUMBER, NUMBER)
 TENANT_POLICY = st.builds(TenantPolicy, st.none() | st.floats(0, 1e6), st.booleans())
-OF_TENANT = st.builds(PricesTold, NAME, NUMBER, st.lists(PRICE, max_size=3).map(tuple)) | st.builds(
-    PolicyTold, NAME, NUMBER, TENANT_POLICY
+BUDGET = st.builds(Budget, st.integers(0, 10**15), st.integers(1, 2**40), st.sampled_from(Period))
+FEW = st.none() | st.integers(0, 10**9)
+QUOTAS = st.builds(
+    Quotas, FEW, st.none() | st.floats(0.1, 9e4), st.integers(1, 99), FEW, FEW, st.none() | BUDGET
+)
+GRANT = st.builds(Grant, st.sampled_from(Role), TEXT, TEXT, NUMBER, TEXT, MAYBE, MAYBE_TEXT)
+PRINCIPAL = st.builds(
+    Principal,
+    *(NAME, NAME, st.sampled_from(PrincipalKind), NUMBER, TEXT, TEXTS),
+    st.lists(st.builds(Token, TEXT, TEXT, NUMBER, MAYBE), max_size=2).map(tuple),
+    st.lists(GRANT, max_size=2).map(tuple),
+)
+OF_TENANT = (
+    st.builds(PricesTold, NAME, NUMBER, st.lists(PRICE, max_size=3).map(tuple))
+    | st.builds(PolicyTold, NAME, NUMBER, TENANT_POLICY)
+    | st.builds(QuotasTold, NAME, NUMBER, QUOTAS)
+    | st.builds(TenantHosted, NAME, PRINCIPAL)
+    | st.builds(PrincipalTold, NAME, NUMBER, PRINCIPAL)
 )
 CONTENT = (
     OF_TENANT
@@ -280,9 +312,10 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         st.none() | st.builds(Approval, st.none() | st.floats(0.1, 9e4), st.sampled_from(OnTimeout)),
         st.none() | st.builds(Reproduces, st.just("mail~a"), st.integers(1, 2**40)),
         st.none() | SEALED,
+        MAYBE,
     ),
     JobDue: st.builds(JobDue),
-    LeaseGranted: st.builds(LeaseGranted, TEXT, NUMBER, st.none() | TEXT),
+    LeaseGranted: st.builds(LeaseGranted, TEXT, NUMBER, st.none() | TEXT, st.sampled_from(Isolation), NUMBER),
     AttemptStarted: st.builds(AttemptStarted, NUMBER, NUMBER),
     AttemptFailed: st.builds(AttemptFailed, NUMBER, NUMBER, ERROR, MAYBE, st.none() | SHARE),
     LeaseExpired: st.builds(LeaseExpired, NUMBER, NUMBER, TEXT, NUMBER, NUMBER, NUMBER),
@@ -316,6 +349,8 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     CompensationEnded: st.builds(CompensationEnded, NUMBER, NUMBER, MAYBE),
     PriceSet: st.builds(PriceSet, NUMBER, TEXT, NUMBER, NUMBER, NUMBER, TEXT),
     TenantDeclared: st.builds(TenantDeclared, NUMBER, TENANT_POLICY, TEXT),
+    QuotasSet: st.builds(QuotasSet, NUMBER, QUOTAS, TEXT),
+    BudgetReached: st.builds(BudgetReached, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER),
     JobDropped: st.builds(JobDropped, TEXT),
     JobSuspended: st.builds(JobSuspended, WAIT, TEXT, TEXTS, MAYBE, st.sampled_from(OnTimeout), MAYBE, MAYBE),
     JobResumed: st.builds(JobResumed, WAIT, TEXT, st.none() | SEALED),

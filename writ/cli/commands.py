@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "batch": ("batches", "batch"),
     "apply": ("apply", "apply"),
     "price": ("prices", "price"),
+    "tenant": ("tenants", "tenant"),
     "erase": ("keeping", "erase"),
     "hold": ("keeping", "hold"),
     "audit": ("audits", "audit"),

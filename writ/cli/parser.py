@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from . import looking, operators, principals, releasing
+from . import hosting, looking, operators, principals, releasing
 from .options import (
     STATES,
     Parser,
@@ -87,6 +87,7 @@ def build() -> Parser:
     _add_node_commands(commands)
     _add_job_commands(commands)
     operators.add(commands)
+    hosting.add(commands)
     looking.add(commands)
     principals.add(commands)
     releasing.add(commands)
@@ -295,6 +296,7 @@ def _add_submit(to: Subparsers) -> None:
     submit.add_argument(
         "--data-subject", metavar="S", help="whom the content is about: `writ erase --subject S` erases it"
     )
+    submit.add_argument("--reserve", metavar="USD", help="what an attempt may cost, of the tenant's budget")
     submit.add_argument("--wait", action="store_true", help="wait for the result and print it")
     submit.add_argument("--timeout", type=number(0), metavar="S", help="wait at most so long [for ever]")
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     import msgspec
 
     from writ.broker.client import Client
+    from writ.schemas.buckets import Bucket
     from writ.schemas.lists import QueueTraffic
     from writ.schemas.policy import QueuePolicy
     from writ.schemas.queries import BucketView, ChangeView, QueueView
-    from writ.schemas.queues import Bucket
 
 _RECENT_MIN: Final = 15
 """What went through a queue is told of so many minutes."""
@@ -173,7 +173,7 @@ def bucket_of(view: BucketView) -> Bucket:
     """The bucket that a view shows."""
     import datetime
 
-    from writ.schemas.queues import Bucket
+    from writ.schemas.buckets import Bucket
     from writ.schemas.schedules import log_time
 
     return Bucket(view.tokens, log_time(datetime.datetime.fromisoformat(view.at)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from .output import count, next_steps, on_terminal, paint, print_json
+from .prices import microusd
 from .reach import connected
 from .tags import tags_of
 from .usage import CommandError, UsageError, tell
@@ -84,6 +85,7 @@ def _options(args: Namespace) -> dict[str, Any]:
         "batch": args.batch,
         "tags": tags_of(args.tag),
         "data_subject": args.data_subject,
+        "reserve_microusd": None if args.reserve is None else microusd(args.reserve, "--reserve"),
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -220,6 +220,9 @@ READS: Final = (
     _ask("/v1/prices", "set_price", msgspec.Struct),
     _ask("/v1/tenant", "get_tenant", msgspec.Struct, method="GET"),
     _ask("/v1/tenant", "declare_tenant", msgspec.Struct, method="PUT"),
+    _ask("/v1/tenants", "list_tenants", msgspec.Struct, method="GET"),
+    _ask("/v1/tenants", "create_tenant", msgspec.Struct),
+    _ask("/v1/tenants/quotas", "set_quotas", msgspec.Struct, method="PUT"),
 )
 FORENSICS: Final = (
     *[

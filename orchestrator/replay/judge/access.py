@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 from typing import Final
 
-from writ.schemas import granting
+from writ.schemas import granting, hosting
 from writ.schemas.access import Resource, allowed
 from writ.schemas.commands import CONTROL_VERBS, Command
 from writ.schemas.facts import Fact
+from writ.schemas.hosting import HOSTED
 from writ.schemas.principals import (
     BROKER_RULES,
     AccessDeclined,
@@ -27,13 +28,15 @@ from writ.schemas.principals import (
     TokenRevoked,
 )
 from writ.schemas.records import Record
+from writ.schemas.rejections import Rejection
 from writ.schemas.verbs import QUERY_VERBS
 
 from ...access_desk import FOUNDED, decide
 from ...consequences import ORCHESTRATOR
 from ...decide.access import proposal_scope
+from ...decide.tenant import create
 from ...state import Partition, address
-from .differs import Unrecorded, accepted, need
+from .differs import Differs, Unrecorded, accepted, need
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
@@ -45,6 +48,8 @@ def changes(record: Record) -> bool:
 
 def founded(state: Partition, record: Record) -> tuple[Fact, ...]:
     """A tenant, or who a node was set up with, which is the node's word. Raises Differs where it is known."""
+    if record.cause == HOSTED:
+        return _hosted(state, record)
     need(record.actor == ORCHESTRATOR and record.cause == FOUNDED, "only a node's set-up makes a tenant")
     if record.kind == "tenant":
         need(record.key not in state.governed, f"tenant {record.key} was created before")
@@ -52,6 +57,35 @@ def founded(state: Partition, record: Record) -> tuple[Fact, ...]:
         known = address(record.tenant, record.key) in state.principals
         need(not known, f"principal {record.key} was known before")
     return record.events
+
+
+def _hosted(state: Partition, record: Record) -> tuple[Fact, ...]:
+    """A tenant that somebody of the host made, or its first owner, whose record is the next."""
+    need(may_host(state, record), f"{record.actor} may not {HOSTED}")
+    if record.kind == "tenant":
+        need(record.key not in state.governed, f"tenant {record.key} was created before")
+        return record.events
+    key = next((each.key for each in record.events if isinstance(each, KeyAdded)), "")
+    last = record.events[-1]
+    reason = last.reason if isinstance(last, RoleGranted) else ""
+    command = hosting.CreateTenant(name=record.tenant, owner=record.key, key=key, reason=reason)
+    others = [name for name in state.governed if name != record.tenant]
+    mine = [each for each in state.principals.values() if each.tenant == record.tenant]
+    need(not mine, f"tenant {record.tenant} has principals already")
+    outcome = create(others, None, command, tuple(state.principals.values()))
+    if isinstance(outcome, Rejection) or outcome is None:
+        raise Differs("decided again the tenant is refused")
+    return outcome[1]
+
+
+def may_host(state: Partition, record: Record) -> bool:
+    """Whether the actor of a record about a tenant may do that, as one of the host's."""
+    own, dot, name = record.actor.rpartition(".")
+    tenant = own if dot else record.tenant
+    decision = allowed(
+        state.principals.get(address(tenant, name)), record.cause or "", Resource(tenant), record.at
+    )
+    return decision.allowed or not state.governed
 
 
 def denied(state: Partition, record: Record, event: AccessDenied) -> None:
@@ -73,7 +107,7 @@ def decided_again(state: Partition, record: Record) -> tuple[Fact, ...]:
     """What deciding again gives in the place of a record that changes a principal. Raises Differs."""
     command = _command(record)
     assert command is not None
-    if record.cause == FOUNDED:
+    if record.cause in (FOUNDED, HOSTED):
         return founded(state, record)
     need(CONTROL_VERBS.get(record.cause or "") is type(command), f"it does not follow from {record.cause}")
     tenant, name = record.tenant, record.key

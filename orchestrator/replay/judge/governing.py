@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any, Final
 
 from writ.broker.clock import Clock
-from writ.schemas import bounds, commands
+from writ.schemas import bounds, commands, hosting
 from writ.schemas.events import (
     AlarmRaised,
     BatchEnded,
@@ -30,9 +30,19 @@ from writ.schemas.events import (
 )
 from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
-from writ.schemas.links import Content, JobAsked, MessageSent, PolicyTold, PricesTold
+from writ.schemas.links import (
+    Content,
+    JobAsked,
+    MessageSent,
+    PolicyTold,
+    PricesTold,
+    PrincipalTold,
+    QuotasTold,
+    TenantHosted,
+)
 from writ.schemas.prices import NO_PRICES, PriceSet
 from writ.schemas.principals import AccessDenied, TenantCreated
+from writ.schemas.quotas import NO_ACCOUNT, BudgetReached, QuotasSet
 from writ.schemas.records import Record
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import (
@@ -51,6 +61,7 @@ from writ.schemas.tenants import UNDECLARED, Tenant, TenantDeclared
 
 from ...consequences import ORCHESTRATOR
 from ...decide import queue as queues
+from ...decide import quotas
 from ...decide import schedule as schedules
 from ...decide.prices import set_price
 from ...decide.tenant import declare_tenant
@@ -120,7 +131,7 @@ class Governing:
         place = address(record.tenant, schedule.key)
         live, exists = self._schedules.live(place), self._schedules.exists(record.tenant, schedule.queue)
         firing = schedules.due(schedule, live, record.at, exists)
-        refused = self._schedules.refusals(record.tenant, schedule, firing)
+        refused = self._schedules.refusals(record.tenant, schedule, firing, record.at)
         firing = schedules.not_started(firing, {job: why.reason for job, why in refused.items()})
         round_ = Round(state, record.at)
         self._schedules.store(round_, record.tenant, schedule, firing, ORCHESTRATOR, "schedule")
@@ -273,6 +284,13 @@ class Governing:
 
     def _tenant(self, record: Record) -> tuple[Fact, ...]:
         first = record.events[0]
+        if isinstance(first, QuotasSet):
+            need(access.may_host(self._state, record), f"{record.actor} may not {record.cause}")
+            command = hosting.SetQuotas(name=record.tenant, quotas=first.quotas, reason=first.reason)
+            return accepted(quotas.set_quotas(self._state.accounts.get(record.tenant, NO_ACCOUNT), command))
+        if isinstance(first, BudgetReached):
+            standing = self._state.standing(record.tenant)
+            return () if standing is None else quotas.reached(standing, record.at)
         if not isinstance(first, TenantDeclared):
             raise Unrecorded
         tenant = self._state.tenants.get(record.tenant, UNDECLARED)
@@ -327,6 +345,21 @@ class Governing:
         if isinstance(content, PolicyTold):
             tenant = self._state.tenants.get(content.tenant, UNDECLARED)
             need(tenant == Tenant(content.version, content.policy), "tells of another policy of the tenant")
+            return
+        if isinstance(content, TenantHosted):
+            need(
+                self._state.hosted.get(content.tenant) == content.owner, "tells of a tenant that nobody made"
+            )
+            return
+        if isinstance(content, QuotasTold):
+            account = self._state.accounts.get(content.tenant, NO_ACCOUNT)
+            held = (account.version, account.quotas) == (content.version, content.quotas)
+            need(held, "tells of other quotas of the tenant")
+            return
+        if isinstance(content, PrincipalTold):
+            known = self._state.principals.get(address(content.tenant, content.principal.name))
+            told = content.principal
+            need(known == told and told.version == content.version, "tells of another principal")
             return
         home = links.home(content.tenant, content.key)
         if isinstance(content, JobAsked):

@@ -14,6 +14,7 @@ from writ.schemas.lifecycle import Job
 from writ.schemas.queues import Mode
 from writ.schemas.records import Record
 
+from ...decide import quotas
 from ...decide.lease import too_open
 from ...state import Partition, address
 from .differs import need
@@ -48,6 +49,7 @@ class Grants:
         need(job.stops is None, "the job is asked to end")
         if queue in self._state.queues:
             self._within_limits(queue, job, event, record.at)
+        self._within_quotas(job, event, record)
         self._in_order(queue, job, record)
         self._granted.add(queue)
 
@@ -73,6 +75,19 @@ class Grants:
             need(running < most, f"{running} jobs with key {key} run; the queue's key_concurrency is {most}")
         tokens = queue.grant_tokens(now)
         need(tokens is None or tokens > 0, f"the queue's rate of {policy.rate_per_s} a second has no token")
+
+    def _within_quotas(self, job: Job, event: LeaseGranted, record: Record) -> None:
+        standing = self._state.standing(job.tenant)
+        reserved = 0 if standing is None else quotas.reserve(standing.account, job)
+        words = f"reserves {event.reserved_microusd} micro-dollars; by what holds it is {reserved}"
+        need(event.reserved_microusd == reserved, words)
+        if standing is None:
+            return
+        over = quotas.holds(standing, job, record.at)
+        need(over is None, over or "")
+        worker = event.principal or record.actor, event.worker
+        over = quotas.too_many_workers(standing, self._state.usage.holds_lease(job.tenant, *worker))
+        need(over is None, over or "")
 
     def _is_full(self, job: Job) -> bool:
         """Whether a job's concurrency key has no slot left."""

@@ -45,7 +45,7 @@ from writ.schemas.sealed import UNSEALED, Sealed
 from writ.schemas.steps import CompensationDue, CompensationEnded
 
 from ...consequences import ORCHESTRATOR
-from ...decide import control, depend, intake, lease, retry, timers
+from ...decide import control, depend, intake, lease, quotas, retry, timers
 from ...decide.death import cancelled
 from ...operating import applies
 from ...state import Partition, address
@@ -83,7 +83,7 @@ def _submitted(
     queue, find = state.queue(place), partial(state.find, record.tenant)
     need(first.policy == queue.version, f"accepted under policy {first.policy}, not {queue.version}")
     need(first.due_at is None or first.due_at > record.at, "due_at is not later than the record")
-    _may_be_taken(state, place, first, find)
+    _may_be_taken(state, record.tenant, record.at, place, first, find)
     job = evolve(None, first, record)
     parent = None if first.parent is None else find(first.parent)
     held = () if parent is None else depend.on_parent_ended(job, parent)
@@ -96,7 +96,9 @@ def _submitted(
     return (first, *held)
 
 
-def _may_be_taken(state: Partition, place: str, first: JobSubmitted, find: depend.Find) -> None:
+def _may_be_taken(
+    state: Partition, tenant: str, now: int, place: str, first: JobSubmitted, find: depend.Find
+) -> None:
     """Whether the queue, the jobs that it names, and its unique key allow a submit."""
     queue = state.queue(place)
     # One of a schedule was looked at with all that were due: those that it comes after may stand behind it.
@@ -112,6 +114,9 @@ def _may_be_taken(state: Partition, place: str, first: JobSubmitted, find: depen
         reproduces=reproduces,
     )
     refused = intake.refusal(command, queue, state.pending_in(place), find, None)
+    standing = state.standing(tenant)
+    if refused is None and standing is not None:
+        refused = quotas.refuses(standing, first.input.size_bytes, first.reserve_microusd, now)
     need(refused is None, "" if refused is None else f"decided again it is refused: {refused.reason}")
     clash = None if first.unique_key is None else state.unique(place, first.unique_key)
     if clash is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from writ.schemas.errors import AttemptError, ErrorClass
-from writ.schemas.events import Fact
+from writ.schemas.events import AttemptFailed, Fact
 from writ.schemas.lifecycle import Job, evolve
 from writ.schemas.notes import (
     AnyRemark,
@@ -29,7 +29,7 @@ from writ.schemas.steps import (
     UsageRecorded,
 )
 
-from ...decide import steps
+from ...decide import quotas, steps
 from ...state import Partition, address
 from ..noted import Governed
 from .differs import Unrecorded, accepted, need
@@ -53,12 +53,15 @@ class Notes:
         job = self._state.jobs.get(address(record.tenant, record.key))
         if job is None or job.lease is None:
             raise Unrecorded  # the table refuses it
-        remarks = tuple([_remark(event) for event in events])
+        ended = next((at for at, event in enumerate(events) if isinstance(event, AttemptFailed)), len(events))
+        remarks = tuple([_remark(event) for event in events[:ended]])
         report = Noted(job.id, _token(events[0]), job.lease.noted + 1, remarks)
         prices = self._state.prices.get(record.tenant, NO_PRICES)
         outcome = steps.note(job, report, record.actor, None, prices, record.at, record.seq)
-        self._verdicts(job, record, events)
-        return accepted(outcome)
+        self._verdicts(job, record, events[:ended])
+        noted = accepted(outcome)
+        standing = self._state.standing(record.tenant)
+        return noted if standing is None else quotas.with_end(standing, job, noted, record.at)
 
     def _verdicts(self, job: Job, record: Record, events: tuple[Fact, ...]) -> None:
         """Whether the policy that the worker went by denied each call that was denied, and no other."""

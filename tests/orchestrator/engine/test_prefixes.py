@@ -16,6 +16,7 @@ from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS
 from writ.schemas.lifecycle import State
 from writ.schemas.links import LINK_EVENTS
 from writ.schemas.principals import PRINCIPAL_EVENTS
+from writ.schemas.quotas import QUOTA_EVENTS
 
 if TYPE_CHECKING:
     from .conftest import Twin
@@ -310,7 +311,7 @@ KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted", "TenantDeclared"}
 ELSEWHERE: Final = {
     *("TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", "WorkerSeen", "AlarmRaised"),
     *KEEPING,
-    *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS)),
+    *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS, *QUOTA_EVENTS)),
 }
 """Standing still, floods of refusals, long histories, alarms, erasure, principals, several partitions, what
 workers say of themselves: tested elsewhere."""
