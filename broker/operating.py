@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from writ.schemas import commands
+from writ.schemas.assets import AssetsTold, AssetTold, GetAsset, ListAssets, RemoveAsset, SetAsset
 from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started, TenantTold
 from writ.schemas.events import Filter
 from writ.schemas.hosting import CreateTenant, HostedTenant, ListTenants, SetQuotas, TenantsTold
@@ -204,6 +205,42 @@ class Operating(Asking):
         """Says how many jobs a batch has, so that its end can be told."""
         command = commands.SealBatch(batch=batch, size=size, reason=reason)
         return await self._recorded(queue, command, timeout_s)
+
+    # --- assets -----------------------------------------------------------------------------------------
+
+    async def set_asset(
+        self,
+        name: str,
+        value: str | bytes,
+        *,
+        secret: bool = False,
+        rotate: bool = False,
+        forget: bool = False,
+        reason: str = "requested",
+        timeout_s: float = 10.0,
+    ) -> AssetTold:
+        """Puts a value of at most 64 KiB away as the next version of an asset, or of a secret.
+
+        With `rotate` it must be there already; with `forget` the values of all versions before are erased.
+        """
+        content = value.encode() if isinstance(value, str) else value
+        command = SetAsset(name, content, secret, rotate, forget, reason)
+        return await self._control("set_asset", NO_QUEUE, command, AssetTold, timeout_s, once=True)
+
+    async def asset(self, name: str, version: int | None = None, *, timeout_s: float = 10.0) -> AssetTold:
+        """An asset with its value, the newest or that of a version; of a secret it is refused."""
+        return await self._control("get_asset", NO_QUEUE, GetAsset(name, version), AssetTold, timeout_s)
+
+    async def assets(
+        self, name: str | None = None, *, after: str = "", limit: int = 100, timeout_s: float = 10.0
+    ) -> AssetsTold:
+        """Assets by name behind `after`, each with its newest version; of one of that name all versions."""
+        command = ListAssets(name, after, limit)
+        return await self._control("list_assets", NO_QUEUE, command, AssetsTold, timeout_s)
+
+    async def remove_asset(self, name: str, *, reason: str = "requested", timeout_s: float = 10.0) -> int:
+        """Erases the values of all versions of an asset, for good."""
+        return await self._recorded(NO_QUEUE, RemoveAsset(name, reason), timeout_s)
 
     # --- prices -----------------------------------------------------------------------------------------
 

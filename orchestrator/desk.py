@@ -14,6 +14,7 @@ from writ.schemas.sealed import Keys
 
 from .access_desk import AccessDesk
 from .alarm_desk import AlarmDesk
+from .asset_desk import AssetDesk
 from .control_desk import ControlDesk
 from .decide import timers
 from .hosting_desk import HostingDesk
@@ -55,6 +56,7 @@ class Desk:
             **TenantDesk(self.office).verbs,
             **self.hosting.verbs,
             **AlarmDesk().verbs,
+            **AssetDesk(self.office).verbs,
             **self.access.verbs,
         }
         self.office.consequences.recover()

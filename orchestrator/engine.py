@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from writ.broker.clock import Clock
+from writ.broker.keyvalue import KeyValue, MemoryKeyValue
 from writ.broker.ports import (
     Intake,
     Log,
@@ -42,6 +43,7 @@ from .messages import Linked, Submitted
 from .round import Encoded, Round, system_record
 from .snapshots import Snapshots, recover
 from .state import Partition
+from .strongroom import Strongroom
 
 log = logging.getLogger("writ.orchestrator")
 
@@ -95,7 +97,8 @@ class Engine:
     """One orchestrator's part in one partition. `name` must be its own alone, for each start.
 
     `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start,
-    `keys` seal content, `founders` are known before the first command.
+    `keys` seal content, `founders` are known before the first command, `assets` is where the sealed values of
+    assets are kept.
     Raises ValueError from `run` where the log says that it is one of more or fewer.
     """
 
@@ -114,6 +117,7 @@ class Engine:
         snapshots: Snapshots | None = None,
         keys: Keys | None = None,
         founders: Sequence[Founder] = (),
+        assets: KeyValue | None = None,
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
@@ -140,7 +144,15 @@ class Engine:
         """Whether the last round was full of requests, and none of what was read had a turn."""
 
         self._wake = asyncio.Event()
-        self._inbox = Inbox(log_.partition, intake, others, self._shards, self.figures, wake=self._wake.set)
+        self._inbox = Inbox(
+            log_.partition,
+            intake,
+            others,
+            self._shards,
+            self.figures,
+            self._wake.set,
+            Strongroom(self._keys, assets or MemoryKeyValue(clock)),
+        )
         self._stopping = False
         self._heard_us = 0
         self._heard: str | None = None

@@ -19,6 +19,7 @@ from writ.schemas.subjects import link_filter
 from .figures import Figures
 from .links import Links
 from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
+from .strongroom import Strongroom
 
 log = logging.getLogger("writ.orchestrator")
 
@@ -29,6 +30,9 @@ ASKED_MAX = 8_000
 """Requests that wait; beyond it, whoever asks is told to ask again."""
 
 _END_S = 0.2
+_NOBODY = msgspec.json.encode(
+    commands.Answer(Rejection(RejectionKind.TRY_LATER, "the leader stepped down; nothing was decided"))
+)
 
 
 async def end(task: asyncio.Task[None]) -> None:
@@ -60,6 +64,7 @@ class Inbox:
         shards: Shards,
         figures: Figures,
         wake: Callable[[], None],
+        strongroom: Strongroom,
     ) -> None:
         self.asked: deque[Asked] = deque()
         self.read: deque[Submitted | Linked] = deque()
@@ -70,6 +75,7 @@ class Inbox:
         self._shards = shards
         self._figures = figures
         self._wake = wake
+        self._strongroom = strongroom
         self._drained = asyncio.Event()
         self._reading: list[asyncio.Task[None]] = []
 
@@ -133,6 +139,13 @@ class Inbox:
             self._figures.shed += 1
             reason = "the orchestrator is behind; nothing was decided, ask again"
             send(msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason))))
+            return
+        self._strongroom.take(asked, self._put)
+
+    def _put(self, asked: Asked) -> None:
+        """One that is ready to be decided on, which may be some time after it came."""
+        if not self._reading:
+            asked.send(_NOBODY)
             return
         self.asked.append(asked)
         self._wake()

@@ -9,6 +9,7 @@ import msgspec
 from writ.broker.ports import Answer as Send
 from writ.broker.ports import Stored
 from writ.schemas import bounds, commands, submits
+from writ.schemas.assets import KeptAsset, RemoveAsset, SetAsset
 from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SYSTEM_VERBS, SubmitJob
 from writ.schemas.facts import Fact
@@ -23,6 +24,7 @@ from writ.schemas.subjects import Addressed, parse_served
 _VERBS = LEASE_VERBS | CONTROL_VERBS
 _decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in _VERBS.items()}
 _system_decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in SYSTEM_VERBS.items()}
+_NEVER_QUOTED = next(verb for verb, cls in CONTROL_VERBS.items() if cls is SetAsset)
 _ROUND_ROOM = bounds.BATCH_MAX_RECORDS - 10
 """Records that one message may need at most, so that an empty round always has room for it."""
 
@@ -72,7 +74,7 @@ class Asked(NamedTuple):
             return len(command.reports) + 1
         if isinstance(command, commands.Start | commands.Release):
             return len(command.leases) + 1
-        if isinstance(command, commands.Backfill | commands.TriggerSchedule):
+        if isinstance(command, commands.Backfill | commands.TriggerSchedule | KeptAsset | RemoveAsset):
             return _ROUND_ROOM
         return 2
 
@@ -124,7 +126,9 @@ def open_request(subject: str, body: bytes, send: Send) -> Asked:
         try:
             command = open_(body)
         except msgspec.ValidationError as error:
-            field, reason = explain_fault(error, body, (_VERBS | SYSTEM_VERBS)[verb])
+            # A refusal is recorded, and quotes what stood there: not of a value that is to be kept secret.
+            sent = None if verb == _NEVER_QUOTED else body
+            field, reason = explain_fault(error, sent, (_VERBS | SYSTEM_VERBS)[verb])
             command = submits.malformed(reason, field)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             command = submits.malformed(f"the message is not JSON: {error}")

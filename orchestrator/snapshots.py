@@ -22,6 +22,7 @@ import msgspec.inspect
 
 from writ.broker.objects import FolderObjects, Objects
 from writ.broker.ports import Log, Stored
+from writ.schemas.assets import Asset
 from writ.schemas.chain import Position, link
 from writ.schemas.codec import digest
 from writ.schemas.events import HoldPlaced
@@ -106,6 +107,7 @@ class _Rest(msgspec.Struct):
     prices: dict[str, Prices]
     tenants: dict[str, Tenant]
     accounts: dict[str, Account]
+    assets: dict[str, Asset]
     adopted: dict[str, dict[int, int]]
     governed: dict[str, int]
     principals: dict[str, Principal]
@@ -147,6 +149,7 @@ def lines(state: Partition) -> Iterator[bytes]:
         state.prices,
         state.tenants,
         state.accounts,
+        state.assets,
         links.adopted,
         state.governed,
         state.principals,
@@ -211,6 +214,7 @@ def _put_rest(state: Partition, rest: _Rest) -> None:
     state.prices |= rest.prices
     state.tenants |= rest.tenants
     state.accounts |= rest.accounts
+    state.assets |= rest.assets
     state.governed |= rest.governed
     state.principals |= rest.principals
     state.hosted |= rest.hosted

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from writ.schemas.assets import Asset, evolve_asset
 from writ.schemas.codec import digest
 from writ.schemas.events import (
     ContentErased,
@@ -124,6 +125,9 @@ class Partition:
         """Of tenants that were given quotas."""
 
         self.usage = Usage()
+        self.assets: dict[str, Asset] = {}
+        """By `<tenant>.<name>`."""
+
         self.governed: dict[str, int] = {}
         """Tenants in which nothing is done without a grant, and the record from which on."""
 
@@ -327,6 +331,12 @@ class Partition:
             for event in record.events:
                 tenant = evolve_tenant(tenant, event)
             self._keep(self.tenants, record.tenant, tenant, None if undo is None else undo.kept)
+        elif record.kind == "asset":
+            place = f"{record.tenant}.{record.key}"
+            asset = self.assets.get(place)
+            for event in record.events:
+                asset = evolve_asset(asset, event, record.at, record.actor)
+            self._keep(self.assets, place, asset, None if undo is None else undo.kept)
         elif record.kind == "link":
             self.links.evolve(record, None if undo is None else undo.links)
             for event in record.events:

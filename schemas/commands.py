@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from .assets import ASSET_ANSWERS, ASSET_VERBS, ReadAsset
 from .bounds import (
     ACQUIRE_WAIT_MAX_S,
     AFTER_MAX,
@@ -577,6 +578,7 @@ LEASE_VERBS: dict[str, type[Command]] = {
     "progress": Progress,
     "note": Note,
     "recall": Recall,
+    "read_asset": ReadAsset,
 }
 CONTROL_VERBS: dict[str, type[Command]] = {
     "cancel": Cancel,
@@ -610,6 +612,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "declare_tenant": DeclareTenant,
     "get_tenant": GetTenant,
     **HOSTING_VERBS,
+    **ASSET_VERBS,
     **ACCESS_VERBS,
 }
 
@@ -621,6 +624,7 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     GetTenant: TenantTold,
     Erase: Erased,
     **HOSTING_ANSWERS,
+    **ASSET_ANSWERS,
     **ACCESS_ANSWERS,
 }
 """What is answered with more than an Answer."""

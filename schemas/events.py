@@ -38,7 +38,8 @@ queue_declared, queue_paused, queue_draining, queue_resumed (queue); batch_seale
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
 history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded and those of
 `principals.py` (principal); tenant_created, tenant_declared and those of `quotas.py` (tenant);
-partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices).
+partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices);
+asset_set, asset_removed (asset), and asset_read of a job.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from typing import Final
 
 import msgspec
 
+from .assets import ASSET_EVENTS, AssetRead
 from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
 from .links import LINK_EVENTS, PartitionOpened
@@ -561,6 +563,7 @@ JOB_EVENTS: Final[tuple[type[Fact], ...]] = (
     SignalReceived,
     JobEdited,
     *STEP_EVENTS,
+    AssetRead,
 )
 OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     LeasesRenewed,
@@ -589,6 +592,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     PriceSet,
     TenantDeclared,
     *QUOTA_EVENTS,
+    *ASSET_EVENTS,
     *PRINCIPAL_EVENTS,
     *SCHEDULE_EVENTS,
 )

@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec.structs import force_setattr, replace
 
+from .assets import AssetRead
 from .bounds import SECOND_US
 from .errors import AttemptError, ErrorClass
 from .events import (
@@ -103,6 +104,7 @@ TRANSITIONS: Final[dict[tuple[Place, type[Fact]], tuple[State, ...]]] = {
     (S.RUNNING, SignalReceived): (S.RUNNING,),
     (S.RUNNING, CancelRequested): (S.RUNNING,),
     **{(S.RUNNING, noted): (S.RUNNING,) for noted in NOTED},
+    (S.RUNNING, AssetRead): (S.RUNNING,),
     (S.RUNNING, CompensationEnded): (S.PENDING,),
     (S.RUNNING, JobCompleted): (S.COMPLETED,),
     (S.RUNNING, AttemptFailed): (S.RETRYING,),
@@ -148,6 +150,7 @@ _NOT_FROM: Final[dict[type[Fact], str]] = {
     SignalReceived: "already_finished",
     JobEdited: "already_started",
     **dict.fromkeys(NOTED, "not_running"),
+    AssetRead: "not_running",
     CompensationDue: "lease_is_live",
     CompensationEnded: "not_running",
 }
@@ -255,6 +258,8 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
             return replace(job, progress=progress)
         case StepIntended() | StepDone() | StepFailed() | StepCompensated() | ToolCalled() | UsageRecorded():
             return _noted(job, event, record)
+        case AssetRead():
+            return job
         case AttemptFailed(error=error, crashed=True):
             losses = job.lease_losses + 1
             if losses >= job.retry.max_lease_losses and job.stops is None:

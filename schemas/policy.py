@@ -141,6 +141,13 @@ class Isolation(StrEnum):
         return order.index(self) >= order.index(least)
 
 
+Pattern = Annotated[str, Meta(min_length=1, max_length=NAME_MAX_CHARS)]
+AssetGrants = Annotated[
+    dict[Pattern, Annotated[tuple[Pattern, ...], Meta(max_length=TOOL_RULES_MAX)]],
+    Meta(max_length=TOOL_RULES_MAX),
+]
+
+
 class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What governs a queue. A default here never changes: old records leave defaults out.
 
@@ -154,7 +161,8 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     leaves it to the tenant's policy, and where there is none, history stays and nothing is sealed.
     `isolation` is the least that a worker must keep an attempt apart, and `isolated_network` whether one that
     is kept apart by more than `plain` may use the network. `reserve_microusd` is what an attempt may cost:
-    so much of the tenant's budget is set apart for each before it starts.
+    so much of the tenant's budget is set apart for each before it starts. `assets` are names, in which `*`
+    stands for anything, each with the tasks whose jobs may read it.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -173,6 +181,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     isolation: Isolation = Isolation.NONE
     isolated_network: bool = False
     reserve_microusd: Reserve | None = None
+    assets: AssetGrants = {}
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

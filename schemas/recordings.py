@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from .assets import AssetRead
 from .events import LeaseGranted
 from .lifecycle import Job, evolve
 from .records import Record
@@ -15,11 +16,14 @@ from .steps import ToolCalled
 class Run(msgspec.Struct, frozen=True):
     """A job at one of its ends, with the calls of tools that its last attempt made outside of steps.
 
+    `assets` are the versions that it has read, by name.
+
     `attempt` and `token` are of that attempt; one that undid what the steps had done does not count.
     """
 
     job: Job
     calls: tuple[ToolCalled, ...] = ()
+    assets: dict[str, int] = {}
     attempt: int = 0
     token: int = 0
 
@@ -31,6 +35,7 @@ def last_run(records: Iterable[Record], end: int | None = None) -> Run | None:
     """
     job: Job | None = None
     calls: list[ToolCalled] = []
+    assets: dict[str, int] = {}
     attempt = token = 0
     for record in records:
         if end is not None and record.seq > end:
@@ -41,7 +46,10 @@ def last_run(records: Iterable[Record], end: int | None = None) -> Run | None:
                 continue
             if isinstance(event, LeaseGranted):
                 calls.clear()
+                assets.clear()
                 attempt, token = event.attempt, job.last_token
             elif isinstance(event, ToolCalled) and event.step is None:
                 calls.append(event)
-    return None if job is None else Run(job, tuple(calls), attempt, token)
+            elif isinstance(event, AssetRead):
+                assets.setdefault(event.asset, event.version)
+    return None if job is None else Run(job, tuple(calls), assets, attempt, token)

@@ -9,6 +9,7 @@ import msgspec
 
 from writ.broker.errors import WireError
 from writ.broker.wire import Wire
+from writ.schemas.assets import AssetTold
 from writ.schemas.commands import Acquired, Answer, Command, Renewed, Reported
 from writ.schemas.notes import Recalled
 from writ.schemas.queries import Query, RecordsPage
@@ -17,12 +18,13 @@ from writ.schemas.subjects import lease_subject, query_subject
 
 if TYPE_CHECKING:
     from .line import Post
+    from .redaction import Redactor
 
 _encode = msgspec.json.Encoder().encode
 A = TypeVar("A", bound=Answer)
 _decoders: Final[dict[type[Answer], Callable[[bytes], Any]]] = {
     cls: msgspec.json.Decoder(cls).decode
-    for cls in (Answer, Acquired, Renewed, Reported, Recalled, RecordsPage)
+    for cls in (Answer, Acquired, Renewed, Reported, Recalled, RecordsPage, AssetTold)
 }
 
 
@@ -41,9 +43,10 @@ class TryLater(Refused):
 class Asking:
     """Sends the requests of one worker."""
 
-    def __init__(self, wire: Wire, post: Post) -> None:
+    def __init__(self, wire: Wire, post: Post, redactor: Redactor) -> None:
         self._wire = wire
         self._post = post
+        self._redactor = redactor
 
     async def ask(self, queue: str, verb: str, command: Command, answer: type[A], timeout_s: float) -> A:
         """One request of a queue. Raises WireError, TryLater, Refused."""
@@ -56,7 +59,7 @@ class Asking:
         return await self._ask(subject, query, answer, timeout_s)
 
     async def _ask(self, subject: str, command: Command, answer: type[A], timeout_s: float) -> A:
-        data = await self._wire.request(subject, _encode(command), timeout_s)
+        data = await self._wire.request(subject, self._redactor.message(_encode(command)), timeout_s)
         try:
             answered: A = _decoders[answer](data)
         except msgspec.MsgspecError as error:

@@ -14,6 +14,7 @@ import msgspec
 from writ.broker.errors import PermissionDenied, SubmitNotStored, Unreachable, WireError
 from writ.broker.submits import check_submit
 from writ.broker.wire import Wire
+from writ.schemas.assets import AssetTold, ReadAsset
 from writ.schemas.bounds import AFTER_MAX, STEPS_MAX, TOKEN_MAX_BYTES
 from writ.schemas.commands import Progress, Reported
 from writ.schemas.ids import job_key
@@ -29,6 +30,7 @@ from .steps import StepRefused
 
 if TYPE_CHECKING:
     from .line import Post
+    from .redaction import Redactor
     from .run import Run
 
 log = logging.getLogger("writ.worker")
@@ -50,7 +52,7 @@ class Call(NamedTuple):
     options: dict[str, Any]
 
 
-class ToChildren(NamedTuple):
+class ToChildren(msgspec.Struct, frozen=True, tag="children"):
     """Asks for the children of a step, started where they are not there; see `Errands.children`."""
 
     step: int
@@ -58,8 +60,25 @@ class ToChildren(NamedTuple):
     anew: bool
 
 
-class ToSay(NamedTuple):
+class ToSay(msgspec.Struct, frozen=True, tag="say"):
     """Asks to have stored what a run says of itself."""
+
+
+class ToAsset(msgspec.Struct, frozen=True, tag="asset"):
+    """Asks for the value of an asset; see `ReadAsset`."""
+
+    name: str
+    secret: bool
+    version: int | None = None
+
+
+Errand = ToChildren | ToSay | ToAsset
+ERRAND_ANSWERS: Final[dict[type[Any], Any]] = {
+    ToChildren: list[ChildSeen],
+    ToSay: list[ChildSeen],
+    ToAsset: AssetTold,
+}
+"""What each is answered with; what is said, with no children."""
 
 
 class Errands:
@@ -74,22 +93,44 @@ class Errands:
         post: Post,
         entropy: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
+        redactor: Redactor,
     ) -> None:
         self._wire = wire
         self._asking = asking
         self._post = post
         self._entropy = entropy
         self._loop = loop
+        self._redactor = redactor
 
-    def begin(self, run: Run, errand: ToChildren | ToSay) -> Future[list[ChildSeen]]:
-        """Starts an errand; from any thread. What is said is answered with no children."""
+    def begin(self, run: Run, errand: Errand) -> Future[Any]:
+        """Starts an errand; from any thread. What it is answered with says `ERRAND_ANSWERS`."""
         return asyncio.run_coroutine_threadsafe(self._do(run, errand), self._loop)
 
-    async def _do(self, run: Run, errand: ToChildren | ToSay) -> list[ChildSeen]:
-        if isinstance(errand, ToChildren):
-            return await self.children(run, errand.step, errand.calls, errand.anew)
-        await self.say(run)
-        return []
+    async def _do(self, run: Run, errand: Errand) -> Any:
+        match errand:
+            case ToChildren():
+                return await self.children(run, errand.step, errand.calls, errand.anew)
+            case ToSay():
+                await self.say(run)
+                return []
+            case ToAsset():
+                return await self.asset(run, errand)
+
+    # --- assets -----------------------------------------------------------------------------------------
+
+    async def asset(self, run: Run, wanted: ToAsset) -> AssetTold:
+        """A version of an asset, which is recorded as read. Raises StepRefused where the job may not."""
+
+        async def once() -> AssetTold:
+            command = ReadAsset(
+                self._post.worker, run.lease.id, run.lease.token, wanted.name, wanted.secret, wanted.version
+            )
+            return await self._asking.ask(run.queue, "read_asset", command, AssetTold, TIMEOUT_S)
+
+        told = await self._until_answered(run, once)
+        if told.secret:
+            self._redactor.learn(told.value)
+        return told
 
     # --- progress ---------------------------------------------------------------------------------------
 
@@ -200,7 +241,9 @@ class Errands:
         nonce = f"{self._entropy():.17f}"  # nobody can have ours taken for a repetition
 
         async def once() -> None:
-            await self._wire.publish_submit(subject, body, f"{call.queue}.{child_id}.{nonce}")
+            await self._wire.publish_submit(
+                subject, self._redactor.message(body), f"{call.queue}.{child_id}.{nonce}"
+            )
 
         await self._until_answered(run, once)
 
@@ -217,7 +260,8 @@ class Errands:
             except (WireError, TryLater, SubmitNotStored) as error:
                 log.info("job %s: what its task asked for is asked again: %s", run.lease.id, error)
             except Refused as error:
-                if error.rejection.kind in (RejectionKind.STALE, RejectionKind.NOT_FOUND):
+                kind, field = error.rejection.kind, error.rejection.field
+                if kind is RejectionKind.STALE or (kind is RejectionKind.NOT_FOUND and field != "name"):
                     raise Cancelled(Stop.LOST.value) from error
                 raise StepRefused(str(error)) from error
             await asyncio.sleep(pause_s * (0.5 + self._entropy()))

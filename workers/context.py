@@ -181,6 +181,28 @@ class Context:
             raise StepRefused("the task is a coroutine: await the method without _sync at its end")
         return drive(work)
 
+    # --- what the tenant has put away ---------------------------------------------------------------------
+
+    async def asset(self, name: str) -> str:
+        """The newest value of an asset (`writ asset set NAME`), as text.
+
+        The queue's policy must grant it to the task. The version is recorded, and a reproduction reads the
+        same. What an attempt has read stays as it is. Raises StepRefused where it may not be read.
+        """
+        return (await self._run.assets.read(name, secret=False)).decode()
+
+    async def secret(self, name: str) -> str:
+        """The newest value of a secret, as `asset`. It is left out of whatever leaves the worker."""
+        return (await self._run.assets.read(name, secret=True)).decode()
+
+    def asset_sync(self, name: str) -> str:
+        """`asset` for a task that is a plain function."""
+        return self._plainly(self.asset(name))
+
+    def secret_sync(self, name: str) -> str:
+        """`secret` for a task that is a plain function."""
+        return self._plainly(self.secret(name))
+
     # --- saying -----------------------------------------------------------------------------------------
 
     def progress(self, value: object) -> None:

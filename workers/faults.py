@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import traceback
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -20,6 +21,9 @@ _TYPE_MAX_CHARS: Final = 256
 _MESSAGE_MAX_CHARS: Final = 4_000
 _FRAMES: Final = 40
 _OURS: Final = "writ.workers."
+
+
+Clean = Callable[[str], str]
 
 
 class Stop(Enum):
@@ -41,8 +45,8 @@ class Fault(msgspec.Struct, frozen=True):
     crashed: bool = False
 
 
-def fault_of(error: BaseException, stop: Stop | None) -> Fault:
-    """An exception as a failure: the class decides what happens next."""
+def fault_of(error: BaseException, stop: Stop | None, clean: Clean = str) -> Fault:
+    """An exception as a failure: the class decides what happens next. `clean` leaves secrets out."""
     if stop is Stop.TIMEOUT:
         return Fault(ErrorClass.TIMEOUT, "AttemptTimeout", stop.value)
     if stop is Stop.CANCEL:
@@ -54,7 +58,7 @@ def fault_of(error: BaseException, stop: Stop | None) -> Fault:
         return Fault(ErrorClass.APPLICATION, kind, _words(error))
     if isinstance(error, CallFailed):
         return Fault(error.class_, error.type, error.text)
-    text = describe(error)
+    text = describe(error, clean)
     if isinstance(error, FailJob):
         return Fault(ErrorClass.POLICY, kind, text)
     if isinstance(error, RetryAfter):
@@ -69,16 +73,16 @@ def steers(error: BaseException) -> bool:
     return isinstance(error, FailJob | RetryAfter | Cancelled) or not isinstance(error, Exception)
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, clean: Clean = str) -> str:
     """The message, then the traceback from user code on, within 10,000 characters."""
-    message = _words(error)
+    message = clean(_words(error))  # before it is cut, which might cut a secret
     if len(message) > _MESSAGE_MAX_CHARS:
         message = f"{message[:_MESSAGE_MAX_CHARS]} [cut: {len(message)} characters in all]"
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
         trace = trace.tb_next
     frames = traceback.format_exception(type(error), error, trace, limit=-_FRAMES)
-    stack = "".join(frames)
+    stack = clean("".join(frames))
     room = ERROR_TEXT_MAX_CHARS - len(message) - 100
     if len(stack) > room:
         half = room // 2

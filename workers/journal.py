@@ -30,7 +30,6 @@ from writ.schemas.errors import ErrorClass
 from writ.schemas.events import WaitReason
 from writ.schemas.notes import (
     AnyRemark,
-    ChildSeen,
     StepFault,
     StepIntent,
     StepResult,
@@ -40,7 +39,7 @@ from writ.schemas.notes import (
 )
 from writ.schemas.steps import OnUnknown, StepBy, StepState
 
-from .children import ToChildren, ToSay
+from .children import Errand, ToSay
 from .faults import fault_of, steers
 from .steps import (
     ChildFailed,
@@ -58,6 +57,7 @@ from .steps import (
 
 if TYPE_CHECKING:
     from .recording import Recording
+    from .redaction import Redactor
     from .run import Run
 
 T = TypeVar("T")
@@ -88,10 +88,13 @@ class Entry(NamedTuple):
     size_bytes: int
 
 
-def digest_of(content: Any, what: str, key: bytes) -> str:
-    """SHA-256 of parameters as JSON, keyed if there is a key. Raises StepRefused where they are no JSON."""
+def digest_of(content: Any, what: str, key: bytes, redactor: Redactor) -> str:
+    """SHA-256 of parameters as JSON, keyed if there is a key. Raises StepRefused where they are no JSON.
+
+    Secrets are left out of it: who has the log could try values until one has the digest.
+    """
     try:
-        text = _in_order(content)
+        text = redactor.json(_in_order(content))
         return (hmac.new(key, text, hashlib.sha256) if key else hashlib.sha256(text)).hexdigest()
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         reason = f"{what}: its parameters cannot be written as JSON: {error}; hold such things in a closure"
@@ -124,6 +127,7 @@ class Journal:
     def __init__(self, run: Run, clock: Clock) -> None:
         self._run = run
         self.lease = run.lease
+        self.redactor = run.line.redactor
         self.now_us = clock.mono_us
         self.blocking = not run.task.is_async
         self._next = 0
@@ -160,7 +164,7 @@ class Journal:
         answer: T = blocked.get()(answered)
         return answer
 
-    async def errand(self, errand: ToChildren | ToSay) -> list[ChildSeen]:
+    async def errand(self, errand: Errand) -> Any:
         """What the keeper finds out or does for the task."""
         return await self._answer(self._run.line.errands.begin(self._run, errand))
 
@@ -214,7 +218,7 @@ class Journal:
         self._next += 1
         number = self._next
         call = _Call(number, name, function, args, kwargs, policy)
-        params = digest_of([args, kwargs], f"step {name!r}", self.lease.digest_key)
+        params = digest_of([args, kwargs], f"step {name!r}", self.lease.digest_key, self.redactor)
         if self.recording is not None:
             return self._reproduced(call, params)
         known = self.recorded[number - 1] if number <= len(self.recorded) else None
@@ -306,7 +310,7 @@ class Journal:
         except Exception as error:
             if self._run.stop is not None:
                 raise  # interrupted: what it did is not known
-            fault = fault_of(error, None)
+            fault = fault_of(error, None, self.redactor.text)
             await self._store(
                 StepFault(
                     call.number,

@@ -47,6 +47,7 @@ from .hands import Hands, Outbox, from_anywhere
 from .line import Counts, Line, Post, heard, held
 from .notes import Notes
 from .recording import first_run, recorded_steps
+from .redaction import Redactor
 from .reports import REPORT_TIMEOUT_S, Reports
 from .run import Run
 from .steps import NotReproducible, StepRefused
@@ -88,7 +89,10 @@ class Keeper:
         self._now_us = clock.mono_us
         self._entropy = entropy
         self._hands: Hands | None = None
-        self._lines = deque(Line(queue, post.tenant, post.weights.get(queue, 1)) for queue in post.queues)
+        self.redactor = Redactor()
+        self._lines = deque(
+            Line(queue, post.tenant, post.weights.get(queue, 1), self.redactor) for queue in post.queues
+        )
         self._free = post.concurrency
         self._polls = 0
         self._draining = False
@@ -98,7 +102,7 @@ class Keeper:
         self._jobs: set[asyncio.Task[None]] = set()
         self._tick: asyncio.TimerHandle | None = None
         self._wire = wire
-        self._asking = Asking(wire, post)
+        self._asking = Asking(wire, post, self.redactor)
         self._reports = Reports(
             self._asking, post.worker, self.counts, entropy, self._spawn, self._changed.set, self._fail
         )
@@ -114,7 +118,7 @@ class Keeper:
         """Works until `drain`, then ends orderly. Raises WorkerError where the worker cannot go on."""
         self._hands = hands
         loop = asyncio.get_running_loop()
-        self._errands = Errands(self._wire, self._asking, self._post, self._entropy, loop)
+        self._errands = Errands(self._wire, self._asking, self._post, self._entropy, loop, self.redactor)
         outbox = Outbox(from_anywhere(asyncio.get_running_loop()), self._notes.take)
         for line in self._lines:
             line.outbox, line.errands = outbox, self._errands

@@ -12,6 +12,7 @@ from writ.schemas.commands import Held, WorkerAbout
 from writ.schemas.policy import Isolation
 
 from .hands import Outbox
+from .redaction import Redactor
 from .run import Run
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Counts:
 class Line:
     """What the keeper has of one queue. Runs in hand are known by their fencing tokens."""
 
-    def __init__(self, queue: str, tenant: str, weight: int = 1) -> None:
+    def __init__(self, queue: str, tenant: str, weight: int = 1, redactor: Redactor | None = None) -> None:
         self.queue = queue
         self.tenant = tenant
         self.weight = weight
@@ -71,6 +72,9 @@ class Line:
 
         self.errands: Errands
         """What user code has the keeper do; there as long."""
+
+        self.redactor = redactor or Redactor()
+        """The secrets that the worker knows."""
 
         self.noting: dict[int, Run] = {}
         self.sending_notes = 0

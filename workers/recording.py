@@ -37,6 +37,7 @@ class Recording:
         self.token = run.token
         self._steps = [seen(step) for step in run.job.steps]
         self._calls = list(run.calls)
+        self.assets = run.assets
 
     def step(self, number: int) -> StepSeen | None:
         """The step of that number; None where the first run had no such."""

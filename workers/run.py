@@ -15,6 +15,7 @@ from writ.schemas.commands import Lease
 from writ.schemas.errors import ErrorClass
 from writ.schemas.policy import Isolation
 
+from .assets import Assets
 from .context import Context
 from .errors import Cancelled, FailJob
 from .faults import Fault, Stop, fault_of
@@ -41,6 +42,7 @@ class Run:
     """
 
     __slots__ = (
+        "_assets",
         "_clock",
         "_journal",
         "_said",
@@ -69,6 +71,7 @@ class Run:
         self._clock = clock
         self._journal: Journal | None = None
         self._waits: Waits | None = None
+        self._assets: Assets | None = None
         self._said: Said | None = None
         self.heard = list(lease.signals)
         self.taken_us = clock.mono_us()
@@ -100,6 +103,13 @@ class Run:
         if self._waits is None:
             self._waits = Waits(self, self.journal, self._clock)
         return self._waits
+
+    @property
+    def assets(self) -> Assets:
+        """Made at its first use, as the journal."""
+        if self._assets is None:
+            self._assets = Assets(self.journal)
+        return self._assets
 
     @property
     def said(self) -> Said:
@@ -226,7 +236,7 @@ class Run:
     def raised(self, error: BaseException, now_us: int) -> None:
         """The function raised."""
         self.run_ms = max(0, now_us - self.began_us) // _MS if self.began_us else 0
-        self.fault = fault_of(error, self.stop)
+        self.fault = fault_of(error, self.stop, self.line.redactor.text)
         if self.stop is None:
             self.sleep = _sleep_in(error)
 

@@ -93,7 +93,7 @@ class _Call:
         self._args, self._kwargs = args, kwargs
         values = tool.bind(args, kwargs)
         lease = journal.lease
-        self._digest = digest_of(values, f"tool {tool.name}", lease.digest_key)
+        self._digest = digest_of(values, f"tool {tool.name}", lease.digest_key, journal.redactor)
         policy = lease.tools or ANY_TOOL
         self._params = tool.shown(values, policy.redacts)
         self._policy = lease.policy
@@ -133,7 +133,7 @@ class _Call:
 
     def _raised(self, error: BaseException) -> BaseException:
         """Notes a failure; what the task hears of it."""
-        fault = fault_of(error, None)
+        fault = fault_of(error, None, self._journal.redactor.text)
         self._note(ToolOutcome.FAILED, class_=fault.class_, type=fault.type, text=fault.text)
         if steers(error):
             return error

@@ -31,6 +31,7 @@ from .hands import Hands, LoopHands, Mailbox, Threads, from_anywhere
 from .keeper import Keeper
 from .line import Counts, Post
 from .load import load, tasks_in
+from .redaction import redacted_logs
 from .run import Run
 from .runner.hands import ChildHands
 from .runner.limits import AttemptLimits
@@ -256,7 +257,8 @@ class Worker:
                 keeper.drain()
         log.info("worker %s works on %s", self.name, ", ".join(self.queues))
         try:
-            await keeper.run(hands)
+            with redacted_logs(keeper.redactor):
+                await keeper.run(hands)
         finally:
             self._counts = keeper.counts
             log.info("worker %s has ended: %s", self.name, keeper.counts)

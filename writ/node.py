@@ -21,6 +21,7 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.gate import LIFE_S
+from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.owned import DEFAULT_DIRECTORY
 from writ.broker.queries import teller
@@ -30,6 +31,7 @@ from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.logtime import Budget
 from writ.orchestrator.snapshots import Snapshots
+from writ.orchestrator.strongroom import ASSET_BUCKET
 from writ.schemas import catalog
 from writ.schemas.queries import PartitionStatus
 
@@ -179,6 +181,7 @@ class Node:
             snapshots=Snapshots.beside(self.directory, log_.partition),
             keys=Vault(vault_path(self.directory)),
             founders=founders(self.broker.principals),
+            assets=JetStreamKeyValue(logs, ASSET_BUCKET, "Writ: the sealed values of assets."),
         )
         self._spawn(engine.run(), _ENGINE)
         self._spawn(self._tell(engine, logs), "page of metrics")

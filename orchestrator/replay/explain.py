@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from writ.schemas.assets import AssetRead
 from writ.schemas.events import (
     AttemptFailed,
     CancelRequested,
@@ -200,7 +201,7 @@ def _tools(steps: Sequence[Step]) -> Answer:
         if isinstance(event, ToolCalled):
             called = f"{call_words(event)}, with {shown(event.params)} (digest {event.digest[:12]})"
             found.append((f"{called[0].upper()}{called[1:]}.", step.record.seq))
-        elif isinstance(event, StepDone | StepFailed | StepCompensated | UsageRecorded):
+        elif isinstance(event, StepDone | StepFailed | StepCompensated | UsageRecorded | AssetRead):
             words = noted_words(event, step.job.steps)
             found.append((f"{words[0].upper()}{words[1:]}.", step.record.seq))
     question = "Which tools were called, with what?"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from writ.schemas.assets import AssetRead, AssetRemoved, AssetSet
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.errors import AttemptError
 from writ.schemas.events import (
@@ -290,6 +291,15 @@ def noted_words(event: Fact, steps: Steps) -> str:
         case UsageRecorded(model=model, input_tokens=given, output_tokens=got, cost_microusd=cost):
             price = "no price known" if cost is None else f"{cost} micro-dollars by prices {event.prices}"
             return f"{model}: {given} tokens in, {got} out, {price}"
+        case AssetRead(attempt=attempt, asset=asset, version=version):
+            kind = "secret" if event.secret else "asset"
+            return f"attempt {attempt} is given {kind} {asset}, version {version}, digest {event.digest[:12]}"
+        case AssetSet(version=version, secret=secret):
+            kind = "secret" if secret else "asset"
+            what = f"version {version}, {kind} of {event.size_bytes} bytes, digest {event.digest[:12]}"
+            return f"{what}: {one_line(event.reason)}"
+        case AssetRemoved(reason=reason):
+            return f"removed, and its values erased: {one_line(reason)}"
         case CompensationDue(rule=rule, dead=dead):
             end = "cancelled" if dead is None else f"dead, {dead}"
             return f"what its steps did is to be undone, then it is {end}: {rule}"

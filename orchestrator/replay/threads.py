@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from writ.schemas.assets import AssetRead
 from writ.schemas.events import (
     AttemptFailed,
     AttemptStarted,
@@ -45,6 +46,7 @@ _BY_WORKERS: Final[tuple[type[Fact], ...]] = (
     ProgressReported,
     CompensationEnded,
     *NOTED,
+    AssetRead,
 )
 _RECORD: Final = "record:"
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.broker.ports import Log
+from writ.schemas.assets import AssetRead
 from writ.schemas.codec import digest
 from writ.schemas.events import (
     AttemptFailed,
@@ -288,6 +289,7 @@ class Verifier:
                 | StepCompensated(attempt=attempt, token=token)
                 | ToolCalled(attempt=attempt, token=token)
                 | UsageRecorded(attempt=attempt, token=token)
+                | AssetRead(attempt=attempt, token=token)
                 | CompensationEnded(attempt=attempt, token=token)
             ):
                 live = job.lease.token if job.lease is not None else None

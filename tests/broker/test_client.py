@@ -35,6 +35,7 @@ from writ.broker.owned import server_binary
 from writ.broker.submits import new_job_id
 from writ.broker.wire import NatsWire
 from writ.schemas import events, submits
+from writ.schemas.assets import ASSET_VERBS, AssetsTold, AssetTold
 from writ.schemas.codec import encode
 from writ.schemas.commands import (
     CONTROL_VERBS,
@@ -748,6 +749,15 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             {"policy": {"archive_after_s": 7.0}, "reason": "r"},
             9,
         ),
+        (
+            client.set_asset("n", "shh-shh", secret=True, reason="r"),
+            "set_asset",
+            {"name": "n", "value": "c2hoLXNoaA==", "secret": True, "reason": "r"},
+            AssetTold(position=9),
+        ),
+        (client.asset("n", 3), "get_asset", {"name": "n", "version": 3}, AssetTold(position=9)),
+        (client.assets("n"), "list_assets", {"name": "n"}, AssetsTold(position=9)),
+        (client.remove_asset("n", reason="r"), "remove_asset", {"name": "n", "reason": "r"}, 9),
         (client.tenant(), "get_tenant", {}, TenantTold(position=9)),
         (client.create_tenant("acme", key), "create_tenant", {"name": "acme", "key": key}, 9),
         (
@@ -794,6 +804,7 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         "get_tenant",
         *HOSTING_VERBS,
         *ACCESS_VERBS,
+        *ASSET_VERBS,
     }
     for call, verb, body, result in calls:
         told["jobs"] = 4 if verb == "erase" else ["a"]

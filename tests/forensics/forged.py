@@ -63,6 +63,8 @@ GIVEN: Final[dict[str, frozenset[str]]] = {
         "time_resumed": "gap_ms",
         "tenant_declared": "reason",
         "quotas_set": "reason quotas",
+        "asset_set": "digest key reason secret size_bytes",
+        "asset_removed": "reason",
     }.items()
 }
 """What somebody gave, drew or measured, and so may be anything; all other fields follow from the log."""

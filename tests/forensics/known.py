@@ -40,7 +40,14 @@ _RETRIES: Final = (
     "attempt_failed", "lease_expired", "lease_released", "job_snoozed", "retry_scheduled",
     "job_dead_lettered", "job_cancelled",
 )  # fmt: skip
-_NOTED: Final = ("tool_called", "step_done", "step_failed", "step_compensated", "usage_recorded")
+_NOTED: Final = (
+    "tool_called",
+    "step_done",
+    "step_failed",
+    "step_compensated",
+    "usage_recorded",
+    "asset_read",
+)
 _WORDS: Final = {
     "pending": "It has been ready for", "running": "It is running", "scheduled": "It is not due",
     "retrying": "It waits out the backoff", "suspended": "It is suspended", "completed": "It completed",

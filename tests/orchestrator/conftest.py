@@ -78,6 +78,7 @@ def told(state: Partition) -> dict[str, Any]:
         "long": dict(state.long),
         "prices": dict(state.prices),
         "tenants": dict(state.tenants),
+        "assets": dict(state.assets),
         "adopted": {p: dict(told) for p, told in state.links.adopted.items()},
         "principals": dict(state.principals),
         "governed": dict(state.governed),

@@ -14,11 +14,13 @@ import pytest
 from writ.orchestrator.deadlines import Deadlines
 from writ.orchestrator.decide import control, depend, intake, lease, schedule, steps, timers
 from writ.orchestrator.decide import queue as queues
+from writ.orchestrator.decide.assets import read_asset
 from writ.orchestrator.decide.prices import set_price
 from writ.orchestrator.decide.schedule import Firing
 from writ.orchestrator.round import Round
 from writ.orchestrator.state import Partition, Undo
 from writ.schemas import commands
+from writ.schemas.assets import ASSET_EVENTS, Asset, AssetRead, AssetVersion, ReadAsset
 from writ.schemas.codec import decode
 from writ.schemas.commands import Approval, SubmitJob
 from writ.schemas.errors import ErrorClass
@@ -455,9 +457,25 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
             told |= {type(event) for event in decode(stored.body).events}
         taken |= edges(roamed)
     audit = {AlarmRaised, Barrier, HistoryLong, WorkerSeen, CommandRejected, ReportRejected, RejectionsFolded}
-    kept = {ContentErased, HoldPlaced, HoldLifted, TenantDeclared, *QUOTA_EVENTS, *PRINCIPAL_EVENTS}
+    kept = {
+        ContentErased,
+        HoldPlaced,
+        HoldLifted,
+        TenantDeclared,
+        *QUOTA_EVENTS,
+        *PRINCIPAL_EVENTS,
+        *ASSET_EVENTS,
+        AssetRead,
+    }
     assert told >= set(EVENT_TYPES.values()) - audit - kept - {PartitionOpened, *LINK_EVENTS}
-    rare = (put_off, brought_forward, held_in_its_backoff, told_of_another_that_failed, undone_from_a_wait)
+    rare = (
+        put_off,
+        brought_forward,
+        held_in_its_backoff,
+        told_of_another_that_failed,
+        undone_from_a_wait,
+        given_an_asset,
+    )
     for seldom in rare:
         taken |= edges(seldom(history))
     untaken = {(place, event, to) for (place, event), ways in TRANSITIONS.items() for to in ways} - taken
@@ -517,6 +535,19 @@ def told_of_another_that_failed(history: Histories) -> History:
     words.add(*depend.on_submit(words.now, lambda key: None))
     words.add(*depend.on_ended(words.now, {dead.key: dead}.get, words.history.at))
     return words.history
+
+
+def given_an_asset(history: Histories) -> History:
+    """A running job that reads a secret."""
+    told = history()
+    words = told.job("a").submitted().granted()
+    queue = msgspec.structs.replace(BUILT_IN, policy=QueuePolicy(assets={"key": ("*",)}))
+    asset = Asset(True, (AssetVersion(1, "1-ab", "ab" * 32, 9, told.at, "owner"),))
+    asks = ReadAsset("w1", "a", words.now.last_token, "key", True)
+    made = read_asset(words.now, queue, asset, asks, "worker-1", ())
+    assert isinstance(made, tuple)
+    words.add(*made)
+    return told
 
 
 def undone_from_a_wait(history: Histories) -> History:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from writ.schemas import codec
+from writ.schemas.assets import AssetRead, AssetRemoved, AssetSet
 from writ.schemas.codec import CodecError, decode, digest, encode
 from writ.schemas.commands import SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
@@ -348,6 +349,9 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     CompensationDue: st.builds(CompensationDue, TEXT, st.none() | st.sampled_from(DeadReason), MAYBE_TEXT),
     CompensationEnded: st.builds(CompensationEnded, NUMBER, NUMBER, MAYBE),
     PriceSet: st.builds(PriceSet, NUMBER, TEXT, NUMBER, NUMBER, NUMBER, TEXT),
+    AssetSet: st.builds(AssetSet, NUMBER, st.booleans(), TEXT, TEXT, NUMBER, TEXT),
+    AssetRemoved: st.builds(AssetRemoved, TEXT),
+    AssetRead: st.builds(AssetRead, NUMBER, NUMBER, TEXT, NUMBER, st.booleans(), TEXT, NUMBER),
     TenantDeclared: st.builds(TenantDeclared, NUMBER, TENANT_POLICY, TEXT),
     QuotasSet: st.builds(QuotasSet, NUMBER, QUOTAS, TEXT),
     BudgetReached: st.builds(BudgetReached, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
+from writ.schemas.assets import AssetRead
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
     JOB_EVENTS,
@@ -103,6 +104,7 @@ SAMPLES: dict[type[Fact], Fact] = {
     StepCompensated: StepCompensated(1, 7, 1),
     ToolCalled: ToolCalled(1, 7, "search", "1", seal(b"{}"), "ab" * 32, ToolOutcome.DONE),
     UsageRecorded: UsageRecorded(1, 7, "small", 10, 20),
+    AssetRead: AssetRead(1, 7, "stripe-key", 2, True, "ab" * 32, 3),
     CompensationDue: CompensationDue("rule", DeadReason.EXHAUSTED),
     CompensationEnded: CompensationEnded(1, 7),
 }

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
+from writ.schemas.assets import ASSET_EVENTS, AssetRead
 from writ.schemas.events import (
     OTHER_EVENTS,
     AlarmRaised,
@@ -57,11 +58,17 @@ _NEVER: Final = (
     *(HistoryLong, AlarmRaised, PriceSet, TenantDeclared, WorkerSeen),
     *PRINCIPAL_EVENTS,
     *KEEPING,
+    *ASSET_EVENTS,
 )
 """Nobody is governed in a simulated history, and nothing there raises an alarm."""
 
-_RARE: Final = {(State.SCHEDULED, CompensationDue), (State.SUSPENDED, CompensationDue)}
-"""A job that took steps and was then put off, or asked a person, and was cancelled before it went on."""
+_RARE: Final = {
+    (State.SCHEDULED, CompensationDue),
+    (State.SUSPENDED, CompensationDue),
+    (State.RUNNING, AssetRead),
+}
+"""A job that took steps and was then put off, or asked a person, and was cancelled before it went on. And
+nobody sets an asset there."""
 
 WAYS: Final = (
     *(f"dead {reason}" for reason in DeadReason if reason not in _UNREACHED),

@@ -20,16 +20,17 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
+from msgspec.json import decode
 
 from writ.broker.clock import SystemClock
-from writ.schemas.notes import ChildSeen
 from writ.schemas.policy import Isolation
 
-from ..children import Errands, ToChildren, ToSay
+from ..children import ERRAND_ANSWERS, Errand, Errands, ToSay
 from ..errors import Cancelled
 from ..faults import Stop
 from ..hands import Outbox
 from ..line import Line
+from ..redaction import LogFilter, Redactor
 from ..run import Run
 from ..steps import StepRefused
 from .ends import overstepped
@@ -94,7 +95,7 @@ def live(start: Start) -> None:
     if work.recorded or work.recording is not None:
         run.journal.recorded = work.recorded
         run.journal.recording = work.recording
-    _log_to(link)
+    _log_to(link, line.redactor)
     link.send(Began())
     _run(run, link, setup.limits)
     link.say_news(run)
@@ -128,7 +129,7 @@ def _run(run: Run, link: Link, limits: AttemptLimits) -> None:
     now_us = SystemClock().mono_us
 
     def raised(error: BaseException) -> None:
-        fault = overstepped(error, limits)
+        fault = overstepped(error, limits, run.line.redactor.text)
         run.raised(error, now_us())
         if fault is not None and run.stop is None:
             run.fault = fault
@@ -172,7 +173,7 @@ class Link:
         self._socket = socket.socket(fileno=descriptor)
         self._sending = threading.Lock()
         self._saying = threading.Lock()
-        self._waiting: dict[int, Future[Any]] = {}
+        self._waiting: dict[int, tuple[Future[Any], Any]] = {}
         self._numbers = itertools.count(1)
 
     def send(self, said: FromChild) -> None:
@@ -181,10 +182,10 @@ class Link:
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(body)
 
-    def ask(self, answered: Future[Any]) -> int:
-        """A number by which the answer is told."""
+    def ask(self, answered: Future[Any], kind: Any = None) -> int:
+        """A number by which the answer, of that kind, is told."""
         number = next(self._numbers)
-        self._waiting[number] = answered
+        self._waiting[number] = (answered, kind)
         return number
 
     def say_news(self, run: Run) -> None:
@@ -193,10 +194,10 @@ class Link:
             if run.has_news:
                 self.send(Says(Raw(run.said.newest())))
 
-    def say(self, run: Run, answered: Future[Any]) -> None:
+    def say(self, run: Run, answered: Future[Any], kind: Any) -> None:
         """Sends the newest that the run says of itself, to have it stored; nothing older goes after it."""
         with self._saying:
-            self.send(Says(Raw(run.said.newest()), self.ask(answered)))
+            self.send(Says(Raw(run.said.newest()), self.ask(answered, kind)))
 
     def receive(self) -> bytes:
         """The next frame. Raises EOFError."""
@@ -228,12 +229,13 @@ class Link:
     def _take(self, said: ToChild, run: Run, interrupt: Callable[[], object]) -> None:
         match said:
             case Stored(number=number):
-                self._waiting.pop(number).set_result(None)
-            case Found(number=number, children=children):
-                self._waiting.pop(number).set_result(list(children))
+                self._waiting.pop(number)[0].set_result(None)
+            case Found(number=number, answer=answer):
+                answered, kind = self._waiting.pop(number)
+                answered.set_result(decode(answer, type=kind))
             case Raised(number=number, kind=kind, text=text):
                 made = _REFUSALS.get(kind, RuntimeError)
-                self._waiting.pop(number).set_exception(made(text))
+                self._waiting.pop(number)[0].set_exception(made(text))
             case Heard(signals=signals):
                 run.heard += signals
             case Told(stop=stop):
@@ -269,13 +271,14 @@ class _Errands(Errands):
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def begin(self, run: Run, errand: ToChildren | ToSay) -> Future[list[ChildSeen]]:
-        answered: Future[list[ChildSeen]] = Future()
+    def begin(self, run: Run, errand: Errand) -> Future[Any]:
+        answered: Future[Any] = Future()
+        kind = ERRAND_ANSWERS[type(errand)]
         answered.set_running_or_notify_cancel()  # one who no longer waits does not take the errand back
         if isinstance(errand, ToSay):
-            self._link.say(run, answered)
+            self._link.say(run, answered, kind)
             return answered
-        asked = Asked(self._link.ask(answered), errand)
+        asked = Asked(self._link.ask(answered, kind), errand)
         size = len(encode(asked))
         if size > FRAME_MAX_BYTES:
             reason = f"the children of one step have {size} bytes of input and options together"
@@ -302,8 +305,10 @@ class _Handler(logging.Handler):
         self._link.send(Logged(record.levelno, text[:_LINE_MAX_CHARS]))
 
 
-def _log_to(link: Link) -> None:
+def _log_to(link: Link, redactor: Redactor) -> None:
     root: Any = logging.getLogger()
-    root.addHandler(_Handler(link))
+    handler = _Handler(link)
+    handler.addFilter(LogFilter(redactor))  # before a line is cut
+    root.addHandler(handler)
     if root.level > logging.INFO:
         root.setLevel(logging.INFO)

@@ -9,14 +9,14 @@ from typing import Final
 
 from writ.schemas.errors import ErrorClass
 
-from ..faults import Fault, Stop, describe
+from ..faults import Clean, Fault, Stop, describe
 from .frames import BROKEN, OUT_OF_MEMORY, TOO_MANY, Status
 from .limits import AttemptLimits
 
 _TOLD_MAX_CHARS: Final = 2_000
 
 
-def overstepped(error: BaseException, limits: AttemptLimits) -> Fault | None:
+def overstepped(error: BaseException, limits: AttemptLimits, clean: Clean) -> Fault | None:
     """The failure that an exception is, where it tells of a limit that was met; None where of none."""
     cause: BaseException | None = error
     while cause is not None:
@@ -24,7 +24,7 @@ def overstepped(error: BaseException, limits: AttemptLimits) -> Fault | None:
             limits.give_room()
             return _out_of_memory(limits)
         if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
-            text = f"a file was to grow past --file-mib {limits.file_mib}\n\n{describe(error)}"
+            text = f"a file was to grow past --file-mib {limits.file_mib}\n\n{describe(error, clean)}"
             return Fault(ErrorClass.APPLICATION, "FileTooLarge", text)
         cause = cause.__cause__
     return None

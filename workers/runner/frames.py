@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from writ.schemas.commands import Lease, SignalCame
-from writ.schemas.notes import AnyRemark, ChildSeen, StepSeen
+from writ.schemas.notes import AnyRemark, StepSeen
 from writ.schemas.policy import Isolation
 
-from ..children import ToChildren
+from ..children import ToAsset, ToChildren
 from ..faults import Fault
 from .limits import AttemptLimits
 
@@ -99,10 +99,10 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):
-    """An errand is done: the children that it was about."""
+    """An errand is done, with its answer (see `ERRAND_ANSWERS`)."""
 
     number: int
-    children: tuple[ChildSeen, ...] = ()
+    answer: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Raised(msgspec.Struct, frozen=True, tag="raised"):
@@ -153,7 +153,7 @@ class Asked(msgspec.Struct, frozen=True, tag="asked"):
     """An errand for the keeper."""
 
     number: int
-    errand: ToChildren
+    errand: ToChildren | ToAsset
 
 
 class Logged(msgspec.Struct, frozen=True, tag="logged"):

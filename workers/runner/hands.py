@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -24,10 +24,10 @@ from writ.broker.clock import Clock
 from writ.schemas.bounds import INLINE_MAX_BYTES
 from writ.schemas.commands import SignalCame, Snooze, Suspend
 from writ.schemas.errors import ErrorClass
-from writ.schemas.notes import ChildSeen
 
-from ..children import ToChildren, ToSay
+from ..children import Errand, ToSay
 from ..faults import Fault
+from ..redaction import Redactor
 from ..run import Run
 from ..steps import Sleep
 from .ends import fault_of_end
@@ -142,7 +142,7 @@ class Attempt:
         self._signals = 0
         """How many of the run's signals the child was told."""
 
-        self._errands: set[Future[list[ChildSeen]]] = set()
+        self._errands: set[Future[Any]] = set()
         self._timers: list[asyncio.TimerHandle] = []
         self._tails = {
             name: Tail(self._loop, fd) for name, fd in (("stdout", started.out), ("stderr", started.err))
@@ -252,7 +252,7 @@ class Attempt:
             case Asked(number=number, errand=errand):
                 self._begin(number, errand)
             case Logged(level=level, text=text):
-                task_log.log(level, "%s", text)
+                task_log.log(level, "%s", run.line.redactor.text(text))
             case Unfit() | Ended() as said if self._said is None:
                 self._said = said
                 if run.began_us:
@@ -265,16 +265,17 @@ class Attempt:
         error = answered.exception()
         self._tell(Stored(number) if error is None else _raised(number, error))
 
-    def _begin(self, number: int, errand: ToChildren | ToSay) -> None:
+    def _begin(self, number: int, errand: Errand) -> None:
         begun = self._run.line.errands.begin(self._run, errand)
         self._errands.add(begun)
         begun.add_done_callback(partial(self._found, number))
 
-    def _found(self, number: int, done: Future[list[ChildSeen]]) -> None:
+    def _found(self, number: int, done: Future[Any]) -> None:
         self._errands.discard(done)
         if not done.cancelled():
             error = done.exception()
-            self._tell(Found(number, tuple(done.result())) if error is None else _raised(number, error))
+            answer = msgspec.Raw(b"null") if error is not None else msgspec.Raw(encode(done.result()))
+            self._tell(Found(number, answer) if error is None else _raised(number, error))
 
     # --- how it ended -------------------------------------------------------------------------------------
 
@@ -294,7 +295,9 @@ class Attempt:
                 run.run_ms = max(0, self._now_us() - run.began_us) // _MS
             if self._broke:
                 status = Status(0, BROKEN)
-            run.fault = fault_of_end(run.stop, status, self._pool.limits, self._tails["stderr"].text())
+            run.fault = fault_of_end(
+                run.stop, status, self._pool.limits, self._tails["stderr"].text(run.line.redactor)
+            )
 
     def _sleep(self, said: Slept) -> None:
         """Has the job wait as the child says, where that is a wait at all."""
@@ -313,10 +316,11 @@ class Attempt:
         for name, tail in self._tails.items():
             if tail.count:
                 run = self._run
-                cut = f", the last {len(tail.kept)} of them" if tail.count > len(tail.kept) else ""
+                kept = min(tail.count, KEPT_BYTES)
+                cut = f", the last {kept} of them" if tail.count > kept else ""
                 told = "[%s/%s attempt %d] %s, %d bytes%s: %s"
                 at = (run.queue, run.lease.id, run.lease.attempt)
-                task_log.info(told, *at, name, tail.count, cut, tail.text().rstrip())
+                task_log.info(told, *at, name, tail.count, cut, tail.text(run.line.redactor).rstrip())
 
 
 def _raised(number: int, error: BaseException) -> Raised:
@@ -328,14 +332,16 @@ class Tail:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         self.count = 0
-        self.kept = bytearray()
+        self._kept = bytearray()
         self._loop = loop
         self._descriptor = descriptor
         os.set_blocking(descriptor, False)
         loop.add_reader(descriptor, self._read)
 
-    def text(self) -> str:
-        return self.kept.decode("utf-8", "replace")
+    def text(self, redactor: Redactor) -> str:
+        """The last 64 KiB, without the secrets in it."""
+        cut = self.count > len(self._kept)
+        return redactor.tail(bytes(self._kept), KEPT_BYTES, cut=cut).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Takes what is left in the pipe."""
@@ -355,8 +361,10 @@ class Tail:
             self._end()
             return
         self.count += len(part)
-        self.kept += part
-        del self.kept[:-KEPT_BYTES]
+        self._kept += part
+        del self._kept[
+            : -2 * KEPT_BYTES
+        ]  # some more: where it is cut, a secret may be, and is left out whole
 
     def _end(self) -> None:
         self._loop.remove_reader(self._descriptor)

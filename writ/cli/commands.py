@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "apply": ("apply", "apply"),
     "price": ("prices", "price"),
     "tenant": ("tenants", "tenant"),
+    "asset": ("assets", "asset"),
     "erase": ("keeping", "erase"),
     "hold": ("keeping", "hold"),
     "audit": ("audits", "audit"),

@@ -33,6 +33,7 @@ FRONT = """\
   writ dlq                      dead letters by cause; `writ dlq redrive ID --reason R` tries one
                                 again, and `--cause C --reason R` all of a cause, by plan
   writ drop ID --reason R       settle a dead letter for good
+  writ asset list               named values and secrets for jobs; set, rotate or remove one
   writ price list               what the tokens of models cost; `writ price set` says it
   writ erase ID --reason R      make the content of a job unreadable for good; --subject for many
   writ hold list                what must not be erased; add or remove one

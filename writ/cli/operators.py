@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
+from . import stores
 from .options import STATES, Parser, Subparsers, command, fresh, number, watched, whole
 
 _JOB_VERBS: Final = {
@@ -74,6 +75,7 @@ def add(to: Subparsers) -> None:
     _add_operation(to)
     _add_batch(to)
     _add_price(to)
+    stores.add(to)
 
 
 def _add_operation(to: Subparsers) -> None:

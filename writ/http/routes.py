@@ -47,6 +47,10 @@ class OfPrincipal(msgspec.Struct, frozen=True, kw_only=True):
     name: Token
 
 
+class OfAsset(msgspec.Struct, frozen=True, kw_only=True):
+    name: Token
+
+
 class OfKey(OfPrincipal, frozen=True, kw_only=True):
     key: PublicKey
 
@@ -218,6 +222,10 @@ READS: Final = (
     _list(f"{JOB}/proof", "prove", "prove_job"),
     _ask("/v1/prices", "list_prices", msgspec.Struct, method="GET"),
     _ask("/v1/prices", "set_price", msgspec.Struct),
+    _ask("/v1/assets", "list_assets", msgspec.Struct, method="GET"),
+    _ask("/v1/assets/{name}", "get_asset", OfAsset, method="GET"),
+    _ask("/v1/assets/{name}", "set_asset", OfAsset, method="PUT"),
+    _ask("/v1/assets/{name}", "remove_asset", OfAsset, method="DELETE"),
     _ask("/v1/tenant", "get_tenant", msgspec.Struct, method="GET"),
     _ask("/v1/tenant", "declare_tenant", msgspec.Struct, method="PUT"),
     _ask("/v1/tenants", "list_tenants", msgspec.Struct, method="GET"),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from writ.broker.clock import Clock
 from writ.schemas import bounds, commands, hosting
+from writ.schemas.assets import AssetRemoved, AssetSet, KeptAsset
 from writ.schemas.events import (
     AlarmRaised,
     BatchEnded,
@@ -63,6 +64,7 @@ from ...consequences import ORCHESTRATOR
 from ...decide import queue as queues
 from ...decide import quotas
 from ...decide import schedule as schedules
+from ...decide.assets import remove_asset, set_asset
 from ...decide.prices import set_price
 from ...decide.tenant import declare_tenant
 from ...office import Office
@@ -171,6 +173,8 @@ class Governing:
                 return access.founded(self._state, record)
             case "tenant":
                 return self._tenant(record)
+            case "asset":
+                return self._asset(record)
             case "incident":
                 return self._incident(record)
             case "principal" if access.changes(record):
@@ -295,6 +299,20 @@ class Governing:
             raise Unrecorded
         tenant = self._state.tenants.get(record.tenant, UNDECLARED)
         return declare_tenant(tenant, commands.DeclareTenant(first.policy, first.reason))
+
+    def _asset(self, record: Record) -> tuple[Fact, ...]:
+        asset = self._state.assets.get(address(record.tenant, record.key))
+        match record.events[0]:
+            case AssetSet() as made:
+                # With `forget`, as it may have been said: then it may be so however many versions there are.
+                command = KeptAsset(
+                    record.key, made.key, made.digest, made.size_bytes, made.secret, False, True, made.reason
+                )
+                return accepted(set_asset(asset, command, 0, self._state.erased))
+            case AssetRemoved(reason=reason):
+                return accepted(remove_asset(asset, record.key, reason))
+            case _:
+                raise Unrecorded
 
     def _incident(self, record: Record) -> tuple[Fact, ...]:
         if isinstance(record.events[0], AlarmRaised):

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.schemas import commands
+from writ.schemas.assets import AssetRead, ReadAsset
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.commands import Completion, Held, SubmitJob
 from writ.schemas.events import (
@@ -46,6 +47,7 @@ from writ.schemas.steps import CompensationDue, CompensationEnded
 
 from ...consequences import ORCHESTRATOR
 from ...decide import control, depend, intake, lease, quotas, retry, timers
+from ...decide.assets import read_asset
 from ...decide.death import cancelled
 from ...operating import applies
 from ...state import Partition, address
@@ -239,6 +241,15 @@ def _suspended(state: Partition, job: Job, record: Record, events: tuple[Fact, .
     return (replace(first, rule=rule),)
 
 
+def _asset_read(state: Partition, job: Job, record: Record, events: tuple[Fact, ...]) -> tuple[Fact, ...]:
+    (first, *_) = events
+    assert isinstance(first, AssetRead)
+    version = first.version if job.reproduces is not None else None
+    command = ReadAsset("-", job.id, first.token, first.asset, first.secret, version)
+    queue, asset = state.queue(f"{job.tenant}.{job.queue}"), state.assets.get(f"{job.tenant}.{first.asset}")
+    return accepted(read_asset(job, queue, asset, command, record.actor, state.erased))
+
+
 _REPORTS: Final[dict[type[Fact], Callable[[Partition, Job, Record, tuple[Fact, ...]], tuple[Fact, ...]]]] = {
     JobCompleted: _completed,
     CompensationEnded: _completed,
@@ -247,6 +258,7 @@ _REPORTS: Final[dict[type[Fact], Callable[[Partition, Job, Record, tuple[Fact, .
     LeaseReleased: _released,
     JobSnoozed: _snoozed,
     ProgressReported: _progressed,
+    AssetRead: _asset_read,
     JobSuspended: _suspended,
 }
 

@@ -308,9 +308,11 @@ async def replay(twin: Twin, up_to: int) -> Partition:
 
 
 KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted", "TenantDeclared"}
+ASSETS: Final = {"AssetSet", "AssetRemoved", "AssetRead"}
 ELSEWHERE: Final = {
     *("TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", "WorkerSeen", "AlarmRaised"),
     *KEEPING,
+    *ASSETS,
     *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS, *QUOTA_EVENTS)),
 }
 """Standing still, floods of refusals, long histories, alarms, erasure, principals, several partitions, what

@@ -1,0 +1,204 @@
+"""Values by key, each with a revision, as JetStream's key-value buckets keep them; and their in-memory twin.
+
+A bucket is the stream `KV_<name>`, as every NATS client knows it, with one message for each key. Tokens of a
+key are separated by dots; those that may hold anything are written in base64 (`token_of`).
+"""
+# nats-py, and the JSON of its API, are typed in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+from nats.aio.client import Client as Nats
+from nats.errors import Error as NatsError
+
+from .clock import Clock, SystemClock
+from .ports import NotStored, OutcomeUnknown
+from .streams import REQUEST_TIMEOUT_S, ApiError, api
+
+_NO_STREAM: Final = 10059
+_NO_MESSAGE: Final = 10037
+_WRONG_REVISION: Final = 10071
+_EXISTS: Final = 10058
+
+
+class Entry(NamedTuple):
+    """A value and its revision, which grows with every change in the bucket."""
+
+    value: bytes
+    revision: int
+
+
+class WrongRevision(Exception):
+    """The key has another revision than was expected."""
+
+
+class KeyValue(Protocol):
+    """Every method raises OutcomeUnknown where the broker does not answer."""
+
+    async def get(self, key: str) -> Entry | None: ...
+
+    async def put(
+        self, key: str, value: bytes, *, ttl_s: float | None = None, revision: int | None = None
+    ) -> int:
+        """Stores a value, for `ttl_s` seconds if that is given; its revision.
+
+        With `revision` only where that is the key's now, 0 for none. Raises WrongRevision, NotStored.
+        """
+        ...
+
+    async def delete(self, key: str) -> bool:
+        """Whether there was something to forget."""
+        ...
+
+    async def keys(self, under: str) -> list[str]:
+        """The keys that begin with those tokens, in their order."""
+        ...
+
+
+def token_of(text: str) -> str:
+    """Any text as one token of a key."""
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=") or "="
+
+
+def text_of(token: str) -> str:
+    """What a token stands for."""
+    return "" if token == "=" else base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+
+
+def bucket_of(kind: str, tenant: str) -> str:
+    """The name of a tenant's bucket; where a bucket may not have the tenant's name it ends with a digest."""
+    plain = "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "_" for c in tenant)[:64]
+    tail = "" if plain == tenant else f"-{hashlib.sha256(tenant.encode()).hexdigest()[:12]}"
+    return f"writ-{kind}-{plain}{tail}"
+
+
+class MemoryKeyValue:
+    """A bucket in memory."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._last = 0
+        self._entries: dict[str, tuple[Entry, int | None]] = {}
+
+    async def get(self, key: str) -> Entry | None:
+        entry, until = self._entries.get(key, (None, None))
+        if until is not None and self._clock.mono_us() >= until:
+            del self._entries[key]
+            return None
+        return entry
+
+    async def put(
+        self, key: str, value: bytes, *, ttl_s: float | None = None, revision: int | None = None
+    ) -> int:
+        known = await self.get(key)
+        if revision is not None and revision != (0 if known is None else known.revision):
+            raise WrongRevision(key)
+        self._last += 1
+        until = None if ttl_s is None else self._clock.mono_us() + round(ttl_s * 1_000_000)
+        self._entries[key] = (Entry(value, self._last), until)
+        return self._last
+
+    async def delete(self, key: str) -> bool:
+        known = await self.get(key)
+        self._entries.pop(key, None)
+        return known is not None
+
+    async def keys(self, under: str) -> list[str]:
+        found = [key for key in sorted(self._entries) if key.startswith(f"{under}.")]
+        return [key for key in found if await self.get(key) is not None]
+
+
+class JetStreamKeyValue:
+    """A bucket of the broker, made when the first value is put."""
+
+    def __init__(self, nats: Nats, bucket: str, description: str) -> None:
+        self._nats = nats
+        self._stream = f"KV_{bucket}"
+        self._prefix = f"$KV.{bucket}."
+        self._description = description
+        self._made = False
+
+    async def get(self, key: str) -> Entry | None:
+        try:
+            found = await api(
+                self._nats, f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._prefix + key}
+            )
+        except ApiError as error:
+            if error.code in (_NO_MESSAGE, _NO_STREAM):
+                return None
+            raise OutcomeUnknown(str(error)) from error
+        message = found["message"]
+        if b"Nats-Marker-Reason" in base64.b64decode(message.get("hdrs", "")):
+            return None  # it is over its time
+        return Entry(base64.b64decode(message.get("data", "")), int(message["seq"]))
+
+    async def put(
+        self, key: str, value: bytes, *, ttl_s: float | None = None, revision: int | None = None
+    ) -> int:
+        await self._make()
+        headers: dict[str, str] = {}
+        if ttl_s is not None:
+            headers["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
+        if revision is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
+        try:
+            answer = await self._nats.request(
+                self._prefix + key, value, timeout=REQUEST_TIMEOUT_S, headers=headers or None
+            )
+        except (NatsError, OSError, TimeoutError) as silent:
+            raise OutcomeUnknown(f"the broker does not answer: {silent}") from silent
+        said: dict[str, Any] = msgspec.json.decode(answer.data)
+        error = said.get("error")
+        if error:
+            if error.get("err_code") == _WRONG_REVISION:
+                raise WrongRevision(key)
+            raise NotStored(str(error.get("description", "refused")))
+        return int(said["seq"])
+
+    async def delete(self, key: str) -> bool:
+        try:
+            done = await api(self._nats, f"STREAM.PURGE.{self._stream}", {"filter": self._prefix + key})
+        except ApiError as error:
+            if error.code == _NO_STREAM:
+                return False
+            raise OutcomeUnknown(str(error)) from error
+        return bool(done.get("purged"))
+
+    async def keys(self, under: str) -> list[str]:
+        try:
+            body = {"subjects_filter": f"{self._prefix}{under}.>"}
+            info = await api(self._nats, f"STREAM.INFO.{self._stream}", body)
+        except ApiError as error:
+            if error.code == _NO_STREAM:
+                return []
+            raise OutcomeUnknown(str(error)) from error
+        subjects: dict[str, int] = info["state"].get("subjects") or {}
+        return sorted([subject.removeprefix(self._prefix) for subject in subjects])
+
+    async def _make(self) -> None:
+        if self._made:
+            return
+        config = {
+            "name": self._stream,
+            "description": self._description,
+            "subjects": [f"{self._prefix}>"],
+            "retention": "limits",
+            "discard": "new",
+            "storage": "file",
+            "num_replicas": 1,
+            "max_msgs_per_subject": 1,
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "allow_msg_ttl": True,
+        }
+        try:
+            await api(self._nats, f"STREAM.CREATE.{self._stream}", config)
+        except ApiError as error:
+            if error.code != _EXISTS:
+                raise OutcomeUnknown(str(error)) from error
+        self._made = True
