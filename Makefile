@@ -79,6 +79,10 @@ bench-views: $(READY) ## Measure the views: rebuild, lag under load, memory
 bench-pages: $(READY) ## Fill the views with a million jobs, and ask every list (ARGS='--directory DIR' keeps them)
 	@$(BIN)/python -m benchmarks.pages $(ARGS)
 
+.PHONY: bench-gates
+bench-gates: $(READY) ## Show how often gates and canaries judge rightly, by simulation (ARGS='--trials 200')
+	@$(BIN)/python -m benchmarks.gates $(ARGS)
+
 .PHONY: bench-audit
 bench-audit: $(READY) ## Measure how fast a log is verified against its checkpoints (ARGS='--jobs 300000')
 	@$(BIN)/python -m benchmarks.audit $(ARGS)
