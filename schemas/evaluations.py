@@ -52,6 +52,8 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detect: Annotated[float, Meta(gt=0)] = 0.1
     minimum: float | None = None
     maximum: float | None = None
+    every: bool = False
+    """The bound holds for each single score, and decides alone: for what must never happen."""
 
 
 class Compared(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -84,7 +84,8 @@ class _Seen(NamedTuple):
 
 
 def _see(measured: Measured) -> _Seen:
-    dimension, baseline = measured.dimension, measured.baseline
+    dimension = measured.dimension
+    baseline = None if dimension.every else measured.baseline
     missing = _missing(measured.candidate) + (_missing(baseline) if baseline is not None else 0)
     ours = [_there(tries) for tries in measured.candidate]
     if not any(ours):
@@ -146,6 +147,12 @@ def _hold_bound(dimension: Dimension, ours: Sequence[Sequence[float]]) -> tuple[
     bound = dimension.minimum if higher else dimension.maximum
     if bound is None:
         return None
+    side = "at least" if higher else "at most"
+    if dimension.every:
+        worst = min(map(min, ours)) if higher else max(map(max, ours))
+        held = worst >= bound if higher else worst <= bound
+        said = f"the worst score is {worst:.4g}, where {side} {bound:g} is asked of each."
+        return (Outcome.PASS if held else Outcome.FAIL), said
     mean = fmean(fmean(tries) for tries in ours)
     many = all(len(tries) > 1 for tries in ours)
     spread = Resampled(
@@ -156,7 +163,6 @@ def _hold_bound(dimension: Dimension, ours: Sequence[Sequence[float]]) -> tuple[
         else []
     )
     least, most = _interval(mean, spread)
-    side = "at least" if higher else "at most"
     if (most < bound) if higher else (least > bound):
         return Outcome.FAIL, f"{mean:.4g}, where {side} {bound:g} is asked."
     if (least >= bound) if higher else (most <= bound):

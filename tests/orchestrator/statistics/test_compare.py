@@ -119,6 +119,16 @@ def test_a_bound_fails_what_is_no_worse_than_a_bad_baseline() -> None:
     assert "at least 0.9" in compared.reason
 
 
+def test_what_must_never_happen_fails_by_a_single_score() -> None:
+    never = Dimension("policy", minimum=1.0, every=True)
+    once = (*steady(199), (1.0, 1.0, 0.0, 1.0, 1.0))
+    compared = one(once, once, never)
+    assert compared.outcome is Outcome.FAIL
+    assert "of each" in compared.reason
+    assert one(steady(2, 1), None, never).outcome is Outcome.PASS
+    assert one((*steady(2, 1), ()), None, never).outcome is Outcome.INCONCLUSIVE
+
+
 def test_the_worst_dimension_decides() -> None:
     good = Measured(QUALITY, steady(50), steady(50))
     bad = Measured(Dimension("policy"), steady(50, value=0.0), steady(50))
