@@ -1,4 +1,4 @@
-"""What an evaluation found, for people and for CI: Markdown, JUnit XML, and one HTML page that needs nothing else."""
+"""What an evaluation found, for people and for CI: Markdown, JUnit XML, a page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Changed(NamedTuple):
 
 
 def regressions(found: Evaluation) -> list[Changed]:
-    """Items whose mean moved, in any dimension, the worst first: by the share of the dimension's largest move."""
+    """Items whose mean moved, the worst first: by the share of the largest move in their dimension."""
     moved: list[tuple[float, Changed]] = []
     for measured in found.measured:
         if measured.baseline is None:
@@ -72,10 +72,9 @@ def markdown(found: Evaluation) -> str:
     worse = [each for each in regressions(found) if each.change < 0]
     if worse:
         lines += ["", f"{len(worse)} items are worse in a dimension; the first:", ""]
-        lines += [
-            f"- `{each.item}` {each.dimension}: {_number(_mean(each.baseline))} to {_number(_mean(each.candidate))}"
-            for each in worse[:10]
-        ]
+        for each in worse[:10]:
+            was, now = (_number(_mean(side)) for side in (each.baseline, each.candidate))
+            lines.append(f"- `{each.item}` {each.dimension}: {was} to {now}")
     for name, stable in found.stability.items():
         if stable.flaky:
             lines += ["", f"{len(stable.flaky)} items are flaky in {name}: {', '.join(stable.flaky[:10])}."]
@@ -102,14 +101,16 @@ def junit(found: Evaluation) -> str:
 
 
 _STYLE: Final = """
-:root { color-scheme: light dark; --line: #8884; --dim: #777; --pass: #2da44e; --fail: #d1373f; --unsure: #d9a400; }
+:root { color-scheme: light dark; --line: #8884; --dim: #777;
+  --pass: #2da44e; --fail: #d1373f; --unsure: #d9a400; }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2.5rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.45rem; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 2.4rem 0 .6rem; }
 .dim { color: var(--dim); }
 .badge { display: inline-block; padding: .05rem .6rem; border-radius: 1rem; color: #fff; font-size: .85rem; }
-.pass { background: var(--pass); } .fail { background: var(--fail); } .inconclusive { background: var(--unsure); }
+.pass { background: var(--pass); } .fail { background: var(--fail); }
+.inconclusive { background: var(--unsure); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
 th { font-weight: 500; color: var(--dim); font-size: .85rem; }
@@ -152,7 +153,7 @@ def html(found: Evaluation) -> Iterator[str]:
 
 
 def _plot(dimensions: tuple[Compared, ...]) -> Iterator[str]:
-    """Each change with its interval, around a line at none; the smallest drop that would be found is a tick."""
+    """Each change with its interval, around a line at none; a tick: the smallest drop that would be found."""
     drawn = [each for each in dimensions if each.change is not None]
     if not drawn:
         return
@@ -229,5 +230,5 @@ def _mean(values: tuple[float | None, ...]) -> float | None:
 
 def _number(value: float | None) -> str:
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.4g}" if math.isfinite(value) else str(value)
