@@ -21,7 +21,7 @@ def _add_projects(to: Subparsers) -> None:
     lock = command(to, "lock", "Pin the dependencies of a process, with digests.", "  writ lock")
     _folder(lock)
     run = command(
-        to, "run", "Run an entry point once, on a whole system in this process, and tell what happens. One attempt.",
+        to, "run", "Run an entry point once, on a whole system in this process, and tell what happens.",
         "  writ run --entry main --input '{\"words\": [\"a\"]}'\n  writ run --entry main --input @input.json",
     )  # fmt: skip
     run.add_argument("--entry", default="main", metavar="E", help="of process.toml [main]")
