@@ -18,7 +18,8 @@ from writ.evaluation.scorers import Answer, AnyScorer, ScorerError
 
 def scorer(**table: Any) -> AnyScorer:
     """As a plan's file says it."""
-    return msgspec.convert(table, AnyScorer)  # type: ignore[arg-type]
+    made: AnyScorer = msgspec.convert(table, AnyScorer)
+    return made
 
 
 def score(table: dict[str, Any], expected: Any, output: Any) -> float | None:

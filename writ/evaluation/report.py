@@ -72,9 +72,9 @@ def markdown(found: Evaluation) -> str:
     worse = [each for each in regressions(found) if each.change < 0]
     if worse:
         lines += ["", f"{len(worse)} items are worse in a dimension; the first:", ""]
-        for each in worse[:10]:
-            was, now = (_number(_mean(side)) for side in (each.baseline, each.candidate))
-            lines.append(f"- `{each.item}` {each.dimension}: {was} to {now}")
+        for moved in worse[:10]:
+            was, now = (_number(_mean(side)) for side in (moved.baseline, moved.candidate))
+            lines.append(f"- `{moved.item}` {moved.dimension}: {was} to {now}")
     for name, stable in found.stability.items():
         if stable.flaky:
             lines += ["", f"{len(stable.flaky)} items are flaky in {name}: {', '.join(stable.flaky[:10])}."]
