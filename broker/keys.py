@@ -50,7 +50,7 @@ def new_seed(kind: KeyKind) -> bytes:
 
 def load(path: Path) -> Key:
     """Return the key whose seed is in `path`; raises `KeyFileError` as `load_or_create` does."""
-    return Key(public=_public(_read(path), path), seed_path=path)
+    return Key(public=_public(read_secret(path), path), seed_path=path)
 
 
 def secret_in(path: Path, make: Callable[[], bytes]) -> bytes:
@@ -66,10 +66,11 @@ def secret_in(path: Path, make: Callable[[], bytes]) -> bytes:
             _create(path, make())
     except OSError as error:
         raise KeyFileError(f"key file {path}: {error.strerror}; check the directory and its owner") from error
-    return _read(path)
+    return read_secret(path)
 
 
-def _read(path: Path) -> bytes:
+def read_secret(path: Path) -> bytes:
+    """What is in the file of a secret that there is. Raises `KeyFileError` where others can read it too."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         content = path.read_bytes().strip()

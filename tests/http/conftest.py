@@ -42,6 +42,7 @@ class Got:
     status: int
     headers: dict[str, str]
     body: bytes
+    cookies: tuple[str, ...] = ()
 
     @property
     def document(self) -> Any:
@@ -142,7 +143,8 @@ class Api:
             connection.request(method, address, sent, given | (headers or {}))
             answer = connection.getresponse()
             kept = {name.lower(): value for name, value in answer.getheaders()}
-            return Got(answer.status, kept, answer.read())
+            cookies = tuple(answer.headers.get_all("Set-Cookie", []))
+            return Got(answer.status, kept, answer.read(), cookies)
         finally:
             connection.close()
 

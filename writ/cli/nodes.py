@@ -55,7 +55,7 @@ async def _serve(args: Namespace) -> int:
     if args.http_port != OFF:
         from writ.http.keeper import Http
 
-        http = Http(directory, args.http_port)
+        http = Http(directory, args.http_port, args.http_origin, _oidc(args))
     views = Views(directory)
     await views.spawn()  # first, so that it loads its modules while this process loads the node's
 
@@ -94,6 +94,22 @@ async def _serve(args: Namespace) -> int:
         if on_terminal() and not args.json and not args.quiet:
             print("\nstopping", flush=True)
         await node.stop()
+
+
+def _oidc(args: Namespace) -> Path | None:
+    """The file about an OpenID provider, once it has been read. Raises UsageError."""
+    if args.oidc is None:
+        return None
+    try:
+        from writ.http.oidc import OidcFault, provider_of, read_settings
+
+        path = Path(args.oidc)
+        provider_of(path, read_settings(path))
+    except ImportError as error:
+        raise UsageError(f"--oidc wants {error.name}: pip install 'writ-orchestrator[oidc]'") from error
+    except OidcFault as fault:
+        raise UsageError(f"--oidc: {fault}") from fault
+    return path
 
 
 def _certificates(args: Namespace, directory: Path) -> TlsFiles | None:
@@ -192,7 +208,19 @@ def _detach(args: Namespace) -> int:
         raise CommandError(f"directory {directory}: {error.strerror}", ["writ up --dir ANOTHER"]) from error
     offset = log.tell()
     _certificates(args, directory)  # what is wrong with them is told here, and not in a log
-    names = ("port", "http_port", "metrics_port", "host", "login_life", "tls_cert", "tls_key", "tls_ca")
+    _oidc(args)
+    names = (
+        "oidc",
+        "http_origin",
+        "port",
+        "http_port",
+        "metrics_port",
+        "host",
+        "login_life",
+        "tls_cert",
+        "tls_key",
+        "tls_ca",
+    )
     told = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names]
     given = [word for name, value in told if value is not None for word in (name, str(value))]
     flags = ("tls", "search", "audit_mirror")

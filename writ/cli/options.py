@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, Final, NoReturn
 
 from .usage import explain_usage
@@ -119,6 +120,13 @@ OFF = "off"
 def port_or_off(text: str) -> Any:
     """A port, or `off`."""
     return text if text == OFF else whole(1, 65_535)(text)
+
+
+def origin(text: str) -> str:
+    """Scheme and host of a server, and its port where it has an odd one."""
+    if re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no origin; give it as https://writ.example.com")
+    return text.lower()
 
 
 def number(least: float) -> Any:

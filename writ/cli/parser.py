@@ -15,6 +15,7 @@ from .options import (
     common,
     number,
     one_job,
+    origin,
     port_or_off,
     watched,
     whole,
@@ -120,6 +121,13 @@ def _add_node_commands(to: Subparsers) -> None:
         "--http-port", type=port_or_off, metavar="H",
         help="port of the HTTP API on 127.0.0.1, or off [9748, or a free one where that is taken]",
     )  # fmt: skip
+    up.add_argument(
+        "--http-origin", type=origin, metavar="URL",
+        help="where a server in front of the HTTP API is, which speaks TLS: https://writ.example.com",
+    )  # fmt: skip
+    up.add_argument(
+        "--oidc", metavar="FILE", help="let browsers log in with the OpenID provider of this file"
+    )
     up.add_argument("--host", default="127.0.0.1", help="address of the broker [127.0.0.1]; others want TLS")
     up.add_argument(
         "--login-life", type=whole(1, 3_600), default=3_600, metavar="SECONDS",

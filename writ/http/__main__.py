@@ -16,11 +16,24 @@ from writ.metrics.processes import process
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.metrics import Family
 
-from .app import App
+from .app import App, Page
 from .bearers import COMPONENT, Bearers, Who
 from .keeper import Settings
-from .pages import pages
+from .pages import pages, ways_to_log_in
 from .server import serving
+from .sessions import Sessions
+
+
+def _logins(settings: Settings, sessions: Sessions) -> dict[str, Page]:
+    """The page that tells how a browser may log in, and those by which it does so with a provider."""
+    if settings.oidc is None:
+        return {"/login": ways_to_log_in(None)}
+    from .oidc import START, OidcLogin, provider_of, read_settings
+
+    path = Path(settings.oidc)
+    oidc = read_settings(path)
+    login = OidcLogin(oidc, provider_of(path, oidc), sessions, settings.tenant)
+    return {"/login": ways_to_log_in(START), **login.pages()}
 
 
 async def _open(settings: Settings, parts: AsyncExitStack) -> None:
@@ -38,7 +51,9 @@ async def _open(settings: Settings, parts: AsyncExitStack) -> None:
     wire, feed = wires
     owner = Who(settings.tenant, settings.principal)
     bearers = Bearers(wire, settings.url, owner, settings.token)
-    app = App(bearers, feed, pages(bearers.component, directory), directory)
+    sessions = Sessions(bearers)
+    open_to_all = {**pages(bearers.component, directory), **_logins(settings, sessions)}
+    app = App(bearers, sessions, feed, open_to_all, directory, settings.public)
     await parts.enter_async_context(component(directory, "http", of_this))
     await parts.enter_async_context(serving(app, socket.socket(fileno=settings.fd)))
 

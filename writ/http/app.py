@@ -55,11 +55,18 @@ _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
 
 class App:
-    """The ASGI application of a node's HTTP API; `pages` are beside it, by path."""
+    """The ASGI application of a node's HTTP API; `pages` are beside it, by path.
 
-    def __init__(self, bearers: Bearers, feed: NatsWire, pages: Mapping[str, Page], directory: Path) -> None:
+    `public` is the origin of a server in front that speaks TLS, if there is one.
+    """
+
+    def __init__(
+        self, bearers: Bearers, sessions: Sessions, feed: NatsWire, pages: Mapping[str, Page],
+        directory: Path, public: str | None = None,
+    ) -> None:  # fmt: skip
         self._bearers = bearers
-        self._sessions = Sessions(bearers)
+        self._sessions = sessions
+        self._public = public
         self._directory = directory
         self._feed = feed
         self._pages = pages
@@ -86,7 +93,7 @@ class App:
 
     async def _answer(self, request: Request, held: AsyncExitStack) -> Response:
         """What is held, a turn, is given back when the answer has been sent."""
-        check_head(request)
+        check_head(request, self._public)
         client = request.client.host if request.client else ""
         page = self._pages.get(request.scope["path"])
         if page is not None:

@@ -32,17 +32,30 @@ _CLOSE: Final = {"Connection": "close"}
 """What is still to come is not read."""
 
 
-def check_head(request: Request) -> None:
-    """Raises Fault for a head too large, one meant for another host, or one of a page of another origin."""
+def check_head(request: Request, public: str | None = None) -> None:
+    """Raises Fault for a head too large, one meant for another host, or one of a page of another origin.
+
+    `public` is the origin, as `https://writ.example.com`, of a server in front that speaks TLS and passes on
+    to us what it gets: a request for its host is one over TLS from here on.
+    """
     size = sum(len(name) + len(value) for name, value in request.headers.raw)
     if size + len(request.scope["raw_path"]) + len(request.scope["query_string"]) > HEAD_MAX_BYTES:
         raise Fault(431, f"the head of the request has more than {HEAD_MAX_BYTES} bytes", headers=_CLOSE)
     host = request.headers.get("host", "")
+    scheme, _, fronted = (public or "").partition("://")
+    if public is not None and host.lower() == fronted:
+        request.scope["scheme"] = scheme
+        _check_origin(request, public)
+        return
     name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if (name or host).lower() not in _HOSTS or (name and port and not port.isdigit()):
         raise Fault(421, f"this is not the host {host[:200]!r}; ask for 127.0.0.1 or localhost")
+    _check_origin(request, f"http://{host}".lower())
+
+
+def _check_origin(request: Request, own: str) -> None:
     origin = request.headers.get("origin")
-    if origin is not None and origin.lower() != f"http://{host}".lower():
+    if origin is not None and origin.lower() != own:
         raise Fault(403, f"requests of pages of {origin[:200]!r} are not answered")
 
 

@@ -42,6 +42,7 @@ class PortTaken(OSError):
 class Settings(msgspec.Struct, frozen=True):
     """What the process is told. `fd` is the open port, `token` the owner's.
 
+    `public` is the origin of a server in front that speaks TLS, `oidc` the file about an OpenID provider.
     `key_path` is the API's own seed file, `directory` the node's; `tenant` and `principal` are the owner's.
     """
 
@@ -52,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True):
     principal: str
     token: str
     fd: int
+    public: str | None = None
+    oidc: str | None = None
 
 
 class Http(Child[Settings]):
@@ -60,7 +63,11 @@ class Http(Child[Settings]):
     Without a `port` it is 9748, or a free one where that is taken. Raises PortTaken.
     """
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, port: int | None = None, public: str | None = None, oidc: Path | None = None
+    ) -> None:
+        self._public = public
+        self._oidc = None if oidc is None else str(oidc.absolute())
         self._socket = _listen(port)
         self.token_path = directory.absolute() / TOKEN_FILE
         self.url = f"http://{HOST}:{self._socket.getsockname()[1]}"
@@ -77,8 +84,9 @@ class Http(Child[Settings]):
         directory = str(self.token_path.parent)
         key_path = str(Path(info.key_path).with_name("http.creds"))
         return Settings(
-            directory, info.url, key_path, info.tenant, info.principal, token, self._socket.fileno()
-        )
+            directory, info.url, key_path, info.tenant, info.principal, token, self._socket.fileno(),
+            self._public, self._oidc,
+        )  # fmt: skip
 
     @asynccontextmanager
     async def _absence(self, settings: Settings) -> AsyncGenerator[None]:

@@ -15,6 +15,7 @@ from writ.metrics.components import of_node
 from writ.metrics.exposition import page
 
 from .problems import RETRY_AFTER, Fault, fault_of
+from .sessions import PATH as SESSION_PATH
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
@@ -45,6 +46,23 @@ class Health(msgspec.Struct, frozen=True):
     """The process answers."""
 
     status: str
+
+
+class LogInWays(msgspec.Struct, frozen=True):
+    """Where a browser logs in: with a token, by a POST; and by going to a page, where there is a provider."""
+
+    token: str
+    oidc: str | None
+
+
+def ways_to_log_in(oidc: str | None) -> Page:
+    """Tells pages what to offer to who has not logged in; `oidc` is the path of the way to a provider."""
+
+    async def tell(_: Request) -> Response:
+        body = msgspec.json.encode(LogInWays(SESSION_PATH, oidc))
+        return Response(body, headers={"Cache-Control": "no-store"}, media_type="application/json")
+
+    return tell
 
 
 def pages(client: Client, directory: Path) -> Mapping[str, Page]:

@@ -77,11 +77,11 @@ class Sessions:
     @staticmethod
     def is_shown(request: Request) -> bool:
         """Whether a request brings a session, and no token beside it."""
-        return "authorization" not in request.headers and _cookie_name(request) in request.cookies
+        return "authorization" not in request.headers and cookie_name(request, _COOKIE) in request.cookies
 
     async def who(self, request: Request, *, is_use: bool = True) -> Who:
         """Raises Fault where the session counts no more, or the request is not one of a page of ours."""
-        secret = request.cookies[_cookie_name(request)]
+        secret = request.cookies[cookie_name(request, _COOKIE)]
         found = await self._bearers.find(secret)
         if found.session is None:
             raise nobody("the session is over, or was never begun; log in again")
@@ -109,7 +109,7 @@ class Sessions:
 
     async def find(self, request: Request) -> tuple[str, Bearer]:
         """The secret of a request that brings a session, and the session."""
-        secret = request.cookies[_cookie_name(request)]
+        secret = request.cookies[cookie_name(request, _COOKIE)]
         return secret, await self._bearers.find(secret)
 
     async def of_token(self, token: str) -> Bearer:
@@ -159,8 +159,13 @@ def told(found: Bearer, secret: str) -> SessionTold:
 
 def cookie(request: Request, secret: str) -> str:
     """What the browser is to keep, or to forget where the secret is empty: for this host alone."""
-    words = [f"{_cookie_name(request)}={secret}", "Path=/", "HttpOnly", "SameSite=Strict"]
-    words.append(f"Max-Age={SESSION_MAX_S if secret else 0}")
+    return cookie_words(request, _COOKIE, secret, SESSION_MAX_S if secret else 0, "Strict")
+
+
+def cookie_words(request: Request, name: str, value: str, age_s: int, same_site: str) -> str:
+    """A cookie that no page can read, for this host alone, and over TLS alone where there is TLS."""
+    words = [f"{cookie_name(request, name)}={value}", "Path=/", "HttpOnly", f"SameSite={same_site}"]
+    words.append(f"Max-Age={age_s}")
     if _is_tls(request):
         words.append("Secure")
     return "; ".join(words)
@@ -187,11 +192,11 @@ def _check_page(request: Request, secret: str) -> None:
         raise Fault(403, f"the header {CSRF_HEADER} is not the word of this session; GET {PATH} tells it")
 
 
-def _cookie_name(request: Request) -> str:
+def cookie_name(request: Request, name: str) -> str:
     """Cookies know no ports: without TLS the name keeps nodes of one machine apart."""
     if _is_tls(request):
-        return f"__Host-{_COOKIE}"
-    return f"{_COOKIE}_{request.url.port or 80}"
+        return f"__Host-{name}"
+    return f"{name}_{request.url.port or 80}"
 
 
 def _is_tls(request: Request) -> bool:
