@@ -217,8 +217,8 @@ class EmbeddedBroker:
     async def set_principals(self, principals: Sequence[Principal]) -> None:
         """Replace the principals of the running broker; `owner` is one only if it is among them.
 
-        Whose roles or key changed is disconnected, and comes back with what it may do now; who is gone is
-        disconnected for good. All other connections are as before. Raises `BrokerError` when the broker does
+        Whose roles changed, or who lost a key or token, is disconnected, and comes back with what it may do
+        now; who is gone is disconnected for good. All other connections are as before. Raises `BrokerError` when the broker does
         not take an account, ValueError for principals that cannot be told apart.
         """
         try:

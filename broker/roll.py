@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -84,7 +85,8 @@ class Roll:
         self._system = system
 
     async def set(self, principals: Sequence[Principal]) -> None:
-        """Makes these the principals. Who has changed or gone is disconnected; the others stay as they are.
+        """Makes these the principals. Who has changed or gone is disconnected; the others stay as they are,
+        and so does who has but got a further key or token.
 
         Raises ValueError for two of one name or key, AccountsRefused where the broker does not follow: then
         the gate judges by the new roll all the same, and calling again tells the broker again.
@@ -96,8 +98,8 @@ class Roll:
         changed: dict[str, str] = {}
         for each in principals:
             known = before.get(each.account)
-            if known is not None and known.principal == each:
-                entries.append(known)
+            if known is not None and _only_gains(known.principal, each):
+                entries.append(Entry(each, known.changed_s))  # nothing that its connections rest on is gone
                 continue
             # Past what any gate has issued: a second change within a second ends what the first let in.
             entry = Entry(each, now_s if known is None else max(now_s, known.changed_s + 1))
@@ -134,3 +136,9 @@ class Roll:
 
     def _now_s(self) -> int:
         return self._clock.wall_us() // _US
+
+
+def _only_gains(before: Principal, now: Principal) -> bool:
+    """Whether a principal may do what it might, by all keys and tokens that it had and perhaps by more."""
+    same = replace(now, public=before.public, other_keys=before.other_keys, tokens=before.tokens)
+    return same == before and set(before.keys) <= set(now.keys) and set(before.tokens) <= set(now.tokens)

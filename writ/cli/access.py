@@ -120,7 +120,10 @@ async def _create(args: Namespace, client: Client) -> int:
     await client.create_principal(args.name, args.kind, key=key, reason=args.reason)
     how = f", whose seed is in {args.creds_out}" if args.creds_out else ""
     _say(args, f"created {args.kind} {args.name}{how}", name=args.name, key=key)
-    next_steps(f"writ grant {args.name} ROLE --in QUEUE --reason R", "writ policy show")
+    steps = [f"writ grant {args.name} ROLE --in QUEUE --reason R", "writ policy show"]
+    if key is None:
+        steps.insert(0, f"writ principal add-key {args.name} U...            (until then it cannot log in)")
+    next_steps(*steps)
     return 0
 
 

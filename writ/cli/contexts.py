@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,7 +94,20 @@ def login(args: Namespace) -> int:
         roles = ", ".join(f"{g.role.value} in {g.scope}" for g in who.grants) if who else ""
         print(f"logged in as {place.principal} of {place.tenant} ({roles or 'no role'}); context {name}")
         next_steps("writ whoami", "writ context use -            (back to the node of this directory)")
+    _warn_of(os.environ)
     return 0
+
+
+def _warn_of(env: Mapping[str, str]) -> None:
+    """Says what in the shell goes before the context that was just taken into use."""
+    names = [name for name in ("NATS_URL", "WRIT_CONTEXT") if env.get(name)]
+    if names:
+        also = [name for name in ("NATS_NKEY", "NATS_CA", "WRIT_TENANT", "WRIT_PRINCIPAL") if env.get(name)]
+        what = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} set in this shell"
+        print(
+            f"warning: {what}, and goes before the context: unset {' '.join([*names, *also])}",
+            file=sys.stderr,
+        )
 
 
 async def _whoami(args: Namespace) -> Any:
@@ -120,6 +134,8 @@ def context(args: Namespace) -> int:
         print_json(saved)
     else:
         print(f"in use: {saved['current'] or 'none'}")
+    if args.verb == "use":
+        _warn_of(os.environ)
     return 0
 
 

@@ -9,6 +9,7 @@ from writ.broker.errors import (
     JobNotFound,
     NoAnswer,
     NoResponders,
+    NotAdmitted,
     PermissionDenied,
     Refused,
     Unreachable,
@@ -28,13 +29,17 @@ def show(error: Exception, *, debug: bool = False) -> int:
         traceback.print_exception(error)
     message = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
     match error:
+        case NotAdmitted():
+            tell(message, ["writ login --url URL --creds FILE --principal NAME", "writ context list"])
+            return UNREACHABLE
         case Unreachable() | NoAnswer() | NoResponders():
             tell(message, ["writ up --detach", "writ status --wait 30"])
             return UNREACHABLE
         case JobNotFound():
             tell(message, ["writ jobs"])
         case PermissionDenied():
-            tell(message, ["writ whoami", "writ policy show            (which role allows what)"])
+            who_may = "writ grant NAME ROLE --in QUEUE --reason R            (by an admin or owner: ask one)"
+            tell(message, ["writ whoami", "writ policy show            (which role allows what)", who_may])
         case AlreadyRunningError():
             tell(message, ["writ status", "writ down"])
         case JobEnded():

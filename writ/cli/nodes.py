@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,9 @@ READY_TIMEOUT_S: Final = 60.0
 DOWN_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
 _PATIENCE_S: Final = 15.0
+_TLS_FILES: Final = 3
+_TLS_MEMORY: Final = "tls.json"
+"""In the directory of a node that speaks TLS: the files that were given, none where it made its own."""
 
 
 # --- up -------------------------------------------------------------------------------------------------
@@ -113,29 +117,55 @@ def _oidc(args: Namespace) -> Path | None:
 
 
 def _certificates(args: Namespace, directory: Path) -> TlsFiles | None:
-    """What the broker shows of itself: files of the user's, or our own with --tls. Raises UsageError."""
-    given = [args.tls_cert, args.tls_key, args.tls_ca]
-    if not args.tls and not any(given):
+    """What the broker shows of itself: files of the user's, our own, or what it showed the last time.
+
+    Raises UsageError.
+    """
+    wanted = _wanted_tls(args, directory)
+    memory = directory / _TLS_MEMORY
+    if wanted is None:
         if not _is_loopback(args.host):
             raise UsageError(
                 f"--host {args.host} can be reached from other machines: add --tls, or give --tls-cert, "
                 "--tls-key and --tls-ca"
             )
+        memory.unlink(missing_ok=True)
         return None
     from writ.broker.tls import TlsError, TlsFiles, own_files
 
     try:
-        if any(given):
-            if not all(given):
-                raise UsageError("--tls-cert, --tls-key and --tls-ca belong together; give all three")
-            files = TlsFiles(*[Path(each).absolute() for each in given])
+        if wanted:
+            files = TlsFiles(*[Path(each).absolute() for each in wanted])
             files.check()
-            return files
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        names = [] if args.host in ("0.0.0.0", "::") else [args.host]  # noqa: S104 - told apart, not bound
-        return own_files(directory.absolute(), names, datetime.datetime.now(datetime.UTC))
+        else:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            names = [] if args.host in ("0.0.0.0", "::") else [args.host]  # noqa: S104 - told apart, not bound
+            files = own_files(directory.absolute(), names, datetime.datetime.now(datetime.UTC))
     except TlsError as error:
         raise CommandError(str(error), []) from error
+    if directory.is_dir():
+        memory.write_text(json.dumps([str(Path(each).absolute()) for each in wanted]), encoding="utf-8")
+    return files
+
+
+def _wanted_tls(args: Namespace, directory: Path) -> list[str] | None:
+    """The user's certificate, key and authority; none of them for our own, and None for no TLS.
+
+    Without a word of it a node speaks as it did at its last start: who has its authority goes on using it.
+    """
+    given = [each for each in (args.tls_cert, args.tls_key, args.tls_ca) if each]
+    if args.no_tls:
+        if args.tls or given:
+            raise UsageError("--no-tls goes with no other option of TLS; leave it, or them, out")
+        return None
+    if given and len(given) < _TLS_FILES:
+        raise UsageError("--tls-cert, --tls-key and --tls-ca belong together; give all three")
+    if args.tls or given:
+        return given
+    try:
+        return [str(each) for each in json.loads((directory / _TLS_MEMORY).read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _is_loopback(host: str) -> bool:
@@ -223,7 +253,7 @@ def _detach(args: Namespace) -> int:
     )
     told = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names]
     given = [word for name, value in told if value is not None for word in (name, str(value))]
-    flags = ("tls", "search", "audit_mirror")
+    flags = ("tls", "no_tls", "search", "audit_mirror")
     given += [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
     given += [word for folder in args.checkpoints for word in ("--checkpoints", folder)]
     command = writ_command("up", "--quiet", "--dir", str(directory), *given)

@@ -133,7 +133,11 @@ def _add_node_commands(to: Subparsers) -> None:
         "--login-life", type=whole(1, 3_600), default=3_600, metavar="SECONDS",
         help="how long a login at the broker counts, at most an hour [3600]; clients renew it themselves",
     )  # fmt: skip
-    up.add_argument("--tls", action="store_true", help="speak TLS, with certificates made in --dir")
+    up.add_argument(
+        "--tls", action="store_true",
+        help="speak TLS, with certificates made in --dir; a later start without it speaks TLS as well",
+    )  # fmt: skip
+    up.add_argument("--no-tls", action="store_true", help="speak no TLS any more")
     up.add_argument("--tls-cert", metavar="FILE", help="the broker's certificate, as PEM, instead")
     up.add_argument("--tls-key", metavar="FILE", help="its private key")
     up.add_argument("--tls-ca", metavar="FILE", help="the authority by which clients check it")

@@ -42,6 +42,7 @@ _RECENT_MIN: Final = 15
 """What went through a queue is told of so many minutes."""
 
 _MODES = {"open": "green", "paused": "yellow", "draining": "magenta"}
+_UNKNOWN = ", ahead of time: it never had a job or a policy, so look whether that is its name"
 _DONE = {"pause": "pause_queue", "drain": "drain_queue", "resume": "resume_queue"}
 
 
@@ -238,8 +239,10 @@ async def _change(args: Namespace) -> int:
     if args.json:
         print_json(found[0] if found else None)
     elif found:
-        print(f"queue {args.queue} is {paint(found[0].mode.value, _MODES[found[0].mode.value])}")
-        next_steps(f"writ queue show {args.queue}")
+        mode = found[0].mode.value
+        empty = "" if found[0].version or sum(found[0].jobs.values()) else _UNKNOWN
+        print(f"queue {args.queue} is {paint(mode, _MODES[mode])}{empty}")
+        next_steps(*(["writ queue list"] if empty else []), f"writ queue show {args.queue}")
     else:
         print(f"queue {args.queue} is open")
     return 0

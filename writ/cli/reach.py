@@ -6,7 +6,7 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,10 +155,12 @@ async def connected(args: Namespace) -> AsyncGenerator[Client]:
     _check_names(args)
     place = find(args)
     from writ.broker.client import Client
-    from writ.broker.errors import Unreachable
+    from writ.broker.errors import NotAdmitted, Unreachable
 
     try:
         client = await Client(target_of(place), name="writ-cli").__aenter__()
+    except NotAdmitted as error:
+        raise CommandError(str(error), _ways_in(place), UNREACHABLE) from error
     except Unreachable as error:
         raise CommandError(str(error).split(";")[0], _ways_out(place), UNREACHABLE) from error
     client.min_position = getattr(args, "min_position", None)
@@ -166,6 +168,20 @@ async def connected(args: Namespace) -> AsyncGenerator[Client]:
         yield client
     finally:
         await client.close()
+
+
+def _ways_in(place: Place) -> list[str]:
+    """For whom a node does not know: how to show another key, and who may make this one known."""
+    from writ.broker.keys import KeyFileError, load
+
+    key = "U..."
+    if place.creds is not None:
+        with suppress(KeyFileError, OSError):
+            key = load(Path(place.creds)).public
+    return [
+        f"writ login --url {place.url} --creds FILE --principal NAME            (as somebody that is known)",
+        f"writ principal add-key {place.principal} {key}            (by an admin or owner of the tenant)",
+    ]
 
 
 def _ways_out(place: Place) -> list[str]:
