@@ -451,7 +451,8 @@ class Client(Granting, Listing, Proving):
                 isinstance(event, CommandRejected) and event.verb == "submit"
             ):
                 refused = (event.why,) if isinstance(event, AccessDenied) else event.refused
-                self._refusals[record.source.seq] = refused
+                before = self._refusals.get(record.source.seq, ())  # a long array is told of in parts
+                self._refusals[record.source.seq] = (*before, *refused)
                 while len(self._refusals) > _REFUSALS_KEPT:
                     self._refusals.popitem(last=False)
                 for waiter in self._waiting.get(record.source.seq, ()):

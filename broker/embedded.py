@@ -218,8 +218,8 @@ class EmbeddedBroker:
         """Replace the principals of the running broker; `owner` is one only if it is among them.
 
         Whose roles changed, or who lost a key or token, is disconnected, and comes back with what it may do
-        now; who is gone is disconnected for good. All other connections are as before. Raises `BrokerError` when the broker does
-        not take an account, ValueError for principals that cannot be told apart.
+        now; who is gone is disconnected for good. All other connections are as before. Raises `BrokerError`
+        when the broker does not take an account, ValueError for principals that cannot be told apart.
         """
         try:
             await self.roll.set(principals)

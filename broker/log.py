@@ -185,8 +185,10 @@ class JetStreamIntake:
     async def last_seq(self) -> int:
         return await newest_seq(self._nats, SUBMIT_STREAM)
 
-    async def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
-        subjects = [] if shards is None else [submits_of(shard) for shard in sorted(shards)]
+    async def read(
+        self, start: int, shards: Shards = None, tenant: str | None = None
+    ) -> AsyncIterator[list[Stored]]:
+        subjects = submits_of(shards, tenant)
         async with aclosing(read_stream(self._nats, SUBMIT_STREAM, start, subjects, follow=True)) as reading:
             async for messages in reading:
                 if shards is not None:
@@ -203,9 +205,11 @@ class JetStreamIntake:
             if refused.code not in _NO_MESSAGE:
                 raise OutcomeUnknown(str(refused)) from refused
 
-    async def purge(self, up_to: int, shards: Shards = None) -> None:
+    async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
         # One request for each shard that anything came for: those of others are not ours to forget.
-        subjects = [">"] if shards is None else [submits_of(shard) for shard in sorted(self._met)]
+        subjects = submits_of(None if shards is None else self._met, tenant)
+        if shards is None and tenant is None:
+            subjects = [">"]
         try:
             for subject in subjects:
                 asked = {"seq": up_to + 1, "filter": subject}

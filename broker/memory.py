@@ -144,21 +144,19 @@ class MemoryIntake:
     async def last_seq(self) -> int:
         return self._stream.last
 
-    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
-        return self._stream.read(start, _subjects(shards), follow=True)
+    def read(
+        self, start: int, shards: Shards = None, tenant: str | None = None
+    ) -> AsyncIterator[list[Stored]]:
+        return self._stream.read(start, submits_of(shards, tenant), follow=True)
 
-    async def purge(self, up_to: int, shards: Shards = None) -> None:
-        self._stream.drop(up_to, _subjects(shards))
+    async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
+        self._stream.drop(up_to, submits_of(shards, tenant))
 
     async def first_seq(self) -> int:
         return self._stream.first
 
     async def erase(self, seq: int) -> None:
         self._stream.forget(seq)
-
-
-def _subjects(shards: Shards) -> list[str]:
-    return [] if shards is None else [submits_of(shard) for shard in sorted(shards)]
 
 
 class MemoryRequests:

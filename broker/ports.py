@@ -95,15 +95,17 @@ class Intake(Protocol):
         """The sequence of the newest submit, also of one purged; 0 where there was none."""
         ...
 
-    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
-        """Submits of the shards from sequence `start` on, waiting for more until closed.
+    def read(
+        self, start: int, shards: Shards = None, tenant: str | None = None
+    ) -> AsyncIterator[list[Stored]]:
+        """Submits of the shards, and of one `tenant` or all, from sequence `start` on, until closed.
 
         Sequences may have gaps.
         """
         ...
 
-    async def purge(self, up_to: int, shards: Shards = None) -> None:
-        """Forgets the submits of the shards up to and including sequence `up_to`."""
+    async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
+        """Forgets the submits of the shards, and of one `tenant` or all, up to and including `up_to`."""
         ...
 
     async def first_seq(self) -> int:

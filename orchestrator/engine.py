@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
 from typing import NamedTuple
 
 import msgspec
@@ -30,6 +30,7 @@ from writ.broker.vault import Vault
 from writ.schemas import bounds, commands
 from writ.schemas.events import Barrier, ContentErased, LeaderElected, TimeResumed
 from writ.schemas.links import PartitionOpened, shards_of
+from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Keys
 
@@ -59,8 +60,12 @@ LOOK_S = 5.0
 AWAY_S = 1.0
 """A leader that stood still, or waited for an append, for longer gives leases their time back."""
 _RETRY_S = 0.2
+_LOOK_BACK_S = 1.0
 _SUBMITS_A_ROUND = 500
 """Records that a round holds before the last message of the intake in it. Short rounds answer soon."""
+
+_SHARED_A_ROUND = 64
+"""The same where several tenants share the engine: nobody waits longer for the others than that takes."""
 
 AHEAD_FROM = 64
 """Of an append of so many records on, the next round is decided while it is being stored, if as many wait."""
@@ -156,7 +161,7 @@ class Engine:
         self._stopping = False
         self._heard_us = 0
         self._heard: str | None = None
-        self._purged = 0
+        self._purged: dict[str | None, int] = {}
         self._behind_since: int | None = None
         self._awake_us = 0
         self._away_us = 0
@@ -237,7 +242,7 @@ class Engine:
         self._awake_us, self._away_us, self._rival = self._clock.mono_us(), 0, False
         await self._elect()
         self._wake.clear()
-        self._inbox.open(self.state.source, self.state.links)
+        self._inbox.open(self.state.sources, self.state.links, self._tenants())
         with suppress(ConnectionError, TimeoutError):
             # Whoever starts in this moment must hear that there is a leader.
             await self._requests.beat(self.state.number, self.name)
@@ -250,11 +255,26 @@ class Engine:
                 if not self.open:
                     await self._next()
                     self._inbox.check()
+                    await self._follow_tenants()
                     self._decide()
                 await self._store()
         finally:
             for task in beside:
                 await end(task)
+
+    def _tenants(self) -> frozenset[str] | None:
+        """Whose submits are taken in turns; None while there is one tenant, or none that is known."""
+        return frozenset(self.state.governed) if len(self.state.governed) > 1 else None
+
+    async def _follow_tenants(self) -> None:
+        """Has another tenant's submits read, as soon as the log says how far it is with everybody's."""
+        tenants = self._tenants()
+        if tenants == self._inbox.tenants:
+            return
+        if self._desk.intake.behind:
+            self._behind_since = 0  # settled with the next round
+        else:
+            await self._inbox.follow(self.state.sources, tenants)
 
     async def _step_down(self) -> None:
         """Leaves no request unanswered that this engine will not decide."""
@@ -278,7 +298,7 @@ class Engine:
         self._desk = Desk(state, self._clock, self._entropy, self._keys)
         self.open.clear()
         self._time = LogTime(self._clock, state.at)
-        self._purged = 0
+        self._purged.clear()
         self._behind_since = None
 
     async def _elect(self) -> None:
@@ -405,9 +425,11 @@ class Engine:
         if self._passed_over:
             self._take(round_, taken)
         # Requests first otherwise: who asks waits, and a beat must not stand behind a flood of submits.
-        asked = self._inbox.asked
-        while asked and round_.has_room(asked[0].records_max, asked[0].size_bytes):
-            desk.request(round_, asked.popleft())
+        asked, most = self._inbox.asked, self._records_a_round()
+        while (first := asked.next()) is not None and round_.has_room(first.records_max, first.size_bytes):
+            desk.request(round_, asked.take(first.records_max))
+            if len(round_.records) >= most:
+                break
         self._take(round_, taken)
         self._passed_over = bool(self._inbox.read) and not taken
         desk.finish(round_)
@@ -420,9 +442,8 @@ class Engine:
 
     def _take(self, round_: Round, taken: list[Submitted | Linked]) -> None:
         """Decides on what was read, in its order."""
-        read = self._inbox.read
-        while read and (not taken or len(round_.records) < _SUBMITS_A_ROUND):
-            item = read[0]
+        read, most = self._inbox.read, self._records_a_round()
+        while (item := read.next()) is not None and (not taken or len(round_.records) < most):
             if not round_.has_room(item.records_max, item.size_bytes):
                 break
             taken.append(self._inbox.take())
@@ -430,6 +451,10 @@ class Engine:
                 self._desk.intake.submit(round_, item)
             else:
                 self._desk.links.hear(round_, item)
+
+    def _records_a_round(self) -> int:
+        """After how many records a round takes nothing more: few where others wait for it to end."""
+        return _SHARED_A_ROUND if self._inbox.shared else _SUBMITS_A_ROUND
 
     def _settle(self, round_: Round) -> None:
         """Lets the log's intake position catch up, where refusals or repeats left it behind for long."""
@@ -601,22 +626,53 @@ class Engine:
 
     async def _purge(self) -> None:
         """Forgets submits that the log's position is past: they are kept there as records."""
-        source = self.state.source
-        whole = self._desk.intake.dealt and not self._inbox.read and not self._desk.intake.behind
-        done = source.seq if whole else source.seq - 1
-        if source.epoch == self._intake.epoch and done > self._purged:
-            await self._erase_submits(done)
-            await self._intake.purge(done, self._shards)
-            self._purged = done
+        intake, tenants = self._desk.intake, self._inbox.tenants
+        if tenants is None:
+            newest = self.state.source
+            whole = intake.dealt and not self._inbox.read and not intake.behind
+            await self._forget_up_to(None, newest, bool(whole))
+            return
+        for tenant, source in list(self.state.sources.items()):
+            waits = self._inbox.read.length(tenant)
+            whole = tenant in intake.dealt and not waits and intake.handled.get(tenant) == source
+            await self._forget_up_to(tenant, source, whole)
 
-    async def _erase_submits(self, done: int) -> None:
+    async def _forget_up_to(self, tenant: str | None, source: Source, whole: bool) -> None:
+        """Purges a tenant's submits up to its position; with it where that one is dealt with as a whole."""
+        done = source.seq if whole else source.seq - 1
+        if source.epoch == self._intake.epoch and done > self._purged.get(tenant, 0):
+            await self._erase_submits(tenant, done)
+            await self._intake.purge(done, self._shards, tenant)
+            self._purged[tenant] = done
+
+    async def _erase_submits(self, tenant: str | None, done: int) -> None:
         """Overwrites submits of content that may be erased: a purge leaves bytes in the broker's files.
 
         A leader before this one may have ended in between; of one partition all are looked at, once.
         """
         secret = self._desk.intake.secret
-        if not self._purged and self._shards is None and self.state.seals:
-            secret |= dict.fromkeys(range(await self._intake.first_seq(), done + 1))
-        for seq in [seq for seq in secret if seq <= done]:
+        if tenant not in self._purged and self._shards is None and self.state.seals:
+            for seq in await self._left_by_others(tenant, done):
+                secret.setdefault(seq, tenant or "")
+        for seq in [seq for seq, whose in secret.items() if seq <= done and tenant in (None, whose)]:
             await self._intake.erase(seq)
             del secret[seq]
+
+    async def _left_by_others(self, tenant: str | None, done: int) -> Iterable[int]:
+        """The submits that are still there up to a position: of all tenants, or of one."""
+        first = await self._intake.first_seq()
+        if tenant is None:
+            return range(first, done + 1)
+        found: list[int] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_BACK_S), aclosing(self._submits_of(tenant, first)) as submits:
+                async for seq in submits:
+                    if seq > done:
+                        break
+                    found.append(seq)
+        return found
+
+    async def _submits_of(self, tenant: str, start: int) -> AsyncGenerator[int]:
+        async for messages in self._intake.read(start, self._shards, tenant):
+            for message in messages:
+                yield message.seq

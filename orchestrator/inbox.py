@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from writ.broker.ports import Answer, Intake, Log, Shards
 from writ.schemas import commands
-from writ.schemas.records import Source
+from writ.schemas.ids import SYSTEM_TENANT
+from writ.schemas.records import NO_SOURCE, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import link_filter
 
 from .figures import Figures
 from .links import Links
-from .messages import Asked, Linked, Submitted, open_link, open_request, open_submit
+from .messages import Asked, Linked, Submitted, in_parts, open_link, open_request, open_submit
 from .strongroom import Strongroom
+from .turns import Turns
 
 log = logging.getLogger("writ.orchestrator")
 
@@ -28,6 +29,9 @@ READ_MAX = 2_000
 
 ASKED_MAX = 8_000
 """Requests that wait; beyond it, whoever asks is told to ask again."""
+
+_SHARE = 4
+"""Of what may be read ahead, a tenant's part where several share the engine is one in so many."""
 
 _END_S = 0.2
 _NOBODY = msgspec.json.encode(
@@ -66,9 +70,12 @@ class Inbox:
         wake: Callable[[], None],
         strongroom: Strongroom,
     ) -> None:
-        self.asked: deque[Asked] = deque()
-        self.read: deque[Submitted | Linked] = deque()
-        self.jobs_read = 0
+        self.asked: Turns[Asked] = Turns()
+        self.read: Turns[Submitted | Linked] = Turns()
+        self.tenants: frozenset[str] | None = None
+        """Whose submits are read apart, each tenant's from a position of its own; None for all as one."""
+
+        self._jobs: dict[str, int] = {}
         self._partition = partition
         self._intake = intake
         self._others = others
@@ -78,6 +85,18 @@ class Inbox:
         self._strongroom = strongroom
         self._drained = asyncio.Event()
         self._reading: list[asyncio.Task[None]] = []
+        self._submits: list[asyncio.Task[None]] = []
+        self._opened = False
+
+    @property
+    def jobs_read(self) -> int:
+        """Jobs that were read and wait to be decided on."""
+        return sum(self._jobs.values())
+
+    @property
+    def shared(self) -> bool:
+        """Whether several tenants wait for this engine, or may at any moment."""
+        return self.tenants is not None
 
     @property
     def records_max(self) -> int:
@@ -87,45 +106,82 @@ class Inbox:
     @property
     def is_broken(self) -> bool:
         """Whether a reading has ended; `check` raises why."""
-        return any([reading.done() for reading in self._reading])
+        return any([reading.done() for reading in (*self._reading, *self._submits)])
 
     def check(self) -> None:
         """Raises what a reading ended with."""
-        for reading in self._reading:
+        for reading in (*self._reading, *self._submits):
             if reading.done():
                 reading.result()
 
-    def open(self, source: Source, links: Links) -> None:
+    def open(self, sources: Mapping[str, Source], links: Links, tenants: frozenset[str] | None) -> None:
         """Reads from the positions that the partition's log names."""
-        self._read_by(self._read_intake(source))
+        self._opened = True
+        self._follow(sources, tenants)
         for other in self._others:
-            self._read_by(self._read_link(other, links.read_from(other.partition, other.epoch)))
+            self._reading.append(
+                self._task(self._read_link(other, links.read_from(other.partition, other.epoch)))
+            )
+
+    async def follow(self, sources: Mapping[str, Source], tenants: frozenset[str] | None) -> None:
+        """Reads the submits of other tenants from now on: what was read and not decided is read again."""
+        for reading in self._submits:
+            await end(reading)
+        self._submits.clear()
+        kept = [item for item in self.read if isinstance(item, Linked)]
+        self.read.clear()
+        self._jobs.clear()
+        for item in kept:
+            self.read.add(_whose(item), item)
+        self._follow(sources, tenants)
+
+    def _follow(self, sources: Mapping[str, Source], tenants: frozenset[str] | None) -> None:
+        self.tenants = tenants
+        if tenants is None:
+            newest = max(sources.values(), default=NO_SOURCE)
+            self._submits = [self._task(self._read_intake(newest, None))]
+            return
+        self._submits = [
+            self._task(self._read_intake(sources.get(tenant, NO_SOURCE), tenant))
+            for tenant in sorted(tenants)
+        ]
 
     async def close(self, refusal: bytes) -> None:
         """Reads no more, and answers every request that waits."""
-        while self._reading:
-            await end(self._reading[-1])
-            self._reading.pop()
+        self._opened = False
+        for readings in (self._reading, self._submits):
+            while readings:
+                await end(readings[-1])
+                readings.pop()
         for asked in self.asked:
             asked.send(refusal)
         self.asked.clear()
         self.read.clear()
-        self.jobs_read = 0
+        self._jobs.clear()
 
     def take(self) -> Submitted | Linked:
-        """The oldest of what was read."""
-        item = self.read.popleft()
+        """The oldest of what was read, of the tenant whose turn it is."""
+        item = self.read.next()
+        assert item is not None, "somebody looked before"
+        self.read.take(item.records_max)
         if isinstance(item, Submitted):
-            self.jobs_read -= 1 + len(item.sound)
-            if self.jobs_read <= READ_MAX:
-                self._drained.set()
+            self._count(item, -1)
+            self._drained.set()
         return item
 
     def put_back(self, taken: Iterable[Submitted | Linked]) -> None:
-        """What was taken in vain waits again, in its order and before all else."""
-        items = list(taken)
-        self.read.extendleft(reversed(items))
-        self.jobs_read += sum([1 + len(item.sound) for item in items if isinstance(item, Submitted)])
+        """What was taken in vain waits again, in its order and before all else of its tenant."""
+        lines: dict[str, list[Submitted | Linked]] = {}
+        for item in taken:
+            lines.setdefault(_whose(item), []).append(item)
+            if isinstance(item, Submitted):
+                self._count(item, 1)
+        for whose, items in lines.items():
+            self.read.put_back(whose, items)
+
+    def _count(self, item: Submitted, by: int) -> None:
+        tenant = item.address.tenant
+        self._jobs[tenant] = self._jobs.get(tenant, 0) + by * (1 + len(item.sound))
 
     def ask(self, subject: str, body: bytes, send: Answer) -> None:
         """Takes a request; too many at a time are told to ask again."""
@@ -135,7 +191,8 @@ class Inbox:
             log.error("request passed over: %s", error)
             return
         self._figures.requests += 1
-        if len(self.asked) > ASKED_MAX:
+        tenant = asked.address.tenant
+        if len(self.asked) > ASKED_MAX and self.asked.length(tenant) > ASKED_MAX // (self.asked.lines + 1):
             self._figures.shed += 1
             reason = "the orchestrator is behind; nothing was decided, ask again"
             send(msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason))))
@@ -144,31 +201,33 @@ class Inbox:
 
     def _put(self, asked: Asked) -> None:
         """One that is ready to be decided on, which may be some time after it came."""
-        if not self._reading:
+        if not self._opened:
             asked.send(_NOBODY)
             return
-        self.asked.append(asked)
+        self.asked.add(asked.address.tenant, asked)
         self._wake()
 
-    def _read_by(self, work: Coroutine[Any, Any, None]) -> None:
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         reading = asyncio.create_task(work)
         reading.add_done_callback(lambda _: self._wake())
-        self._reading.append(reading)
+        return reading
 
-    async def _read_intake(self, source: Source) -> None:
-        """Brings submits, from the message that the log's position names."""
+    async def _read_intake(self, source: Source, tenant: str | None) -> None:
+        """Brings submits of a tenant, or all, from the message that the log's position names."""
         start = source.seq if source.epoch == self._intake.epoch else 1
-        async for messages in self._intake.read(max(start, 1), self._shards):
+        most = READ_MAX if tenant is None else READ_MAX // _SHARE
+        async for messages in self._intake.read(max(start, 1), self._shards, tenant):
             for message in messages:
                 try:
                     item = open_submit(self._intake.epoch, message.seq, message.subject, message.body)
                 except ValueError as error:
                     log.error("submit %d is passed over: %s", message.seq, error)
                     continue
-                self.read.append(item)
-                self.jobs_read += 1 + len(item.sound)
+                for part in (item,) if tenant is None else in_parts(item):
+                    self.read.add(_whose(part), part)
+                    self._count(part, 1)
                 self._wake()
-                while self.jobs_read > READ_MAX:
+                while (self.jobs_read if tenant is None else self._jobs[tenant]) > most:
                     # What is read is parsed: while that goes on, no request is answered and no lease renewed.
                     self._drained.clear()
                     await self._drained.wait()
@@ -180,5 +239,10 @@ class Inbox:
             for message in messages:
                 linked = open_link(other.partition, message)
                 if linked is not None:
-                    self.read.append(linked)
+                    self.read.add(_whose(linked), linked)
             self._wake()
+
+
+def _whose(item: Submitted | Linked) -> str:
+    """The line in which something that was read waits."""
+    return item.address.tenant if isinstance(item, Submitted) else SYSTEM_TENANT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 from writ.schemas import bounds
@@ -17,7 +18,7 @@ from writ.schemas.events import (
 from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import Job
 from writ.schemas.principals import AccessDenied
-from writ.schemas.records import Source
+from writ.schemas.records import NO_SOURCE, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed
 
@@ -27,8 +28,8 @@ from .messages import Element, Submitted
 from .office import Office, encode, size_of
 from .round import Round, system_record
 
-Dealt = tuple[Source, dict[tuple[str, str], RejectionsFolded]]
-"""The last submit dealt with, and refusals that are counted but not recorded yet."""
+Dealt = tuple[dict[str, Source], dict[tuple[str, str], RejectionsFolded]]
+"""The last submit dealt with of each tenant, and refusals that are counted but not recorded yet."""
 
 
 class IntakeDesk:
@@ -37,29 +38,30 @@ class IntakeDesk:
     def __init__(self, office: Office) -> None:
         self._office = office
         self._state = office.state
-        self.handled = office.state.source
-        """The last submit dealt with; the log's own position may be behind while nothing was to record."""
-        self.dealt = False
-        """Whether a submit was dealt with: until then, the one at the log's position may be there in part."""
-        self.secret: dict[int, None] = {}
-        """Submits, by their sequence, whose content was sealed, or refused where it would have been."""
+        self.handled = dict(office.state.sources)
+        """The last submit dealt with of each tenant; the log may be behind while nothing was to record."""
+        self.dealt: set[str] = set()
+        """Tenants of which one was dealt with: before, that at the log's position may be there in part."""
+        self.secret: dict[int, str] = {}
+        """Submits whose content was sealed, or refused where it would have been: by sequence, the tenant."""
 
         self._folded: dict[tuple[str, str], RejectionsFolded] = {}
 
     def begin(self) -> Dealt:
         """What `take_back` goes back to, as a round begins."""
-        return self.handled, dict(self._folded)
+        return dict(self.handled), dict(self._folded)
 
     def take_back(self, dealt: Dealt) -> None:
         """Forgets what a round that was not stored had dealt with; its submits will come again."""
-        self.handled, self._folded = dealt
+        handled, folded = dealt
+        self.handled, self._folded = dict(handled), dict(folded)
 
     def submit(self, round_: Round, message: Submitted) -> None:
         """Accepts or refuses each element. What the log holds of this message already is passed over."""
-        self.dealt = True
-        self._note_secrets(message)
-        known = self._state.source
         tenant, principal, _, queue = message.address
+        self.dealt.add(tenant)
+        self._note_secrets(message)
+        known = self._state.sources.get(tenant, NO_SOURCE)
         if not self._office.guard.permits(tenant, principal, "submit", queue, round_.now):
             self._deny(round_, message)
             return
@@ -78,7 +80,11 @@ class IntakeDesk:
             # What the state refuses is known only in its turn: the message is stored whole or not at all.
             round_.whole = True
             self._refuse(round_, message, late, message.last)
-        self.handled = Source(message.epoch, message.seq, message.last)
+        self._reached(tenant, Source(message.epoch, message.seq, message.last))
+
+    def _reached(self, tenant: str, source: Source) -> None:
+        """All submits of a tenant up to there are dealt with."""
+        self.handled[tenant] = max(self.handled.get(tenant, NO_SOURCE), source)
 
     def _note_secrets(self, message: Submitted) -> None:
         """Remembers a message whose bytes must not stay in the intake."""
@@ -86,7 +92,7 @@ class IntakeDesk:
         asked_for = self._office.sealing.asked_for
         commands = [each.command for each in message.sound]
         if any(asked_for(tenant, queue, each.data_subject, each.reproduces) for each in commands):
-            self.secret[message.seq] = None
+            self.secret[message.seq] = tenant
 
     def _accept(self, round_: Round, address: Addressed, element: Element, many: bool) -> Rejection | None:
         tenant, principal, _, queue = address
@@ -176,11 +182,14 @@ class IntakeDesk:
             self._office.note(round_, message.address, event, "submit", source)
             return
         self._fold(message.address, len(refused), refused[-1])
-        self.handled = source
+        self._reached(message.address.tenant, source)
 
     def _deny(self, round_: Round, message: Submitted) -> None:
-        """Refuses a submit whole, as its principal may not submit there."""
+        """Refuses a submit whole, as its principal may not submit there: told once, with its first part."""
         address = message.address
+        if message.part:
+            self._reached(address.tenant, Source(message.epoch, message.seq, message.last))
+            return
         resource = Resource(address.tenant, address.queue)
         decision = self._office.guard.decide(*address[:3], resource, round_.now)
         source = Source(message.epoch, message.seq, message.last)
@@ -191,7 +200,7 @@ class IntakeDesk:
             self._office.note(round_, address, event, address.verb, source)
         else:
             self._fold(address, 1, why)
-        self.handled = source
+        self._reached(address.tenant, source)
 
     def _fold(self, address: Addressed, count: int, last: Rejection) -> None:
         """Counts refusals that are beyond what is recorded of a principal."""
@@ -201,25 +210,27 @@ class IntakeDesk:
 
     def flush_folded(self, round_: Round) -> None:
         """Records what was refused beyond the budget, before the log's position moves past it."""
-        left = len(self._folded)
+        left = Counter(tenant for tenant, _ in self._folded)
         for (tenant, principal), event in self._folded.items():
-            left -= 1
+            left[tenant] -= 1
             who = Addressed(tenant, principal, "submit", "")
-            # The position moves with the last of them, so that no crash between leaves one unrecorded.
-            self._office.note(round_, who, event, "submit", None if left else self.handled)
+            # A tenant's position moves with its last, so that no crash between leaves one unrecorded.
+            source = None if left[tenant] else self.handled[tenant]
+            self._office.note(round_, who, event, "submit", source)
         self._folded.clear()
 
     @property
     def behind(self) -> bool:
         """Whether submits were dealt with that the log's position does not cover yet."""
-        return self.handled != self._state.source
+        return self.handled != self._state.sources
 
     def settle(self, round_: Round) -> None:
-        """Moves the log's position to the last submit dealt with, where nothing else has."""
-        if self._folded:
-            self.flush_folded(round_)
-        elif not round_.records:
-            system_record(round_, Barrier(), "settle", self.handled)
+        """Moves each tenant's position to the last submit dealt with, where nothing else has."""
+        self.flush_folded(round_)
+        moved = {record.tenant for record in round_.records if record.source is not None}
+        for tenant, source in self.handled.items():
+            if tenant not in moved and self._state.sources.get(tenant) != source and round_.has_room(1, 0):
+                system_record(round_, Barrier(), "settle", source, tenant)
 
 
 def _named(refused: list[Rejection]) -> tuple[Rejection, ...]:

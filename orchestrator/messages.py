@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -29,6 +30,10 @@ _ROUND_ROOM = bounds.BATCH_MAX_RECORDS - 10
 """Records that one message may need at most, so that an empty round always has room for it."""
 
 
+PART: Final = 50
+"""Elements of a message that are dealt with in one go where tenants share the engine."""
+
+
 class Element(NamedTuple):
     """One job of a submit that is well formed, and where it stood."""
 
@@ -49,11 +54,31 @@ class Submitted(NamedTuple):
     sound: list[Element]
     refused: list[Rejection]
     size_bytes: int
+    part: int = 0
+    """Which of its parts it is, where it was taken in several."""
 
     @property
     def records_max(self) -> int:
         """Records that it may need: one or two for each job, and some for what is refused."""
         return 3 + len(self.sound) + sum(1 for e in self.sound if e.command.unique_key is not None)
+
+
+def in_parts(message: Submitted) -> Iterator[Submitted]:
+    """A message as several, each of so few elements that others need not wait for all of it.
+
+    Each deals with the message up to its own last element; what is refused for its form comes first.
+    """
+    sound = message.sound
+    if len(sound) <= PART:
+        yield message
+        return
+    for part, begin in enumerate(range(0, len(sound), PART)):
+        some = sound[begin : begin + PART]
+        ends = begin + PART >= len(sound)
+        last = message.last if ends else some[-1].source.index
+        refused = [] if begin else message.refused
+        size_bytes = message.size_bytes * len(some) // len(sound)
+        yield message._replace(last=last, sound=some, refused=refused, size_bytes=size_bytes, part=part)
 
 
 class Asked(NamedTuple):

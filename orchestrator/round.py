@@ -154,10 +154,12 @@ class Round:
         self.state.revert(self._undo)
 
 
-def system_record(round_: Round, event: Fact, cause: str, source: Source | None = None) -> Record:
-    """A record of the partition about itself."""
+def system_record(
+    round_: Round, event: Fact, cause: str, source: Source | None = None, tenant: str = SYSTEM_TENANT
+) -> Record:
+    """A record of the partition about itself, or about how far it is with the submits of a tenant."""
     return round_.record(
-        SYSTEM_TENANT,
+        tenant,
         "partition",
         str(round_.state.number),
         (event,),

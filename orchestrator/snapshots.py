@@ -88,6 +88,7 @@ class _Rest(msgspec.Struct):
 
     at: int
     source: Source
+    sources: dict[str, Source]
     leader: str | None
     queues: dict[str, Queue]
     operations: dict[str, Operation]
@@ -130,6 +131,7 @@ def lines(state: Partition) -> Iterator[bytes]:
     rest = _Rest(
         state.at,
         state.source,
+        state.sources,
         state.leader,
         state.queues,
         state.operations,
@@ -200,6 +202,7 @@ def restore(title: Title, epoch: int, parts: Iterable[bytes]) -> Partition:
 
 def _put_rest(state: Partition, rest: _Rest) -> None:
     state.at, state.source, state.leader = rest.at, rest.source, rest.leader
+    state.sources |= rest.sources
     state.queues |= rest.queues
     state.operations |= rest.operations
     for place, schedule in rest.schedules.items():

@@ -51,7 +51,7 @@ from writ.schemas.prices import Prices, adopted, evolve_prices
 from writ.schemas.principals import Principal, TenantCreated, evolve_principal
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.quotas import QUOTAS_KEY, Account, QuotasSet, evolve_account, spent, submitted
-from writ.schemas.records import GENESIS, Record, Source
+from writ.schemas.records import GENESIS, NO_SOURCE, Record, Source
 from writ.schemas.schedules import Schedule, evolve_schedule, next_due
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.steps import UsageRecorded
@@ -108,7 +108,12 @@ class Partition:
         self.seq = 0
         self.prev = GENESIS
         self.at = 0
-        self.source = Source(0, 0, 0)
+        self.source = NO_SOURCE
+        """The newest submit that is in the log."""
+
+        self.sources: dict[str, Source] = {}
+        """The same of each tenant: its submits are dealt with in their order."""
+
         self.leader: str | None = None
         self.jobs: dict[str, Job] = {}
         self.running: set[str] = set()
@@ -536,7 +541,8 @@ class Partition:
         self.prev = body_digest
         self.at = record.at
         if record.source is not None:
-            self.source = record.source
+            self.sources[record.tenant] = record.source
+            self.source = max(self.source, record.source)
 
     def apply(self, record: Record, body: bytes) -> None:
         """One stored record, as recovery and replay read it."""

@@ -185,7 +185,9 @@ class Folded:
             raise Violation(seq, f"cannot be folded: {error!r}") from error
         for sql, rows in view.writes():
             write(db, sql, rows)
-        source = next((r.source for r in reversed(batch.records) if r.source), self.reached.source)
+        sources = [r.source for r in batch.records if r.source]
+        source = max(sources, default=self.reached.source)  # tenants' submits may pass each other
+        source = max(source, self.reached.source)
         reached = Reached(batch.ends[-1], batch.records[-1].at, source)
         db.execute(_MOVE, (*reached.position, reached.at, source.epoch, source.seq))
         return reached

@@ -13,12 +13,16 @@ GENESIS = "0" * 64
 """`prev` of a log's first record."""
 
 
-class Source(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class Source(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     """Where in the intake a submit stood: intake epoch, stream sequence, index in the array."""
 
     epoch: int
     seq: int
     index: int
+
+
+NO_SOURCE = Source(0, 0, 0)
+"""Before the first submit."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -55,9 +55,13 @@ def served(shards: Collection[int] | None) -> list[str]:
     return [f"writ.shard.{shard}.{kind}.>" for shard in which for kind in ("lease", "control")]
 
 
-def submits_of(shard: int) -> str:
-    """The subjects of a shard's submits, as they are stored."""
-    return f"writ.shard.{shard}.submit.>"
+def submits_of(shards: Collection[int] | None, tenant: str | None = None) -> list[str]:
+    """The subjects of submits as they are stored: of some shards or all, of one tenant or all."""
+    if shards is None and tenant is None:
+        return []
+    which = ["*"] if shards is None else [str(shard) for shard in sorted(shards)]
+    whose = "" if tenant is None else f"{tenant}."
+    return [f"writ.shard.{shard}.submit.{whose}>" for shard in which]
 
 
 def shard_in(subject: str) -> int:

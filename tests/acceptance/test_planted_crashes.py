@@ -90,12 +90,14 @@ class FusedIntake(JetStreamIntake):
 
     fuse: Fuse
 
-    async def purge(self, up_to: int, shards: Shards = None) -> None:
+    async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
         self.fuse.at(PURGE)
-        await super().purge(up_to, shards)
+        await super().purge(up_to, shards, tenant)
 
-    async def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
-        async for messages in super().read(start, shards):
+    async def read(
+        self, start: int, shards: Shards = None, tenant: str | None = None
+    ) -> AsyncIterator[list[Stored]]:
+        async for messages in super().read(start, shards, tenant):
             self.fuse.at("read")
             yield messages
 

@@ -279,7 +279,8 @@ def intake_position_not_kept(patch: Patch) -> None:
 
     async def recover(self: Engine) -> None:
         await honest(self)
-        self.state.source = self._desk.intake.handled = Source(0, 0, 0)
+        self.state.sources.clear()
+        self._desk.intake.handled.clear()
 
     patch(Engine, "_recover", recover)
 
@@ -340,7 +341,7 @@ def submit_dropped_in_silence(patch: Patch) -> None:
     """What is malformed is passed over without a word."""
 
     def refuse(self: IntakeDesk, round_: Any, message: Any, refused: Any, index: int) -> None:
-        self.handled = Source(message.epoch, message.seq, index)
+        self.handled[message.address.tenant] = Source(message.epoch, message.seq, index)
 
     patch(IntakeDesk, "_refuse", refuse)
 

@@ -189,7 +189,9 @@ class SimIntake(End):
             raise OutcomeUnknown("no answer")
         return int(answer[1])
 
-    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
+    def read(
+        self, start: int, shards: Shards = None, tenant: str | None = None
+    ) -> AsyncIterator[list[Stored]]:
         return _Following(self, start, self.broker.pull, self.partition)
 
     async def first_seq(self) -> int:
@@ -198,7 +200,7 @@ class SimIntake(End):
     async def erase(self, seq: int) -> None:
         raise NotImplementedError("nothing is sealed in a simulated history")
 
-    async def purge(self, up_to: int, shards: Shards = None) -> None:
+    async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
         if await self.ask(TIMEOUT_S, self.broker.purge, self.partition, up_to) is None:
             raise OutcomeUnknown("no answer")
 

@@ -104,7 +104,9 @@ class StubbornIntake(JetStreamIntake):
         except asyncio.CancelledError:
             await asyncio.Event().wait()
 
-    def read(self, start: int, shards: Shards = None) -> AsyncIterator[list[Stored]]:
+    def read(
+        self, start: int, shards: Shards = None, tenant: str | None = None
+    ) -> AsyncIterator[list[Stored]]:
         return self._read(start)
 
 

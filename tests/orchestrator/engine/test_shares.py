@@ -1,0 +1,160 @@
+"""Tenants share one engine: a flood of one does not hold up another's submits and requests, nor lose any."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from writ.orchestrator.access_desk import Founder
+from writ.orchestrator.turns import Turns
+from writ.schemas.events import Barrier, JobSubmitted
+from writ.schemas.ids import derived_job_id
+from writ.schemas.principals import AccessDenied, Role
+
+if TYPE_CHECKING:
+    from .conftest import Twin
+else:
+    Twin = Any
+
+KEYS = {"default": "U" + "A" * 55, "acme": "U" + "B" * 55}
+
+
+@pytest.fixture
+async def shared(twin: Twin) -> Twin:
+    """A twin with two tenants, each with an owner."""
+    await twin.stop()
+    twin.founders = tuple([Founder(tenant, "owner", key, (Role.OWNER,)) for tenant, key in KEYS.items()])
+    await twin.start()
+    return twin
+
+
+async def send(twin: Twin, tenant: str, jobs: object, who: str = "owner") -> int:
+    return await twin.intake.submit(tenant, who, "mail", msgspec.json.encode(jobs))
+
+
+async def taken(twin: Twin, kind: type = JobSubmitted) -> list[tuple[str, str]]:
+    """Tenant and key of the jobs, in the order in which they were taken in."""
+    return [(r.tenant, r.key) for r in await twin.records() if isinstance(r.events[0], kind)]
+
+
+async def test_a_flood_of_one_tenant_delays_no_submit_of_another(shared: Twin) -> None:
+    """Must hold: whatever waits of others, a submit is decided in one of the next two rounds."""
+    shared.log.hold.clear()  # what follows waits behind one append
+    await send(shared, "acme", {"task": "t", "id": "first"})
+    await shared.settled()
+    for _ in range(40):
+        await send(shared, "acme", [{"task": "t"}] * 500)
+    await send(shared, "default", {"task": "t", "id": "quiet"})
+    await shared.settled()
+    before = len(shared.log.appends)
+    shared.log.hold.set()
+    for _ in range(50_000):
+        await asyncio.sleep(0)
+        if len(await taken(shared)) == 20_002:
+            break
+    jobs = await taken(shared)
+    assert len(set(jobs)) == 20_002, "each once, and none is lost"
+    place = jobs.index(("default", "mail~quiet"))
+    records = 0
+    rounds = 0
+    for size in shared.log.appends[before:]:
+        rounds += 1
+        records += size
+        if records > place:
+            break
+    assert rounds <= 3
+    assert max(shared.log.appends[before:]) <= 64 + 55, "rounds are short where others may wait"
+    mine = [int(key.rpartition("-")[2]) for tenant, key in jobs if tenant == "acme" and "first" not in key]
+    assert mine[:500] == list(range(500)), "a tenant's own submits stay in their order"
+    await shared.check()
+
+
+async def test_requests_of_tenants_take_turns(shared: Twin) -> None:
+    shared.log.hold.clear()
+    await send(shared, "acme", {"task": "t", "id": "a"})
+    await shared.settled()
+    answered: list[str] = []
+
+    async def ask(tenant: str, number: int) -> None:
+        body = msgspec.json.encode({"id": f"none-{number}"})
+        await shared.hub.request(tenant, "owner", "cancel", "mail", body, "control")
+        answered.append(tenant)
+
+    asking = [asyncio.create_task(ask("acme", n)) for n in range(300)]
+    await shared.settled()
+    asking.append(asyncio.create_task(ask("default", 0)))
+    await shared.settled()
+    shared.log.hold.set()
+    await asyncio.gather(*asking)
+    assert answered.index("default") <= 64
+    await shared.check()
+
+
+async def test_nothing_is_lost_or_taken_twice_when_leaders_vanish_under_a_flood(shared: Twin) -> None:
+    """The position of each tenant is its own: a new leader goes on from each."""
+    sent: set[tuple[str, str]] = set()
+    for number in range(30):
+        for tenant, count in (("acme", 120), ("default", 1)):
+            seq = await send(shared, tenant, [{"task": "t"}] * count)
+            sent |= {(tenant, f"mail~{derived_job_id(1, seq, index)}") for index in range(count)}
+        if number % 5 == 4:
+            for _ in range(40 * (number // 5) + 7):
+                await asyncio.sleep(0)
+            await shared.crash()
+            await shared.start(f"engine-{number}")
+    await asyncio.sleep(60)
+    jobs = await taken(shared)
+    assert len(jobs) == len(set(jobs))
+    assert set(jobs) == sent
+    await asyncio.sleep(3)
+    assert await shared.intake.first_seq() > await shared.intake.last_seq(), "all of it is purged"
+    await shared.check()
+
+
+async def test_a_tenant_that_is_made_while_the_engine_leads_gets_a_line_of_its_own(twin: Twin) -> None:
+    await twin.stop()
+    twin.founders = (Founder("default", "owner", KEYS["default"], (Role.OWNER,)),)
+    await twin.start()
+    for _ in range(10):
+        await send(twin, "default", {"task": "t"}, who="mallory")  # denied, and folded beyond the budget
+    await send(twin, "default", {"task": "t", "id": "before"})
+    made = await twin.ask("create_tenant", queue="-", who="owner", name="acme", key=KEYS["acme"])
+    assert "error" not in made
+    await send(twin, "acme", {"task": "t", "id": "first"})
+    await send(twin, "default", {"task": "t", "id": "after"})
+    await asyncio.sleep(5)
+    assert await taken(twin) == [
+        ("default", "mail~before"),
+        ("acme", "mail~first"),
+        ("default", "mail~after"),
+    ]
+    assert twin.engine is not None
+    assert twin.engine._inbox.tenants == {"acme", "default"}
+    await twin.check()
+
+
+async def test_a_denied_array_is_told_of_once(shared: Twin) -> None:
+    await send(shared, "acme", [{"task": "t"}] * 300, who="mallory")
+    await asyncio.sleep(5)
+    (denied,) = await taken(shared, AccessDenied)
+    assert denied == ("acme", "mallory")
+    settled = [r for r in await shared.records() if isinstance(r.events[0], Barrier) and r.cause == "settle"]
+    assert [(r.tenant, r.source.index) for r in settled if r.source] == [("acme", 299)]
+    await shared.check()
+
+
+def test_whoever_had_least_goes_first_and_nobody_saves_up_turns() -> None:
+    turns: Turns[str] = Turns()
+    for number in range(6):
+        turns.add("flood", f"f{number}")
+    assert [turns.take(10) for _ in range(3)] == ["f0", "f1", "f2"]
+    turns.add("late", "l0")
+    turns.add("late", "l1")
+    order = [turns.take(10) for _ in range(5)]
+    assert order[0] == "l0"
+    assert set(order[:3]) == {"l0", "l1", "f3"}
+    assert len(turns) == 0
+    assert turns.next() is None
