@@ -21,6 +21,7 @@ from .collecting import Collecting
 from .file import position_of
 from .paging import END
 from .shown import timestamp
+from .view import Write
 
 DAY_US: Final = 86_400 * SECOND_US
 DAY: Final = 1
@@ -105,6 +106,10 @@ class CostView(Collecting):
             day = record.at // DAY_US // span * span
             key = (record.tenant, span, day, split_job_key(record.key)[0], task, usage.model)
             self._count(_ADD, key, 1, *tokens, cost or 0, int(cost is None))
+
+    def writes(self) -> list[Write]:
+        self._rows[_TASK].sort()  # by key: neighbours in the file are written together
+        return super().writes()
 
     def discard(self) -> None:
         self._tasks = {}

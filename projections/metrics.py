@@ -448,7 +448,7 @@ class MetricsView:
             for n, labels in self._dirty_histograms
         ]
         writes = [
-            Write(_INSERT_JOB, new),
+            Write(_INSERT_JOB, sorted(new)),  # by key: neighbours in the file are written together
             Write(_CHANGE_JOB, changed),
             Write(_PUT_NAME, [(label, encode_labels(known)) for label, known in names]),
             Write(_PUT_NUMBER, numbers),

@@ -70,22 +70,31 @@ class TreeView:
         self._digests = ends
 
     def fold(self, records: Sequence[Record]) -> None:
-        for record in records:
-            end = self._digests[self._taken]
-            assert end.seq == record.seq, "digests come with their records"
-            self._taken += 1
-            self._add(0, record_leaf(record.seq, f"{record.tenant}.{record.kind}.{record.key}", end.digest))
+        ends = self._digests[self._taken : self._taken + len(records)]
+        self._taken += len(records)
+        assert (ends[0].seq, ends[-1].seq) == (records[0].seq, records[-1].seq), "digests come with records"
+        leaves = [
+            record_leaf(record.seq, f"{record.tenant}.{record.kind}.{record.key}", end.digest)
+            for record, end in zip(records, ends, strict=True)
+        ]
+        self._add(0, b"".join(leaves))
 
-    def _add(self, level: int, node: bytes) -> None:
+    def _add(self, level: int, nodes: bytes) -> None:
+        """Adds hashes to a level, and to those above it what they complete."""
         assert self._open is not None, "load() comes before fold()"
         if level == len(self._open):
             self._open.append((0, bytearray()))
         place, hashes = self._open[level]
-        hashes += node
-        if len(hashes) == _TILE_BYTES:
-            self._full.append((level, place, bytes(hashes)))
-            self._open[level] = (place + 1, bytearray())
-            self._add(level + 1, _over(hashes))
+        over: list[bytes] = []
+        while len(hashes) + len(nodes) >= _TILE_BYTES:
+            room = _TILE_BYTES - len(hashes)
+            tile, nodes = bytes(hashes) + nodes[:room], nodes[room:]
+            self._full.append((level, place, tile))
+            over.append(_over(tile))
+            place, hashes = place + 1, bytearray()
+        self._open[level] = (place, hashes + nodes)
+        if over:
+            self._add(level + 1, b"".join(over))
 
     def writes(self) -> list[Write]:
         assert self._open is not None, "load() comes before writes()"
@@ -99,14 +108,14 @@ class TreeView:
         self._open, self._full = None, []
 
 
-def _over(hashes: bytes | bytearray) -> bytes:
+def _over(hashes: bytes) -> bytes:
     """The hash over a power of two of hashes that stand beside each other."""
     while len(hashes) > HASH_BYTES:
         pairs = range(0, len(hashes), 2 * HASH_BYTES)
         hashes = b"".join(
             [hashlib.sha256(b"\x01" + hashes[at : at + 2 * HASH_BYTES]).digest() for at in pairs]
         )
-    return bytes(hashes)
+    return hashes
 
 
 def subtrees_in(db: sqlite3.Connection) -> Subtrees:
