@@ -33,7 +33,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 WAIT_S: Final = 40.0
 TASKS = """
-from writ import task
+import asyncio
+
+from writ import Context, task, tool
 
 @task
 def hello(n: int) -> int:
@@ -42,6 +44,17 @@ def hello(n: int) -> int:
 @task
 def broken(n: int) -> None:
     raise ValueError(str(n))
+
+@tool
+async def look(n: int) -> int:
+    return n
+
+@task
+async def spends(n: int, ctx: Context) -> int:
+    await look(n)
+    ctx.usage(model="small", input_tokens=100, output_tokens=10)
+    await asyncio.sleep(1.2)  # longer than a third of its lease
+    return n
 """
 HELLOS, BROKEN = 20, 3
 JOBS = "".join(
@@ -54,8 +67,8 @@ JOBS = "".join(
         for n in range(BROKEN)
     ]
 )
-NOT_HERE = "writ_(model|tool|lease_renewals|refusals|outage)_"
-"""No task of these calls models or tools, runs for long or is refused, and the broker was there all along."""
+NOT_HERE = "writ_outage_"
+"""The broker was there all along."""
 missing = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
 real = pytest.mark.skipif(
     bool(missing), reason=f"{', '.join(missing)} not installed (Debian: apt install prometheus)"
@@ -94,11 +107,11 @@ class Watched:
         (directory / "jobs.ndjson").write_text(JOBS, encoding="utf-8")
         self.worker: subprocess.Popen[bytes] | None = None
 
-    def writ(self, *words: str) -> str:
+    def writ(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(
             self._command(*words), cwd=self.directory, capture_output=True, text=True, timeout=60, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
     def _command(self, *words: str) -> list[str]:
@@ -300,7 +313,12 @@ def test_a_real_prometheus_scrapes_a_running_node(watched: Watched, prometheus: 
 
 
 @real
-def test_prometheus_answers_every_question_of_the_rules_and_dashboards(prometheus: Prometheus) -> None:
+def test_every_question_of_the_rules_and_dashboards_has_an_answer(
+    watched: Watched, prometheus: Prometheus
+) -> None:
+    watched.writ("price", "set", "small", "--input", "1", "--output", "2", "--reason", "as listed")
+    watched.writ("submit", "q", "spends", '{"n": 1}', "--id", "spent", "--lease", "1", "--wait")
+    watched.writ("cancel", "spent", code=1)  # refused, as it has ended
     until(lambda: prometheus.ask("tenant_queue:writ_backlog:sum"))
     groups = prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
@@ -326,7 +344,8 @@ def test_the_page_is_there_while_the_broker_is_not(watched: Watched) -> None:
     try:
         until(lambda: watched.told("writ_broker_connected", component="views") == 0)
         assert watched.told("writ_component_up") == 2
-        assert watched.told("writ_jobs", state="completed") == HELLOS, "what was folded is still told"
+        hellos = watched.told("writ_jobs_submitted_total", task="hello")
+        assert hellos == HELLOS, "what was folded is still told"
         assert "writ_view_lag_records" not in watched.page(), "what nobody knows is not"
     finally:
         os.kill(broker, signal.SIGCONT)

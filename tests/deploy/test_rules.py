@@ -7,11 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from writ.schemas.catalog import CATALOG
 from writ.schemas.metrics import Kind
@@ -115,6 +119,25 @@ def test_the_dashboards_are_what_the_code_says() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_grafanas_own_types_know_all_that_a_dashboard_says(path: Path) -> None:
+    """They are made from the schema that Grafana publishes, and leave out what that does not name."""
+    register_default_plugins()  # the types of panels and queries
+    document = json.loads(path.read_bytes())
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(document)))
+    assert set(said_in(document)) <= set(said_in(read))
+    assert {panel["type"] for panel in document["panels"]} == {"row", "stat", "timeseries"}
+
+
+def said_in(document: dict[str, Any] | list[Any], place: str = "") -> Iterator[str]:
+    """Each value that is no container, behind its place."""
+    for name, value in document.items() if isinstance(document, dict) else enumerate(document):
+        if type(value) in (dict, list):
+            yield from said_in(value, f"{place}/{name}")
+        else:
+            yield f"{place}/{name} {value}"
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
