@@ -108,7 +108,7 @@ class CostView(Collecting):
             self._count(_ADD, key, 1, *tokens, cost or 0, int(cost is None))
 
     def writes(self) -> list[Write]:
-        self._rows[_TASK].sort()  # by key: neighbours in the file are written together
+        self._rows[_TASK].sort(key=tuple)  # by key: neighbours in the file are written together
         return super().writes()
 
     def discard(self) -> None:
