@@ -62,6 +62,8 @@ VERDICTS_AT_ONCE: Final = 32
 
 REQUERY_S: Final = 5.0
 _HIDDEN_S: Final = 0.1
+_LAST_LOOK_S: Final = 0.5
+"""How long one may ask for a job's state after the time in which it should have ended."""
 """Where the feed told of an end whose content is sealed, the view is asked so often."""
 
 """How often a waiting `result` asks the view, in case the live feed missed something."""
@@ -372,9 +374,15 @@ class Client(Granting, Listing, Proving):
             try:
                 outcome = await self._told(waiter, until)
             except TimeoutError:
-                state = waiter.view.state if waiter.view else "not known to the node yet"
-                where = f"job {handle.id} in queue {handle.queue}"
-                raise TimeoutError(f"{where} has not ended within {timeout_s:g} s: it is {state}") from None
+                last = Waiter(handle, loop)
+                await self._look(last, _LAST_LOOK_S)  # it was seen a while ago, and may have gone on since
+                if not last.outcome.done():
+                    view = last.view or waiter.view
+                    state = view.state if view else "not known to the node yet"
+                    where = f"job {handle.id} in queue {handle.queue}"
+                    told = f"{where} has not ended within {timeout_s:g} s: it is {state}"
+                    raise TimeoutError(told) from None
+                outcome = last.outcome.result()
             if not isinstance(outcome, Exception):
                 return msgspec.json.decode(outcome)
             standing = stand_in(outcome)
@@ -403,20 +411,24 @@ class Client(Granting, Listing, Proving):
 
     async def _requery(self, waiter: Waiter) -> None:
         """Asks the view now and then; the feed alone would miss what came before it."""
-        handle = waiter.handle
         while True:
-            try:
-                page = await self._query("job", JobQuery(id=handle.id, queue=handle.queue), JobsPage, TRY_S)
-                if page.jobs:
-                    waiter.seen(page.jobs[0])
-            except PermissionDenied as error:
-                waiter.end(error)
-            except (WireError, Refused):
-                pass  # the next one may do better, and the caller's time limit rules
+            await self._look(waiter, TRY_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(REQUERY_S):
                     await waiter.hidden.wait()
                     await asyncio.sleep(_HIDDEN_S)
+
+    async def _look(self, waiter: Waiter, timeout_s: float) -> None:
+        """Asks the view once."""
+        asked = JobQuery(id=waiter.handle.id, queue=waiter.handle.queue)
+        try:
+            page = await self._query("job", asked, JobsPage, timeout_s)
+            if page.jobs:
+                waiter.seen(page.jobs[0])
+        except PermissionDenied as error:
+            waiter.end(error)
+        except (WireError, Refused):
+            pass  # the next one may do better, and the caller's time limit rules
 
     def _forget(self, waiter: Waiter) -> None:
         seq = waiter.handle.seq

@@ -209,6 +209,12 @@ _SIGNED: Final = "checkpoint"
 """The rule of faults that checkpoints show."""
 
 
+_FIRST: Final = (
+    "a node signs first within seconds of its first record, and brings a folder that it is given later"
+    " up to date with the next one, within a minute; where there was one before, the folder was emptied"
+)
+
+
 class Checker:
     """Takes the leaves of a log from its first record on and holds them against what was signed.
 
@@ -263,7 +269,7 @@ class Checker:
             for reason in faults:
                 self._fault(size, f"{folder}: {reason}")
             if size and not checkpoints and not faults:
-                self._fault(size, f"{folder} has signed nothing: it was emptied, or is not the folder")
+                self._fault(size, f"{folder} has nothing signed yet: {_FIRST}")
             for newest in checkpoints[-1:]:
                 covered = max(covered, newest.size)
                 if newest.origin.epoch != self._epoch:

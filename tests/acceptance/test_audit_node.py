@@ -101,6 +101,21 @@ async def test_a_tail_cut_after_all_views_are_gone_is_found_by_the_checkpoints(t
             await client.checkpoint(covering=signed + 1)
 
 
+async def test_a_folder_without_checkpoints_is_told_apart_from_one_that_differs(tmp_path: Path) -> None:
+    directory, later = tmp_path / "node", tmp_path / "later"
+    await _signed_history(directory)
+    where = ("--dir", str(directory), "--checkpoints", str(later))
+    async with _node(directory):
+        said = await writ("audit", "verify", *where)
+        assert said.code == 1, "nothing there vouches for the log"
+        assert f"{later} has nothing signed yet: a node signs first within seconds" in said.text
+        assert "others than" not in said.text
+    async with _node(directory, later) as client:
+        await client.submit("mail", "send", {"more": True})
+        await client.checkpoint(covering=(await client.jobs(timeout_s=20)).position)
+        assert (await writ("audit", "verify", *where)).code == 0, "the copy got what it lacked"
+
+
 async def test_a_stream_made_anew_is_found_by_the_checkpoints(tmp_path: Path) -> None:
     """As long as before, of the same epoch, with good chains; and empty, of a new one."""
     directory, copy = tmp_path / "node", tmp_path / "copy"

@@ -487,6 +487,17 @@ async def test_a_result_that_does_not_come_times_out_with_the_state(
         await client.result(JobHandle("q", "7", 1), timeout_s=0.5)
 
 
+async def test_a_result_that_does_not_come_tells_the_state_in_which_the_job_is_then(
+    backstage: Backstage, client: Client
+) -> None:
+    """And not that in which it was seen when the waiting began. One that has ended since has its output."""
+    states = [State.PENDING, State.RUNNING, State.PENDING, State.COMPLETED]
+    await backstage.serve(JOBS, lambda n: JobsPage(jobs=(view(states[n - 1], output=msgspec.Raw(b"7")),)))
+    with pytest.raises(TimeoutError, match=r"it is running"):
+        await client.result(JobHandle("q", "7", 1), timeout_s=0.2)
+    assert await client.result(JobHandle("q", "7", 1), timeout_s=0.2) == 7
+
+
 @pytest.mark.parametrize("before", [True, False])
 async def test_a_submit_that_the_orchestrator_refused_is_raised_by_result(
     backstage: Backstage, client: Client, before: bool

@@ -52,6 +52,15 @@ def test_a_running_node_says_so(node: Shell) -> None:
     assert document["views"][0]["name"] == "jobs"
 
 
+def test_an_archive_with_nothing_in_it_is_no_failure(node: Shell, writ: Shell) -> None:
+    shown = node("archive", "status")
+    assert (shown.code, shown.out, shown.err) == (0, "nothing was archived yet\n", "")
+    assert node("archive", "status", "--json").document["segments"] == 0
+    elsewhere = writ("archive", "status", "--dir", "never")
+    assert elsewhere.code == 1
+    assert "no node ever ran in never" in elsewhere.err
+
+
 def test_a_second_node_on_the_directory_is_refused(node: Shell) -> None:
     for words in (("up",), ("up", "--detach")):
         shown = node(*words)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .output import count, fields, paint, print_json, when
+from .output import count, fields, next_steps, paint, print_json, when
 from .processes import log_to_stderr, when_stdin_ends
 from .reach import directory_of, node_info, with_dir
 from .usage import UNREACHABLE, CommandError
@@ -39,17 +39,21 @@ def archive(args: Namespace) -> int:
             kept = asyncio.run(_run(directory, _sizes(args)))
             _write(directory, kept)
     else:
-        found = last_pass(directory)
-        if found is None:
-            raise CommandError(
-                f"nothing was archived in {directory} yet", [with_dir("writ archive run", directory)]
-            )
-        kept = found
+        kept = last_pass(directory) or _before_the_first(directory)
     if args.json:
         print_json(kept)
     else:
         _show(args, kept)
     return 0
+
+
+def _before_the_first(directory: Path) -> Kept:
+    """What a directory has where no pass was made. Raises CommandError where no node ever ran in it."""
+    from writ.orchestrator.retention import Kept
+
+    if not (directory / "views").is_dir():
+        raise CommandError(f"no node ever ran in {directory}", [with_dir("writ up", directory)])
+    return Kept()
 
 
 def last_pass(directory: Path) -> Kept | None:
@@ -130,6 +134,10 @@ def _show(args: Namespace, kept: Kept) -> None:
     if args.verb == "run":
         moved = f"moved {count(kept.archived, 'record')} to the archive, {kept.trimmed} left the log"
         print(paint(moved, "bold green" if kept.trimmed else "bold") + "\n")
+    if not kept.log_last:
+        print("nothing was archived yet")
+        next_steps(with_dir("writ archive run", directory_of(args)))
+        return
     held = kept.held_back
     left = f"records {kept.log_first} to {kept.log_last}" if kept.log_last >= kept.log_first else "nothing"
     past = f"records 1 to {kept.archive_last} in {count(kept.segments, 'segment')}"
