@@ -159,7 +159,7 @@ class Folded:
         """Raises Violation, and has stored nothing then."""
         db.execute("BEGIN IMMEDIATE")  # whoever holds the file holds up this view alone
         try:
-            if _look(db) != self.reached:  # such as by the helper of a process that was killed
+            if _look(db).position != self.reached.position:  # by the helper of a process that was killed
                 raise sqlite3.OperationalError("another process has folded into the view's file")
             with _TURN:
                 reached = self._write(db, batch)

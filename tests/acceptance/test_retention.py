@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.acceptance.retention import Proof
-from writ import Client
+from writ import Client, Filter, OperationVerb, Plan
 from writ.archiving import Archiving
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target
+from writ.cli import main
 from writ.cli.archive import last_pass
+from writ.schemas.events import OperationEnded
 from writ.schemas.policy import QueuePolicy
+from writ.schemas.queries import ViewStatus
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Live
@@ -48,3 +53,35 @@ async def test_a_node_makes_a_pass_when_one_is_due(live: Live) -> None:
     assert kept.held_back is not None
     assert "is pending" in kept.held_back.reason
     assert kept.log_last > 1_000
+
+
+async def test_the_slowest_view_holds_back_neither_retention_nor_another_view(live: Live) -> None:
+    """Its file is held by another program while its records leave the log; the archive has them for it."""
+    directory, jobs = live.node.directory, 300
+    async with Client(Target(live.node.url, live.node.broker.key_path("owner"))) as client:
+
+        async def view(name: str) -> ViewStatus:
+            return next(each for each in (await client.status()).views if each.name == name)
+
+        await client.declare_queue("mail", QueuePolicy(archive_after_s=0))
+        await client.audit(timeout_s=30)  # which tells of all that was done so far
+        with closing(sqlite3.connect(directory / "views" / "audit.db", isolation_level=None)) as held:
+            held.execute("BEGIN IMMEDIATE")
+            stands = (await view("audit")).position
+            await client.submit_many("mail", [{"task": "send", "id": f"n{n}"} for n in range(jobs)])
+            ended = await client.plan("mail", Plan(OperationVerb.CANCEL, Filter(), "over"))
+            assert ended.operation is not None
+            await live.until(lambda record: any(type(e) is OperationEnded for e in record.events))
+            sizes = ("--segment-min", "50", "--snapshot-every", "50")
+            words = ("archive", "run", "--dir", str(directory), *sizes, "--json")
+            assert await asyncio.to_thread(main, words) == 0
+            kept = last_pass(directory)
+            assert kept is not None
+            assert kept.log_first > stands + jobs, "what the view has not read has left the log"
+            assert (
+                await client.jobs(states=["cancelled"], limit=1, timeout_s=30)
+            ).position >= kept.archive_last
+            assert (await view("audit")).position == stands
+        acts = await client.audit(verb="submit", limit=500, timeout_s=30)
+        assert len({act.job for act in acts.acts}) == jobs
+        assert (await view("audit")).halted is None

@@ -6,12 +6,16 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+
+from writ.http.pages import LAG_MAX_RECORDS, LAG_MAX_S
 
 if TYPE_CHECKING:
     from tests.http.conftest import Api
@@ -172,6 +176,27 @@ def test_a_node_whose_views_have_died_is_alive_and_not_ready(own: Api) -> None:
     assert own.get("/v1/jobs", max_wait_s=0).is_problem(503)
     assert own.ask("GET", "/healthz", token=None).status == 200
     os.kill(views, signal.SIGCONT)
+    own.until(lambda: own.ask("GET", "/readyz", token=None).status == 200)
+
+
+def test_a_node_is_not_ready_while_a_view_is_far_behind(own: Api) -> None:
+    """Here as another program holds its file. The other views go on, and the node says which it is."""
+    own.up()
+    lines = '{"task": "hello"}\n' * (LAG_MAX_RECORDS + 1)
+    (own.directory / "jobs.ndjson").write_text(lines, encoding="utf-8")
+    with closing(sqlite3.connect(own.directory / ".writ" / "views" / "audit.db", isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        own.writ("submit", "many", "--file", "jobs.ndjson")
+
+        def held_up() -> bool:
+            got = own.ask("GET", "/readyz", token=None)
+            return got.status == 503 and "view audit is 1" in got.document["detail"]
+
+        own.until(held_up)
+        found = own.ask("GET", "/readyz", token=None).document["detail"]
+        assert f"{LAG_MAX_RECORDS} and {LAG_MAX_S:g} s are allowed" in found
+        assert "view jobs" not in found
+        assert own.get("/v1/jobs", queue="many", limit=1).status == 200, "the other views go on"
     own.until(lambda: own.ask("GET", "/readyz", token=None).status == 200)
 
 
