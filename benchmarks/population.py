@@ -23,6 +23,7 @@ from writ.schemas.events import (
     AttemptStarted,
     BatchSealed,
     CommandRejected,
+    ContentErased,
     DeadReason,
     Fact,
     Filter,
@@ -50,10 +51,10 @@ from writ.schemas.events import (
 from writ.schemas.ids import fencing_token, job_key
 from writ.schemas.operations import OPERATION_CAUSE
 from writ.schemas.policy import QueuePolicy
-from writ.schemas.records import Record
+from writ.schemas.records import GENESIS, Record
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.schedules import ScheduleDeclared, ScheduleDeleted, ScheduleSpec
-from writ.schemas.sealed import seal
+from writ.schemas.sealed import Sealed, seal
 from writ.schemas.steps import ToolCalled, ToolOutcome, UsageRecorded
 
 TENANT: Final = "default"
@@ -109,6 +110,11 @@ class _Told:
     @property
     def token(self) -> int:
         return fencing_token(1, self.seq)
+
+
+def _subject(number: int) -> str:
+    """The name of a sealing key, whose job is erased later."""
+    return f"subject-{number}"
 
 
 class Population:
@@ -196,6 +202,9 @@ class Population:
         if number % _BATCH_JOBS == 0 and number:
             key = job_key(QUEUES[0], f"b{number // _BATCH_JOBS - 1}")
             yield self._record("batch", key, (BatchSealed(_BATCH_JOBS),), cause="seal", tenant=told.tenant)
+        if number % 50 == 40:
+            erased = ContentErased(1, "asked for by its subject")
+            yield self._record("subject", _subject(number - 37), (erased,), cause="erase", tenant=told.tenant)
         if told.operation is None and number % 50 == 0:
             told.operation = job_key(told.queue, f"op{self._seq + 1}")
             plan = OperationPlanned(OperationVerb.REDRIVE, Filter(), "mended", 40)
@@ -280,7 +289,9 @@ class Population:
             tags["only"] = batch = RARE
         return JobSubmitted(
             told.task,
-            seal(msgspec.json.encode({"invoice": number, "text": _FILLER})),
+            Sealed(_subject(number), GENESIS, cipher=_FILLER.encode())
+            if number % 50 == 3
+            else seal(msgspec.json.encode({"invoice": number, "text": _FILLER})),
             START_US + 10 * SPAN_US if number % 40 == 0 else None,
             1 + number % 5,
             parent=parent,
