@@ -29,7 +29,7 @@ from .keys import is_public_user_key
 from .tls import TlsFiles
 from .trust import SYSTEM_ACCOUNT, Trust
 
-Role = Literal["submit", "work", "operate", "ask", "read"]
+Role = Literal["submit", "work", "operate", "ask", "read", "store"]
 """Kinds of subjects; `read` is what `ask` is, and the feed, which holds everything of the tenant."""
 ALL_ROLES: Final[frozenset[Role]] = frozenset(get_args(Role))
 
@@ -75,7 +75,9 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
     # Takes requests and answers them. It must not reach the log, whatever a request made it say.
     "answer": InternalUser(
         SERVICE_ACCOUNT,
-        Permissions(publish=("_R_.>",), subscribe=("writ.shard.>", "writ.query.>", "_INBOX.>")),
+        Permissions(
+            publish=("_R_.>",), subscribe=("writ.shard.>", "writ.query.>", "writ.store.>", "_INBOX.>")
+        ),
     ),
     # Asks for principals whom the HTTP API has made sure of itself, by their tokens. Its account is its own:
     # a reply subject that it was made to name reaches no stream. It may ask in the name of anybody, as the
@@ -156,6 +158,7 @@ class Principal:
             "submit": f"writ.submit.{who}.",
             "work": f"writ.lease.{who}.*.",
             "operate": f"writ.control.{who}.*.",
+            "store": f"writ.store.{who}.*.",
         }
         found = [f"{subject}*" for role, subject in subjects.items() if role in self.roles]
         for role, queue in sorted(self.in_queues):
@@ -310,7 +313,7 @@ def _sentinel(trust: Trust) -> str:
 
 def _service_account(settings: BrokerSettings) -> dict[str, Any]:
     threshold_ns = settings.response_threshold_s * 1_000_000_000
-    services = ("writ.submit.>", "writ.lease.>", "writ.control.>", "writ.query.>")
+    services = ("writ.submit.>", "writ.lease.>", "writ.control.>", "writ.query.>", "writ.store.>")
     return {
         "limits": dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1),
         "mappings": {

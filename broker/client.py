@@ -51,6 +51,7 @@ from .granting import Granting
 from .listing import Listing
 from .proving import Proving
 from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
+from .storing import Storing
 from .submits import Element, Together, check_submit, joined, new_job_id, nonce, pack
 from .wire import Wire
 
@@ -72,7 +73,7 @@ _REFUSALS_KEPT: Final = 10_000
 _STREAM_FULL: Final = 10077
 
 
-class Client(Granting, Listing, Proving):
+class Client(Granting, Listing, Proving, Storing):
     """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
 
     `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another

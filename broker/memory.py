@@ -232,17 +232,23 @@ class RequestHub:
 
 
 class MemoryWire:
-    """The `Wire` of workers and clients in memory. `query` answers what is asked of the views.
+    """The `Wire` of workers and clients in memory. `query` answers what is asked of the views,
+    and `store` what is asked of files and memory.
 
     `feed` is to run beside it, and hands on what the log stores to those who subscribed.
     """
 
     def __init__(
-        self, intake: MemoryIntake, hub: RequestHub, query: Callable[[str, bytes], Awaitable[bytes]]
+        self,
+        intake: MemoryIntake,
+        hub: RequestHub,
+        query: Callable[[str, bytes], Awaitable[bytes]],
+        store: Callable[[str, bytes], Awaitable[bytes]] | None = None,
     ) -> None:
         self._intake = intake
         self._hub = hub
         self._query = query
+        self._store = store
         self._submitted: dict[str, int] = {}
         self._hearers: dict[str, list[OnMessage]] = {}
 
@@ -261,6 +267,10 @@ class MemoryWire:
             async with asyncio.timeout(timeout_s):
                 if kind == "query":
                     return await self._query(subject, body)
+                if kind == "store":
+                    if self._store is None:
+                        raise ConnectionError("nobody keeps files and memory")
+                    return await self._store(subject, body)
                 return await self._hub.request(tenant, principal, verb, queue[0], body, kind)
         except ConnectionError as error:
             raise NoResponders(subject) from error

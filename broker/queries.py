@@ -26,7 +26,7 @@ _AT_ONCE: Final = 64
 
 
 async def serve_queries(
-    nats: Nats, answer: Callable[[str, bytes], Awaitable[bytes]]
+    nats: Nats, answer: Callable[[str, bytes], Awaitable[bytes]], subjects: str = QUERY_SERVED
 ) -> Callable[[], Awaitable[None]]:
     """Answers each query by `answer(subject, body)`, several at once, until the connection closes.
 
@@ -49,7 +49,7 @@ async def serve_queries(
             working.add(task)
             task.add_done_callback(working.discard)
 
-    served = await nats.subscribe(QUERY_SERVED, cb=take)
+    served = await nats.subscribe(subjects, cb=take)
 
     async def stop() -> None:
         with suppress(NatsError, OSError):  # a connection that is gone serves nothing

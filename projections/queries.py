@@ -174,6 +174,11 @@ class Queries:
             self._readers.append(reader)
             self._gate = Gate(reader, self._clock, self._caught_up, tell)
 
+    async def admit(self, tenant: str, principal: str, verb: str, body: bytes) -> None:
+        """Raises Refused where the principal may not do this; see `Gate`."""
+        if self._gate is not None:
+            await self._gate.admit(tenant, principal, verb, body)
+
     async def close(self) -> None:
         for reader in self._readers:
             await reader.close()

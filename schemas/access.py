@@ -17,6 +17,7 @@ from .commands import CONTROL_VERBS, LEASE_VERBS
 from .hosting import HOST_TENANT
 from .principals import WHOLE_TENANT, Principal, PrincipalKind, Role, covers
 from .rejections import Rejection, RejectionKind
+from .stores import STORE_VERBS
 from .subjects import NO_QUEUE
 from .verbs import QUERY_VERBS
 
@@ -29,6 +30,7 @@ OPERATIONS: Final[dict[str, str]] = {
     **dict.fromkeys(LEASE_VERBS, "lease"),
     **dict.fromkeys(CONTROL_VERBS, "control"),
     **dict.fromkeys(QUERY_VERBS, "query"),
+    **dict.fromkeys(STORE_VERBS, "store"),
     **dict.fromkeys(OF_THE_NODE, "node"),
 }
 """Every operation by its name, and the word of its subject: `writ.<word>.<tenant>.<principal>...`."""

@@ -4,6 +4,7 @@ writ.submit.<tenant>.<principal>.<queue>             a client's submit
 writ.lease.<tenant>.<principal>.<verb>.<queue>       a worker's request
 writ.control.<tenant>.<principal>.<verb>.<queue>     an operator's request
 writ.query.<tenant>.<principal>.<verb>               a read of the views
+writ.store.<tenant>.<principal>.<verb>.<queue>       files and memory
 writ.shard.<n>.<what follows writ.>                  the same first three, as the broker maps them
 writ.log.<p>.<tenant>.<kind>.<key>                   the log of a partition
 writ.feed.<tenant>.<kind>.<key>                      the log, republished for watching
@@ -18,6 +19,7 @@ from typing import Final, NamedTuple
 SUBMIT_STREAM: Final = "WRIT_SUBMIT"
 SUBMIT_STORED: Final = "writ.shard.*.submit.>"
 QUERY_SERVED: Final = "writ.query.>"
+STORE_SERVED: Final = "writ.store.>"
 NO_QUEUE: Final = "-"
 
 
@@ -76,6 +78,10 @@ def link_filter(partition: int, other: int) -> str:
 
 def query_subject(tenant: str, principal: str, verb: str) -> str:
     return f"writ.query.{tenant}.{principal}.{verb}"
+
+
+def store_subject(tenant: str, principal: str, verb: str, queue: str) -> str:
+    return f"writ.store.{tenant}.{principal}.{verb}.{queue}"
 
 
 def leader_subject(partition: int) -> str:

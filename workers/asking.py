@@ -14,7 +14,8 @@ from writ.schemas.commands import Acquired, Answer, Command, Renewed, Reported
 from writ.schemas.notes import Recalled
 from writ.schemas.queries import Query, RecordsPage
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.subjects import lease_subject, query_subject
+from writ.schemas.stores import STORE_VERBS
+from writ.schemas.subjects import lease_subject, query_subject, store_subject
 
 if TYPE_CHECKING:
     from .line import Post
@@ -24,7 +25,10 @@ _encode = msgspec.json.Encoder().encode
 A = TypeVar("A", bound=Answer)
 _decoders: Final[dict[type[Answer], Callable[[bytes], Any]]] = {
     cls: msgspec.json.Decoder(cls).decode
-    for cls in (Answer, Acquired, Renewed, Reported, Recalled, RecordsPage, AssetTold)
+    for cls in (
+        *(Answer, Acquired, Renewed, Reported, Recalled, RecordsPage, AssetTold),
+        *[told for _, told in STORE_VERBS.values()],
+    )
 }
 
 
@@ -57,6 +61,11 @@ class Asking:
         """One question to the views. Raises as `ask`."""
         subject = query_subject(self._post.tenant, self._post.principal, verb)
         return await self._ask(subject, query, answer, timeout_s)
+
+    async def store(self, queue: str, verb: str, command: Command, answer: type[A], timeout_s: float) -> A:
+        """One request to the storehouse. Raises as `ask`."""
+        subject = store_subject(self._post.tenant, self._post.principal, verb, queue)
+        return await self._ask(subject, command, answer, timeout_s)
 
     async def _ask(self, subject: str, command: Command, answer: type[A], timeout_s: float) -> A:
         data = await self._wire.request(subject, self._redactor.message(_encode(command)), timeout_s)

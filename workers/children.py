@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from writ.broker.errors import PermissionDenied, SubmitNotStored, Unreachable, WireError
 from writ.broker.submits import check_submit
@@ -21,6 +22,7 @@ from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import TERMINAL, State
 from writ.schemas.notes import ChildSeen, Recall, Recalled
 from writ.schemas.rejections import RejectionKind
+from writ.schemas.stores import STORE_VERBS, OfMemory
 from writ.schemas.subjects import submit_subject
 
 from .asking import Asking, Refused, TryLater
@@ -36,6 +38,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("writ.worker")
 T = TypeVar("T")
 TIMEOUT_S: Final = 5.0
+STORE_TIMEOUT_S: Final = 30.0
+OF_TASKS: Final = (
+    *("put_part", "put_file", "find_file", "get_part"),
+    *("read_memory", "write_memory", "forget_memory", "list_memory"),
+)
+"""What a task may ask the storehouse for."""
+
 TAKEN_WITHIN_S: Final = 15.0
 """How long a child may be stored and not decided on; then it was refused, or nobody decides."""
 
@@ -72,11 +81,19 @@ class ToAsset(msgspec.Struct, frozen=True, tag="asset"):
     version: int | None = None
 
 
-Errand = ToChildren | ToSay | ToAsset
+class ToStore(msgspec.Struct, frozen=True, tag="store"):
+    """Asks a verb of the storehouse. Of memory it is that of the run itself, or of an agent of its queue."""
+
+    verb: str
+    body: msgspec.Raw
+
+
+Errand = ToChildren | ToSay | ToAsset | ToStore
 ERRAND_ANSWERS: Final[dict[type[Any], Any]] = {
     ToChildren: list[ChildSeen],
     ToSay: list[ChildSeen],
     ToAsset: AssetTold,
+    ToStore: msgspec.Raw,
 }
 """What each is answered with; what is said, with no children."""
 
@@ -115,6 +132,8 @@ class Errands:
                 return []
             case ToAsset():
                 return await self.asset(run, errand)
+            case ToStore():
+                return await self.store(run, errand)
 
     # --- assets -----------------------------------------------------------------------------------------
 
@@ -146,6 +165,25 @@ class Errands:
                 raise (TryLater if rejection.kind is RejectionKind.TRY_LATER else Refused)(rejection)
 
         await self._until_answered(run, once)
+
+    # --- files and memory ---------------------------------------------------------------------------------
+
+    async def store(self, run: Run, asked: ToStore) -> msgspec.Raw:
+        """What the storehouse answers. Raises StepRefused where it refuses."""
+        if asked.verb not in OF_TASKS:
+            raise StepRefused(f"a task asks the storehouse for {asked.verb!r}; it may {', '.join(OF_TASKS)}")
+        kind, answer = STORE_VERBS[asked.verb]
+        try:
+            command: Any = msgspec.json.decode(asked.body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise StepRefused(f"{asked.verb}: {error}") from error
+        if isinstance(command, OfMemory):
+            command = replace(command, run=None if command.agent is not None else run.lease.id)
+
+        async def once() -> Any:
+            return await self._asking.store(run.queue, asked.verb, command, answer, STORE_TIMEOUT_S)
+
+        return msgspec.Raw(_encode(await self._until_answered(run, once)))
 
     # --- children ---------------------------------------------------------------------------------------
 
@@ -261,7 +299,7 @@ class Errands:
                 log.info("job %s: what its task asked for is asked again: %s", run.lease.id, error)
             except Refused as error:
                 kind, field = error.rejection.kind, error.rejection.field
-                if kind is RejectionKind.STALE or (kind is RejectionKind.NOT_FOUND and field != "name"):
+                if kind is RejectionKind.STALE or (kind is RejectionKind.NOT_FOUND and field == "id"):
                     raise Cancelled(Stop.LOST.value) from error
                 raise StepRefused(str(error)) from error
             await asyncio.sleep(pause_s * (0.5 + self._entropy()))

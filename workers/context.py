@@ -13,6 +13,7 @@ from .steps import ASK, Sleep, StepPolicy, StepRefused, drive
 
 if TYPE_CHECKING:
     from .run import Run
+    from .stores import Files, Memory
 
 T = TypeVar("T")
 _log = logging.getLogger("writ.task")
@@ -202,6 +203,16 @@ class Context:
     def secret_sync(self, name: str) -> str:
         """`secret` for a task that is a plain function."""
         return self._plainly(self.secret(name))
+
+    @property
+    def files(self) -> Files:
+        """The tenant's files, by what they hold."""
+        return self._run.files
+
+    @property
+    def memory(self) -> Memory:
+        """Values by key that later attempts find; `memory.agent(name)` is an agent's, of all jobs."""
+        return self._run.memory
 
     # --- saying -----------------------------------------------------------------------------------------
 

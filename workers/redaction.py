@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import re
 import urllib.parse
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -32,58 +31,65 @@ class Redactor:
     def __init__(self) -> None:
         self._secrets: set[bytes] = set()
         self._forms: tuple[bytes, ...] = ()
-        self._text: re.Pattern[str] | None = None
-        self._bytes: re.Pattern[bytes] | None = None
-        self.longest = 0
-        """Bytes of the longest form that is looked for."""
+        """The longest first: of two that begin alike it leaves nothing behind."""
+
+        self._texts: tuple[str, ...] = ()
 
     def learn(self, secret: bytes) -> None:
         """A value that is to be left out from now on."""
         if secret in self._secrets:
             return
         self._secrets.add(secret)
-        forms = {form for each in self._secrets for form in _forms(each)}
-        # The longest first: of two that begin alike it leaves nothing behind.
-        ordered = tuple(sorted(forms, key=len, reverse=True))
-        self.longest = len(ordered[0])
-        self._forms = ordered
-        self._bytes = re.compile(b"|".join(map(re.escape, ordered)))
-        readable = [form.decode("utf-8", "surrogateescape") for form in ordered]
-        self._text = re.compile("|".join(map(re.escape, readable)))
+        self._forms = tuple(sorted({*self._forms, *_forms(secret)}, key=len, reverse=True))
+        self._texts = tuple([form.decode("utf-8", "surrogateescape") for form in self._forms])
 
     @property
     def knows(self) -> bool:
         """Whether there is anything to leave out."""
-        return self._text is not None
+        return bool(self._forms)
 
     def text(self, text: str) -> str:
         """Text without the secrets in it."""
-        return text if self._text is None else self._text.sub(REDACTED, text)
+        for form in self._texts:
+            if form in text:
+                text = text.replace(form, REDACTED)
+        return text
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest form that is left out."""
+        return len(self._forms[0]) if self._forms else 0
+
+    def clean(self, content: bytes) -> bytes:
+        """Bytes without the secrets in them."""
+        for form in self._forms:
+            if form in content:
+                content = content.replace(form, _AS_BYTES)
+        return content
 
     def tail(self, output: bytes, most: int, *, cut: bool) -> bytes:
         """The last `most` bytes of output without the secrets in it.
 
         Where more came before, and was `cut`, a secret may have been cut, too: its end is left out.
         """
-        if self._bytes is None:
-            return output[-most:]
-        whole = output[self.longest - 1 :] if cut else output
-        return self._bytes.sub(_AS_BYTES, whole)[-most:]
+        if cut and self._forms:
+            output = output[self.longest - 1 :]
+        return self.clean(output)[-most:]
 
     def json(self, content: bytes) -> bytes:
         """JSON text with the secrets in its strings, names and numbers left out; what is no JSON as bytes."""
-        if self._bytes is None or not self._suspicious(content):
+        if not self._suspicious(content):
             return content
         try:
             value = _decode(content)
         except (msgspec.MsgspecError, RecursionError):
-            return self._bytes.sub(_AS_BYTES, content)
+            return self.clean(content)
         clean = self.value(value)
         return content if clean == value else _encode(clean)
 
     def _suspicious(self, content: bytes) -> bool:
         """Whether JSON text may hold a secret: it shows one, or writes some characters as escapes."""
-        return b"\\" in content or any(form in content for form in self._forms)
+        return self.knows and (b"\\" in content or any(form in content for form in self._forms))
 
     def value(self, value: Any) -> Any:
         """A value as JSON has it, without the secrets in it."""
@@ -100,7 +106,7 @@ class Redactor:
 
     def message(self, body: bytes) -> bytes:
         """A message of the worker's to Writ. What it names jobs and workers by stays as it is."""
-        if self._bytes is None or not self._suspicious(body):
+        if not self._suspicious(body):
             return body
         message = _decode(body)
         clean = self.value(message)

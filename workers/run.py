@@ -22,6 +22,7 @@ from .faults import Fault, Stop, fault_of
 from .journal import Journal, running
 from .saying import Said
 from .steps import Rewind, Sleep, drive
+from .stores import Files, Memory
 from .tasks import OutputMismatch, Task
 from .waits import Waits
 
@@ -110,6 +111,14 @@ class Run:
         if self._assets is None:
             self._assets = Assets(self.journal)
         return self._assets
+
+    @property
+    def files(self) -> Files:
+        return Files(self)
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self)
 
     @property
     def said(self) -> Said:

@@ -189,6 +189,13 @@ class _Call:
         )
 
 
+async def called(
+    tool: Tool[..., Any], journal: Journal, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What a call of a tool gives that is a coroutine function, for one attempt."""
+    return await _Call(tool, journal, args, kwargs).wait()
+
+
 _CALL: Final = object()
 """In place of an answer: the tool is to be called."""
 

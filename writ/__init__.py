@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Unreachable,
         WritError,
     )
+    from writ.broker.moving import FileBroken
     from writ.broker.results import JobHandle
     from writ.schemas.commands import Approval, Command, Plan, SubmitJob
     from writ.schemas.errors import ErrorClass
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from writ.schemas.schedules import Overlap, ScheduleSpec
     from writ.schemas.states import State
     from writ.schemas.steps import Reproduces
+    from writ.schemas.stores import File
     from writ.schemas.tenants import TenantPolicy
     from writ.workers import Context, Worker, task, tool
     from writ.workers.errors import Cancelled, FailJob, PolicyViolation, RetryAfter
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         ToolFailed,
         WaitTimedOut,
     )
+    from writ.workers.stores import FileMissing
 
     __version__: str
 
@@ -84,6 +87,9 @@ __all__ = [
     "DeadReason",
     "ErrorClass",
     "FailJob",
+    "File",
+    "FileBroken",
+    "FileMissing",
     "Filter",
     "Isolation",
     "JobCancelled",
@@ -153,6 +159,7 @@ _ROOMS = {
         "Unreachable",
         "WritError",
     ),
+    "writ.broker.moving": ("FileBroken",),
     "writ.broker.results": ("JobHandle",),
     "writ.schemas.commands": ("Approval", "Command", "Plan", "SubmitJob"),
     "writ.schemas.principals": ("Role",),
@@ -181,10 +188,12 @@ _ROOMS = {
     "writ.schemas.schedules": ("Overlap", "ScheduleSpec"),
     "writ.schemas.states": ("State",),
     "writ.schemas.steps": ("Reproduces",),
+    "writ.schemas.stores": ("File",),
     "writ.schemas.tenants": ("TenantPolicy",),
     "writ.workers": ("Context", "Worker", "task", "tool"),
     "writ.workers.errors": ("Cancelled", "FailJob", "PolicyViolation", "RetryAfter"),
     "writ.workers.runner.limits": ("AttemptLimits",),
+    "writ.workers.stores": ("FileMissing",),
     "writ.workers.steps": (
         "ChildFailed",
         "NotDone",

@@ -48,6 +48,7 @@ _WORDS: Final[dict[str, Word]] = {
     "lease": "work",
     "control": "operate",
     "query": "ask",
+    "store": "store",
     "node": "ask",
 }
 

@@ -22,7 +22,7 @@ from writ.schemas.commands import Lease, SignalCame
 from writ.schemas.notes import AnyRemark, StepSeen
 from writ.schemas.policy import Isolation
 
-from ..children import ToAsset, ToChildren
+from ..children import ToAsset, ToChildren, ToStore
 from ..faults import Fault
 from .limits import AttemptLimits
 
@@ -153,7 +153,7 @@ class Asked(msgspec.Struct, frozen=True, tag="asked"):
     """An errand for the keeper."""
 
     number: int
-    errand: ToChildren | ToAsset
+    errand: ToChildren | ToAsset | ToStore
 
 
 class Logged(msgspec.Struct, frozen=True, tag="logged"):

@@ -37,6 +37,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "price": ("prices", "price"),
     "tenant": ("tenants", "tenant"),
     "asset": ("assets", "asset"),
+    "file": ("files", "file"),
+    "memory": ("files", "memory"),
     "erase": ("keeping", "erase"),
     "hold": ("keeping", "hold"),
     "audit": ("audits", "audit"),

@@ -34,6 +34,7 @@ FRONT = """\
                                 again, and `--cause C --reason R` all of a cause, by plan
   writ drop ID --reason R       settle a dead letter for good
   writ asset list               named values and secrets for jobs; set, rotate or remove one
+  writ file put FILE            keep a file for jobs to take as input; get, list or remove it
   writ price list               what the tokens of models cost; `writ price set` says it
   writ erase ID --reason R      make the content of a job unreadable for good; --subject for many
   writ hold list                what must not be erased; add or remove one

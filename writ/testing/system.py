@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import random
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
@@ -14,6 +15,8 @@ from typing import Any, Final, Self
 
 from writ.broker.client import Client
 from writ.broker.connect import Target
+from writ.broker.filing import MemoryFiling
+from writ.broker.keyvalue import MemoryKeyValue
 from writ.broker.memory import MemoryIntake, MemoryLog, MemoryWire, RequestHub
 from writ.broker.results import JobHandle
 from writ.orchestrator.engine import Engine
@@ -31,6 +34,7 @@ from writ.workers.journal import blocked
 from writ.workers.run import Run
 from writ.workers.worker import Tasks
 
+from ..storehouse import Storehouse
 from .loop import START, VirtualClock, VirtualLoop, run
 
 _NOWHERE: Final = Target("memory://", tenant="default", principal="owner")
@@ -102,7 +106,7 @@ class System:
         self.log = MemoryLog(clock=self.clock)
         intake, hub = MemoryIntake(clock=self.clock), RequestHub()
         queries = await self._open_views(intake, hub, parts)
-        wire = self.wire = MemoryWire(intake, hub, queries.answer)
+        wire = self.wire = MemoryWire(intake, hub, queries.answer, self._storehouse(queries).answer)
         _beside(parts, wire.feed(self.log))
         await asyncio.sleep(0)
         engine = self.engine = Engine(
@@ -133,6 +137,15 @@ class System:
                 **self._more,
             )
             _beside(parts, worker.run_inline(wire, threads), worker.drain, worker.drain)
+
+    def _storehouse(self, queries: Queries) -> Storehouse:
+        filing: dict[str, MemoryFiling] = defaultdict(MemoryFiling)
+        memory: dict[str, MemoryKeyValue] = defaultdict(lambda: MemoryKeyValue(self.clock))
+
+        async def buckets() -> list[str]:
+            return list(filing)
+
+        return Storehouse(queries.admit, filing.__getitem__, memory.__getitem__, buckets, self.clock)
 
     async def _open_views(self, intake: MemoryIntake, hub: RequestHub, parts: AsyncExitStack) -> Queries:
         directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="writ-testing-")))

@@ -11,8 +11,11 @@ from typing import Any, Final
 
 from writ.broker.alarms import raise_alarm
 from writ.broker.archive import ArchivedLog
+from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_TENANT
+from writ.broker.filing import JetStreamFiling, buckets_of
+from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.mirror import Mirror
 from writ.broker.queries import serve_queries, teller
@@ -37,8 +40,10 @@ from writ.schemas import catalog
 from writ.schemas.bounds import REASON_MAX_CHARS
 from writ.schemas.commands import RaiseAlarm
 from writ.schemas.metrics import Family
-from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mirror_stream
+from writ.schemas.stores import FILES_MAX_BYTES
+from writ.schemas.subjects import STORE_SERVED, SUBMIT_STREAM, log_stream, mirror_stream
 
+from ..storehouse import FILES, Storehouse
 from .apart import Apart, tune
 from .keeper import Settings
 
@@ -99,8 +104,21 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     queries = Queries(runners, log_, intake, settings.version, who=who, keys=vault, proofs=proofs, tell=tell)
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
+    house = _storehouse(queries, logs)
+    parts.push_async_callback(_end, asyncio.create_task(house.keep(), name="sweeper of files"))
+    await serve_queries(answers, house.answer, STORE_SERVED)
     await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
+
+
+def _storehouse(queries: Queries, link: Any) -> Storehouse:
+    return Storehouse(
+        queries.admit,
+        lambda bucket: JetStreamFiling(link, bucket, FILES_MAX_BYTES),
+        lambda bucket: JetStreamKeyValue(link, bucket, "Writ: memory of runs and agents."),
+        partial(buckets_of, link, FILES),
+        SystemClock(),
+    )
 
 
 def _checkpointing(settings: Settings, runners: list[Runner], log_: ArchivedLog) -> Checkpointing:
