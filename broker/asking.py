@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Self, TypeVar
 
 import msgspec
 
 from writ.schemas.commands import Answer, Command
-from writ.schemas.queries import Query
+from writ.schemas.queries import Query, RecordsPage
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.subjects import control_subject, query_subject
 
 from .clock import Clock, SystemClock
+from .coding import Coder, PayloadCodec
 from .connect import Target
 from .errors import NoAnswer, NoResponders, PermissionDenied, Refused, WireError
 from .wire import NatsWire, Wire
@@ -38,12 +39,14 @@ class Asking:
         name: str = "writ-client",
         clock: Clock | None = None,
         entropy: Callable[[int], bytes] = os.urandom,  # noqa: TID251 - this is the shell; ids are drawn here
+        codecs: Iterable[PayloadCodec] = (),
     ) -> None:
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
         self._wire = wire
         self._name = name
         self._clock = clock or SystemClock()
         self._entropy = entropy
+        self.coder = Coder(codecs)
         self._connecting = asyncio.Lock()
         self.min_position: int | None = None
         """Reads are of views at least as new as this log sequence; None means the newest at the time."""
@@ -102,6 +105,8 @@ class Asking:
                 unanswered = unanswered or isinstance(error, NoAnswer)
                 await trying.again(said or error)
                 continue
+            if answer_type is not RecordsPage:  # records are told as they are stored
+                data = self.coder.opened(data)
             try:
                 answer = msgspec.json.decode(data, type=answer_type)
             except msgspec.MsgspecError as error:

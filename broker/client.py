@@ -36,6 +36,7 @@ from writ.schemas.subjects import feed_subject, submit_subject
 
 from .asking import TRY_S, Trying, encode
 from .clock import Clock
+from .coding import PayloadCodec
 from .connect import Target
 from .errors import (
     JobNotFound,
@@ -77,9 +78,10 @@ class Client(Granting, Listing, Proving, Storing):
     """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
 
     `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another
-    `wire`, `clock` or `entropy` is for simulations. All methods raise Unreachable where no broker can be had,
-    PermissionDenied where the principal lacks the role, Refused for what Writ refuses, and after `timeout_s`
-    seconds of trying NoResponders or NoAnswer.
+    `wire`, `clock` or `entropy` is for simulations. With `codecs` inputs, and data of signals and approvals,
+    are encoded by the first of them, and what is told of jobs is decoded; records stay as they are stored.
+    All methods raise Unreachable where no broker can be had, PermissionDenied where the principal lacks the
+    role, Refused for what Writ refuses, and after `timeout_s` seconds of trying NoResponders or NoAnswer.
     """
 
     def __init__(
@@ -90,8 +92,9 @@ class Client(Granting, Listing, Proving, Storing):
         name: str = "writ-client",
         clock: Clock | None = None,
         entropy: Callable[[int], bytes] = os.urandom,  # noqa: TID251 - this is the shell; ids are drawn here
+        codecs: Iterable[PayloadCodec] = (),
     ) -> None:
-        super().__init__(target, wire=wire, name=name, clock=clock, entropy=entropy)
+        super().__init__(target, wire=wire, name=name, clock=clock, entropy=entropy, codecs=codecs)
         self._refusals: OrderedDict[int, tuple[Rejection, ...]] = OrderedDict()
         self._hears_refusals: bool | None = None
         self._waiting: dict[int, list[Waiter]] = {}
@@ -302,10 +305,13 @@ class Client(Granting, Listing, Proving, Storing):
         unique = job.unique_key if isinstance(job, SubmitJob) else job.get("unique_key")
         job_id = given if given is not None else new_job_id(self._clock.wall_us() // 1_000, self._entropy)
         if isinstance(job, SubmitJob):
-            whole: object = job if given else msgspec.structs.replace(job, id=job_id)
+            whole: Any = job if given else msgspec.structs.replace(job, id=job_id)
         else:
             whole = job if given is not None else {**job, "id": job_id}
         try:
+            if self.coder.encodes:
+                whole = msgspec.to_builtins(whole) if isinstance(whole, SubmitJob) else dict(whole)
+                whole["input"] = self.coder.content(encode(whole.get("input")))
             body = encode(whole)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             reason = f"the job cannot be written as JSON: {error}"
@@ -400,7 +406,11 @@ class Client(Granting, Listing, Proving, Storing):
             waiter.refused(known)
         self._waiting.setdefault(handle.seq, []).append(waiter)
         subject = feed_subject(self.target.tenant, "job", job_key(handle.queue, handle.id))
-        stop = await wire.subscribe(subject, waiter.heard)
+
+        def heard(subject: str, body: bytes) -> None:
+            waiter.heard(subject, self.coder.opened(body))
+
+        stop = await wire.subscribe(subject, heard)
         asking = asyncio.ensure_future(self._requery(waiter))
         try:
             async with asyncio.timeout_at(until):

@@ -146,7 +146,7 @@ class Operating(Asking):
         timeout_s: float = 10.0,
     ) -> int:
         """Says yes to a job that waits for approval. `data` reaches its task."""
-        command = commands.Approve(id=id, reason=reason, data=_raw(data))
+        command = commands.Approve(id=id, reason=reason, data=self.coder.content(_raw(data)))
         return await self._recorded(queue, command, timeout_s)
 
     async def reject(self, id: str, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
@@ -164,7 +164,7 @@ class Operating(Asking):
         timeout_s: float = 10.0,
     ) -> int:
         """Data for a job under a name; one that waits for that name goes on. Never sent twice by itself."""
-        command = commands.Signal(id=id, name=name, data=_raw(data), reason=reason)
+        command = commands.Signal(id=id, name=name, data=self.coder.content(_raw(data)), reason=reason)
         return await self._recorded(queue, command, timeout_s)
 
     async def edit(
@@ -184,7 +184,7 @@ class Operating(Asking):
             reason=reason,
             priority=priority,
             not_before=not_before,
-            input=msgspec.UNSET if input is msgspec.UNSET else _raw(input),
+            input=msgspec.UNSET if input is msgspec.UNSET else self.coder.content(_raw(input)),
         )
         return await self._recorded(queue, command, timeout_s)
 
@@ -380,7 +380,7 @@ class Operating(Asking):
         timeout_s: float = 10.0,
     ) -> int:
         """Gives a schedule its spec, as the next version; its jobs get `input`."""
-        command = commands.DeclareSchedule(name, spec, _raw(input), reason)
+        command = commands.DeclareSchedule(name, spec, self.coder.content(_raw(input)), reason)
         return await self._recorded(queue, command, timeout_s)
 
     async def pause_schedule(

@@ -80,7 +80,7 @@ class AssetDesk:
         meant = found(asset, command.name, command.version, self._state.erased)
         if isinstance(meant, AssetVersion) and asset is not None and asset.secret:
             reason = f"{command.name} is a secret: its value is given to jobs alone"
-            meant = Rejection(RejectionKind.DENIED, reason, "name")
+            meant = Rejection(RejectionKind.CONFLICT, reason, "name")
         if isinstance(meant, Rejection):
             self._office.refuse(round_, asked, meant)
             return

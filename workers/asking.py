@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from writ.broker.coding import Coder
 from writ.broker.errors import WireError
 from writ.broker.wire import Wire
 from writ.schemas.assets import AssetTold
@@ -16,6 +17,8 @@ from writ.schemas.queries import Query, RecordsPage
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.stores import STORE_VERBS
 from writ.schemas.subjects import lease_subject, query_subject, store_subject
+
+from .coding import encoded
 
 if TYPE_CHECKING:
     from .line import Post
@@ -47,10 +50,11 @@ class TryLater(Refused):
 class Asking:
     """Sends the requests of one worker."""
 
-    def __init__(self, wire: Wire, post: Post, redactor: Redactor) -> None:
+    def __init__(self, wire: Wire, post: Post, redactor: Redactor, coder: Coder) -> None:
         self._wire = wire
         self._post = post
         self._redactor = redactor
+        self.coder = coder
 
     async def ask(self, queue: str, verb: str, command: Command, answer: type[A], timeout_s: float) -> A:
         """One request of a queue. Raises WireError, TryLater, Refused."""
@@ -68,7 +72,11 @@ class Asking:
         return await self._ask(subject, command, answer, timeout_s)
 
     async def _ask(self, subject: str, command: Command, answer: type[A], timeout_s: float) -> A:
-        data = await self._wire.request(subject, self._redactor.message(_encode(command)), timeout_s)
+        body = self._redactor.message(_encode(command))
+        if self.coder.encodes and not isinstance(command, Query):
+            clean = msgspec.json.decode(body, type=type(command))
+            body = _encode(encoded(clean, self.coder))
+        data = self.coder.opened(await self._wire.request(subject, body, timeout_s))
         try:
             answered: A = _decoders[answer](data)
         except msgspec.MsgspecError as error:

@@ -264,7 +264,11 @@ class Errands:
     async def _submit(self, run: Run, call: Call, key: str) -> None:
         """Stores the submit of a child. Repeated, it is the same job."""
         child_id = key.partition("~")[2]
-        job = {"task": call.task, "input": call.input, **call.options}
+        try:
+            content = self._asking.coder.content(self._redactor.json(_encode(call.input)))
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            raise StepRefused(f"the input of child {call.task} cannot be written as JSON: {error}") from error
+        job = {"task": call.task, "input": content, **call.options}
         job |= {"id": child_id, "parent": job_key(run.queue, run.lease.id)}
         try:
             body = _encode(job)

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from writ.broker.clock import Clock
+from writ.broker.coding import Coder
 from writ.broker.errors import PermissionDenied, Unreachable, WireError
 from writ.broker.wire import Wire
 from writ.schemas.bounds import LEASES_PER_REQUEST_MAX, RENEWALS_PER_REQUEST_MAX
@@ -80,6 +81,7 @@ class Keeper:
         tasks: Mapping[str, Task[..., Any]],
         clock: Clock,
         entropy: Callable[[], float],
+        coder: Coder | None = None,
     ) -> None:
         self.counts = Counts()
         self._post = post
@@ -102,7 +104,7 @@ class Keeper:
         self._jobs: set[asyncio.Task[None]] = set()
         self._tick: asyncio.TimerHandle | None = None
         self._wire = wire
-        self._asking = Asking(wire, post, self.redactor)
+        self._asking = Asking(wire, post, self.redactor, coder or Coder())
         self._reports = Reports(
             self._asking, post.worker, self.counts, entropy, self._spawn, self._changed.set, self._fail
         )
@@ -298,7 +300,10 @@ class Keeper:
             return 0
         runs: list[Run] = []
         unknown: list[Lease] = []
+        key = self._asking.coder.digest_key
         for lease in leases:
+            if key:
+                lease = msgspec.structs.replace(lease, digest_key=key)  # noqa: PLW2901 - the same lease
             task = self._tasks.get(lease.task)
             if task is None:
                 unknown.append(lease)

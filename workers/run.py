@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from writ.broker.clock import Clock
+from writ.broker.coding import encoded_by
 from writ.schemas.bounds import INLINE_MAX_BYTES
 from writ.schemas.commands import Lease
 from writ.schemas.errors import ErrorClass
@@ -23,7 +24,7 @@ from .journal import Journal, running
 from .saying import Said
 from .steps import Rewind, Sleep, drive
 from .stores import Files, Memory
-from .tasks import OutputMismatch, Task
+from .tasks import InputMismatch, OutputMismatch, Task
 from .waits import Waits
 
 if TYPE_CHECKING:
@@ -151,6 +152,10 @@ class Run:
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the call. Raises InputMismatch."""
+        codec = encoded_by(self.lease.input)
+        if codec is not None:
+            reason = f"the input is encoded by codec {codec!r}, and this worker cannot decode it"
+            raise InputMismatch(f"{reason}: give it the codec, with its key")
         arguments = self.task.arguments(self.lease.input)
         name = self.task.context_name
         if name is not None:

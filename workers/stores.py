@@ -56,7 +56,7 @@ class Files:
         if isinstance(source, Path):
             name = name or source.name
         journal = self._run.journal
-        clean = _without(journal.redactor, parts_of(source))
+        clean = without(journal.redactor, parts_of(source))
         return await put_file(
             _asks(journal), clean, secrets.token_hex(12), name=name, media=media, keep_s=keep_s
         )
@@ -202,7 +202,7 @@ def _asks(journal: Journal) -> Any:
     return ask
 
 
-def _without(redactor: Redactor, parts: Iterable[bytes]) -> Iterator[bytes]:
+def without(redactor: Redactor, parts: Iterable[bytes]) -> Iterator[bytes]:
     """The same bytes without the secrets in them, also where one is split over two parts."""
     held = b""
     for part in parts:

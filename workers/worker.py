@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, Final, cast
 
 from writ.broker.clock import Clock, SystemClock
+from writ.broker.coding import Coder, PayloadCodec
 from writ.broker.connect import Target
 from writ.broker.wire import NatsWire, Wire
 from writ.schemas.commands import WorkerAbout
@@ -64,6 +65,9 @@ class Worker:
     its own, held to `limits`; `tasks` is then a module, its name or file, and is not imported here. What
     stands around tasks is then given to the tasks themselves.
 
+    With `codecs` all content is encoded by the first before it leaves the worker, and decoded by the one that
+    it names as it comes; isolated attempts never hold them.
+
     Raises WorkerError for a set-up that cannot work.
     """
 
@@ -83,7 +87,9 @@ class Worker:
         entropy: Callable[[], float] = random.random,
         isolate: Isolation | str = Isolation.NONE,
         limits: AttemptLimits | None = None,
+        codecs: Iterable[PayloadCodec] = (),
     ) -> None:
+        self._coder = Coder(codecs)
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
         self.name = name or _name(entropy)
         weights = _weights(queues)
@@ -248,7 +254,7 @@ class Worker:
             await wire.close()
 
     def _new_keeper(self, wire: Wire, post: Post) -> Keeper:
-        return Keeper(wire, post, self.tasks, self._clock, self._entropy)
+        return Keeper(wire, post, self.tasks, self._clock, self._entropy, self._coder)
 
     async def _serve(self, keeper: Keeper, loop: asyncio.AbstractEventLoop | None, hands: Hands) -> None:
         with self._lock:

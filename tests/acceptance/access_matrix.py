@@ -47,6 +47,8 @@ _JOB: Final = {"id": "none"}
 _NAMED: Final = {"name": "nobody"}
 _HELD: Final = {"worker": "w", "leases": [{"id": "none", "token": 1}]}
 _REPORT: Final = {"worker": "w", "id": "none", "token": 1}
+_FILE: Final = {"sha256": "0" * 64}
+_MEMORY: Final = {"agent": "tried"}
 _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "acquire": {"worker": "w"},
     "withdraw": {"worker": "w"},
@@ -59,6 +61,11 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "note": {"worker": "w", "reports": [{"id": "none", "token": 1, "notes": []}]},
     "recall": _REPORT,
     "read_asset": _REPORT | {"name": "none"},
+    "put_part": {"upload": "tried", "number": 0, "data": "dHJpZWQ="},
+    "put_file": {"file": {"sha256": "0" * 64, "size_bytes": 1}},
+    **dict.fromkeys(("find_file", "get_part", "drop_file"), _FILE),
+    "list_files": {},
+    **dict.fromkeys(("read_memory", "write_memory", "forget_memory", "list_memory"), _MEMORY),
     "set_asset": {"name": "tried", "value": "dHJpZWQ="},
     **dict.fromkeys(("remove_asset", "get_asset"), _NAMED),
     **dict.fromkeys(("cancel", "terminate", "redrive", "drop", "rerun", "pause", "resume"), _JOB),

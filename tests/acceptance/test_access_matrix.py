@@ -190,7 +190,7 @@ async def _over_nats(actor: Actor, cell: Cell) -> bool:
     """Whether it was let through by the broker and by Writ."""
     word, verb = KNOWN[cell.operation], cell.operation
     subject = f"writ.{word}.default.{actor.name}.{verb}"
-    if word in {"lease", "control"}:
+    if word in {"lease", "control", "store"}:
         # More is asked for of no queue, as the scope is in the message; the broker lets anybody do so.
         subject += f".{NO_QUEUE if verb == 'elevate' else cell.queue}"
     body = json.dumps(message(cell, _number(cell, actor))).encode()

@@ -249,6 +249,11 @@ def _attempts(view: JobView) -> str:
 
 
 def _content(raw: Any) -> str:
+    from writ.broker.coding import encoded_by
+
+    codec = encoded_by(raw)
+    if codec is not None:
+        return f"encoded by codec {codec}, {len(bytes(raw))} bytes"
     text = bytes(raw).decode(errors="replace")
     if text == "null":
         return ""

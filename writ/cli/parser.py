@@ -234,6 +234,10 @@ def _add_job_commands(to: Subparsers) -> None:
         "--isolate", choices=("plain", "landlock", "bubblewrap"),
         help="run each attempt in a process of its own, kept apart so far [no]",
     )  # fmt: skip
+    worker.add_argument(
+        "--codec", metavar="MODULE:NAME", action="append", default=[],
+        help="a payload codec; repeat for those that only decode",
+    )  # fmt: skip
     limit = "of an isolated attempt"
     worker.add_argument("--memory-mib", type=whole(32), metavar="N", help=f"memory {limit} [1024]")
     worker.add_argument(

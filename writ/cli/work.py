@@ -14,6 +14,7 @@ from .reach import find, target_of, with_dir
 from .usage import UNREACHABLE, USAGE, CommandError
 
 if TYPE_CHECKING:
+    from writ.broker.coding import PayloadCodec
     from writ.workers.runner.limits import AttemptLimits
 
 DEFAULT_QUEUE = "default"
@@ -46,6 +47,7 @@ def worker(args: Namespace) -> int:
             target=target,
             isolate=args.isolate or "none",
             limits=_limits(args),
+            codecs=[_codec(each) for each in args.codec],
         )
     except LoadError as error:
         raise CommandError(str(error), _hint(args.module)) from error
@@ -96,6 +98,27 @@ def _limits(args: Namespace) -> AttemptLimits:
 
     names = ("memory_mib", "cpu_s", "file_mib", "open_files", "processes")
     return AttemptLimits(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
+
+
+def _codec(place: str) -> PayloadCodec:
+    """The codec that stands at `module:name`; a class there is called. Raises CommandError."""
+    import importlib
+    import sys
+
+    module, colon, name = place.partition(":")
+    sys.path.insert(0, "")
+    try:
+        if not colon:
+            raise ValueError("give module:name")
+        found = getattr(importlib.import_module(module), name)
+        made: PayloadCodec = found() if callable(found) else found
+        if not isinstance(getattr(made, "name", None), str):
+            raise TypeError("it has no name, and so is no payload codec")
+    except Exception as error:  # whatever a module of the user's does
+        raise CommandError(f"--codec {place}: {type(error).__name__}: {error}", code=USAGE) from error
+    finally:
+        sys.path.remove("")
+    return made
 
 
 def _hint(module: str) -> list[str]:

@@ -106,7 +106,8 @@ class System:
         self.log = MemoryLog(clock=self.clock)
         intake, hub = MemoryIntake(clock=self.clock), RequestHub()
         queries = await self._open_views(intake, hub, parts)
-        wire = self.wire = MemoryWire(intake, hub, queries.answer, self._storehouse(queries).answer)
+        house = self.house = self._storehouse(queries)
+        wire = self.wire = MemoryWire(intake, hub, queries.answer, house.answer)
         _beside(parts, wire.feed(self.log))
         await asyncio.sleep(0)
         engine = self.engine = Engine(
