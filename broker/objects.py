@@ -1,6 +1,6 @@
 """Named objects, each written once and whole: where archives and snapshots are kept.
 
-A folder fulfils it here. An object store of another kind needs these four calls and nothing else.
+A folder fulfils it here. An object store of another kind needs these five calls and nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from typing import Final, Protocol
 _UNFINISHED: Final = ".new"
 
 
+class Opened(Protocol):
+    """An object that is read piece by piece; it stays readable when it is deleted meanwhile."""
+
+    def piece(self, start: int, size_bytes: int) -> bytes:
+        """Bytes of the object, fewer where it ends before. Raises OSError."""
+        ...
+
+
 class Objects(Protocol):
     """Every method raises OSError where the place cannot be read or written."""
 
@@ -25,6 +33,10 @@ class Objects(Protocol):
         """An object, or its first bytes. Raises FileNotFoundError where there is none."""
         ...
 
+    async def open(self, name: str) -> Opened:
+        """An object, to be read at any place. Raises FileNotFoundError where there is none."""
+        ...
+
     async def put(self, name: str, parts: Iterable[bytes]) -> None:
         """Stores the parts as one object, which is there whole and durable on return, or not at all."""
         ...
@@ -32,6 +44,14 @@ class Objects(Protocol):
     async def delete(self, name: str) -> None:
         """Of one that is not there, too."""
         ...
+
+
+class _OpenFile:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+
+    def piece(self, start: int, size_bytes: int) -> bytes:
+        return os.pread(self._file.fileno(), size_bytes, start)
 
 
 class FolderObjects:
@@ -56,6 +76,9 @@ class FolderObjects:
 
         return await asyncio.to_thread(read)
 
+    async def open(self, name: str) -> Opened:
+        return await asyncio.to_thread(_OpenFile, self.folder / name)
+
     async def put(self, name: str, parts: Iterable[bytes]) -> None:
         await asyncio.to_thread(self._put, name, parts)
 
@@ -72,6 +95,38 @@ class FolderObjects:
 
     async def delete(self, name: str) -> None:
         await asyncio.to_thread((self.folder / name).unlink, missing_ok=True)
+
+
+class MemoryObjects:
+    """Objects in memory, for tests and for loops on which threads have no place."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    async def names(self) -> list[str]:
+        return sorted(self.kept)
+
+    async def get(self, name: str, size_bytes: int | None = None) -> bytes:
+        if name not in self.kept:
+            raise FileNotFoundError(name)
+        return self.kept[name][:size_bytes]
+
+    async def open(self, name: str) -> Opened:
+        return _OpenBytes(await self.get(name))
+
+    async def put(self, name: str, parts: Iterable[bytes]) -> None:
+        self.kept[name] = b"".join(parts)
+
+    async def delete(self, name: str) -> None:
+        self.kept.pop(name, None)
+
+
+class _OpenBytes:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def piece(self, start: int, size_bytes: int) -> bytes:
+        return self._content[start : start + size_bytes]
 
 
 def sync_folder(folder: Path) -> None:

@@ -51,14 +51,18 @@ class Consequences:
         self._ends.clear()
         self._sealed = {b: None for b, batch in self._state.relations.batches.items() if not batch.ended}
         jobs = self._state.jobs
-        for place, job in jobs.items():
+        for job in jobs.here.values():
+            if job.state in TERMINAL:
+                continue
+            if job.parent is not None:
+                parent = f"{job.tenant}.{job.parent}"
+                if parent in jobs and jobs[parent].state in TERMINAL:
+                    self._ends[parent] = None
             if job.wait is not None and job.wait.reason in (WaitReason.DEPENDENCY, WaitReason.CHILD):
                 for key in (*job.after, *job.wait.on):
                     end = f"{job.tenant}.{key}"
                     if end in jobs and jobs[end].state in TERMINAL:
                         self._ends[end] = None
-            if job.state in TERMINAL and self._state.relations.children(place):
-                self._ends[place] = None
         self._ends |= dict.fromkeys(self._state.links.afar)
 
     def follow(self, round_: Round) -> None:

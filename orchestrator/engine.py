@@ -36,6 +36,7 @@ from writ.schemas.sealed import Keys
 
 from .access_desk import Founder
 from .desk import Desk
+from .ended import SnapshotDamaged
 from .figures import Backlog, Figures
 from .inbox import Inbox, end
 from .intake_desk import Dealt
@@ -186,6 +187,10 @@ class Engine:
             except ClockOff as off:
                 log.error("%s does not lead: %s; it tries again after %g s", self.name, off, REST_S)
                 rest_s = REST_S
+            except SnapshotDamaged as damaged:
+                log.error("%s folds the log anew: %s", self.name, damaged)
+                if self._snapshots is not None:
+                    await self._snapshots.clear()
             except (OutcomeUnknown, NotStored, ConnectionError, TimeoutError) as failed:
                 log.warning("%s cannot stand now: %s", self.name, failed)
                 rest_s = _RETRY_S
@@ -342,17 +347,33 @@ class Engine:
         other way where the one that deposed it was never heard.
         """
         looked_us = self._clock.mono_us()
+        rests_since = self.state.seq
         while True:
             await asyncio.sleep(BEAT_S)
             try:
                 await self._purge()
                 if self._clock.mono_us() - looked_us >= LOOK_S * bounds.SECOND_US:
                     looked_us = self._clock.mono_us()
+                    rests_since = await self._let_rest(rests_since)
                     if await self._log.last_seq() > self.state.seq:
                         self._rival = True
                         self._wake.set()
             except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
                 log.warning("%s cannot purge the intake: %s", self.name, silent)
+
+    async def _let_rest(self, since: int) -> int:
+        """Lets go of the jobs that had ended at a newer snapshot than `since`; at which record that was."""
+        state = self.state
+        if self._snapshots is None:
+            return since
+        found = await self._snapshots.rests(self._log, since, state.seq)
+        if found is None:
+            return since
+        state.jobs.rest_on(found.ended)
+        for some in state.jobs.that_rest(state.may_rest):
+            state.jobs.forget(some)
+            await asyncio.sleep(0)
+        return found.seq
 
     def _notice_gap(self) -> None:
         """Called twice a second at least: whoever was not, was stopped meanwhile, and heard no renewal."""

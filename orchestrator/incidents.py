@@ -28,7 +28,7 @@ class Incidents:
     def recover(self) -> None:
         """Finds every job that is to be told of."""
         most = bounds.HISTORY_LONG_RECORDS
-        self._long = {place: job.since for place, job in self._state.jobs.items() if job.records >= most}
+        self._long = {place: job.since for place, job in self._state.jobs.here.items() if job.records >= most}
 
     def flush(self, round_: Round) -> None:
         """Tells of each job once per round of its own, as far as there is room."""

@@ -8,7 +8,7 @@ from typing import Any
 from writ.schemas import commands
 from writ.schemas.events import ContentErased, Fact, HoldLifted, HoldPlaced
 from writ.schemas.ids import job_key
-from writ.schemas.lifecycle import TERMINAL, Job
+from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.operations import matches
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import UNSEALED
@@ -38,7 +38,7 @@ class KeepingDesk:
             return
         tenant = asked.address.tenant
         meant: dict[str, list[Job]] = {key: [] for key in keys}
-        for job in self._state.jobs.values():
+        for job in self._state.jobs.walk(tuple(State), sealed=True) if keys else ():
             if job.tenant == tenant and job.input.key in meant:
                 meant[job.input.key].append(job)
         for jobs in meant.values():

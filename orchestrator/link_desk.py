@@ -69,7 +69,7 @@ class LinkDesk:
         if self._links.partitions == ONE:
             return
         self._tells = dict.fromkeys(self._links.watched)
-        for place, job in self._state.jobs.items():
+        for place, job in self._state.jobs.here.items():
             self._look_at(place, job)
         state = self._state
         known = (state.prices, state.tenants, state.accounts, state.governed)

@@ -55,21 +55,29 @@ def kind_of(content: OfTenant) -> str:
 class Links:
     """A fold of the records of kind `link`. Jobs are known by `<tenant>.<queue>~<id>`."""
 
+    partitions: int
+    afar: dict[str, Afar]
+    """Jobs of other partitions that ours rest on: asked for, once each."""
+
+    watched: dict[str, dict[int, int]]
+    """Our jobs that others asked for: by partition, the `ended_by` that it was last told."""
+
+    adopted: dict[str, dict[int, int]]
+    """What was told of a tenant, `<tenant>.<kind>`: by partition, the newest version."""
+
+    sent: dict[int, Mark]
+    settled: dict[int, MessageSettled]
+    accepted: dict[int, Mark]
+
     def __init__(self, number: int) -> None:
         self.number = number
         self.partitions = ONE
-        self.afar: dict[str, Afar] = {}
-        """Jobs of other partitions that ours rest on: asked for, once each."""
-
-        self.watched: dict[str, dict[int, int]] = {}
-        """Our jobs that others asked for: by partition, the `ended_by` that it was last told."""
-
-        self.adopted: dict[str, dict[int, int]] = {}
-        """What was told of a tenant, `<tenant>.<kind>`: by partition, the newest version."""
-
-        self.sent: dict[int, Mark] = {}
-        self.settled: dict[int, MessageSettled] = {}
-        self.accepted: dict[int, Mark] = {}
+        self.afar = {}
+        self.watched = {}
+        self.adopted = {}
+        self.sent = {}
+        self.settled = {}
+        self.accepted = {}
         self.unheard_of = Deadlines()
         """When to tell of asked jobs that we have not got."""
 

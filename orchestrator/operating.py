@@ -10,8 +10,16 @@ from collections import deque
 from typing import Final
 
 from writ.schemas.commands import Cancel, Drop, Pause, Plan, Redrive, Rerun, Resume, Terminate
-from writ.schemas.events import Fact, OperationEnded, OperationPlanned, OperationVerb
-from writ.schemas.lifecycle import TERMINAL, Job, State
+from writ.schemas.events import (
+    Fact,
+    JobDropped,
+    JobRedriven,
+    JobRerun,
+    OperationEnded,
+    OperationPlanned,
+    OperationVerb,
+)
+from writ.schemas.lifecycle import TERMINAL, TRANSITIONS, Job, State
 from writ.schemas.operations import OPERATION_CAUSE, Operation, selects
 from writ.schemas.rejections import Rejection
 
@@ -40,9 +48,15 @@ class Operating:
 
     def matching(self, tenant: str, queue: str, plan: Plan) -> list[Job]:
         """The jobs that a plan means now, oldest change first."""
-        start = f"{tenant}.{queue}~"
-        found = [job for place, job in self._state.jobs.items() if place.startswith(start)]
-        found = [j for j in found if selects(plan.filter, j) and applies(plan.verb, j, plan.reason, None, 0)]
+        start = f"{queue}~"
+        found = [
+            job
+            for job in self._state.jobs.walk(_meant(plan))
+            if job.key.startswith(start)
+            and job.tenant == tenant
+            and selects(plan.filter, job)
+            and applies(plan.verb, job, plan.reason, None, 0)
+        ]
         return sorted(found, key=lambda job: job.since)
 
     def next_wake(self) -> int | None:
@@ -82,8 +96,8 @@ class Operating:
         start = place.partition("~")[0] + "~"
         jobs = [
             (job.since, where)
-            for where, job in self._state.jobs.items()
-            if where.startswith(start)
+            for job in self._state.jobs.walk(_meant(operation.plan))
+            if (where := f"{job.tenant}.{job.key}").startswith(start)
             and job.since <= operation.planned
             and selects(operation.plan.filter, job)
         ]
@@ -152,6 +166,23 @@ class Operating:
         )
         round_.record(tenant, "operation", key, (event,), actor=actor, vouched=False, cause="plan")
         return key, found
+
+
+_REOPENS: Final = {
+    OperationVerb.REDRIVE: JobRedriven,
+    OperationVerb.RERUN: JobRerun,
+    OperationVerb.DROP: JobDropped,
+}
+
+
+def _meant(plan: Plan | OperationPlanned) -> frozenset[State]:
+    """The states of the jobs that a plan may change: most plans mean no job that has ended."""
+    event = _REOPENS.get(plan.verb)
+    if event is None:
+        states = frozenset(State) - TERMINAL
+    else:
+        states = frozenset([state for state in TERMINAL if (state, event) in TRANSITIONS])
+    return states & set(plan.filter.states) if plan.filter.states else states
 
 
 def applies(verb: OperationVerb, job: Job, reason: str, operation: str | None, now: int) -> tuple[Fact, ...]:

@@ -33,8 +33,10 @@ def evolve_batch(batch: Batch | None, event: Fact) -> Batch:
 class Relations:
     """Indexes over the jobs' own fields, kept by `put`. Batches are by `<tenant>.<queue>~<name>`."""
 
+    batches: dict[str, Batch]
+
     def __init__(self) -> None:
-        self.batches: dict[str, Batch] = {}
+        self.batches = {}
         self._after: dict[str, _Places] = {}
         self._children: dict[str, _Places] = {}
         self._scheduled: dict[str, _Places] = {}
@@ -46,7 +48,7 @@ class Relations:
         return list(self._after.get(place, ()))
 
     def children(self, place: str) -> list[str]:
-        """The jobs that one has started."""
+        """The jobs that one has started, as long as they have not ended."""
         return list(self._children.get(place, ()))
 
     def scheduled(self, schedule: str) -> list[str]:
@@ -61,20 +63,29 @@ class Relations:
         """How many jobs that an operation reopened are in which state."""
         return self._reopened.get(operation, {})
 
+    def counts(self) -> dict[str, dict[str, dict[State, int]]]:
+        """What batches and operations count of jobs, of those that have ended too."""
+        return {
+            name: {place: told for place, tally in sorted(tallies.items()) if (told := _told(tally))}
+            for name, tallies in (("batches", self._tallies), ("operations", self._reopened))
+        }
+
+    def take_counts(self, counts: dict[str, dict[str, dict[State, int]]]) -> None:
+        """Gives them what `counts` told, instead of what was counted until now."""
+        self._tallies, self._reopened = counts["batches"], counts["operations"]
+
     def put(self, place: str, queue: str, old: Job | None, job: Job | None) -> None:
         """A job has changed from `old` to `job`."""
         known = job or old
         if known is None:
             return
         tenant = known.tenant
-        if known.after:
-            waits = job is not None and job.state not in TERMINAL
-            for key in known.after:
-                _list(self._after, f"{tenant}.{key}", place, waits)
+        live = job is not None and job.state not in TERMINAL
+        for key in known.after:
+            _list(self._after, f"{tenant}.{key}", place, live)
         if known.parent is not None:
-            _list(self._children, f"{tenant}.{known.parent}", place, job is not None)
+            _list(self._children, f"{tenant}.{known.parent}", place, live)
         if known.schedule is not None:
-            live = job is not None and job.state not in TERMINAL
             _list(self._scheduled, f"{queue}~{known.schedule}", place, live)
         if known.batch is not None:
             tally = self._tallies.setdefault(f"{queue}~{known.batch}", {})
@@ -87,6 +98,10 @@ class Relations:
         if job is not None and job.operation is not None:
             reopened = self._reopened.setdefault(f"{tenant}.{job.operation}", {})
             reopened[job.state] = reopened.get(job.state, 0) + 1
+
+
+def _told(tally: dict[State, int]) -> dict[State, int]:
+    return {state: count for state, count in sorted(tally.items()) if count}
 
 
 def _list(index: dict[str, _Places], where: str, place: str, belongs: bool) -> None:

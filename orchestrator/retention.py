@@ -20,14 +20,16 @@ from writ.schemas.codec import decode, digest
 from writ.schemas.lifecycle import TERMINAL, micros
 from writ.schemas.records import Record
 
-from .snapshots import Snapshots, fold, fold_one, recover, state_digest
+from .ended import SnapshotDamaged
+from .kept import lines_digest
+from .snapshots import Snapshots, fold, fold_one, recover
 from .state import Partition, address
 
 SNAPSHOT_EVERY: Final = 20_000
 """Records that a start may have to fold: about two seconds' worth."""
 
 JOBS_A_RECORD: Final = 8
-"""A state of many jobs is kept more rarely: it costs about as much as folding an eighth as many records."""
+"""A state of many live jobs is kept more rarely: it costs as much as folding an eighth as many records."""
 
 SEGMENT_MIN_RECORDS: Final = 1_000
 """A segment with fewer is not worth its object: they wait for more."""
@@ -74,9 +76,17 @@ class Retention:
     async def run(self, now: int) -> Kept:
         """One pass; `now` is UTC in microseconds.
 
-        Raises Violation or ArchiveDamaged where history is not whole, OutcomeUnknown, OSError.
+        Raises Violation or ArchiveDamaged where history is not whole, SnapshotDamaged where a snapshot is
+        not (the next pass does without), OutcomeUnknown, OSError.
         """
         await self._archive.refresh()
+        try:
+            return await self._run(now)
+        except SnapshotDamaged:
+            await self._snapshots.clear()
+            raise
+
+    async def _run(self, now: int) -> Kept:
         state, newest = await self._snapshot()
         first = await self._log.live.first_seq()
         before = self._archive.last
@@ -104,7 +114,7 @@ class Retention:
         titles = await self._snapshots.titles()
         state, at = await recover(self._log, self._snapshots)
         taken = titles[-1].seq if titles else 0
-        if at.seq - taken >= max(self._sizes.snapshot_every, len(state.jobs) // JOBS_A_RECORD):
+        if at.seq - taken >= max(self._sizes.snapshot_every, state.jobs.live // JOBS_A_RECORD):
             await self._snapshots.put(state, at.epoch)
             await self._snapshots.prune()
         return state, at.seq
@@ -150,12 +160,12 @@ class Retention:
         last = self._archive.last
         state, at = await recover(self._log, self._snapshots, first - 1)
         await fold(state, at, self._log.live, last)
-        told = state_digest(state)
+        told = lines_digest(state)
         state, at = await recover(self._log, self._snapshots, first - 1)
         async for messages in self._archive.lists(at.seq + 1):
             for message in messages:
                 at = fold_one(state, at, message)
-        if at.seq != last or state_digest(state) != told:
+        if at.seq != last or lines_digest(state) != told:
             raise ArchiveDamaged(
                 f"the archive of partition {self._log.partition} tells another state at record {last} than "
                 "the log does, and nothing was trimmed; delete its segments from record "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from writ.schemas.assets import Asset, evolve_asset
+from writ.schemas import bounds
 from writ.schemas.codec import digest
 from writ.schemas.events import (
     ContentErased,
@@ -59,6 +60,7 @@ from writ.schemas.tenants import UNDECLARED, Tenant, evolve_tenant
 
 from .deadlines import Deadlines
 from .decide.quotas import Standing
+from .jobs import Jobs
 from .links import Change, Links
 from .ready import Ready
 from .relations import Batch, Relations, evolve_batch
@@ -100,7 +102,50 @@ def address(tenant: str, key: str) -> str:
 
 
 class Partition:
-    """One partition's jobs, its position in its log and its indexes. `at` is the newest log time."""
+    """One partition's jobs, its position in its log and its indexes. `at` is the newest log time.
+
+    What is declared here is what a snapshot keeps beside the jobs, with what `Links` and `Relations` declare;
+    all else can be told from that.
+    """
+
+    at: int
+    source: Source
+    """The newest submit that is in the log."""
+
+    sources: dict[str, Source]
+    """The same of each tenant: its submits are dealt with in their order."""
+
+    leader: str | None
+    queues: dict[str, Queue]
+    operations: dict[str, Operation]
+    schedules: dict[str, Schedule]
+    prices: dict[str, Prices]
+    """The price table of each tenant."""
+
+    tenants: dict[str, Tenant]
+    accounts: dict[str, Account]
+    """Of tenants that were given quotas."""
+
+    assets: dict[str, Asset]
+    """By `<tenant>.<name>`."""
+
+    governed: dict[str, int]
+    """Tenants in which nothing is done without a grant, and the record from which on."""
+
+    principals: dict[str, Principal]
+    """By `<tenant>.<name>`."""
+
+    hosted: dict[str, Principal]
+    """Tenants that were made in the log, and the first owner as it was then."""
+
+    erased: dict[str, int]
+    """Keys that were destroyed, and the record that says so."""
+
+    holds: dict[str, HoldPlaced]
+    """By `<tenant>.<queue>~<name>`."""
+
+    long: dict[str, int]
+    """Jobs that were told of for their long history, and the newest round in which that was."""
 
     def __init__(self, number: int, epoch: int) -> None:
         self.number = number
@@ -109,39 +154,23 @@ class Partition:
         self.prev = GENESIS
         self.at = 0
         self.source = NO_SOURCE
-        """The newest submit that is in the log."""
-
-        self.sources: dict[str, Source] = {}
-        """The same of each tenant: its submits are dealt with in their order."""
-
-        self.leader: str | None = None
-        self.jobs: dict[str, Job] = {}
+        self.sources = {}
+        self.leader = None
+        self.jobs = Jobs()
         self.running: set[str] = set()
         self.deadlines = Deadlines()
-        self.queues: dict[str, Queue] = {}
-        self.operations: dict[str, Operation] = {}
-        self.schedules: dict[str, Schedule] = {}
+        self.queues = {}
+        self.operations = {}
+        self.schedules = {}
         self.schedule_deadlines = Deadlines()
-        self.prices: dict[str, Prices] = {}
-        """The price table of each tenant."""
-
-        self.tenants: dict[str, Tenant] = {}
-        self.accounts: dict[str, Account] = {}
-        """Of tenants that were given quotas."""
-
+        self.prices = {}
+        self.tenants = {}
+        self.accounts = {}
         self.usage = Usage()
-        self.assets: dict[str, Asset] = {}
-        """By `<tenant>.<name>`."""
-
-        self.governed: dict[str, int] = {}
-        """Tenants in which nothing is done without a grant, and the record from which on."""
-
-        self.principals: dict[str, Principal] = {}
-        """By `<tenant>.<name>`."""
-
-        self.hosted: dict[str, Principal] = {}
-        """Tenants that were made in the log, and the first owner as it was then."""
-
+        self.assets = {}
+        self.governed = {}
+        self.principals = {}
+        self.hosted = {}
         self.access_changes = 0
         """Grows with every change of tenants and principals, and of one taken back."""
 
@@ -151,17 +180,12 @@ class Partition:
         self._unique: dict[tuple[str, str], dict[str, None]] = {}
         self.relations = Relations()
         self.links = Links(number)
-        self.erased: dict[str, int] = {}
-        """Keys that were destroyed, and the record that says so."""
-
-        self.holds: dict[str, HoldPlaced] = {}
-        """By `<tenant>.<queue>~<name>`."""
-
+        self.erased = {}
+        self.holds = {}
         self.seals = False
         """Whether any job's content was ever sealed; never taken back, as it only calls for care."""
 
-        self.long: dict[str, int] = {}
-        """Jobs that were told of for their long history, and the newest round in which that was."""
+        self.long = {}
 
     def job(self, tenant: str, queue: str, job_id: str) -> Job | None:
         return self.jobs.get(f"{tenant}.{queue}~{job_id}")
@@ -243,12 +267,8 @@ class Partition:
                 self._start_running(place, queue, job)
         if job is not None and job.input.key != UNSEALED:
             self.seals = True
-        if job is None:
-            self.jobs.pop(place, None)
-            self.deadlines.set(place, None)
-        else:
-            self.jobs[place] = job
-            self.deadlines.set(place, next_deadline(job))
+        self.jobs.put(place, job)
+        self.deadlines.set(place, None if job is None else next_deadline(job))
         if was is not _ELSE and now is not _RUNNING and old is not None and old.concurrency_key is not None:
             line = self._ready.get(queue)
             if line is not None:
@@ -281,6 +301,12 @@ class Partition:
                 self._unique.pop((queue, old.unique_key), None)
         if job is not None and job.unique_key and job.state not in TERMINAL:
             self._unique.setdefault((queue, job.unique_key), {})[place] = None
+
+    def may_rest(self, place: str, job: Job) -> bool:
+        """Whether nothing is owed to a job any more: it has ended, and its long history was told of."""
+        if job.state not in TERMINAL:
+            return False
+        return job.records < bounds.HISTORY_LONG_RECORDS or self.long.get(place) == job.round
 
     def rearm(self, place: str) -> None:
         """Arms a job's next deadline, after an earlier one was met and is no longer true."""

@@ -34,9 +34,10 @@ from writ.broker.connect import Target, connect
 from writ.broker.errors import WireError
 from writ.broker.log import JetStreamLog
 from writ.cli import main as main_of_writ
+from writ.orchestrator.kept import state_digest
 from writ.orchestrator.replay.history import Entry
 from writ.orchestrator.replay.verify import Verifier
-from writ.orchestrator.snapshots import Snapshots, recover, state_digest
+from writ.orchestrator.snapshots import Snapshots, recover
 from writ.projections import places
 from writ.projections.feed import Feeds
 from writ.projections.registry import VIEWS

@@ -15,7 +15,10 @@ import msgspec
 
 from writ.broker.client import Client
 from writ.broker.connect import Target
+from writ.broker.objects import MemoryObjects
+from writ.broker.ports import OutcomeUnknown
 from writ.orchestrator.engine import AHEAD_FROM, Engine
+from writ.orchestrator.snapshots import Snapshots, recover
 from writ.schemas.commands import Answer
 from writ.schemas.events import DeadReason
 from writ.schemas.lifecycle import State
@@ -40,6 +43,8 @@ PATIENCE_US: Final = 240 * SECOND_US
 
 SETTLED_US: Final = 30 * SECOND_US
 """How long after the last fault a request may still go unanswered."""
+
+SNAPSHOT_EVERY_S: Final = 7
 
 _HANG_S: Final = 20
 _decode_query = msgspec.json.Decoder(JobQuery).decode
@@ -83,6 +88,8 @@ class History:
         self._pauses: dict[Host, int] = {}
         self._bytes_of = random.Random(seed + 5).randbytes
         self._both = False
+        self.takes_snapshots = plan.seed % 4 == 3
+        self.snapshots = [Snapshots(MemoryObjects(), partition) for partition in range(PARTITIONS)]
         world.on_fuse = self._fell
 
     # --- hosts --------------------------------------------------------------------------------------------
@@ -120,10 +127,24 @@ class History:
                 others=[other for other in logs if other is not log],
                 # Appends here are short: every other history decides ahead whatever there is.
                 ahead_from=1 if self.plan.seed % 2 else AHEAD_FROM,
+                snapshots=self.snapshots[partition] if self.takes_snapshots else None,
             )
             host.engines.append((engine, log))
             self._run(host, engine.run(), f"engine {engine.name}")
+            if self.takes_snapshots:
+                self._run(host, self._take_snapshots(log), f"snapshots {engine.name}")
         return host
+
+    async def _take_snapshots(self, log: SimLog) -> None:
+        """Beside the engine, as the archiving of a node does: what has ended leaves the engine's memory."""
+        snapshots = self.snapshots[log.partition]
+        while True:
+            await asyncio.sleep(SNAPSHOT_EVERY_S)
+            try:
+                state, at = await recover(log, snapshots)
+                await snapshots.put(state, at.epoch)
+            except (OutcomeUnknown, ConnectionError, TimeoutError):
+                continue
 
     def start_worker(self, number: int, old: Host | None = None) -> WorkerHost:
         host = WorkerHost(self.world, self._name("w", number), self.watch)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from writ.broker.memory import MemoryIntake, MemoryLog, RequestHub
+from writ.broker.objects import MemoryObjects
 from writ.broker.ports import Log, Message, NotStored, OutcomeUnknown, Stored
 from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.engine import Engine
+from writ.orchestrator.kept import state_digest
 from writ.orchestrator.replay.verify import verify
-from writ.orchestrator.snapshots import Snapshots, Title, lines, restore, state_digest
+from writ.orchestrator.snapshots import Snapshots, recover
 from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, Answer
@@ -243,10 +245,37 @@ class Twin:
         state = self.engine.state
         told = self._snapshot(state)
         assert told == self._snapshot(await self.folded())
-        title = Title(state.number, 1, state.seq, state.prev, "", state_digest(state), 0)
-        assert told == self._snapshot(restore(title, state.epoch, lines(state)))
+        await self._check_snapshot(told)
         report = await verify(self.log)
         assert report.ok, "decided again, the log comes out otherwise:\n" + "\n".join(report.lines())
+
+    async def _check_snapshot(self, told: dict[str, Any]) -> None:
+        """One of halfway, and the log from there, tell the same as the log from its start; twice over."""
+        snapshots = Snapshots(MemoryObjects(), self.log.partition)
+        last = await self.log.last_seq()
+        whole = state_digest(await self.folded())
+        for up_to in (last // 2, last * 3 // 4, last):
+            state, at = await recover(self.log, snapshots, up_to)
+            await snapshots.put(state, at.epoch)
+            assert state.jobs.live + len(state.jobs.ended()) == len(state.jobs.here)
+        found = await snapshots.newest(self.log)
+        assert found is not None
+        assert told == self._snapshot(found[0])
+        assert whole == state_digest(found[0])
+
+
+class FullObjects(MemoryObjects):
+    """`room` is how many more objects may be put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = 1 << 30
+
+    async def put(self, name: str, parts: Iterable[bytes]) -> None:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        self.room -= 1
+        await super().put(name, parts)
 
 
 class Tools:
@@ -254,6 +283,7 @@ class Tools:
 
     full = staticmethod(full)
     unknown = staticmethod(unknown)
+    objects = FullObjects
 
 
 @pytest.fixture(scope="session")

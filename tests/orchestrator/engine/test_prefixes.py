@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from writ.orchestrator.snapshots import Snapshots, recover
 from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS
@@ -19,9 +20,9 @@ from writ.schemas.principals import PRINCIPAL_EVENTS
 from writ.schemas.quotas import QUOTA_EVENTS
 
 if TYPE_CHECKING:
-    from .conftest import Twin
+    from .conftest import Tools, Twin
 else:
-    Twin = Any
+    Tools = Twin = Any
 
 Snapshot = Callable[[Partition], dict[str, Any]]
 Step = tuple[str, str, dict[str, Any]]
@@ -104,6 +105,7 @@ CALLED: Final[dict[str, Any]] = {
     "digest": "ab" * 32,
     "outcome": "done",
 }
+USED: Final = {"note": "usage_recorded", "model": "small", "input_tokens": 7}
 BEGUN: Final = {"note": "step_intended", **STEP_1, "on_unknown": "repeat", "compensable": True}
 NOTES: Final = pick(
     [BEGUN],
@@ -111,7 +113,7 @@ NOTES: Final = pick(
     [BEGUN, {"note": "step_done", "step": 1}],
     [BEGUN, {"note": "step_failed", "step": 1, "class": "application", "type": "Bad"}],
     [{"note": "step_compensated", "step": 1}],
-    [{"note": "tool_called", **CALLED}, {"note": "usage_recorded", "model": "small", "input_tokens": 7}],
+    [{"note": "tool_called", **CALLED}, USED],
 )
 
 
@@ -218,7 +220,7 @@ RARE: Final[list[Step]] = [
     ("submit", "", {"task": "t", "priority": 1}),
     ("acquire", "", {"count": 3}),
     ("report", "note", {"which": 1, "notes": [BEGUN, {"note": "step_done", "step": 1}]}),
-    ("report", "note", {"which": 1, "notes": [{"note": "tool_called", **CALLED}]}),
+    ("report", "note", {"which": 1, "notes": [{"note": "tool_called", **CALLED}, USED]}),
     ("report", "fail", {"which": 1, "class": "policy", "type": "Bad"}),
     ("acquire", "", {"count": 3}),
     ("report", "note", {"which": 1, "notes": [{"note": "step_compensated", "step": 1}]}),
@@ -346,23 +348,31 @@ async def test_fold_live_equals_fold_from_the_log_at_each_prefix(
 @EXAMPLES
 @example(steps=RARE)
 @given(steps=st.lists(STEP, min_size=20, max_size=50))
-async def test_kill_and_replay_after_every_step(steps: list[Step], twin: Twin, snapshot: Snapshot) -> None:
+async def test_kill_and_replay_after_every_step(
+    steps: list[Step], twin: Twin, tools: Tools, snapshot: Snapshot
+) -> None:
     """Kill and replay after every step, in the middle of whatever the engine is about: another engine
-    recovers from the log, and the two states are equal but for the record by which it was elected.
+    recovers from the log, and the two states are equal but for the record by which it was elected. Now and
+    then it begins from a snapshot, and jobs that have ended are not in its memory.
     """
     twin = type(twin)(snapshot)
+    twin.snapshots = Snapshots(tools.objects(), 0)
     engine = await twin.start()
     player = Player(twin)
     try:
-        for step in steps:
+        for number, step in enumerate(steps):
             await player.play(step)
             live, seq = snapshot(engine.state), engine.state.seq
             await twin.crash()
+            if number % 3 == 0:
+                state, at = await recover(twin.log, twin.snapshots)
+                await twin.snapshots.put(state, at.epoch)
             assert snapshot(await replay(twin, seq)) == live
             engine = await twin.start()
             assert snapshot(engine.state) == snapshot(await replay(twin, engine.state.seq))
             elected = (await twin.records())[seq]
             assert (elected.cause, elected.prev) == ("election", live["prev"])
+            seen["rested"] += len(engine.state.jobs.resting)
         seen.update(type(event).__name__ for event in await twin.events())
     finally:
         await player.end()
@@ -373,3 +383,4 @@ def test_the_random_commands_lead_to_every_event() -> None:
     """Else the two above would say little. Alone it has nothing to look at."""
     if set(played) == {"fold", "kill"}:
         assert {event.__name__ for event in (*JOB_EVENTS, *OTHER_EVENTS)} - set(seen) == ELSEWHERE
+        assert seen["rested"], "no job was left to a snapshot"
