@@ -67,6 +67,10 @@ bench-peers: $(READY) $(PEERS)/.ready ## Measure what users would pick instead, 
 bench-idle: $(READY) ## Watch a node with 10,000 schedules and 100,000 delayed jobs do nothing
 	@$(BIN)/python -m benchmarks.idle $(ARGS)
 
+.PHONY: bench-start
+bench-start: $(READY) ## Start nodes with a million jobs behind them (ARGS='--ended 50000 --live 5000' for fewer)
+	@$(BIN)/python -m benchmarks.start $(ARGS)
+
 .PHONY: bench-sweep
 bench-sweep: $(READY) ## Fit how cost grows with jobs, queues, workers and tenants
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)

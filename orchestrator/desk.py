@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from writ.broker.clock import Clock
-from writ.schemas import commands
+from writ.schemas import bounds, commands
 from writ.schemas.access import denied
 from writ.schemas.events import LeaseExpired
 from writ.schemas.rejections import Rejection
@@ -36,10 +36,15 @@ class Desk:
     """One leadership's desks over one state. Each call decides within a round, and stores nothing itself."""
 
     def __init__(
-        self, state: Partition, clock: Clock, entropy: Callable[[], float], keys: Keys | None = None
+        self,
+        state: Partition,
+        clock: Clock,
+        entropy: Callable[[], float],
+        keys: Keys | None = None,
+        live_max: int = bounds.LIVE_MAX,
     ) -> None:
         self.state = state
-        self.office = Office(state, clock, entropy, keys)
+        self.office = Office(state, clock, entropy, keys, live_max)
         self.intake = IntakeDesk(self.office)
         self.leases = LeaseDesk(self.office)
         self.operating = Operating(self.office)

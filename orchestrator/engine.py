@@ -104,7 +104,7 @@ class Engine:
 
     `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start,
     `keys` seal content, `founders` are known before the first command, `assets` is where the sealed values of
-    assets are kept.
+    assets are kept. Where `live_max` jobs have not ended, submits are refused.
     Raises ValueError from `run` where the log says that it is one of more or fewer.
     """
 
@@ -124,6 +124,7 @@ class Engine:
         keys: Keys | None = None,
         founders: Sequence[Founder] = (),
         assets: KeyValue | None = None,
+        live_max: int = bounds.LIVE_MAX,
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
@@ -145,7 +146,8 @@ class Engine:
         self._time = LogTime(clock, 0)
         self._keys = keys or Vault()
         self._founders = founders
-        self._desk = Desk(self.state, clock, entropy, self._keys)
+        self.live_max = live_max
+        self._desk = Desk(self.state, clock, entropy, self._keys, live_max)
         self._passed_over = False
         """Whether the last round was full of requests, and none of what was read had a turn."""
 
@@ -300,7 +302,7 @@ class Engine:
         self.state = state
         for key in state.erased:
             self._keys.destroy(key)  # where a crash came between the record and this
-        self._desk = Desk(state, self._clock, self._entropy, self._keys)
+        self._desk = Desk(state, self._clock, self._entropy, self._keys, self.live_max)
         self.open.clear()
         self._time = LogTime(self._clock, state.at)
         self._purged.clear()

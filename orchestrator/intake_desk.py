@@ -104,6 +104,8 @@ class IntakeDesk:
         policy = self._state.queue(place)
         find = partial(self._state.find, tenant)
         refused = self._office.guard.naming(address, command, round_.now, index)
+        if refused is None:
+            refused = intake.full(self._state.jobs.live, self._office.live_max, index)
         if refused is not None:
             return refused
         known = find if command.reproduces is None else partial(self._plain, tenant, command.reproduces.job)

@@ -44,9 +44,15 @@ class Office:
     """One leadership's memory beside the state: nothing in it is owed to anybody after a change of leader."""
 
     def __init__(
-        self, state: Partition, clock: Clock, entropy: Callable[[], float], keys: Keys | None = None
+        self,
+        state: Partition,
+        clock: Clock,
+        entropy: Callable[[], float],
+        keys: Keys | None = None,
+        live_max: int = bounds.LIVE_MAX,
     ) -> None:
         self.state = state
+        self.live_max = live_max
         self.sealing = Sealing(state, keys or Vault())
         self.clock = clock
         self.entropy = entropy

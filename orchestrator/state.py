@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from writ.schemas.assets import Asset, evolve_asset
 from writ.schemas import bounds
+from writ.schemas.assets import Asset, evolve_asset
 from writ.schemas.codec import digest
 from writ.schemas.events import (
     ContentErased,

@@ -56,6 +56,9 @@ WORKER_SEEN_S: Final = 240.0
 WORKERS_KNOWN_MAX: Final = 10_000
 """Workers of which a leader remembers what was recorded last."""
 
+LIVE_MAX: Final = 2_000_000
+"""Jobs of one partition that have not ended: its leader has them in memory. Beyond it submits are refused."""
+
 REASON_MAX_CHARS: Final = 1_000
 SHARDS: Final = 256
 SECOND_US: Final = 1_000_000

@@ -229,6 +229,13 @@ SHED: Final = _metric(
 ASKED: Final = _metric(ENGINE, "writ_engine_requests_waiting", G, "Requests that wait for a round.")
 INTAKE: Final = _metric(ENGINE, "writ_engine_intake_waiting", G, "Submits read that wait for a round.")
 RUNNING: Final = _metric(ENGINE, "writ_engine_leases", G, "Live leases.")
+LIVE: Final = _metric(ENGINE, "writ_engine_live_jobs", G, "Jobs that have not ended: all are in memory.")
+LIVE_MAX: Final = _metric(
+    ENGINE, "writ_engine_live_jobs_max", G, "Live jobs from which on submits are refused."
+)
+IN_MEMORY: Final = _metric(
+    ENGINE, "writ_engine_jobs_in_memory", G, "Live jobs, and those that have ended of late."
+)
 WAITERS: Final = _metric(ENGINE, "writ_engine_acquires_waiting", G, "Acquires of workers that wait for jobs.")
 WAITING_SLOTS: Final = _metric(
     ENGINE, "writ_engine_slots_waiting", G, "Slots of workers for which those acquires wait."

@@ -33,6 +33,7 @@ from writ.orchestrator.logtime import Budget
 from writ.orchestrator.snapshots import Snapshots
 from writ.orchestrator.strongroom import ASSET_BUCKET
 from writ.schemas import catalog
+from writ.schemas.bounds import LIVE_MAX
 from writ.schemas.queries import PartitionStatus
 
 from .archiving import Archiving
@@ -129,13 +130,14 @@ class Node:
         host: str = LOOPBACK,
         tls: TlsFiles | None = None,
         login_life_s: int = LIFE_S,
+        live_max: int = LIVE_MAX,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
         With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
         served, beside that of each part. With `search` the words of inputs and errors are indexed. `host` is
         the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
-        a principal's login counts.
+        a principal's login counts, `live_max` how many jobs may be there that have not ended.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
         cannot be folded, ChildFailed where the views do not start.
@@ -155,13 +157,13 @@ class Node:
             raise
         node = cls(directory, broker, views, http)
         try:
-            await node._open(metrics_port, search, audit or AuditCopies())
+            await node._open(metrics_port, search, audit or AuditCopies(), live_max)
         except BaseException:
             await node.stop()
             raise
         return node
 
-    async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies) -> None:
+    async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
         floors = _read_epochs(self.directory)
@@ -182,6 +184,7 @@ class Node:
             keys=Vault(vault_path(self.directory)),
             founders=founders(self.broker.principals),
             assets=JetStreamKeyValue(logs, ASSET_BUCKET, "Writ: the sealed values of assets."),
+            live_max=live_max,
         )
         self._spawn(engine.run(), _ENGINE)
         self._spawn(self._tell(engine, logs), "page of metrics")

@@ -44,6 +44,17 @@ def refusal(
     return None
 
 
+def full(live: int, live_max: int, index: int | None) -> Rejection | None:
+    """Why the partition takes no more jobs now."""
+    if live < live_max:
+        return None
+    reason = (
+        f"the partition has {live} jobs that have not ended, and takes at most {live_max} "
+        "(writ up --live-max); submit again when some have ended"
+    )
+    return Rejection(RejectionKind.CONFLICT, reason, None, index)
+
+
 def _unreproducible(
     command: SubmitJob, wanted: Reproduces, found: Known | None, index: int | None
 ) -> Rejection | None:

@@ -82,6 +82,7 @@ async def _serve(args: Namespace) -> int:
             host=args.host,
             tls=tls,
             login_life_s=args.login_life,
+            live_max=args.live_max,
         )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -247,6 +248,7 @@ def _detach(args: Namespace) -> int:
         "metrics_port",
         "host",
         "login_life",
+        "live_max",
         "tls_cert",
         "tls_key",
         "tls_ca",

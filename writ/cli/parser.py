@@ -147,6 +147,10 @@ def _add_node_commands(to: Subparsers) -> None:
     )
     up.add_argument("--search", action="store_true", help="index the words of inputs and errors [no]")
     up.add_argument(
+        "--live-max", type=whole(1, 100_000_000), default=2_000_000, metavar="JOBS",
+        help="refuse submits where so many jobs have not ended, each 3 KB of memory [2000000]",
+    )  # fmt: skip
+    up.add_argument(
         "--checkpoints", action="append", default=[], metavar="FOLDER",
         help="put copies of the signed checkpoints there; repeat for more",
     )  # fmt: skip

@@ -20,6 +20,7 @@ from writ.orchestrator.kept import state_digest
 from writ.orchestrator.replay.verify import verify
 from writ.orchestrator.snapshots import Snapshots, recover
 from writ.orchestrator.state import Partition
+from writ.schemas.bounds import LIVE_MAX
 from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, Answer
 from writ.schemas.events import Fact, type_names
@@ -125,6 +126,7 @@ class Twin:
         self.snapshots: Snapshots | None = None
         self.keys: Keys | None = None
         self.founders: tuple[Founder, ...] = ()
+        self.live_max = LIVE_MAX
         self.clocks: dict[str, LoopClock] = {}
         self.engine: Engine | None = None
         self.running: list[tuple[Engine, asyncio.Task[None]]] = []
@@ -151,6 +153,7 @@ class Twin:
             snapshots=self.snapshots,
             keys=self.keys,
             founders=self.founders,
+            live_max=self.live_max,
         )
         self.running.append((self.engine, asyncio.create_task(self.engine.run())))
         return self.engine

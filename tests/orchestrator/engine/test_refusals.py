@@ -321,6 +321,16 @@ async def pending_max(s: Scene) -> str:
     return await s.job()
 
 
+@row("--live-max", "at most 2", "2 jobs that have not ended")
+async def live_max(s: Scene) -> str:
+    await s.submit("a")
+    await s.submit("b")
+    s.twin.live_max = 2
+    await s.twin.stop()
+    await s.twin.start()
+    return await s.job()
+
+
 @row("unique_key u", "on_clash is reject", "mail~a")
 async def unique_key(s: Scene) -> str:
     await s.do("declare", policy={"on_clash": "reject"})
