@@ -190,6 +190,10 @@ class MemoryRequests:
         for heard in self._hub.ears.get(partition, []):
             heard(leader)
 
+    async def resign(self, partition: int) -> None:
+        for heard in self._hub.ears.get(partition, []):
+            heard("")
+
     async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
         self._hub.ears.setdefault(partition, []).append(heard)
 

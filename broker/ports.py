@@ -144,6 +144,10 @@ class Requests(Protocol):
         """Says that `leader` leads; from the first beat to `stop`, `who` is answered with it."""
         ...
 
+    async def resign(self, partition: int) -> None:
+        """Says that nobody leads any more: who stands by need not wait for the silence."""
+        ...
+
     async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
-        """Calls `heard` with the name in each beat of the partition's leader."""
+        """Calls `heard` with the name in each beat of the partition's leader, "" where one has resigned."""
         ...

@@ -87,6 +87,13 @@ class NatsRequests:
         except (NatsError, OSError) as lost:
             raise ConnectionError(str(lost)) from lost
 
+    async def resign(self, partition: int) -> None:
+        try:
+            self._beating.put(leader_subject(partition).encode(), b"")
+            await self._beating.flush()
+        except (NatsError, OSError, TimeoutError) as lost:
+            raise ConnectionError(str(lost)) from lost
+
     async def _tell_who(self, partition: int) -> Subscription:
         return await self._beating.subscribe(f"{leader_subject(partition)}.who", cb=self._tell)
 

@@ -27,8 +27,9 @@ from writ.schemas.sealed import UNSEALED
 BLOCK_ROWS: Final = 16
 """Jobs that are read together: to find one, half of them are unpacked in vain."""
 
-WIDER: Final = 4
-"""A part is this much longer than the next: a shorter one is merged with what is added behind it."""
+ALIKE: Final = 3
+"""So many parts may be about as long as the next one: then they are merged with it, to one some four times as
+long. A job is so written anew once for each four times as many that have ended."""
 
 _LEVEL: Final = 1
 _MARK_BYTES: Final = 16
@@ -205,12 +206,17 @@ class Ended:
                     yield job
 
 
+def _size(rows: int) -> int:
+    """Grows by one where there are four times as many."""
+    return rows.bit_length() // 2
+
+
 async def _open(objects: Objects, part: Part) -> OpenPart:
     return OpenPart(part, await objects.get(part.index_name), await objects.open(part.blocks_name))
 
 
 async def add(objects: Objects, name: str, jobs: dict[str, Job], to: Ended) -> Ended:
-    """Puts a part with these jobs, and with those of the last parts where they are not much longer.
+    """Puts a part with these jobs, and with those of the last parts where several are no longer than it.
 
     Durable on return; nothing is deleted. Raises OSError, SnapshotDamaged.
     """
@@ -218,9 +224,10 @@ async def add(objects: Objects, name: str, jobs: dict[str, Job], to: Ended) -> E
         return to
     kept, rows = list(to.parts), len(jobs)
     merged: list[OpenPart] = []
-    while kept and kept[-1].part.rows < WIDER * rows:
-        merged.append(kept.pop())
-        rows += merged[-1].part.rows
+    while len(kept) >= ALIKE and all(_size(each.part.rows) <= _size(rows) for each in kept[-ALIKE:]):
+        rows += sum([each.part.rows for each in kept[-ALIKE:]])
+        merged += reversed(kept[-ALIKE:])
+        del kept[-ALIKE:]
     own = sorted([_row(place, job) for place, job in jobs.items()], key=itemgetter(0))
     writing = _Writing(_newest([own, *[each.rows(_ALL_KINDS) for each in merged]]), kept)
     await objects.put(f"{name}.ended", writing)

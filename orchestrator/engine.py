@@ -38,12 +38,13 @@ from .access_desk import Founder
 from .desk import Desk
 from .ended import SnapshotDamaged
 from .figures import Backlog, Figures
+from .following import LOOK_S, Following, let_rest
 from .inbox import Inbox, end
 from .intake_desk import Dealt
 from .logtime import ClockOff, LogTime, compare_clocks
 from .messages import Linked, Submitted
 from .round import Encoded, Round, system_record
-from .snapshots import Snapshots, recover
+from .snapshots import Snapshots
 from .state import Partition
 from .strongroom import Strongroom
 
@@ -51,13 +52,12 @@ log = logging.getLogger("writ.orchestrator")
 
 BEAT_S = 0.5
 SILENCE_S = 2.0
-"""No beat and no new record for this long, plus up to as much again by chance: the leader is gone."""
+"""No beat and no new record for this long, and a little longer by chance: the leader is gone."""
+JITTER_S = 1.0
 REST_S = 10.0
 """How long a deposed leader stands by before it may stand again."""
 SETTLE_S = 1.0
 """How long the log's intake position may lag behind what was dealt with."""
-LOOK_S = 5.0
-"""How often a leader looks whether the log ends where it thinks."""
 AWAY_S = 1.0
 """A leader that stood still, or waited for an append, for longer gives leases their time back."""
 _RETRY_S = 0.2
@@ -169,19 +169,24 @@ class Engine:
         self._awake_us = 0
         self._away_us = 0
         self._rival = False
+        self._resigned = False
+        """Whether the leader said that it leads no more."""
+
+        self._following = Following(log_, snapshots, clock)
 
     # --- leadership -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Stands by and leads by turns until `stop`."""
         await self._requests.hear(self._log.partition, self._hear)
-        rest_s = 0.0
+        rest_s, led = 0.0, False
         while not self._stopping:
             try:
                 await self._stand_by(rest_s)
                 rest_s = 0.0
                 if not self._stopping:
                     await self._lead()
+                    led = True
             except (Deposed, WrongLastSequence) as deposed:
                 log.warning("%s steps back: %s", self.name, deposed or "another leader extended the log")
                 # Who lost an election has nothing to rest from, and may be needed soon.
@@ -193,11 +198,15 @@ class Engine:
                 log.error("%s folds the log anew: %s", self.name, damaged)
                 if self._snapshots is not None:
                     await self._snapshots.clear()
+                self._following = Following(self._log, self._snapshots, self._clock)
             except (OutcomeUnknown, NotStored, ConnectionError, TimeoutError) as failed:
                 log.warning("%s cannot stand now: %s", self.name, failed)
                 rest_s = _RETRY_S
             finally:
                 await self._step_down()
+        if led:
+            with suppress(ConnectionError):
+                await self._requests.resign(self._log.partition)
 
     @property
     def waiting(self) -> Backlog:
@@ -212,36 +221,47 @@ class Engine:
         self._wake.set()
 
     def _hear(self, leader: str) -> None:
-        if leader != self.name:
+        if not leader:
+            self._resigned = True
+            self._wake.set()
+        elif leader != self.name:
             self._heard, self._heard_us = leader, self._clock.mono_us()
             if self.leading.is_set():
                 self._rival = True
                 self._wake.set()
 
     async def _stand_by(self, rest_s: float) -> None:
-        """Returns when this engine may stand: nobody leads, and it has rested."""
-        await self._pause(rest_s)
+        """Returns when this engine may stand: nobody leads, and it has rested. Follows the log meanwhile."""
+        self._resigned = False
         if rest_s == 0 and self._heard is None and await self._requests.who(self._log.partition) is None:
             return
-        last = -1
-        while not self._stopping:
-            patience_s = SILENCE_S * (1 + self._entropy())
-            await self._pause(patience_s)
-            newest = await self._log.last_seq()
-            silent_us = self._clock.mono_us() - self._heard_us
-            if newest == last and silent_us >= SILENCE_S * bounds.SECOND_US:
-                return
-            if last < 0 and self._heard_us == 0 and await self._requests.who(self._log.partition) is None:
-                return
-            last = newest
+        following = self._following
+        task = asyncio.create_task(following.run())
+        task.add_done_callback(lambda _: self._wake.set())
+        begun_us = self._clock.mono_us()
+        patience_us = round((SILENCE_S + JITTER_S * self._entropy()) * bounds.SECOND_US)
+        try:
+            await self._pause(rest_s)
+            while not self._stopping and not self._resigned and not task.done():
+                heard_us = max(self._heard_us, following.moved_us, begun_us)
+                left_us = heard_us + patience_us - self._clock.mono_us()
+                if left_us <= 0:
+                    break
+                await self._pause(left_us / bounds.SECOND_US)
+        finally:
+            await end(task)
+        if task.done() and not task.cancelled():
+            task.result()
 
     async def _pause(self, seconds: float) -> None:
-        """Waits, but not past a `stop`."""
+        """Waits, but not past a `stop`, nor past the word that the leader has resigned."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while not self._stopping and (left := until - loop.time()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), left)
+                if self._resigned:
+                    return
             self._wake.clear()
 
     async def _lead(self) -> None:
@@ -293,13 +313,13 @@ class Engine:
                 waiter.send(_NOT_LEADING)
 
     async def _recover(self) -> None:
-        """The state is folded anew from the log: memory of an earlier leadership is worth nothing.
+        """The state is folded from the log, while standing by or now: what an earlier leadership left is not.
 
         It begins with the newest snapshot that fits the log. Raises Violation where a record does not
         continue the log: no leader may build on that.
         """
-        state, _ = await recover(self._log, self._snapshots)
-        self.state = state
+        state = self.state = await self._following.catch_up()
+        self._following = Following(self._log, self._snapshots, self._clock)
         for key in state.erased:
             self._keys.destroy(key)  # where a crash came between the record and this
         self._desk = Desk(state, self._clock, self._entropy, self._keys, self.live_max)
@@ -356,26 +376,13 @@ class Engine:
                 await self._purge()
                 if self._clock.mono_us() - looked_us >= LOOK_S * bounds.SECOND_US:
                     looked_us = self._clock.mono_us()
-                    rests_since = await self._let_rest(rests_since)
+                    if self._snapshots is not None:
+                        rests_since = await let_rest(self.state, self._log, self._snapshots, rests_since)
                     if await self._log.last_seq() > self.state.seq:
                         self._rival = True
                         self._wake.set()
             except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
                 log.warning("%s cannot purge the intake: %s", self.name, silent)
-
-    async def _let_rest(self, since: int) -> int:
-        """Lets go of the jobs that had ended at a newer snapshot than `since`; at which record that was."""
-        state = self.state
-        if self._snapshots is None:
-            return since
-        found = await self._snapshots.rests(self._log, since, state.seq)
-        if found is None:
-            return since
-        state.jobs.rest_on(found.ended)
-        for some in state.jobs.that_rest(state.may_rest):
-            state.jobs.forget(some)
-            await asyncio.sleep(0)
-        return found.seq
 
     def _notice_gap(self) -> None:
         """Called twice a second at least: whoever was not, was stopped meanwhile, and heard no renewal."""

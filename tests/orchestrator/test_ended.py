@@ -56,7 +56,7 @@ async def test_every_job_is_found_in_the_newest_part_that_has_it() -> None:
         )
         ended = await add(objects, f"{number}", new, ended)
         told |= new
-    assert len(ended.parts) < 8
+    assert len(ended.parts) < 16
     again = await Ended.open(objects, [each.part for each in ended.parts])
     for found in (ended, again):
         assert {where: found.get(where) for where in told} == told

@@ -97,7 +97,7 @@ class Broker:
         self._seen: dict[str, int] = {}
         self._parked: list[dict[object, tuple[int, Reply]]] = [{} for _ in range(PARTITIONS)]
         self._links: dict[str, list[Stored]] = {}
-        self._following: dict[str, dict[object, tuple[int, Reply]]] = {}
+        self._following: dict[int | str, dict[object, tuple[int, Reply]]] = {}
 
     # --- logs ----------------------------------------------------------------------------------------------
 
@@ -125,6 +125,7 @@ class Broker:
             self._feed(stored)
             if ".link." in stored.subject:
                 self._link(stored)
+        self._tell_followers(partition)
         if delay_us:
             self.world.post(delay_us, None, reply, "stored", len(log))
         else:
@@ -148,18 +149,24 @@ class Broker:
         address = parse_log(stored.subject)
         subject = link_filter(address.partition, int(address.key))
         self._links.setdefault(subject, []).append(stored)
-        for position, reply in self._following.pop(subject, {}).values():
-            self.follow(subject, position, None, reply)
+        self._tell_followers(subject)
 
-    def follow(self, subject: str, position: int, reader: object, reply: Reply) -> None:
-        """Records of a subject from a sequence on, now or as soon as there are some."""
+    def _tell_followers(self, what: int | str) -> None:
+        for position, reply in self._following.pop(what, {}).values():
+            self.follow(what, position, None, reply)
+
+    def follow(self, what: int | str, position: int, reader: object, reply: Reply) -> None:
+        """Records of a log or of a subject from a sequence on, now or as soon as there are some."""
         if not self.net.up:
             return
-        found = [stored for stored in self._links.get(subject, ()) if stored.seq >= position]
+        if isinstance(what, int):
+            found = self.logs[what][position - 1 :]
+        else:
+            found = [stored for stored in self._links.get(what, ()) if stored.seq >= position]
         if found:
             reply(found)
         elif reader is not None:
-            self._following.setdefault(subject, {})[reader] = position, reply
+            self._following.setdefault(what, {})[reader] = position, reply
 
     # --- intake --------------------------------------------------------------------------------------------
 

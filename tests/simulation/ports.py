@@ -92,8 +92,7 @@ class SimLog(End):
         self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
     ) -> AsyncIterator[list[Stored]]:
         if follow:
-            (subject,) = subjects
-            return _Following(self, start, self.broker.follow, subject)
+            return _Following(self, start, self.broker.follow, subjects[0] if subjects else self.partition)
         assert not subjects
         return self._read(start)
 
@@ -217,6 +216,9 @@ class _Following:
     def __aiter__(self) -> _Following:
         return self
 
+    async def aclose(self) -> None:
+        """As a generator has it."""
+
     async def __anext__(self) -> list[Stored]:
         while True:
             answer = await self._end.ask(_SILENT_S, self._call, self._what, self._position, self)
@@ -272,6 +274,10 @@ class SimRequests(End):
         for other in self.broker.hearers[partition]:
             if other is not self and other.host.alive:
                 self.net.send(self.host, other.host, other.hears, leader)
+
+    async def resign(self, partition: int) -> None:
+        await self.beat(partition, "")
+        self._leader = None
 
     async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
         self._heard = heard
