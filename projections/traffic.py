@@ -31,7 +31,7 @@ from writ.schemas.events import (
     RetryScheduled,
 )
 from writ.schemas.ids import split_job_key
-from writ.schemas.lists import QueueTraffic, TrafficPage, TrafficQuery
+from writ.schemas.lists import MinuteTraffic, QueueTraffic, TrafficPage, TrafficQuery
 from writ.schemas.records import Record
 from writ.schemas.schedules import log_time
 from writ.schemas.steps import CompensationDue, CompensationEnded
@@ -282,13 +282,30 @@ def traffic(db: sqlite3.Connection, tenant: str, query: TrafficQuery) -> Traffic
     names = (str(name) for (name,) in db.execute(sql, (tenant, parts)))
     spans = _spans(db, None if query.since is None else log_time(query.since) // _MINUTE_US)
     shown, after = fit((_seen(db, tenant, name, spans) for name in names), query.limit)
-    return TrafficPage(None, position_of(db), shown, after)
+    return TrafficPage(None, position_of(db), shown, after, _minutes(db, tenant, query))
+
+
+def _minutes(db: sqlite3.Connection, tenant: str, query: TrafficQuery) -> tuple[MinuteTraffic, ...]:
+    """The last minutes one by one, as far as they are asked for."""
+    if not query.minutes:
+        return ()
+    named, where = ((), "") if query.queue is None else ((query.queue,), " AND queue = ?")
+    found = db.execute(
+        f"SELECT minute, {_SUMS} FROM flows WHERE tenant = ? AND span = ? AND minute > ?{where}"  # noqa: S608 - names of ours
+        " GROUP BY minute ORDER BY minute",
+        (tenant, MINUTE, _newest(db) - query.minutes, *named),
+    )
+    return tuple([MinuteTraffic(timestamp(minute * _MINUTE_US), *flows) for minute, *flows in found])
+
+
+def _newest(db: sqlite3.Connection) -> int:
+    """The minute of log time of the newest record."""
+    return next((int(at) // _MINUTE_US for (at,) in db.execute("SELECT at FROM position")), 0)
 
 
 def _spans(db: sqlite3.Connection, since: int | None) -> list[tuple[int, int, int]]:
     """What is summed up from a minute on: spans, and from where and up to where those of each count."""
-    newest = next((int(at) // _MINUTE_US for (at,) in db.execute("SELECT at FROM position")), 0)
-    if since is None or since <= newest - KEPT_MINUTES[MINUTE]:
+    if since is None or since <= _newest(db) - KEPT_MINUTES[MINUTE]:
         return [(HOUR, (since or 0) // HOUR * HOUR, END)]
     whole = -(-since // HOUR) * HOUR
     return [(MINUTE, since, whole), (HOUR, whole, END)]

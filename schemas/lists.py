@@ -275,11 +275,13 @@ class ToolCallsPage(Answer, frozen=True):
 class TrafficQuery(Query, frozen=True, kw_only=True):
     """What went through queues from log time `since` on, in whole minutes; the last seven days are kept.
 
-    Where `since` is more than a day back it counts from the beginning of its hour.
+    Where `since` is more than a day back it counts from the beginning of its hour. `minutes` adds the last so
+    many of log time one by one, over all the queues asked for.
     """
 
     queue: Token | None = None
     since: Moment | None = None
+    minutes: Annotated[int, Meta(ge=0, le=1_440)] = 0
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
     cursor: Token | None = None
 
@@ -303,9 +305,25 @@ class QueueTraffic(msgspec.Struct, frozen=True):
     cancelled: int
 
 
+class MinuteTraffic(msgspec.Struct, frozen=True):
+    """Numbers of one minute, as in `QueueTraffic`."""
+
+    at: Timestamp
+    submitted: int
+    granted: int
+    completed: int
+    failed: int
+    lost: int
+    dead: int
+    cancelled: int
+
+
 class TrafficPage(Answer, frozen=True):
+    """`minutes` are those in which there was anything, oldest first."""
+
     queues: tuple[QueueTraffic, ...] = ()
     next: str | None = None
+    minutes: tuple[MinuteTraffic, ...] = ()
 
 
 class PrincipalsQuery(Query, frozen=True, kw_only=True):

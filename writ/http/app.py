@@ -29,6 +29,7 @@ from .route import JSON, Call, Reply, Route
 from .routes import OPEN, by_path
 from .sessions import Sessions, Visit
 from .shapes import body_of, is_optional, parameters_of
+from .visits import Visits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +73,7 @@ class App:
         self._pages = pages
         self._requests = Turns(REQUESTS_AT_ONCE)
         self._streams = Turns(STREAMS_AT_ONCE)
+        self._visits = Visits(bearers, directory, self._requests, self._streams)
         self._routes = [
             (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", path)), methods)
             for path, methods in by_path().items()
@@ -82,7 +84,11 @@ class App:
         request = Request(scope, receive)
         async with AsyncExitStack() as held:
             try:
-                response = await self._answer(request, held)
+                if self._visits.takes(request):
+                    check_head(request)
+                    response = await self._visits.answer(request, held)
+                else:
+                    response = await self._answer(request, held)
             except ClientDisconnect:
                 return
             except Exception as error:

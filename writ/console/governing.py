@@ -1,0 +1,120 @@
+"""Queues with their policies, history and what each version changed; schedules with their next times."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from writ.cli.queues import flat
+from writ.cli.queues import shown as value_words
+from writ.http.problems import Fault
+from writ.orchestrator.replay.text import governing_words
+from writ.schemas.events import EVENT_TYPES, QueueDeclared
+from writ.schemas.policy import QueuePolicy
+from writ.schemas.queues import Mode
+
+from .overview import backlog
+from .visit import Page, Visit, part
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from writ.schemas.queries import ChangeView
+
+QUEUES: Final = 50
+SCHEDULES: Final = 50
+_TIMES: Final = 10
+_QUEUE_VERBS: Final = {
+    Mode.OPEN: ("pause_queue", "drain_queue"),
+    Mode.PAUSED: ("resume_queue", "drain_queue"),
+    Mode.DRAINING: ("resume_queue", "pause_queue"),
+}
+
+
+class Change(NamedTuple):
+    """Something that was done to a queue or schedule; of a new policy, which fields are otherwise."""
+
+    seq: int
+    at: str
+    actor: str
+    event: str
+    words: str
+    fields: list[tuple[str, str, str]]
+
+
+async def queues(visit: Visit) -> Page:
+    page, traffic = await asyncio.gather(
+        visit.client.queues(limit=QUEUES, cursor=visit.one("cursor")), part(visit.client.traffic(limit=500))
+    )
+    rows = {each.queue: each for each in backlog(page, traffic, visit.now, most=QUEUES)}
+    return Page("queues.html", {"page": page, "rows": rows})
+
+
+async def queue(visit: Visit) -> Page:
+    name = visit.path["queue"]
+    page, traffic = await asyncio.gather(
+        visit.client.queues(name, history=True), part(visit.client.traffic(queue=name))
+    )
+    if not page.queues:
+        raise Fault(404, f"there is no queue {name}: it has had no job, and nobody has declared it")
+    (found,) = page.queues
+    may = await visit.may(_QUEUE_VERBS[found.mode], name)
+    built_in = flat(QueuePolicy())
+    policy = [(key, value_words(value), value != built_in[key]) for key, value in flat(found.policy).items()]
+    return Page(
+        "queue.html",
+        {
+            "queue": found,
+            "row": backlog(page, traffic, visit.now)[0],
+            "traffic": traffic,
+            "policy": sorted(policy, key=lambda each: not each[2]),
+            "changes": changes(found.history),
+            "actions": [verb for verb in _QUEUE_VERBS[found.mode] if verb in may],
+        },
+    )
+
+
+def changes(history: Sequence[ChangeView]) -> list[Change]:
+    """What happened, newest first, each new policy beside the one before it."""
+    found: list[Change] = []
+    before: QueuePolicy | None = None
+    for each in reversed(history):
+        event = msgspec.json.decode(each.data, type=EVENT_TYPES[each.event])
+        fields: list[tuple[str, str, str]] = []
+        if isinstance(event, QueueDeclared):
+            if before is not None or event.version == 1:
+                fields = _changed(before or QueuePolicy(), event.policy)
+            before = event.policy
+        words = governing_words(event, each.actor)
+        found.append(Change(each.seq, each.at, each.actor, each.event, words, fields))
+    return found[::-1]
+
+
+def _changed(before: QueuePolicy, after: QueuePolicy) -> list[tuple[str, str, str]]:
+    old, new = flat(before), flat(after)
+    return [(name, value_words(old[name]), value_words(new[name])) for name in new if old[name] != new[name]]
+
+
+async def schedules(visit: Visit) -> Page:
+    page = await visit.client.schedules(
+        queue=visit.one("queue"), times=3, limit=SCHEDULES, cursor=visit.one("cursor")
+    )
+    return Page("schedules.html", {"page": page})
+
+
+async def schedule(visit: Visit) -> Page:
+    name, of = visit.path["name"], visit.path["queue"]
+    page = await visit.client.schedules(name, of, times=_TIMES, history=True, deleted=True)
+    if not page.schedules:
+        raise Fault(404, f"queue {of} has no schedule {name}")
+    (found,) = page.schedules
+    wanted = ("trigger_schedule", "resume_schedule" if found.paused is not None else "pause_schedule")
+    may: Any = () if found.deleted is not None else await visit.may(wanted, of)
+    spec = [
+        (key, value_words(value)) for key, value in flat(found.spec).items() if value not in (None, [], {})
+    ]
+    actions = [verb for verb in wanted if verb in may]
+    shows = {"schedule": found, "spec": spec, "changes": changes(found.history), "actions": actions}
+    return Page("schedule.html", shows)

@@ -1,0 +1,87 @@
+"""What people did and were refused, and what waits for one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from writ.broker.errors import Refused
+from writ.cli.stretches import whole_log
+from writ.http.problems import Fault
+from writ.http.replaying import RECORDS_MAX
+from writ.orchestrator.replay.verify import verify_stretch
+from writ.schemas.events import WaitReason
+from writ.schemas.lifecycle import State
+from writ.schemas.proofs import CheckpointQuery
+
+from .jobs import moment_of
+from .visit import Denied, Page, Visit, part
+
+ACTS: Final = 50
+_LOOKED_AT: Final = 200
+_turn: Final = asyncio.Lock()
+
+
+async def audit(visit: Visit) -> Page:
+    filters: dict[str, Any] = {name: visit.one(name) for name in ("actor", "queue", "job", "verb")}
+    filters["refused"] = {"yes": True, "no": False}.get(visit.one("refused") or "")
+    fault = None
+    try:
+        filters |= {name: moment_of(visit.one(name)) for name in ("since", "until")}
+    except ValueError:
+        raise Fault(422, "since and until are times in UTC, as in 2026-01-31T12:00", "since") from None
+    page, checkpoint = await asyncio.gather(
+        visit.client.audit(**filters, limit=ACTS, cursor=visit.one("cursor")),
+        part(_checkpoint(visit)),
+    )
+    asked = {name: values for name, values in visit.asked.items() if name != "cursor"}
+    return Page("audit.html", {"page": page, "checkpoint": checkpoint, "asked": asked, "fault": fault})
+
+
+async def _checkpoint(visit: Visit) -> Any:
+    """The newest signed checkpoint; why there is none in words."""
+    try:
+        return await visit.client.ask(CheckpointQuery())
+    except Refused as error:
+        return Denied(error.rejection.reason)
+
+
+async def verification(visit: Visit) -> Page:
+    """Every record, transition and decision of the log once more."""
+    last = (await visit.client.stretch(limit=1)).last
+    if last > RECORDS_MAX:
+        raise Fault(
+            409,
+            f"the log has {last:,} records; up to {RECORDS_MAX:,} are verified on this page. "
+            "`writ audit verify` and `writ replay --verify` have no such limit",
+        )
+    async with _turn:  # one at a time: it takes the processor
+        stretch = await whole_log(visit.client)
+        report = await asyncio.to_thread(verify_stretch, stretch)
+    faults = [f"record {fault.seq}: {fault.rule}: {fault.reason}" for fault in report.faults]
+    return Page("verification.html", {"job": None, "report": report, "faults": faults})
+
+
+async def approvals(visit: Visit) -> Page:
+    """Jobs that wait for a person's word, and grants that wait for a second person."""
+    page, principals = await asyncio.gather(
+        visit.client.jobs(states=[State.SUSPENDED], limit=_LOOKED_AT, cursor=visit.one("cursor")),
+        part(visit.client.principals(waiting=True)),
+    )
+    waiting = [job for job in page.jobs if job.wait is not None and job.wait.reason is WaitReason.APPROVAL]
+    queues = sorted({job.queue for job in waiting})
+    allowed = await asyncio.gather(*[visit.may(["approve", "reject"], queue) for queue in queues])
+    mine = {queue for queue, found in zip(queues, allowed, strict=True) if "approve" in found}
+    found = () if isinstance(principals, Denied) else principals.principals
+    proposals = [(each.name, proposal) for each in found for proposal in each.proposals]
+    may = await visit.may(["approve_access"]) if proposals else frozenset[str]()
+    return Page(
+        "approvals.html",
+        {
+            "mine": [job for job in waiting if job.queue in mine],
+            "others": [job for job in waiting if job.queue not in mine],
+            "next": page.next,
+            "proposals": proposals,
+            "may_grant": bool(may),
+        },
+    )
