@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from writ.broker.errors import Refused
 from writ.cli.stretches import whole_log
 from writ.http.problems import Fault
 from writ.http.replaying import RECORDS_MAX
 from writ.orchestrator.replay.verify import verify_stretch
-from writ.schemas.events import WaitReason
+from writ.schemas.codec import decode
+from writ.schemas.events import JobSuspended, WaitReason
+from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import State
 from writ.schemas.proofs import CheckpointQuery
+
+if TYPE_CHECKING:
+    from writ.schemas.queries import JobView
 
 from .jobs import moment_of
 from .visit import Denied, Page, Visit, part
 
 ACTS: Final = 50
 _LOOKED_AT: Final = 200
+_ASKED: Final = 50
 _turn: Final = asyncio.Lock()
 
 
@@ -62,6 +68,13 @@ async def verification(visit: Visit) -> Page:
     return Page("verification.html", {"job": None, "report": report, "faults": faults})
 
 
+async def _asks(visit: Visit, job: JobView) -> str:
+    """What a job asks a person, as the record says by which it waits."""
+    page = await visit.client.records(job.id, job.queue, after=job.seq - 1, limit=1, reveal=True)
+    events = [event for each in page.records for event in decode(bytes(each.record)).events]
+    return next((event.rule for event in events if isinstance(event, JobSuspended)), "")
+
+
 async def approvals(visit: Visit) -> Page:
     """Jobs that wait for a person's word, and grants that wait for a second person."""
     page, principals = await asyncio.gather(
@@ -72,13 +85,20 @@ async def approvals(visit: Visit) -> Page:
     queues = sorted({job.queue for job in waiting})
     allowed = await asyncio.gather(*[visit.may(["approve", "reject"], queue) for queue in queues])
     mine = {queue for queue, found in zip(queues, allowed, strict=True) if "approve" in found}
+    shown = [job for job in waiting if job.queue in mine][:_ASKED]
+    asks = await asyncio.gather(*[part(_asks(visit, job)) for job in shown])
     found = () if isinstance(principals, Denied) else principals.principals
     proposals = [(each.name, proposal) for each in found for proposal in each.proposals]
     may = await visit.may(["approve_access"]) if proposals else frozenset[str]()
     return Page(
         "approvals.html",
         {
-            "mine": [job for job in waiting if job.queue in mine],
+            "mine": shown,
+            "asks": {
+                job_key(job.queue, job.id): words
+                for job, words in zip(shown, asks, strict=True)
+                if isinstance(words, str)
+            },
             "others": [job for job in waiting if job.queue not in mine],
             "next": page.next,
             "proposals": proposals,

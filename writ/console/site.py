@@ -33,7 +33,13 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_HEADERS: Final = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "X-Frame-Options": "DENY"}
+_HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-store",
+    "X-Frame-Options": "DENY",
+    # With none at all a browser sends forms as from nowhere, and we take those of our own pages alone.
+    "Referrer-Policy": "same-origin",
+}
 _STATIC: Final = {
     "console.css": "text/css",
     "console.js": "text/javascript",
@@ -73,6 +79,11 @@ class Site:
             case _:
                 given.headers.setdefault("Content-Security-Policy", POLICY)
                 return given
+
+    def sign_in(self, to: str, oidc: str | None, fault: str | None) -> Response:
+        """The page on which somebody says who they are, and goes on to `to`; `oidc` leads to a provider."""
+        shows = {"to": to, "oidc": oidc, "fault": fault}
+        return self._page("sign-in.html", shows, HTTPStatus.UNAUTHORIZED if fault else HTTPStatus.OK, None)
 
     def problem(self, problem: Problem, visit: Visit | None) -> Response:
         """The page that tells what went wrong."""

@@ -73,7 +73,7 @@ class App:
         self._pages = pages
         self._requests = Turns(REQUESTS_AT_ONCE)
         self._streams = Turns(STREAMS_AT_ONCE)
-        self._visits = Visits(bearers, directory, self._requests, self._streams)
+        self._visits = Visits(bearers, sessions, directory, self._requests, self._streams, self._pages)
         self._routes = [
             (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", path)), methods)
             for path, methods in by_path().items()
@@ -85,7 +85,7 @@ class App:
         async with AsyncExitStack() as held:
             try:
                 if self._visits.takes(request):
-                    check_head(request)
+                    check_head(request, self._public)
                     response = await self._visits.answer(request, held)
                 else:
                     response = await self._answer(request, held)

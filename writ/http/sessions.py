@@ -79,13 +79,16 @@ class Sessions:
         """Whether a request brings a session, and no token beside it."""
         return "authorization" not in request.headers and cookie_name(request, _COOKIE) in request.cookies
 
-    async def who(self, request: Request, *, is_use: bool = True) -> Who:
-        """Raises Fault where the session counts no more, or the request is not one of a page of ours."""
+    async def who(self, request: Request, *, is_use: bool = True, word: str | None = None) -> Who:
+        """Raises Fault where the session counts no more, or the request is not one of a page of ours.
+
+        `word` is what a form brought in a field, as a form has no header of its own.
+        """
         secret = request.cookies[cookie_name(request, _COOKIE)]
         found = await self._bearers.find(secret)
         if found.session is None:
             raise nobody("the session is over, or was never begun; log in again")
-        _check_page(request, secret)
+        _check_page(request, secret, request.headers.get(CSRF_HEADER, "") if word is None else word)
         idle_us = self._idle_us(found, secret)
         if idle_us >= IDLE_S * SECOND_US:
             await self.end(found, secret, f"unused for {idle_us // SECOND_US} s")
@@ -106,6 +109,12 @@ class Sessions:
         position = await self._client(who).start_session(name, secret, until, by, token=token)
         self._use(secret)
         return secret, await self._bearers.find(secret), position
+
+    def word(self, request: Request) -> str:
+        """What the forms of a page bring back; nothing where the request brings no session."""
+        if not self.is_shown(request):
+            return ""
+        return _csrf(request.cookies[cookie_name(request, _COOKIE)])
 
     async def find(self, request: Request) -> tuple[str, Bearer]:
         """The secret of a request that brings a session, and the session."""
@@ -179,7 +188,7 @@ def is_of_own_page(request: Request) -> bool:
     return site == "same-origin"
 
 
-def _check_page(request: Request, secret: str) -> None:
+def _check_page(request: Request, secret: str, shown: str) -> None:
     """Raises Fault where a request under a cookie may have been made by a page of somebody else's."""
     if request.method in _SAFE:
         if request.headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
@@ -187,7 +196,6 @@ def _check_page(request: Request, secret: str) -> None:
         return
     if not is_of_own_page(request):
         raise Fault(403, "under a session only pages of this origin change anything; tools send a token")
-    shown = request.headers.get(CSRF_HEADER, "")
     if not hmac.compare_digest(shown.encode(), _csrf(secret).encode()):
         raise Fault(403, f"the header {CSRF_HEADER} is not the word of this session; GET {PATH} tells it")
 
