@@ -189,7 +189,7 @@ async def content(visit: Visit) -> Response:
 
 async def bundle(visit: Visit) -> Response:
     asked = OfJob(queue=visit.path["queue"], id=visit.path["id"])
-    reply = await export_job(Call(visit.client, None, visit.directory, asked))  # type: ignore[arg-type]
+    reply = await export_job(Call(visit.client, None, visit.directory, None, asked))  # type: ignore[arg-type]
     headers = {"Content-Disposition": 'attachment; filename="job.bundle"', "Cache-Control": "no-store"}
     return StreamingResponse(reply.body, headers=headers, media_type=BUNDLE)
 
@@ -251,7 +251,7 @@ def _side_by_side(one: JobView, other: JobView) -> list[tuple[str, str, str, boo
         "policy",
         "actor",
     )
-    names += ("release", "reason", "cause", "tags", "submitted_at", "finished_at")
+    names = (*names, "release", "reason", "cause", "tags", "submitted_at", "finished_at")
     found: list[tuple[str, str, str, bool]] = []
     for name in names:
         left, right = [_word(getattr(each, name)) for each in (one, other)]

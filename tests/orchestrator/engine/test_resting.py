@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from writ.orchestrator.engine import BEAT_S, LOOK_S
+from writ.orchestrator.engine import BEAT_S
+from writ.orchestrator.following import LOOK_S
 from writ.orchestrator.snapshots import Snapshots, recover
 from writ.schemas.lifecycle import State
 
