@@ -51,6 +51,7 @@ from .errors import (
 from .granting import Granting
 from .listing import Listing
 from .proving import Proving
+from .releasing import Releasing
 from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
 from .storing import Storing
 from .submits import Element, Together, check_submit, joined, new_job_id, nonce, pack
@@ -74,7 +75,7 @@ _REFUSALS_KEPT: Final = 10_000
 _STREAM_FULL: Final = 10077
 
 
-class Client(Granting, Listing, Proving, Storing):
+class Client(Granting, Listing, Proving, Releasing, Storing):
     """Talks to Writ as one principal. Use it with `async with`, or `close` it; it connects at first use.
 
     `target` is a broker's url or a Target, from the environment if not given (see `Target.from_env`). Another
@@ -133,6 +134,7 @@ class Client(Granting, Listing, Proving, Storing):
         tags: Mapping[str, str] | None = None,
         reproduces: Reproduces | None = None,
         data_subject: str | None = None,
+        process: str | None = None,
         timeout_s: float = 30.0,
     ) -> JobHandle:
         """Stores a job's submit, on the broker's disk when this returns.
@@ -150,7 +152,8 @@ class Client(Granting, Listing, Proving, Storing):
         with `on_dead` [dead_letter] if one ends otherwise than completed; `input_from` fills fields of the
         input with their outputs. `parent` is the job that starts this one, which ends with it by
         `on_parent_end` [cancel], and `batch` a group that it counts in. `tags` are names and values of your
-        own, at most 20, by which `jobs` finds it. `reproduces` is for `reproduce`. `data_subject` is whom
+        own, at most 20, by which `jobs` finds it. `reproduces` is for `reproduce`. `process` is the release
+        that runs it: `NAME@live` or another alias, or `NAME@` and a version or digest. `data_subject` is whom
         the content is about: it can be erased for all jobs of that subject at once, see `erase`.
 
         With a `unique_key` it waits for the orchestrator, for `timeout_s` in all: where the queue's
@@ -182,6 +185,7 @@ class Client(Granting, Listing, Proving, Storing):
             "tags": tags,
             "reproduces": reproduces,
             "data_subject": data_subject,
+            "process": process,
         }
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
         until = asyncio.get_running_loop().time() + timeout_s

@@ -75,6 +75,7 @@ class Looking(Asking):
         parent: str | None = None,
         schedule: str | None = None,
         operation: str | None = None,
+        release: str | None = None,
         error_class: ErrorClass | str | None = None,
         actor: str | None = None,
         cause: str | None = None,
@@ -88,11 +89,12 @@ class Looking(Asking):
     ) -> JobsPage:
         """A page of jobs, newest submit first; pass its `next` as `cursor` for the following one.
 
-        `batch`, `schedule` and `operation` are names, `parent` the key `<queue>~<id>` of what started them.
-        `error_class` is that of the last error, `actor` who submitted them, from `since` on and before
-        `until`, and `cause` that of dead letters which nobody has settled; they have all the `tags`.
-        `search` are words of their input or last error, where the node was started with it. With
-        rare filters a page may hold less than `limit`, and still have a `next`.
+        `batch`, `schedule` and `operation` are names, `parent` the key `<queue>~<id>` of what started them,
+        `release` the digest of one that they had a lease for. `error_class` is that of the last error,
+        `actor` who submitted them, from `since` on and before `until`, and `cause` that of dead letters which
+        nobody has settled; they have all the `tags`. `search` are words of their input or last error, where
+        the node was started with it. With rare filters a page may hold less than `limit`, and still have a
+        `next`.
         """
         query = JobsQuery(
             states=tuple(State(state) for state in states),
@@ -102,6 +104,7 @@ class Looking(Asking):
             parent=parent,
             schedule=schedule,
             operation=operation,
+            release=release,
             error_class=None if error_class is None else ErrorClass(error_class),
             actor=actor,
             cause=cause,

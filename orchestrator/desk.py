@@ -26,6 +26,7 @@ from .link_desk import LinkDesk
 from .messages import Asked
 from .office import Office
 from .operating import Operating
+from .release_desk import ReleaseDesk
 from .round import Round
 from .schedule_desk import ScheduleDesk
 from .state import Partition
@@ -60,6 +61,7 @@ class Desk:
             **KeepingDesk(self.office).verbs,
             **TenantDesk(self.office).verbs,
             **self.hosting.verbs,
+            **ReleaseDesk(self.office).verbs,
             **AlarmDesk().verbs,
             **AssetDesk(self.office).verbs,
             **self.access.verbs,

@@ -18,12 +18,14 @@ from writ.schemas.events import (
 from writ.schemas.ids import job_key
 from writ.schemas.lifecycle import Job
 from writ.schemas.principals import AccessDenied
+from writ.schemas.processes import named
 from writ.schemas.records import NO_SOURCE, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import Addressed
 
 from .decide import depend, intake, quotas
 from .decide.death import cancelled
+from .decide.release import at_submit
 from .messages import Element, Submitted
 from .office import Office, encode, size_of
 from .round import Round, system_record
@@ -112,6 +114,13 @@ class IntakeDesk:
         refused = intake.refusal(command, policy, self._state.pending_in(place), known, index)
         if refused is not None:
             return refused
+        process: str | None = None
+        if command.process is not None:
+            known_process = self._state.processes.get(f"{tenant}.{named(command.process).process}")
+            told = at_submit(command.process, known_process, index)
+            if isinstance(told, Rejection):
+                return told
+            process = told
         clash = None if command.unique_key is None else self._state.unique(place, command.unique_key)
         if clash is not None:
             refused = intake.clashes(command, clash, policy.policy.on_clash, index)
@@ -131,7 +140,7 @@ class IntakeDesk:
             round_,
             tenant,
             key,
-            intake.submit(command, policy, round_.now),
+            intake.submit(command, policy, round_.now, process=process),
             actor=principal,
             cause="submit",
             source=element.source,

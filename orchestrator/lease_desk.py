@@ -23,15 +23,18 @@ from writ.schemas.lifecycle import Job
 from writ.schemas.notes import Note, Recall
 from writ.schemas.policy import ANY_TOOL
 from writ.schemas.prices import NO_PRICES
+from writ.schemas.processes import named
 from writ.schemas.queues import Mode
 from writ.schemas.rejections import Rejection
 
 from .decide import lease, quotas, steps
 from .decide.depend import Known
 from .decide.lease import Repeated
+from .decide.release import choose
 from .logtime import Budget
 from .messages import Asked
 from .office import TRY_LATER, Office, encode, size_of
+from .ready import of_key, of_process
 from .round import Round
 from .waiting import Waiter, Waiting
 
@@ -157,24 +160,26 @@ class LeaseDesk:
         round_.answer(waiter.send, encode(commands.Acquired(None, round_.position, tuple(leases))))
         return True
 
-    @staticmethod
-    def _wanted(command: commands.Acquire) -> Callable[[Job], bool]:
-        return lambda job: lease.wanted(job, command)
+    def _wanted(self, command: commands.Acquire) -> Callable[[Job], bool]:
+        process_of = self._state.process_of
+        return lambda job: lease.wanted(job, command, process_of(job))
 
-    def _full(self, place: str) -> Callable[[Job], bool]:
-        """Whether a job's concurrency key has no slot left; counts those it lets through."""
+    def _full(self, place: str) -> Callable[[Job], str | None]:
+        """What a job must wait for: a release, or a slot of its key; counts those it lets through."""
         most = self._state.queue(place).policy.key_concurrency
         taken: dict[str, int] = {}
 
-        def full(job: Job) -> bool:
+        def full(job: Job) -> str | None:
+            if job.process is not None and choose(job, self._state.process_of(job)).digest is None:
+                return of_process(named(job.process).process)
             key = job.concurrency_key
             if key is None or most is None:
-                return False
+                return None
             running = self._state.running_by_key(place, key) + taken.get(key, 0)
             if running < most:
                 taken[key] = taken.get(key, 0) + 1
-                return False
-            return True
+                return None
+            return of_key(key)
 
         return full
 
@@ -223,17 +228,19 @@ class LeaseDesk:
         if ended:
             self._office.store(round_, tenant, job.key, ended, cause="acquire")
             return None
-        actor = round_.actor_of(tenant, job.key)
+        actor, process = round_.actor_of(tenant, job.key), self._state.process_of(job)
         account = self._state.accounts.get(tenant)
         reserved = 0 if account is None else quotas.reserve(account, job)
-        if f"{tenant}.{waiter.queue}" in self._state.queues or account is not None:
+        governed = f"{tenant}.{waiter.queue}" in self._state.queues or account is not None
+        if governed or process is not None:
             # What made room for it stands in a record of this round, which must not come after the grant.
             actor = None
-        if (
-            actor is None
-            or round_.extend(tenant, job.key, lease.grant(job, waiter.command, principal, actor)) is None
-        ):
-            events = lease.grant(job, waiter.command, principal, principal, reserved)
+        command = waiter.command
+        if actor is not None:
+            events = lease.grant(job, command, principal, actor, reserved, process)
+            actor = None if round_.extend(tenant, job.key, events) is None else actor
+        if actor is None:
+            events = lease.grant(job, command, principal, principal, reserved, process)
             round_.record(tenant, "job", job.key, events, actor=principal, vouched=False, cause="acquire")
         return self._lease(self._state.jobs[f"{tenant}.{job.key}"])
 
@@ -260,6 +267,7 @@ class LeaseDesk:
             self._office.sealing.digest_key(job),
             msgspec.UNSET if job.progress is None else msgspec.Raw(self._office.sealing.open(job.progress)),
             queue.policy.isolated_network,
+            job.release,
         )
 
     def _filled_bytes(self, job: Job) -> int:

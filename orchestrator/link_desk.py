@@ -25,6 +25,7 @@ from writ.schemas.links import (
     PolicyTold,
     PricesTold,
     PrincipalTold,
+    ProcessTold,
     QuotasTold,
     TenantHosted,
 )
@@ -72,7 +73,8 @@ class LinkDesk:
         for place, job in self._state.jobs.here.items():
             self._look_at(place, job)
         state = self._state
-        known = (state.prices, state.tenants, state.accounts, state.governed)
+        of_processes = [place.partition(".")[0] for place in state.processes]
+        known = (state.prices, state.tenants, state.accounts, state.governed, of_processes)
         self._spreads = {tenant: None for each in known for tenant in each}
 
     # --- hearing ------------------------------------------------------------------------------------------
@@ -87,6 +89,8 @@ class LinkDesk:
             match event:
                 case MessageSent(content=content) if mark > newest:
                     events.append(MessageAccepted(mark, content))
+                    if isinstance(content, ProcessTold):
+                        self._office.stir_tenant(content.tenant)
                     if not isinstance(content, OfTenant):
                         places.append(f"{content.tenant}.{content.key}")
                 case MessageAccepted(message=message):
@@ -114,7 +118,7 @@ class LinkDesk:
         for record in round_.records:
             if record.kind == "job":
                 self._notice(record)
-            elif record.kind in ("prices", "tenant") or _changes_principal(record):
+            elif record.kind in ("prices", "tenant", "process") or _changes_principal(record):
                 self._spreads[record.tenant] = None
         contents: dict[int, list[tuple[Content, int]]] = {}
         for place in self._asks:
@@ -182,6 +186,9 @@ class LinkDesk:
             contents.append(PolicyTold(tenant, declared.version, declared.policy))
             mine = [each for each in self._state.principals.values() if each.tenant == tenant]
             contents += [PrincipalTold(tenant, each.version, each) for each in mine]
+            start = f"{tenant}."
+            processes = [each for place, each in self._state.processes.items() if place.startswith(start)]
+            contents += [ProcessTold(tenant, each.version, each.told()) for each in processes]
         for partition in range(links.partitions):
             if partition == links.number:
                 continue

@@ -21,6 +21,7 @@ from writ.schemas.links import (
     PolicyTold,
     PricesTold,
     PrincipalTold,
+    ProcessTold,
     QuotasTold,
     heard,
     partition_of,
@@ -48,6 +49,8 @@ def kind_of(content: OfTenant) -> str:
             return "quotas"
         case PrincipalTold(principal=principal):
             return f"principal.{principal.name}"
+        case ProcessTold(process=process):
+            return f"process.{process.name}"
         case _:
             return "hosted"
 

@@ -73,6 +73,11 @@ class Office:
         """Something changed for those who wait for leases of a queue."""
         self.stirred[place] = None
 
+    def stir_tenant(self, tenant: str) -> None:
+        """Something changed for all who wait for leases in a tenant."""
+        for place in self.state.queues_with_jobs(tenant):
+            self.stir(place)
+
     def store(
         self,
         round_: Round,

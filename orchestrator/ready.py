@@ -11,12 +11,23 @@ _Entry = tuple[int, str]
 """When the job became pending (a log sequence), and its address."""
 
 
+def of_key(concurrency_key: str) -> str:
+    """What a job waits for whose concurrency key has no slot left."""
+    return f"key {concurrency_key}"
+
+
+def of_process(name: str) -> str:
+    """What a job waits for whose process has no release for it."""
+    return f"process {name}"
+
+
 class Ready:
     """Priority first; within one, the fairness keys by turns; within a key, first in first out.
 
     Everything here is derived from the jobs, but for `served`, the sequence at which each fairness key
-    had its last turn. Entries are dropped when met and found stale. Jobs whose concurrency key is
-    full are held apart, so that a long line of them costs nothing, until a slot of their key is free.
+    had its last turn. Entries are dropped when met and found stale. Jobs that must wait for something
+    of their own, a slot of their concurrency key or a release that may run, are held apart until it is there,
+    so that a long line of them costs nothing: `of_key` and `of_process` say what for.
     """
 
     def __init__(self) -> None:
@@ -36,19 +47,19 @@ class Ready:
     def _push(self, priority: int, fair: str, since: int, place: str) -> None:
         heapq.heappush(self._lines.setdefault(priority, {}).setdefault(fair, []), (since, place))
 
-    def hold(self, place: str, job: Job) -> None:
-        """Keeps a job apart until `free` is called for its concurrency key."""
+    def hold(self, place: str, job: Job, waits_for: str) -> None:
+        """Keeps a job apart until `free` is called for what it waits for."""
         fair = job.fairness_key or ""
-        held = self._held.setdefault(job.concurrency_key or "", {}).setdefault((job.task, fair), [])
+        held = self._held.setdefault(waits_for, {}).setdefault((job.task, fair), [])
         heapq.heappush(held, (job.priority, job.since, fair, place))
 
-    def free(self, key: str, jobs: Mapping[str, Job]) -> None:
-        """A slot of a concurrency key is free, or a job that might have taken one is gone.
+    def free(self, waits_for: str, jobs: Mapping[str, Job]) -> None:
+        """One of those that wait for it may go on: a slot is free, or who might have taken one is gone.
 
         The next held job of each task and fairness key may be met again: whoever asks, asks for tasks, and
         whose turn it is shows only then.
         """
-        lines = self._held.get(key)
+        lines = self._held.get(waits_for)
         if lines is None:
             return
         for line, held in list(lines.items()):
@@ -60,27 +71,27 @@ class Ready:
             if not held:
                 del lines[line]
         if not lines:
-            del self._held[key]
+            del self._held[waits_for]
 
-    def free_all(self) -> None:
-        """The limits changed: everything held may be met again."""
-        for lines in self._held.values():
-            for held in lines.values():
+    def free_all(self, waits_for: str | None = None) -> None:
+        """Everything held may be met again, or all that waits for one thing: its limits changed."""
+        for each in [*self._held] if waits_for is None else [waits_for]:
+            for held in self._held.pop(each, {}).values():
                 for priority, since, fair, place in held:
                     self._push(priority, fair, since, place)
-        self._held.clear()
 
     def pick(
         self,
         jobs: Mapping[str, Job],
         count: int,
         wanted: Callable[[Job], bool],
-        full: Callable[[Job], bool],
+        full: Callable[[Job], str | None],
         fits: Callable[[Job], bool],
     ) -> list[Job]:
         """Takes out up to `count` jobs that are `wanted`, each of which must then leave the state pending.
 
-        A job that is `full` (its concurrency key has no slot left, counting those picked so far) is held.
+        A job that is `full` (its concurrency key has no slot left, counting those picked so far, or there is
+        no release for it) is held for what that names.
         The first that does not fit any more ends it.
         """
         picked: list[Job] = []
@@ -98,7 +109,7 @@ class Ready:
         jobs: Mapping[str, Job],
         count: int,
         wanted: Callable[[Job], bool],
-        full: Callable[[Job], bool],
+        full: Callable[[Job], str | None],
         fits: Callable[[Job], bool],
         picked: list[Job],
         skipped: list[tuple[int, str, int, str]],
@@ -121,8 +132,8 @@ class Ready:
                 seen.add(place)
                 if not wanted(job):
                     skipped.append((priority, fair, since, place))
-                elif full(job):
-                    self.hold(place, job)
+                elif (waits_for := full(job)) is not None:
+                    self.hold(place, job, waits_for)
                 elif not fits(job):
                     skipped.append((priority, fair, since, place))
                     return False

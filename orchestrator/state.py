@@ -24,6 +24,7 @@ from writ.schemas.events import (
     RetryScheduled,
     TimeResumed,
 )
+from writ.schemas.gates import Gate, evolve_gate
 from writ.schemas.hosting import HOSTED
 from writ.schemas.lifecycle import (
     TERMINAL,
@@ -44,12 +45,14 @@ from writ.schemas.links import (
     PolicyTold,
     PricesTold,
     PrincipalTold,
+    ProcessTold,
     QuotasTold,
     TenantHosted,
 )
 from writ.schemas.operations import OPERATION_CAUSE, Operation, acted, evolve_operation
 from writ.schemas.prices import Prices, adopted, evolve_prices
 from writ.schemas.principals import Principal, TenantCreated, evolve_principal
+from writ.schemas.processes import Process, evolve_process, named
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue, granted, retried
 from writ.schemas.quotas import QUOTAS_KEY, Account, QuotasSet, evolve_account, spent, submitted
 from writ.schemas.records import GENESIS, NO_SOURCE, Record, Source
@@ -62,7 +65,7 @@ from .deadlines import Deadlines
 from .decide.quotas import Standing
 from .jobs import Jobs
 from .links import Change, Links
-from .ready import Ready
+from .ready import Ready, of_key, of_process
 from .relations import Batch, Relations, evolve_batch
 from .usage import Usage
 
@@ -82,6 +85,7 @@ class Undo:
         self.long: list[tuple[str, int | None]] = []
         self.prices: list[tuple[str, Prices | None]] = []
         self.access: list[Change] = []
+        self.processes: list[tuple[str, Process | None]] = []
 
 
 _PENDING, _RUNNING, _ELSE = "pending", "running", "else"
@@ -138,6 +142,12 @@ class Partition:
     hosted: dict[str, Principal]
     """Tenants that were made in the log, and the first owner as it was then."""
 
+    processes: dict[str, Process]
+    """By `<tenant>.<name>`; those of other homes as they were last told of."""
+
+    gates: dict[str, Gate]
+    """By `<tenant>.<name>`."""
+
     erased: dict[str, int]
     """Keys that were destroyed, and the record that says so."""
 
@@ -171,6 +181,8 @@ class Partition:
         self.governed = {}
         self.principals = {}
         self.hosted = {}
+        self.processes = {}
+        self.gates = {}
         self.access_changes = 0
         """Grows with every change of tenants and principals, and of one taken back."""
 
@@ -215,9 +227,19 @@ class Partition:
         account = self.accounts.get(tenant)
         return None if account is None else Standing(account, self.usage.of(tenant))
 
+    def process_of(self, job: Job) -> Process | None:
+        """The process that a job asks for a release of."""
+        return (
+            None if job.process is None else self.processes.get(f"{job.tenant}.{named(job.process).process}")
+        )
+
     def ready(self, place: str) -> Ready | None:
         """The pending jobs of a queue; None where it never had one."""
         return self._ready.get(place)
+
+    def queues_with_jobs(self, tenant: str) -> list[str]:
+        """Queues of a tenant in which jobs are pending."""
+        return [p for p, line in self._ready.items() if line.size and p.startswith(f"{tenant}.")]
 
     def turns(self) -> dict[str, dict[str, int]]:
         """By queue, the sequence at which each fairness key had its last turn; the jobs do not tell that."""
@@ -272,7 +294,7 @@ class Partition:
         if was is not _ELSE and now is not _RUNNING and old is not None and old.concurrency_key is not None:
             line = self._ready.get(queue)
             if line is not None:
-                line.free(old.concurrency_key, self.jobs)
+                line.free(of_key(old.concurrency_key), self.jobs)
         if (old is not None and old.unique_key) or (job is not None and job.unique_key):
             self._index_unique(place, queue, old, job)
         self.relations.put(place, queue, old, job)
@@ -368,6 +390,15 @@ class Partition:
             for event in record.events:
                 asset = evolve_asset(asset, event, record.at, record.actor)
             self._keep(self.assets, place, asset, None if undo is None else undo.kept)
+        elif record.kind == "process":
+            place = f"{record.tenant}.{record.key}"
+            process = self.processes.get(place)
+            for event in record.events:
+                process = evolve_process(process, event, record.key, record.actor, record.at, record.seq)
+            self._put_process(place, process, undo)
+        elif record.kind == "gate":
+            kept = None if undo is None else undo.kept
+            self._keep(self.gates, f"{record.tenant}.{record.key}", evolve_gate(record.events[-1]), kept)
         elif record.kind == "link":
             self.links.evolve(record, None if undo is None else undo.links)
             for event in record.events:
@@ -472,6 +503,18 @@ class Partition:
         else:
             self.prices[tenant] = prices
 
+    def _put_process(self, place: str, process: Process | None, undo: Undo | None = None) -> None:
+        if undo is not None:
+            undo.processes.append((place, self.processes.get(place)))
+        if process is None:
+            self.processes.pop(place, None)
+        else:
+            self.processes[place] = process
+        tenant, _, name = place.partition(".")
+        for queue, line in self._ready.items():
+            if queue.startswith(f"{tenant}."):
+                line.free_all(of_process(name))
+
     def _adopt(self, content: Content, record: Record, undo: Undo | None) -> None:
         """Takes what another partition tells of a tenant."""
         match content:
@@ -490,6 +533,8 @@ class Partition:
                     self._put_access(self.principals, address(tenant, owner.name), owner, undo)
             case PrincipalTold(tenant=tenant, principal=principal):
                 self._put_access(self.principals, address(tenant, principal.name), principal, undo)
+            case ProcessTold(tenant=tenant, process=process):
+                self._put_process(f"{tenant}.{process.name}", process, undo)
             case _:
                 pass  # of a job
 
@@ -589,6 +634,8 @@ class Partition:
             self._put_operation(place, operation)
         for place, told in reversed(undo.long):
             self._put_long(place, told)
+        for place, process in reversed(undo.processes):
+            self._put_process(place, process)
         for tenant, prices in reversed(undo.prices):
             self._put_prices(tenant, prices)
         self.links.revert(undo.links)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from writ.schemas.processes import Digest, ProcessName, Version
+from writ.schemas.stored import PACKAGE_MAX_BYTES as PACKAGE_MAX_BYTES  # noqa: PLC0414 - with the other bounds
 
 FORMAT: Final = 1
 MANIFEST: Final = "MANIFEST.json"
@@ -20,7 +21,6 @@ REQUIREMENTS: Final = "requirements.lock"
 CODE: Final = "code/"
 """Files of the project stand below this in a package."""
 
-PACKAGE_MAX_BYTES: Final = 64 * 1024 * 1024
 FILES_MAX: Final = 5_000
 
 _PATH: Final = re.compile(r"[^\x00-\x1f\x7f\\:/]+(/[^\x00-\x1f\x7f\\:/]+)*")

@@ -14,7 +14,7 @@ from writ.schemas.queries import JobsQuery
 from .paging import SCANNED_MAX, Listing, Terms, Walk, bounds, follow
 
 LISTING: Final = Listing("jobs", "opened", "submitted_at", "", ())
-LINKS: Final = ("parent", "batch", "operation", "schedule")
+LINKS: Final = ("parent", "batch", "operation", "schedule", "release")
 """What a job belongs to, the most telling first."""
 
 _WALKED: Final = {"cause": "cause", "error": "error_class", "actor": "actor"}

@@ -65,7 +65,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_cause ON jobs (tenant, cause) WHERE cause IS 
 CREATE INDEX IF NOT EXISTS jobs_by_queue_cause ON jobs (tenant, queue, cause) WHERE cause IS NOT NULL;
 CREATE TABLE IF NOT EXISTS links ( -- what a job belongs to
     tenant TEXT NOT NULL,
-    kind TEXT NOT NULL, -- batch, parent, schedule, operation or tag
+    kind TEXT NOT NULL, -- batch, parent, schedule, operation, release or tag
     name TEXT NOT NULL,
     opened INTEGER NOT NULL,
     PRIMARY KEY (tenant, kind, name, opened)
@@ -176,7 +176,7 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 10
+    version = 11
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
@@ -270,6 +270,7 @@ class JobsView:
             job = evolve_record(row.job if row else None, record)
         except IllegalTransition as error:
             raise Violation(record.seq, str(error)) from error
+        before = None if row is None else row.job.release
         if row is None:
             row = Row(record.seq, record.seq, job, None)
             row.input = job.input
@@ -283,6 +284,8 @@ class JobsView:
             force_setattr(job, "output", _ELSEWHERE)
         if job.steps is not row.job.steps:
             force_setattr(job, "steps", tuple([_hollow_step(step) for step in job.steps]))
+        if job.release is not None and job.release != before:
+            self._link(row, "release", job.release)
         if record.cause is not None and record.cause.startswith(OPERATION_CAUSE):
             self._link(row, "operation", split_job_key(record.cause)[1])
         row.job = job

@@ -52,6 +52,7 @@ from .asked import Refused, address_of, parse
 from .checkpoints import Behind, NotSigned
 from .file import Reader
 from .gate import GATE_VIEW, ONESELF, Gate, Tell
+from .packages import PackageStore
 from .proofs import NoSuchJob, NotProved, Proofs
 from .reading import DeadRow, JobRow, JobRows, JobsReader
 from .registry import LISTS, Listed
@@ -114,7 +115,7 @@ class Queries:
 
     At each status `warnings` is asked, and `who` leads it now. Without `who`, the newest leader that was
     elected is told, whether or not it leads still. Sealed content is shown as far as `keys` open it.
-    With `proofs` it proves what is in the log.
+    With `proofs` it proves what is in the log. With `packages` it keeps those of releases.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Queries:
         keys: Keys | None = None,
         proofs: Proofs | None = None,
         tell: Tell | None = None,
+        packages: PackageStore | None = None,
     ) -> None:
         self._keys = keys
         self._runners = {runner.name: runner for runner in runners}
@@ -157,6 +159,8 @@ class Queries:
                 "consistency": self._proved(ConsistencyQuery, proofs.consistency),
                 "prove": self._proved(ProveQuery, proofs.prove),
             }
+        if packages is not None:
+            self._verbs |= {"keep_package": packages.keep, "package": packages.part}
         self._readers: list[Reader] = [self._reader]
         self._searching: Reader | None = None
         if search.NAME in self._runners:
@@ -484,7 +488,8 @@ def _job_view(row: JobRow) -> JobView:
         input=content(row.input),
         output=content(row.output if job.output is not None else None),
         error=_error_view(row),
-        release=None,
+        release=job.release,
+        process=job.process,
         actor=job.actor,
         submitted_at=timestamp(job.submitted_at),
         finished_at=None if job.finished_at is None else timestamp(job.finished_at),

@@ -23,6 +23,9 @@ ASKS_MAX_CHARS: Final = 200
 LEASES_PER_REQUEST_MAX: Final = 500
 """Leases in one acquire and reports in one message: each is a record, and a batch holds 1,000."""
 
+RELEASES_HELD_MAX: Final = 100
+"""Releases that one worker holds."""
+
 RENEWALS_PER_REQUEST_MAX: Final = 1_000
 RECORD_MAX_BYTES: Final = 512 * 1024
 """Body, subject and headers of one record."""

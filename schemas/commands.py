@@ -18,6 +18,7 @@ from .bounds import (
     AFTER_MAX,
     ASKS_MAX_CHARS,
     LEASES_PER_REQUEST_MAX,
+    RELEASES_HELD_MAX,
     RENEWALS_PER_REQUEST_MAX,
     TOKEN_MAX_BYTES,
 )
@@ -38,8 +39,10 @@ from .hosting import HOSTING_ANSWERS, HOSTING_VERBS, Used
 from .notes import ModelName, Note, Recall
 from .policy import Isolation, PositiveSeconds, Priority, QueuePolicy, Retry, Seconds, ToolPolicy
 from .prices import Price
+from .processes import Digest, ReleaseRef
 from .quotas import NO_QUOTAS, Quotas, Reserve
 from .rejections import Rejection
+from .releasing import RELEASE_ANSWERS, RELEASE_VERBS
 from .schedules import Overlap, ScheduleSpec
 from .steps import Reproduces
 from .tenants import TenantPolicy
@@ -61,6 +64,8 @@ class SubmitJob(Command, frozen=True):
     content is about: that is sealed under the subject's key, and the name stands nowhere in the log.
     `reserve_microusd` is what an attempt may cost, in micro-dollars: so much of the tenant's budget is set
     apart for it before it starts.
+    `process` is the release that runs it: `NAME@live` or another alias, looked up at each grant, or `NAME@`
+    with a version or a digest, which is fixed from here on. Workers without that release do not get it.
     """
 
     task: TaskName
@@ -88,6 +93,7 @@ class SubmitJob(Command, frozen=True):
     tags: dict[str, str] = {}
     data_subject: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     reserve_microusd: Reserve | None = None
+    process: ReleaseRef | None = None
 
 
 class WorkerAbout(Command, frozen=True):
@@ -103,7 +109,8 @@ class Acquire(Command, frozen=True):
 
     `tasks` narrows it to the tasks that the worker knows; empty means any. `about` is recorded when it is
     new, and now and then, so that also a worker without a lease is heard of. `isolation` is how it will keep
-    the attempts apart; refused where the queue's policy demands more.
+    the attempts apart; refused where the queue's policy demands more. `releases` are the digests of those
+    that it holds: jobs that name a release go to who has it.
     """
 
     worker: Token
@@ -112,6 +119,7 @@ class Acquire(Command, frozen=True):
     tasks: tuple[TaskName, ...] = ()
     about: WorkerAbout | None = None
     isolation: Isolation = Isolation.NONE
+    releases: Annotated[tuple[Digest, ...], Meta(max_length=RELEASES_HELD_MAX)] = ()
 
 
 class Withdraw(Command, frozen=True):
@@ -468,7 +476,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     did. `tools` is what version `policy` of the queue's policy says of tools, of which the round has called
     `tool_calls`. Where there is a `digest_key`, parameters are digested with it, by HMAC-SHA256.
     `progress` is the newest that was said in the round.
-    `network` is whether an isolated attempt may use one.
+    `network` is whether an isolated attempt may use one. `release` is the digest of the release to run.
     """
 
     id: str
@@ -488,6 +496,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     digest_key: bytes = b""
     progress: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     network: bool = False
+    release: str | None = None
 
 
 class Acquired(Answer, frozen=True):
@@ -614,6 +623,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     **HOSTING_VERBS,
     **ASSET_VERBS,
     **ACCESS_VERBS,
+    **RELEASE_VERBS,
 }
 
 CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
@@ -626,5 +636,6 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     **HOSTING_ANSWERS,
     **ASSET_ANSWERS,
     **ACCESS_ANSWERS,
+    **RELEASE_ANSWERS,
 }
 """What is answered with more than an Answer."""

@@ -39,7 +39,8 @@ operation_planned, operation_ended (operation); content_erased (subject); hold_p
 history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded and those of
 `principals.py` (principal); tenant_created, tenant_declared and those of `quotas.py` (tenant);
 partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices);
-asset_set, asset_removed (asset), and asset_read of a job.
+asset_set, asset_removed (asset), and asset_read of a job;
+those of `processes.py` (process) and `gates.py` (gate).
 """
 
 from __future__ import annotations
@@ -53,10 +54,12 @@ import msgspec
 from .assets import ASSET_EVENTS, AssetRead
 from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
+from .gates import GATE_EVENTS
 from .links import LINK_EVENTS, PartitionOpened
 from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Isolation, Limits, PositiveSeconds, QueuePolicy, Retry
 from .prices import PriceSet
 from .principals import PRINCIPAL_EVENTS
+from .processes import PROCESS_EVENTS
 from .quotas import QUOTA_EVENTS
 from .rejections import Rejection
 from .schedules import SCHEDULE_EVENTS
@@ -121,6 +124,7 @@ class JobSubmitted(Fact, frozen=True):
 
     `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one. `tags` is
     a JSON object of strings. `reserve_microusd` is what an attempt may cost, where submit or queue says so.
+    `process` is the release that it asks for: `NAME@` and a digest, or an alias.
     """
 
     task: str
@@ -144,6 +148,7 @@ class JobSubmitted(Fact, frozen=True):
     reproduces: Reproduces | None = None
     tags: Sealed | None = None
     reserve_microusd: int | None = None
+    process: str | None = None
 
 
 class JobDue(Fact, frozen=True):
@@ -155,6 +160,7 @@ class LeaseGranted(Fact, frozen=True):
 
     `principal` is the worker's, where it is not the record's actor. `isolation` is what the worker offered.
     `reserved_microusd` of the tenant's budget are set apart for the attempt.
+    `release` is the digest of the release to run, of a job that names one.
     """
 
     worker: str
@@ -162,6 +168,7 @@ class LeaseGranted(Fact, frozen=True):
     principal: str | None = None
     isolation: Isolation = Isolation.NONE
     reserved_microusd: int = 0
+    release: str | None = None
 
 
 class AttemptStarted(Fact, frozen=True):
@@ -595,6 +602,8 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     *ASSET_EVENTS,
     *PRINCIPAL_EVENTS,
     *SCHEDULE_EVENTS,
+    *PROCESS_EVENTS,
+    *GATE_EVENTS,
 )
 for _cls in JOB_EVENTS + OTHER_EVENTS:
     type_names[_cls] = _WORD.sub("_", _cls.__name__).lower()

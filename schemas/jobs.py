@@ -85,6 +85,8 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `approval` what is still to be asked for. `steps` are those recorded in this round and, after a redrive,
     those from before it; `tool_calls` counts the round's, without those that were denied. `compensation` is
     the end that waits for the steps to be undone, or did. `reserve_microusd` is what an attempt may cost.
+    `process` is the release that it asks for, and
+    `release` the digest of the one that its newest lease was for.
     """
 
     tenant: str
@@ -141,6 +143,8 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     compensation: Compensation | None = None
     reproduces: Reproduces | None = None
     reserve_microusd: int | None = None
+    process: str | None = None
+    release: str | None = None
 
     @property
     def queue(self) -> str:

@@ -231,6 +231,7 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
         round_due=due_at,
         reproduces=event.reproduces,
         reserve_microusd=event.reserve_microusd,
+        process=event.process,
     )
 
 
@@ -242,6 +243,8 @@ def evolve(job: Job | None, event: Fact, record: Record) -> Job:
     assert job is not None, "only job_submitted starts from nothing; the table says so"
     match event:  # what comes most often comes first
         case LeaseGranted(worker=worker, principal=principal, reserved_microusd=reserved):
+            if event.release is not None:
+                job = replace(job, release=event.release)
             token = fencing_token(record.epoch, record.seq)
             expires_at = record.at + micros(job.limits.lease_s)
             held_by = principal or record.actor

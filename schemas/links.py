@@ -23,6 +23,7 @@ from .facts import Fact
 from .ids import shard_of
 from .prices import Price
 from .principals import Principal
+from .processes import Process
 from .quotas import Quotas
 from .sealed import Sealed
 from .states import State
@@ -111,11 +112,19 @@ class PrincipalTold(msgspec.Struct, frozen=True, gc=False, tag="principal_told")
     principal: Principal
 
 
-OfTenant = PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold
+class ProcessTold(msgspec.Struct, frozen=True, gc=False, tag="process_told"):
+    """A process as its home knows it, but for what was found out about its releases."""
+
+    tenant: str
+    version: int
+    process: Process
+
+
+OfTenant = PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold | ProcessTold
 """What the home partition tells all others as soon as it holds, and they adopt: that of the tenant, or of
 the host tenant for what only the host says."""
 
-Content = JobAsked | JobTold | PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold
+Content = JobAsked | JobTold | OfTenant
 
 
 class MessageSent(Fact, frozen=True):

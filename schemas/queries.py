@@ -25,6 +25,7 @@ from .errors import ErrorClass
 from .events import DeadReason, Filter, OnTimeout, OperationVerb, WaitReason
 from .lifecycle import State
 from .policy import QueuePolicy
+from .processes import Digest
 from .queues import Mode
 from .schedules import ScheduleSpec
 
@@ -65,10 +66,11 @@ class JobsQuery(NewestFirst, frozen=True, kw_only=True):
     """Jobs that match all filters that are given, by the time of their submit.
 
     `batch`, `schedule` and `operation` are names, and `parent` a key, `<queue>~<id>`. The jobs of an
-    operation are all that it changed. `error_class` is that of the last error, `actor` who submitted it, and
-    `cause` that of a dead letter which nobody has settled. A job has all the `tags`. `search` are words that
-    are all in its input or last error, those in double quotes together. It takes a node that was started with
-    it, and finds nothing in sealed content.
+    operation are all that it changed, those of a `release`, by its digest, had a lease for it.
+    `error_class` is that of the last error, `actor` who submitted it, and `cause` that of a dead letter
+    which nobody has settled. A job has all the `tags`. `search` are words that are all in its input or last
+    error, those in double quotes together. It takes a node that was started with it, and finds nothing in
+    sealed content.
     """
 
     states: tuple[State, ...] = ()
@@ -78,6 +80,7 @@ class JobsQuery(NewestFirst, frozen=True, kw_only=True):
     parent: JobKey | None = None
     schedule: Token | None = None
     operation: Token | None = None
+    release: Digest | None = None
     error_class: ErrorClass | None = None
     actor: Token | None = None
     cause: Token | None = None
@@ -222,6 +225,8 @@ class JobView(msgspec.Struct, frozen=True):
 
     `cause` groups dead letters, and `dropped` says why one was settled. `cancel` is the reason of a cancel
     that the worker has not obeyed yet, `policy` the version of the queue's policy that it runs under.
+    `process` is the release that it asks for, and `release` the digest of the one that its newest lease was
+    for.
     """
 
     id: str
@@ -263,6 +268,7 @@ class JobView(msgspec.Struct, frozen=True):
     batch: str | None = None
     schedule: str | None = None
     operation: str | None = None
+    process: str | None = None
     tags: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     ended_by: int | None = None
     """Log sequence of its terminal record, while it has ended: what a redrive or rerun answers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import lists, proofs, queries
+from . import lists, proofs, queries, stored
 from .commands import Answer
 from .queries import Query
 
@@ -33,6 +33,8 @@ QUERY_VERBS: Final[dict[str, tuple[type[Query], type[Answer]]]] = {
     "principals": (lists.PrincipalsQuery, lists.PrincipalsPage),
     "whoami": (lists.WhoamiQuery, lists.PrincipalsPage),
     "can": (lists.CanQuery, lists.Verdict),
+    "package": (stored.PackageQuery, stored.PackagePart),
+    "keep_package": (stored.KeepPackage, stored.PackageKept),
     "status": (queries.StatusQuery, queries.NodeStatus),
 }
 

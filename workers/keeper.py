@@ -241,7 +241,9 @@ class Keeper:
     async def _poll(self, line: Line, count: int, wait_s: float) -> None:
         """One acquire. Its slots are free again but for the leases that it brings."""
         post = self._post
-        command = Acquire(post.worker, count, wait_s, self._names, post.about, post.isolation)
+        command = Acquire(
+            post.worker, count, wait_s, self._names, post.about, post.isolation, releases=post.releases
+        )
         asked_us = self._now_us()
         taken = 0
         asking = asyncio.ensure_future(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Post:
     """Who works for whom: a worker of a principal, on queues, with so many slots. Times are in seconds.
 
-    `isolation` is how it keeps attempts apart.
+    `isolation` is how it keeps attempts apart, and `releases` the digests of those that it holds.
     """
 
     tenant: str
@@ -36,6 +36,7 @@ class Post:
     about: WorkerAbout | None = None
     weights: Mapping[str, int] = field(default_factory=dict[str, int])
     isolation: Isolation = Isolation.NONE
+    releases: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

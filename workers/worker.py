@@ -67,6 +67,8 @@ class Worker:
 
     With `codecs` all content is encoded by the first before it leaves the worker, and decoded by the one that
     it names as it comes; isolated attempts never hold them.
+    `releases` are the digests of releases that `tasks` are the code of: a job that names a release is given
+    to workers that hold it, and to no others.
 
     Raises WorkerError for a set-up that cannot work.
     """
@@ -88,6 +90,7 @@ class Worker:
         isolate: Isolation | str = Isolation.NONE,
         limits: AttemptLimits | None = None,
         codecs: Iterable[PayloadCodec] = (),
+        releases: Iterable[str] = (),
     ) -> None:
         self._coder = Coder(codecs)
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
@@ -108,6 +111,7 @@ class Worker:
             drain_s,
             weights=weights,
             isolation=level,
+            releases=tuple(releases),
         )
         more = tuple(around)
         self._pool: Pool | None = None

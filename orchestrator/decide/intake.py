@@ -86,8 +86,17 @@ def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None)
     return Rejection(kind, reason, "unique_key", index, live.key)
 
 
-def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = None) -> tuple[Fact, ...]:
-    """The event of an accepted submit; what it leaves open is the queue's."""
+def submit(
+    command: SubmitJob,
+    queue: Queue,
+    now: int,
+    schedule: str | None = None,
+    process: str | None = None,
+) -> tuple[Fact, ...]:
+    """The event of an accepted submit; what it leaves open is the queue's.
+
+    `process` is the release that it names, as `release.at_submit` tells it.
+    """
     due_at: int | None = None
     if command.not_before is not None:
         due_at = micros(command.not_before.timestamp())
@@ -119,6 +128,7 @@ def submit(command: SubmitJob, queue: Queue, now: int, schedule: str | None = No
             reproduces=command.reproduces,
             tags=seal(msgspec.json.encode(command.tags, order="sorted")) if command.tags else None,
             reserve_microusd=command.reserve_microusd or policy.reserve_microusd,
+            process=process,
         ),
     )
 

@@ -27,6 +27,7 @@ from writ.schemas.events import (
 )
 from writ.schemas.lifecycle import Job, State, micros
 from writ.schemas.policy import Isolation
+from writ.schemas.processes import Process
 from writ.schemas.queues import Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Sealed, seal
@@ -35,6 +36,7 @@ from writ.schemas.submits import content_fault, malformed
 
 from .death import cancelled, compensated, dead
 from .depend import Find, children_ended, ended
+from .release import choose
 from .retry import after_failure
 
 _encode = msgspec.json.Encoder().encode
@@ -52,9 +54,14 @@ class Repeated(msgspec.Struct, frozen=True):
     """The same report was accepted before: nothing to store, and no refusal."""
 
 
-def wanted(job: Job, command: Acquire) -> bool:
-    """Whether the worker runs this job's task."""
-    return not command.tasks or job.task in command.tasks
+def wanted(job: Job, command: Acquire, process: Process | None = None) -> bool:
+    """Whether the worker runs this job's task, and holds the release that it would get, if there is one."""
+    if command.tasks and job.task not in command.tasks:
+        return False
+    if job.process is None:
+        return True
+    digest = choose(job, process).digest
+    return digest is None or digest in command.releases
 
 
 def filled_bytes(job: Job, find: Find) -> int:
@@ -84,12 +91,22 @@ def hopeless(job: Job, filled_bytes: int) -> tuple[Fact, ...]:
 
 
 def grant(
-    job: Job, command: Acquire, principal: str, actor: str, reserved_microusd: int = 0
+    job: Job,
+    command: Acquire,
+    principal: str,
+    actor: str,
+    reserved_microusd: int = 0,
+    process: Process | None = None,
 ) -> tuple[Fact, ...]:
-    """A lease for a pending job. `actor` is the record's, which the event need not repeat."""
+    """A lease for a pending job. `actor` is the record's, which the event need not repeat.
+
+    `process` is the one that the job asks for a release of.
+    """
     assert job.state is State.PENDING, f"{job.key} is {job.state}"
     named = None if principal == actor else principal
-    return (LeaseGranted(command.worker, job.attempt + 1, named, command.isolation, reserved_microusd),)
+    release = None if job.process is None else choose(job, process).digest
+    attempt = job.attempt + 1
+    return (LeaseGranted(command.worker, attempt, named, command.isolation, reserved_microusd, release),)
 
 
 def too_open(queue: Queue, offered: Isolation) -> Rejection | None:

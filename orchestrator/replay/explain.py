@@ -29,12 +29,15 @@ from writ.schemas.events import (
     WaitReason,
 )
 from writ.schemas.lifecycle import WAITING, Job, State, job_deadline, micros
+from writ.schemas.processes import Process
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.steps import StepCompensated, StepDone, StepFailed, ToolCalled, UsageRecorded
 
+from ..decide.release import choose
 from .history import Step
+from .releasing import short
 from .text import call_words, clock_time, delay_words, duration, error_words, noted_words, one_line, shown
 
 _LISTED_MAX = 20
@@ -103,6 +106,8 @@ class QueueStanding(msgspec.Struct, frozen=True):
     running: int = 0
     pending: int = 0
     running_by_key: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    process: Process | None = None
+    """The one that the job asks for a release of."""
 
 
 def explain(steps: Sequence[Step], now: int, standing: QueueStanding | None = None) -> Explanation:
@@ -179,14 +184,16 @@ def _who(steps: Sequence[Step]) -> Answer:
 
 def _code(steps: Sequence[Step]) -> Answer:
     job = steps[0].job
-    found = [(f"Task {job.task}; its release is not recorded.", steps[0].record.seq)]
+    release = "its release is not recorded" if job.process is None else f"it asks for {job.process}"
+    found = [(f"Task {job.task}; {release}.", steps[0].record.seq)]
     for step, event in _events(steps):
         match event:
             case LeaseGranted(worker=worker, attempt=attempt):
                 lease = step.job.lease
                 by = f" of principal {lease.principal}" if lease is not None else ""
                 round_ = f" of round {step.job.round}" if step.job.round > 1 else ""
-                found.append((f"Attempt {attempt}{round_} went to worker {worker}{by}.", step.record.seq))
+                of = "" if event.release is None else f", for release {event.release}"
+                found.append((f"Attempt {attempt}{round_} went to worker {worker}{by}{of}.", step.record.seq))
             case _:
                 pass
     if len(found) == 1:
@@ -296,12 +303,27 @@ def _reproducible(steps: Sequence[Step]) -> Answer:
     sentences = (
         "Its decisions can be recomputed: times, limits and seeds are in the records.",
         f"It can be run again with the recorded answers of {answers}: {have} and its task is named; "
-        f"the release of its code is not recorded. writ reproduce {job.id} does it and compares.",
+        f"{_release_words(job)}. writ reproduce {job.id} does it and compares.",
     )
     if job.reproduces is not None:
         told = f"It reproduces {job.reproduces.job} as that ended in record {job.reproduces.end}."
         return Answer(question, (told, *sentences), (first.record.seq,))
     return Answer(question, sentences, (first.record.seq,))
+
+
+def _release_words(job: Job) -> str:
+    if job.release is None:
+        return "the release of its code is not recorded"
+    return f"its code is release {job.release}, which writ release fetch gives"
+
+
+def release_standing(job: Job, process: Process | None) -> str:
+    """Which release the next lease is for, and why, or what holds it back."""
+    chosen = choose(job, process)
+    if chosen.digest is None:
+        return f"It asks for {job.process}, and no lease is given for that: {chosen.why}."
+    words = f"It asks for {job.process}: release {short(chosen.digest)}, {chosen.why}"
+    return f"{words}. Only a worker that holds it is given the job."
 
 
 def _last_with(steps: Sequence[Step], *kinds: type[Fact]) -> int:
@@ -323,6 +345,8 @@ def _not_running(steps: Sequence[Step], now: int, standing: QueueStanding | None
     if job.state is State.PENDING and not held:
         sentences.append(f"No worker that runs {job.task} has asked for it yet, or others are before it.")
     sentences += held
+    if standing is not None and job.process is not None and job.state is State.PENDING:
+        sentences.append(release_standing(job, standing.process))
     if standing is not None and job.state is State.PENDING and standing.pending > 1:
         sentences.append(f"{standing.pending - 1} other jobs of queue {job.queue} are pending.")
     if job.state in WAITING:

@@ -99,7 +99,7 @@ def _order(state: Partition, place: str) -> list[str]:
     if line is None or not line.size:
         return []
     line.free_all()
-    found = line.pick(state.jobs, line.size, lambda job: True, lambda job: False, lambda job: True)
+    found = line.pick(state.jobs, line.size, lambda job: True, lambda job: None, lambda job: True)
     for job in found:
         line.add(f"{job.tenant}.{job.key}", job)
         line.remove()

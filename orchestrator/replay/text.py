@@ -71,6 +71,7 @@ from writ.schemas.links import (
     PolicyTold,
     PricesTold,
     PrincipalTold,
+    ProcessTold,
     QuotasTold,
     TenantHosted,
 )
@@ -123,8 +124,9 @@ from writ.schemas.tenants import TenantDeclared
 
 from ..decide.quotas import dollars
 from .history import Step
+from .releasing import release_words, short
+from .wording import one_line as one_line  # noqa: PLC0414 - with the other words
 
-_SHOWN_CHARS = 120
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -164,11 +166,6 @@ def shown(content: Sealed | None) -> str:
     return one_line(text)
 
 
-def one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}... ({len(text)} characters)"
-
-
 def error_words(error: AttemptError) -> str:
     """Class, type and text of an error."""
     text = f": {shown(error.text)}" if error.text is not None else ""
@@ -201,7 +198,8 @@ def event_words(event: Fact, step: Step) -> str:
             return "its time has come"
         case LeaseGranted(worker=worker, attempt=attempt):
             to, token = f"worker {worker}{_apart(event.isolation)}", job.last_token
-            return f"attempt {attempt} to {to}, token {token} (record {token_position(token)[1]})"
+            of = "" if event.release is None else f" of release {short(event.release)}"
+            return f"attempt {attempt}{of} to {to}, token {token} (record {token_position(token)[1]})"
         case AttemptStarted(attempt=attempt):
             return f"attempt {attempt}: user code runs"
         case AttemptFailed(attempt=attempt, error=error, run_ms=run_ms):
@@ -392,7 +390,7 @@ def governing_words(event: Fact, actor: str) -> str:
         case RejectionsFolded(count=count, last=last):
             return f"{count} more refusals, the last: {one_line(last.reason)}"
         case _:
-            return _access_words(event, actor) or _schedule_words(event, actor)
+            return _access_words(event, actor) or _schedule_words(event, actor) or release_words(event, actor)
 
 
 def _access_words(event: Fact, actor: str) -> str:
@@ -478,6 +476,7 @@ def _ties(event: JobSubmitted) -> str:
         ("child of", event.parent),
         ("in batch", event.batch),
         ("of schedule", event.schedule),
+        ("release", event.process),
         ("reproduces", None if event.reproduces is None else event.reproduces.job),
         ("unique key", event.unique_key),
         ("concurrency key", event.concurrency_key),
@@ -541,6 +540,8 @@ def _said(content: Content) -> str:
         return (
             f"principal {content.principal.name} of tenant {content.tenant}, after {content.version} changes"
         )
+    if isinstance(content, ProcessTold):
+        return f"version {content.version} of process {content.process.name} of tenant {content.tenant}"
     if content.ended_by == GONE:
         return f"there is no {content.key}"
     return f"{content.key} is {content.state}"

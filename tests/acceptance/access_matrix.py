@@ -45,6 +45,8 @@ def cells() -> Iterator[Cell]:
 _KEY: Final = "U" + "A" * 55
 _JOB: Final = {"id": "none"}
 _NAMED: Final = {"name": "nobody"}
+_RELEASE: Final = {"process": "tried"}
+_RELEASED: Final = _RELEASE | {"release": "none"}
 _HELD: Final = {"worker": "w", "leases": [{"id": "none", "token": 1}]}
 _REPORT: Final = {"worker": "w", "id": "none", "token": 1}
 _FILE: Final = {"sha256": "0" * 64}
@@ -81,6 +83,19 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "declare_tenant": {"policy": {}},
     "create_tenant": {"name": "default", "key": _KEY},
     "set_quotas": {"name": "nobody", "quotas": {}},
+    "publish_release": _RELEASE | {"version": "1.0.0", "digest": "0" * 64, "size_bytes": 1, "key": _KEY},
+    "keep_package": {"digest": "0" * 64, "size_bytes": 9, "data": ""},
+    "package": {"digest": "0" * 64},
+    **dict.fromkeys(("promote_release", "revoke_release", "start_canary", "approve_release"), _RELEASED),
+    **dict.fromkeys(("rollback_release", "freeze_release", "unfreeze_release", "end_canary"), _RELEASE),
+    "approve_promotion": _RELEASE | {"number": 1},
+    "record_evaluation": _RELEASED
+    | {"data": "d", "data_version": "0" * 64, "outcome": "pass", "items": 1, "repeats": 1}
+    | {"dimensions": [{"name": "a", "outcome": "pass"}]},
+    "record_drill": _RELEASED | {"drill": "d", "outcome": "pass"},
+    "record_policy_check": _RELEASED | {"check": "over_budget"},
+    "declare_gate": {"name": "nobodys", "gate": {"process": "nothing"}},
+    "remove_gate": {"name": "none"},
     "rebuild_view": {"name": "cost"},
     "place_hold": {"name": "h", "filter": {}},
     "lift_hold": {"name": "h"},
@@ -103,10 +118,14 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
 _QUEUED: Final = frozenset(
     {
         *("jobs", "job", "dead", "records", "queues", "schedules", "operations", "batches", "holds"),
-        *("audit", "prove", "attempts", "traffic", "cost", "tool_calls"),
+        *("audit", "prove", "package", "attempts", "traffic", "cost", "tool_calls"),
     }
 )
 """Queries that say in their body which queue they are about."""
+
+
+_SCOPED: Final = ("promote_release", "rollback_release", "start_canary", "end_canary", "approve_release")
+"""Commands that say in their body which queues they are about."""
 
 
 def message(cell: Cell, number: int) -> dict[str, Any]:
@@ -114,7 +133,7 @@ def message(cell: Cell, number: int) -> dict[str, Any]:
     body = dict(_MESSAGES.get(cell.operation, {}))
     if cell.operation in _QUEUED:
         body["queue"] = cell.queue
-    if cell.operation in {"grant", "ungrant", "elevate"}:
+    if cell.operation in {"grant", "ungrant", "elevate", *_SCOPED}:
         body["scope"] = cell.queue
     if cell.operation == "elevate":
         body["for_s"] = 100 + number

@@ -7,7 +7,7 @@ import hashlib
 import json
 import socket
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +50,7 @@ from writ.schemas.commands import (
 )
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import Filter, OnDead, OnParentEnd, OperationVerb
+from writ.schemas.gates import GateSpec
 from writ.schemas.granting import ACCESS_VERBS
 from writ.schemas.hosting import HOSTING_VERBS
 from writ.schemas.ids import shard_of
@@ -57,10 +58,12 @@ from writ.schemas.lifecycle import State
 from writ.schemas.links import partition_of
 from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.principals import Role
+from writ.schemas.processes import DimensionTold, Outcome
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
 from writ.schemas.quotas import Quotas
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
+from writ.schemas.releasing import RELEASE_VERBS, Promoted
 from writ.schemas.schedules import ScheduleSpec
 from writ.schemas.sealed import seal
 from writ.schemas.tenants import TenantPolicy
@@ -805,6 +808,7 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         ),
         (client.approve_access("b", 3), "approve_access", {"name": "b", "number": 3}, 9),
         (client.decline_access("b", 3), "decline_access", {"name": "b", "number": 3}, 9),
+        *releases(client),
         (client.revoke_principal("b", "r"), "revoke_principal", {"name": "b", "reason": "r"}, 9),
         (client.restore_principal("b"), "restore_principal", {"name": "b"}, 9),
     ]
@@ -816,6 +820,7 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         *HOSTING_VERBS,
         *ACCESS_VERBS,
         *ASSET_VERBS,
+        *RELEASE_VERBS,
     }
     for call, verb, body, result in calls:
         told["jobs"] = 4 if verb == "erase" else ["a"]
@@ -827,6 +832,82 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
     assert subject == "writ.control.default.owner.issue_token.-"
     assert issued == {"name": "b", "token": "t", "digest": hashlib.sha256(secret.encode()).hexdigest()}
     assert {verb for _, verb, _, _ in calls} | {"issue_token"} == set(CONTROL_VERBS)
+
+
+def releases(client: Client) -> list[tuple[Coroutine[Any, Any, object], str, dict[str, Any], object]]:
+    """What is asked of processes and gates: the call, its verb and message, and what it gives."""
+    key, digest = "U" + "A" * 55, "ab" * 32
+    of: dict[str, Any] = {"process": "p"}
+    named = of | {"release": "1.0.0"}
+    published = of | {"version": "1.0.0", "digest": digest, "size_bytes": 9, "key": key}
+    promoted = Promoted(position=9, proposal=3)
+    proved = {"data": "d", "data_version": digest, "outcome": "pass", "items": 2, "repeats": 3}
+    return [
+        (
+            client.publish_release("p", "1.0.0", digest, size_bytes=9, key=key),
+            "publish_release",
+            published,
+            9,
+        ),
+        (client.processes("p"), "list_processes", of, ()),
+        (
+            client.promote_release("p", "1.0.0", "r"),
+            "promote_release",
+            named | {"reason": "r"},
+            promoted,
+        ),
+        (
+            client.approve_promotion("p", 3, "r"),
+            "approve_promotion",
+            of | {"number": 3, "reason": "r"},
+            promoted,
+        ),
+        (
+            client.rollback_release("p", "r", pinned="move", scope="q"),
+            "rollback_release",
+            of | {"pinned": "move", "scope": "q", "reason": "r"},
+            9,
+        ),
+        (client.freeze_release("p", None, "r"), "freeze_release", of | {"reason": "r"}, 9),
+        (client.unfreeze_release("p", "1.0.0"), "unfreeze_release", named, 9),
+        (client.revoke_release("p", "1.0.0"), "revoke_release", named, 9),
+        (
+            client.start_canary("p", "1.0.0", percent=5, keys=["k"]),
+            "start_canary",
+            named | {"percent": 5.0, "keys": ["k"]},
+            promoted,
+        ),
+        (client.end_canary("p"), "end_canary", of, 9),
+        (client.approve_release("p", "1.0.0", "r"), "approve_release", named | {"reason": "r"}, 9),
+        (
+            client.record_evaluation(
+                "p", "1.0.0", "d", digest, "pass", [DimensionTold("a", Outcome.PASS)], items=2, repeats=3
+            ),
+            "record_evaluation",
+            named | proved | {"dimensions": [{"name": "a", "outcome": "pass"}]},
+            9,
+        ),
+        (
+            client.record_drill("p", "1.0.0", "d", "pass", "r"),
+            "record_drill",
+            named | {"drill": "d", "outcome": "pass", "reason": "r"},
+            9,
+        ),
+        (
+            client.record_policy_check("p", "1.0.0", "over_budget", ["x"]),
+            "record_policy_check",
+            named | {"check": "over_budget", "found": ["x"]},
+            9,
+        ),
+        (client.gates(), "list_gates", {}, {}),
+        (
+            client.declare_gate("g", GateSpec(drills=("d",))),
+            "declare_gate",
+            {"name": "g", "gate": {"drills": ["d"]}},
+            9,
+        ),
+        (client.remove_gate("g"), "remove_gate", {"name": "g"}, 9),
+    ]
 
 
 async def test_what_would_be_done_twice_is_asked_once(

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from writ.orchestrator.decide.release import choose
+from writ.orchestrator.ready import of_key, of_process
 from writ.orchestrator.state import Partition
 from writ.schemas.lifecycle import Job, State
+from writ.schemas.processes import named
 
 
 def in_order(state: Partition, place: str, *, limited: bool) -> list[str]:
@@ -23,12 +26,14 @@ def in_order(state: Partition, place: str, *, limited: bool) -> list[str]:
     most = state.queue(place).policy.key_concurrency if limited else None
     taken: dict[str, int] = {}
 
-    def full(job: Job) -> bool:
+    def full(job: Job) -> str | None:
+        if limited and job.process is not None and choose(job, state.process_of(job)).digest is None:
+            return of_process(named(job.process).process)
         key = job.concurrency_key
         if key is None or most is None:
-            return False
+            return None
         taken[key] = taken.get(key, state.running_by_key(place, key)) + 1
-        return taken[key] > most
+        return of_key(key) if taken[key] > most else None
 
     if not limited:
         ready.free_all()
@@ -84,6 +89,8 @@ def told(state: Partition) -> dict[str, Any]:
         "governed": dict(state.governed),
         "erased": dict(state.erased),
         "holds": dict(state.holds),
+        "processes": dict(state.processes),
+        "gates": dict(state.gates),
         "afar": dict(state.links.afar),
         "watched": {p: dict(w) for p, w in state.links.watched.items()},
         "messages": (state.links.sent, state.links.accepted, state.links.settled),

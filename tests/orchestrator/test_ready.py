@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from writ.orchestrator.ready import of_key
 from writ.orchestrator.round import Round
 from writ.orchestrator.state import Partition, Undo
 from writ.schemas.codec import decode
@@ -56,14 +57,14 @@ def picked(state: Partition, count: int = 1, task: str | None = None) -> list[Jo
     most = state.queue(PLACE).policy.key_concurrency
     taken: dict[str, int] = {}
 
-    def full(job: Job) -> bool:
+    def full(job: Job) -> str | None:
         key = job.concurrency_key
         if key is None or most is None:
-            return False
+            return None
         if state.running_by_key(PLACE, key) + taken.get(key, 0) >= most:
-            return True
+            return of_key(key)
         taken[key] = taken.get(key, 0) + 1
-        return False
+        return None
 
     if ready is None:
         return []

@@ -47,6 +47,7 @@ from writ.schemas.events import (
     ReportRejected,
     WorkerSeen,
 )
+from writ.schemas.gates import GATE_EVENTS
 from writ.schemas.lifecycle import TERMINAL, TRANSITIONS, Job, State, evolve, next_deadline
 from writ.schemas.links import LINK_EVENTS, PartitionOpened
 from writ.schemas.notes import Noted, StepFault, StepIntent, StepResult, StepUndone, TokensUsed, ToolCall
@@ -54,6 +55,7 @@ from writ.schemas.operations import Operation, evolve_operation
 from writ.schemas.policy import Limits, OnExhausted, QueuePolicy, Retry
 from writ.schemas.prices import NO_PRICES, PRICES_KEY, evolve_prices
 from writ.schemas.principals import PRINCIPAL_EVENTS
+from writ.schemas.processes import PROCESS_EVENTS
 from writ.schemas.queues import BUILT_IN, Queue, evolve_queue
 from writ.schemas.quotas import QUOTA_EVENTS
 from writ.schemas.records import Record
@@ -444,9 +446,9 @@ def test_time_decides_nothing_before_the_deadline_and_something_at_it(history: H
 
 
 def test_the_random_histories_hold_every_event_and_take_every_edge(history: Histories) -> None:
-    """So that what is proved of them is proved of all but four sorts: those that change no job are the
-    audit's, what one log says to another is in `test_links.py`, erasure in `test_erasure.py`, and who may do
-    what in `test_access.py`.
+    """So that what is proved of them is proved of all but five sorts: those that change no job are the
+    audit's, what one log says to another is in `test_links.py`, erasure in `test_erasure.py`, who may do
+    what in `test_access.py`, and releases in `test_releases.py`.
 
     Transition coverage: fails while an edge of the lifecycle table is taken by no decision here.
     """
@@ -466,6 +468,8 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
         *PRINCIPAL_EVENTS,
         *ASSET_EVENTS,
         AssetRead,
+        *PROCESS_EVENTS,
+        *GATE_EVENTS,
     }
     assert told >= set(EVENT_TYPES.values()) - audit - kept - {PartitionOpened, *LINK_EVENTS}
     rare = (

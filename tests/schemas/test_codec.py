@@ -77,6 +77,7 @@ from writ.schemas.events import (
     type_names,
 )
 from writ.schemas.faults import explain_fault
+from writ.schemas.gates import Approvals, GateDeclared, GateRemoved, GateSpec, PolicyName, Window
 from writ.schemas.links import (
     JobAsked,
     JobTold,
@@ -124,6 +125,27 @@ from writ.schemas.principals import (
     TokenIssued,
     TokenRevoked,
 )
+from writ.schemas.processes import (
+    Alias,
+    CanaryEnded,
+    CanaryStarted,
+    Check,
+    DimensionTold,
+    DrillRecorded,
+    EvaluationRecorded,
+    Pinned,
+    PolicyChecked,
+    PromotionBlocked,
+    PromotionProposed,
+    ReleaseApproved,
+    ReleaseFrozen,
+    ReleasePromoted,
+    ReleasePublished,
+    ReleaseRevoked,
+    ReleaseRolledBack,
+    ReleaseUnfrozen,
+)
+from writ.schemas.processes import Outcome as Checked
 from writ.schemas.quotas import Budget, BudgetReached, Period, Quotas, QuotasSet
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -217,6 +239,28 @@ POLICY = st.builds(
     st.builds(ToolPolicy, NAMES, NAMES, st.none() | st.integers(0, 9), NAMES),
     st.none() | st.floats(0, 9),
     st.booleans(),
+)
+ALIAS = st.sampled_from(Alias)
+CHECKED = st.sampled_from(Checked)
+CHECKS = st.lists(st.builds(Check, TEXT, NUMBER, TEXT, CHECKED, TEXT, TEXTS, st.booleans()), max_size=2).map(
+    tuple
+)
+DIMENSIONS = st.lists(
+    st.builds(DimensionTold, TEXT, CHECKED, TEXT, *[st.none() | st.floats(-1, 1)] * 3), max_size=2
+).map(tuple)
+NAMED = st.lists(st.text(min_size=1, max_size=9), max_size=2).map(tuple)
+GATE = st.builds(
+    GateSpec,
+    st.sampled_from(["*", "inv"]),
+    st.sampled_from(["*", "bills/*"]),
+    st.lists(ALIAS, min_size=1, max_size=2).map(tuple),
+    NAMED,
+    st.lists(st.sampled_from(PolicyName), max_size=2).map(tuple),
+    st.none() | st.builds(Approvals, st.integers(1, 9), ROLE),
+    st.lists(st.builds(Window, st.just(("fri",)), st.just("16:00"), st.none()), max_size=1).map(tuple),
+    NAMED,
+    COUNT,
+    ROLE,
 )
 MOMENT = st.none() | st.datetimes(
     datetime.datetime(1970, 1, 2), datetime.datetime(2099, 1, 1), timezones=st.just(datetime.UTC)
@@ -355,6 +399,27 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     TenantDeclared: st.builds(TenantDeclared, NUMBER, TENANT_POLICY, TEXT),
     QuotasSet: st.builds(QuotasSet, NUMBER, QUOTAS, TEXT),
     BudgetReached: st.builds(BudgetReached, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER),
+    ReleasePublished: st.builds(ReleasePublished, TEXT, TEXT, NUMBER, TEXT, TEXT, MAYBE_TEXT, st.booleans()),
+    ReleasePromoted: st.builds(
+        ReleasePromoted, TEXT, ALIAS, TEXT, TEXT, MAYBE_TEXT, CHECKS, MAYBE, MAYBE_TEXT
+    ),
+    PromotionBlocked: st.builds(PromotionBlocked, TEXT, ALIAS, TEXT, TEXT, CHECKS),
+    PromotionProposed: st.builds(PromotionProposed, NUMBER, TEXT, ALIAS, TEXT, TEXT, CHECKS),
+    ReleaseRolledBack: st.builds(ReleaseRolledBack, TEXT, TEXT, TEXT, TEXT, st.sampled_from(Pinned)),
+    ReleaseFrozen: st.builds(ReleaseFrozen, TEXT, MAYBE_TEXT),
+    ReleaseUnfrozen: st.builds(ReleaseUnfrozen, TEXT, MAYBE_TEXT),
+    ReleaseRevoked: st.builds(ReleaseRevoked, TEXT, TEXT),
+    CanaryStarted: st.builds(CanaryStarted, TEXT, TEXT, TEXT, SHARE, TEXTS, CHECKS),
+    CanaryEnded: st.builds(CanaryEnded, TEXT, TEXT, TEXT),
+    ReleaseApproved: st.builds(ReleaseApproved, TEXT, TEXT, TEXT),
+    EvaluationRecorded: st.builds(
+        EvaluationRecorded,
+        *(TEXT, TEXT, TEXT, CHECKED, DIMENSIONS, NUMBER, NUMBER, MAYBE_TEXT, MAYBE_TEXT),
+    ),
+    DrillRecorded: st.builds(DrillRecorded, TEXT, TEXT, CHECKED, TEXT),
+    PolicyChecked: st.builds(PolicyChecked, TEXT, TEXT, CHECKED, TEXTS, MAYBE_TEXT),
+    GateDeclared: st.builds(GateDeclared, NUMBER, GATE, TEXT),
+    GateRemoved: st.builds(GateRemoved, NUMBER, TEXT),
     JobDropped: st.builds(JobDropped, TEXT),
     JobSuspended: st.builds(JobSuspended, WAIT, TEXT, TEXTS, MAYBE, st.sampled_from(OnTimeout), MAYBE, MAYBE),
     JobResumed: st.builds(JobResumed, WAIT, TEXT, st.none() | SEALED),

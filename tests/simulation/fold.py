@@ -20,10 +20,12 @@ import msgspec
 from writ.broker.ports import Stored
 from writ.schemas import events as e
 from writ.schemas.codec import CodecError, decode
+from writ.schemas.gates import GATE_EVENTS
 from writ.schemas.ids import derived_job_id
 from writ.schemas.links import PartitionOpened
 from writ.schemas.prices import PriceSet
 from writ.schemas.principals import PRINCIPAL_EVENTS
+from writ.schemas.processes import PROCESS_EVENTS
 from writ.schemas.records import Record, Source
 from writ.schemas.schedules import SCHEDULE_EVENTS
 from writ.schemas.tenants import TenantDeclared
@@ -240,6 +242,8 @@ class Fold:
                 pass  # what machine it is decides nothing
             case _ if isinstance(event, PRINCIPAL_EVENTS):
                 pass  # nobody is governed in a simulated history
+            case _ if isinstance(event, (*PROCESS_EVENTS, *GATE_EVENTS)):
+                pass  # no job of a simulated history names a release
             case _ if isinstance(event, SCHEDULE_EVENTS):
                 self.timetable.change(event, record)
             case _:

@@ -90,7 +90,7 @@ def difference_at_rest(engine: Engine, fold: Fold) -> str | None:
         picked: list[Job] = []
         if line is not None:
             line.free_all()
-            picked = line.pick(state.jobs, 1_000, lambda job: True, lambda job: False, lambda job: True)
+            picked = line.pick(state.jobs, 1_000, lambda job: True, lambda job: None, lambda job: True)
         have, want = [f"{job.tenant}.{job.key}" for job in picked], fold.lines.order(queue)
         if have != want:
             return f"would give out {have}, the log says {want}"

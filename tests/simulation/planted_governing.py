@@ -90,8 +90,8 @@ def key_counted_once_a_round(patch: Patch) -> None:
     """Of one key several are given out at once, as each looks at the slots that were free before."""
     honest = LeaseDesk._full
 
-    def full(self: LeaseDesk, place: str) -> Callable[[Any], bool]:
-        def looks_anew(job: Any) -> bool:
+    def full(self: LeaseDesk, place: str) -> Callable[[Any], str | None]:
+        def looks_anew(job: Any) -> str | None:
             return honest(self, place)(job)
 
         return looks_anew

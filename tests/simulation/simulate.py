@@ -31,9 +31,11 @@ from writ.schemas.events import (
     WaitReason,
     WorkerSeen,
 )
+from writ.schemas.gates import GATE_EVENTS
 from writ.schemas.lifecycle import TRANSITIONS, State
 from writ.schemas.prices import PriceSet
 from writ.schemas.principals import PRINCIPAL_EVENTS
+from writ.schemas.processes import PROCESS_EVENTS
 from writ.schemas.steps import CompensationDue
 from writ.schemas.tenants import TenantDeclared
 
@@ -57,10 +59,12 @@ _UNREACHED: Final = {DeadReason.HISTORY_LIMIT, WaitReason.CHILD, WaitReason.FROZ
 _NEVER: Final = (
     *(HistoryLong, AlarmRaised, PriceSet, TenantDeclared, WorkerSeen),
     *PRINCIPAL_EVENTS,
+    *PROCESS_EVENTS,
+    *GATE_EVENTS,
     *KEEPING,
     *ASSET_EVENTS,
 )
-"""Nobody is governed in a simulated history, and nothing there raises an alarm."""
+"""Nobody is governed in a simulated history, no job names a release, and nothing there raises an alarm."""
 
 _RARE: Final = {
     (State.SCHEDULED, CompensationDue),

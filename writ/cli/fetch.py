@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from writ.broker.client import Client
     from writ.orchestrator.replay.explain import Explanation
     from writ.orchestrator.replay.history import Step
+    from writ.schemas.processes import Process
     from writ.schemas.queries import JobView, QueueView, RecordView
 
 PAGE_JOBS: Final = 500
@@ -97,8 +98,23 @@ async def job_with_records(
             return view, records
 
 
-def explained(steps: Sequence[Step], wall_us: int, queue: QueueView | None = None) -> Explanation:
-    """The explanation of a job with this history, now, where its queue stands as it is seen."""
+async def process_of(client: Client, job: JobView) -> Process | None:
+    """The process that a job asks for a release of, as far as the client may see it."""
+    from writ.broker.errors import PermissionDenied
+
+    if job.process is None:
+        return None
+    try:
+        found = await client.processes(job.process.partition("@")[0], queue=job.queue)
+    except PermissionDenied:
+        return None
+    return found[0] if found else None
+
+
+def explained(
+    steps: Sequence[Step], wall_us: int, queue: QueueView | None = None, process: Process | None = None
+) -> Explanation:
+    """The explanation of a job with this history, now, where its queue and process stand as they are seen."""
     from writ.orchestrator.replay.explain import QueueStanding, explain
     from writ.schemas.queues import Queue
 
@@ -111,6 +127,6 @@ def explained(steps: Sequence[Step], wall_us: int, queue: QueueView | None = Non
     grants, retries = (None if each is None else bucket_of(each) for each in (queue.grants, queue.retries))
     state = Queue(queue.policy, queue.version, queue.mode, queue.reason, grants, retries)
     standing = QueueStanding(
-        state, queue.jobs.get("running", 0), queue.jobs.get("pending", 0), queue.running_by_key
+        state, queue.jobs.get("running", 0), queue.jobs.get("pending", 0), queue.running_by_key, process
     )
     return explain(steps, now, standing)

@@ -25,6 +25,10 @@ FRONT = """\
   writ init NAME --type job     a project that runs and has tests: an agent, an rpa robot or a job
   writ run --entry main         run it here, with everything that happens told
   writ lock                     pin its dependencies
+  writ publish                  package it, signed, into the store: a release; --patch raises the version
+  writ release list             releases and what they are called; show, fetch, promote, rollback, canary,
+                                freeze, unfreeze, revoke or approve one
+  writ gate list                what a promotion takes; apply a file of them, or remove one
 
 {b}Govern{n}
   writ apply FILE               declare queues and schedules from a TOML file; --dry-run shows them

@@ -24,6 +24,7 @@ from .output import (
     when,
 )
 from .reach import connected
+from .releases import found_release, named_release
 from .tags import tags_of
 from .timeline import steps_of, timeline_lines
 from .watching import Shown, watch
@@ -52,7 +53,9 @@ async def filters(client: Client, args: Namespace) -> dict[str, Any]:
     if args.parent is not None and "~" not in args.parent:
         parent = await client.job(args.parent)
         args.parent = f"{parent.queue}~{parent.id}"
-    belongs = {name: getattr(args, name) for name in _BELONGS}
+    if args.release is not None and "@" in args.release:
+        args.release = (await found_release(client, *named_release(args.release))).digest
+    belongs = {name: getattr(args, name) for name in (*_BELONGS, "release")}
     more = {"error_class": args.error, "tags": tags_of(args.tag), "search": args.search}
     asked = {name: getattr(args, name) for name in ("states", "queue", "task", "actor", "since", "until")}
     return asked | belongs | more
@@ -202,6 +205,8 @@ def show_job(view: JobView) -> None:
             ("parent", view.parent or ""),
             ("batch", view.batch or ""),
             ("schedule", view.schedule or ""),
+            ("process", view.process or ""),
+            ("release", view.release or ""),
             ("keys", _keys(view)),
             ("tags", ", ".join(f"{name}={value}" for name, value in view.tags.items())),
             ("worker", f"{view.worker}, lease until {view.lease_expires_at}" if view.worker else ""),

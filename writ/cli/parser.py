@@ -271,6 +271,7 @@ def _add_job_commands(to: Subparsers) -> None:
     jobs.add_argument("--parent", metavar="JOB", help="those that this one has started")
     jobs.add_argument("--schedule", metavar="NAME", help="those that it has started")
     jobs.add_argument("--operation", metavar="ID", help="those that it has changed")
+    jobs.add_argument("--release", metavar="NAME@REF", help="those that ran on it; or its digest")
     jobs.add_argument("--actor", metavar="A", help="those that this principal has submitted")
     jobs.add_argument("--error", choices=looking.ERROR_CLASSES, help="class of the last error")
     jobs.add_argument("--tag", action="append", metavar="NAME=VALUE", help="those with it; repeat for more")
@@ -317,6 +318,9 @@ def _add_submit(to: Subparsers) -> None:
         "--data-subject", metavar="S", help="whom the content is about: `writ erase --subject S` erases it"
     )
     submit.add_argument("--reserve", metavar="USD", help="what an attempt may cost, of the tenant's budget")
+    submit.add_argument(
+        "--process", metavar="NAME@REF", help="the release that runs it: an alias such as live, or a version"
+    )
     submit.add_argument("--wait", action="store_true", help="wait for the result and print it")
     submit.add_argument("--timeout", type=number(0), metavar="S", help="wait at most so long [for ever]")
 
@@ -346,7 +350,10 @@ def _add_relations(submit: Parser) -> None:
 
 
 def _add_past_commands(to: Subparsers) -> None:
-    explain = command(to, "explain", "Why a job is where it is, from the log alone.", "  writ explain 01JABC")
+    explain = command(
+        to, "explain", "Why a job, or a release, is where it is, from the log alone.",
+        "  writ explain 01JABC\n  writ explain invoices@1.2.0",
+    )  # fmt: skip
     one_job(explain)
     explain.add_argument("--bundle", metavar="FILE", help="read a bundle, not a node")
     replay = command(

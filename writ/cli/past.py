@@ -8,9 +8,10 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .fetch import explained, job_with_records
+from .fetch import explained, job_with_records, process_of
 from .output import next_steps, paint, print_json, state
 from .reach import connected
+from .releases import names_release, release
 from .stretches import key_in, of_records, read_bundle
 from .timeline import timeline_lines, wrapped
 from .usage import CommandError, UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from writ.orchestrator.replay.explain import Explanation
     from writ.orchestrator.replay.history import Step
     from writ.orchestrator.replay.stretch import Stretch
+    from writ.schemas.processes import Process
     from writ.schemas.queries import JobView, QueueView, RecordView
 
 _CITED_MAX: Final = 12
@@ -27,11 +29,19 @@ _CITED_MAX: Final = 12
 class Told:
     """One job: what its records tell, and what the view says of it where there is one."""
 
-    def __init__(self, stretch: Stretch, key: str, view: JobView | None, queue: QueueView | None) -> None:
+    def __init__(
+        self,
+        stretch: Stretch,
+        key: str,
+        view: JobView | None,
+        queue: QueueView | None,
+        process: Process | None = None,
+    ) -> None:
         self.stretch = stretch
         self.key = key
         self.view = view
         self.queue = queue
+        self.process = process
         self.steps = _steps(stretch, key)
         self.job = self.steps[-1].job
 
@@ -41,17 +51,20 @@ def tell_of(args: Namespace) -> Told:
     if args.bundle is not None:
         _, stretch = read_bundle(args.bundle)
         return Told(stretch, key_in(stretch, args.id, args.queue), None, None)
-    view, records, queue = asyncio.run(_fetch(args))
+    view, records, queue, process = asyncio.run(_fetch(args))
     from writ.schemas.ids import job_key
 
-    return Told(of_records(view, records), job_key(view.queue, view.id), view, queue)
+    return Told(of_records(view, records), job_key(view.queue, view.id), view, queue, process)
 
 
-async def _fetch(args: Namespace) -> tuple[JobView, list[RecordView], QueueView | None]:
+async def _fetch(
+    args: Namespace,
+) -> tuple[JobView, list[RecordView], QueueView | None, Process | None]:
     async with connected(args) as client:
         view, records = await job_with_records(client, args.id, args.queue)
         queues = (await client.queues(view.queue)).queues
-    return view, records, queues[0] if queues else None
+        process = await process_of(client, view)
+    return view, records, queues[0] if queues else None, process
 
 
 def _steps(stretch: Stretch, key: str) -> list[Step]:
@@ -67,7 +80,10 @@ def _steps(stretch: Stretch, key: str) -> list[Step]:
 
 
 def explain(args: Namespace) -> int:
-    """The six questions, answered from the log; also why it is not running."""
+    """The six questions, answered from the log; also why it is not running. Of NAME@REF, why it stands so."""
+    if args.queue is None and args.bundle is None and names_release(args.id):
+        args.release, args.verb = args.id, "show"
+        return release(args)
     told = tell_of(args)
     found = explanation(told)
     if args.json:
@@ -83,7 +99,8 @@ def explain(args: Namespace) -> int:
 def explanation(told: Told) -> Explanation:
     """The explanation of a job: as of now where a node tells of it, else as of its last record."""
     last = told.steps[-1].record.at
-    return explained(told.steps, last if told.view is None else time.time_ns() // 1_000, told.queue)
+    now = last if told.view is None else time.time_ns() // 1_000
+    return explained(told.steps, now, told.queue, told.process)
 
 
 def explanation_lines(steps: Sequence[Step], found: Explanation | None = None) -> Iterator[str]:

@@ -86,6 +86,7 @@ def _options(args: Namespace) -> dict[str, Any]:
         "tags": tags_of(args.tag),
         "data_subject": args.data_subject,
         "reserve_microusd": None if args.reserve is None else microusd(args.reserve, "--reserve"),
+        "process": args.process,
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -13,6 +13,7 @@ from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
 from writ.schemas.commands import CONTROL_VERBS, Fence, Planned, SubmitJob, Token
 from writ.schemas.granting import PublicKey
 from writ.schemas.ids import split_job_key
+from writ.schemas.processes import ProcessName
 from writ.schemas.supposed import Supposed
 from writ.schemas.verbs import QUERY_VERBS
 
@@ -29,6 +30,7 @@ BATCH: Final = f"{QUEUE}/batches/{{batch}}"
 HOLD: Final = f"{QUEUE}/holds/{{name}}"
 OPERATION: Final = f"{QUEUE}/operations/{{id}}"
 PRINCIPAL: Final = "/v1/principals/{name}"
+PROCESS: Final = "/v1/processes/{process}"
 
 
 class OfQueue(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +67,18 @@ class OfSession(OfPrincipal, frozen=True, kw_only=True):
 
 class OfProposal(OfPrincipal, frozen=True, kw_only=True):
     number: Fence
+
+
+class OfProcess(msgspec.Struct, frozen=True, kw_only=True):
+    process: ProcessName
+
+
+class OfPromotion(OfProcess, frozen=True, kw_only=True):
+    number: Fence
+
+
+class OfGate(msgspec.Struct, frozen=True, kw_only=True):
+    name: Token
 
 
 class OfBatch(OfQueue, frozen=True, kw_only=True):
@@ -208,6 +222,25 @@ PRINCIPALS: Final = (
     _ask(f"{PRINCIPAL}/proposals/{{number}}/approve", "approve_access", OfProposal),
     _ask(f"{PRINCIPAL}/proposals/{{number}}/decline", "decline_access", OfProposal),
 )
+RELEASES: Final = (
+    _ask("/v1/processes", "list_processes", msgspec.Struct, method="GET"),
+    _ask(f"{PROCESS}/releases", "publish_release", OfProcess),
+    _ask(f"{PROCESS}/promote", "promote_release", OfProcess),
+    _ask(f"{PROCESS}/promotions/{{number}}/approve", "approve_promotion", OfPromotion),
+    _ask(f"{PROCESS}/rollback", "rollback_release", OfProcess),
+    _ask(f"{PROCESS}/freeze", "freeze_release", OfProcess),
+    _ask(f"{PROCESS}/unfreeze", "unfreeze_release", OfProcess),
+    _ask(f"{PROCESS}/revoke", "revoke_release", OfProcess),
+    _ask(f"{PROCESS}/canary", "start_canary", OfProcess, method="PUT"),
+    _ask(f"{PROCESS}/canary/end", "end_canary", OfProcess),
+    _ask(f"{PROCESS}/approve", "approve_release", OfProcess),
+    _ask(f"{PROCESS}/evaluations", "record_evaluation", OfProcess),
+    _ask(f"{PROCESS}/drills", "record_drill", OfProcess),
+    _ask(f"{PROCESS}/policy-checks", "record_policy_check", OfProcess),
+    _ask("/v1/gates", "list_gates", msgspec.Struct, method="GET"),
+    _ask("/v1/gates/{name}", "declare_gate", OfGate, method="PUT"),
+    _ask("/v1/gates/{name}/remove", "remove_gate", OfGate),
+)
 READS: Final = (
     _list("/v1/dead-letters", "dead", "list_dead_letters"),
     *[
@@ -300,7 +333,7 @@ NODE: Final = (
     listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
 )
 ROUTES: Final[tuple[Route, ...]] = (
-    *(*JOBS, *GOVERNING, *PRINCIPALS, *sessions.ROUTES, *READS, *FORENSICS, *NODE),
+    *(*JOBS, *GOVERNING, *PRINCIPALS, *sessions.ROUTES, *RELEASES, *READS, *FORENSICS, *NODE),
 )
 OPEN: Final = frozenset([(route.method, route.path) for route in ROUTES if route.is_open])
 

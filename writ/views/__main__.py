@@ -18,6 +18,7 @@ from writ.broker.filing import JetStreamFiling, buckets_of
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.mirror import Mirror
+from writ.broker.objects import FolderObjects
 from writ.broker.queries import serve_queries, teller
 from writ.broker.requests import NatsRequests
 from writ.broker.streams import look_at
@@ -30,6 +31,7 @@ from writ.metrics.serving import serve
 from writ.projections import places
 from writ.projections.checkpoints import Checkpointing
 from writ.projections.feed import Feeds
+from writ.projections.packages import PackageStore
 from writ.projections.proofs import Proofs
 from writ.projections.queries import Queries
 from writ.projections.registry import APART, OPTIONAL, VIEWS
@@ -101,7 +103,18 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     watch = await _watch(settings, checkpoints, logs, watched)
     parts.push_async_callback(_end, asyncio.create_task(watch.run(), name="watch"))
     proofs, tell = Proofs(checkpoints, log_), teller(logs)
-    queries = Queries(runners, log_, intake, settings.version, who=who, keys=vault, proofs=proofs, tell=tell)
+    store = PackageStore(FolderObjects(Path(settings.directory) / "packages"))
+    queries = Queries(
+        runners,
+        log_,
+        intake,
+        settings.version,
+        who=who,
+        keys=vault,
+        proofs=proofs,
+        tell=tell,
+        packages=store,
+    )
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
     house = _storehouse(queries, logs)

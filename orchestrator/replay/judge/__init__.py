@@ -7,6 +7,7 @@ with the time, the seed and the content that the record keeps, and says where an
     grants      limits and order of leases
     governing   queues, batches, operations, schedules, links, leaders
     access      who is known, and what they were granted
+    releases    releases and gates
     refusals    what was refused
 
 `JUDGES` holds one for each version of the deciding code that can still be called.

@@ -38,6 +38,7 @@ from writ.schemas.links import (
     PolicyTold,
     PricesTold,
     PrincipalTold,
+    ProcessTold,
     QuotasTold,
     TenantHosted,
 )
@@ -72,7 +73,7 @@ from ...operating import Operating
 from ...round import Round
 from ...schedule_desk import ScheduleDesk
 from ...state import Partition, address
-from . import access, refusals
+from . import access, refusals, releases
 from .differs import Differs, Unrecorded, accepted, need
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -177,6 +178,10 @@ class Governing:
                 return self._asset(record)
             case "incident":
                 return self._incident(record)
+            case "process":
+                return releases.decided_again(self._state, record)
+            case "gate":
+                return releases.gate_decided_again(self._state, record)
             case "principal" if access.changes(record):
                 return access.decided_again(self._state, record)
             case _:
@@ -359,6 +364,11 @@ class Governing:
             prices = self._state.prices.get(content.tenant, NO_PRICES)
             need(content.version in (0, prices.version), f"tells of prices {content.version}")
             need(set(content.table) <= set(prices.table), "tells of prices that nobody set")
+            return
+        if isinstance(content, ProcessTold):
+            process = self._state.processes.get(address(content.tenant, content.process.name))
+            need(process is not None and process.told() == content.process, "tells of another process")
+            need(content.version == content.process.version, f"tells of version {content.version}")
             return
         if isinstance(content, PolicyTold):
             tenant = self._state.tenants.get(content.tenant, UNDECLARED)

@@ -1,7 +1,7 @@
 """Leases, judged again: whether the queue's mode, slots and rate allowed each, and whether it was its turn.
 
-Which tasks a worker runs is not in the log. So the order is judged among jobs of the granted one's task:
-those that any worker who took it would have taken as well.
+Which tasks a worker runs, and which releases it holds, is not in the log. So the order is judged among jobs
+of the granted one's task and release: those that any worker who took it would have taken as well.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 from writ.schemas.events import LeaseGranted
 from writ.schemas.lifecycle import Job
+from writ.schemas.processes import named
 from writ.schemas.queues import Mode
 from writ.schemas.records import Record
 
 from ...decide import quotas
 from ...decide.lease import too_open
+from ...decide.release import choose
+from ...ready import of_key, of_process
 from ...state import Partition, address
 from .differs import need
 
@@ -47,6 +50,7 @@ class Grants:
         queue = address(job.tenant, job.queue)
         need(event.attempt == job.attempt + 1, f"grants attempt {event.attempt} after {job.attempt}")
         need(job.stops is None, "the job is asked to end")
+        self._of_release(job, event)
         if queue in self._state.queues:
             self._within_limits(queue, job, event, record.at)
         self._within_quotas(job, event, record)
@@ -57,7 +61,7 @@ class Grants:
         """The first grant of the round that passed a job over which waits still."""
         for passed in self._passed:
             job = self._state.jobs.get(passed.place)
-            if job is not None and job.since == passed.since and not self._is_full(job):
+            if job is not None and job.since == passed.since and self._is_full(job) is None:
                 return passed.seq, passed.words
         return None
 
@@ -89,16 +93,37 @@ class Grants:
         over = quotas.too_many_workers(standing, self._state.usage.holds_lease(job.tenant, *worker))
         need(over is None, over or "")
 
-    def _is_full(self, job: Job) -> bool:
-        """Whether a job's concurrency key has no slot left."""
+    def _of_release(self, job: Job, event: LeaseGranted) -> None:
+        """Raises Differs where the lease is for another release than the job is to get."""
+        if job.process is None:
+            need(event.release is None, f"grants release {event.release} to a job that names none")
+            return
+        chosen = choose(job, self._state.process_of(job))
+        need(chosen.digest is not None, f"grants a lease, and {chosen.why}")
+        need(
+            event.release == chosen.digest,
+            f"grants release {event.release}, not {chosen.digest}: {chosen.why}",
+        )
+
+    def _release(self, job: Job) -> str | None:
+        """The release that a job would get, where it names one."""
+        return None if job.process is None else choose(job, self._state.process_of(job)).digest
+
+    def _is_full(self, job: Job) -> str | None:
+        """What a job must wait for: a release that may run, or a slot of its concurrency key."""
+        if job.process is not None and self._release(job) is None:
+            return of_process(named(job.process).process)
         place, key = address(job.tenant, job.queue), job.concurrency_key
         most = self._state.queue(place).policy.key_concurrency
-        return key is not None and most is not None and self._state.running_by_key(place, key) >= most
+        if key is None or most is None or self._state.running_by_key(place, key) < most:
+            return None
+        return of_key(key)
 
     def _in_order(self, queue: str, job: Job, record: Record) -> None:
         first = self._next(queue, lambda each: True)
-        if first is not None and first.task != job.task:
-            first = self._next(queue, lambda each: each.task == job.task)
+        if first is not None and (first.task != job.task or self._release(first) != self._release(job)):
+            release = self._release(job)
+            first = self._next(queue, lambda e: e.task == job.task and self._release(e) in (None, release))
         if first is None or first.key == job.key or not self._comes_before(queue, first, job):
             return
         words = (

@@ -41,6 +41,7 @@ from writ.schemas.events import (
 from writ.schemas.lifecycle import TERMINAL, Job, evolve
 from writ.schemas.operations import OPERATION_CAUSE, selects
 from writ.schemas.policy import Isolation
+from writ.schemas.processes import named
 from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED, Sealed
 from writ.schemas.steps import CompensationDue, CompensationEnded
@@ -49,6 +50,7 @@ from ...consequences import ORCHESTRATOR
 from ...decide import control, depend, intake, lease, quotas, retry, timers
 from ...decide.assets import read_asset
 from ...decide.death import cancelled
+from ...decide.release import at_submit
 from ...operating import applies
 from ...state import Partition, address
 from .differs import Differs, Unrecorded, accepted, need
@@ -115,6 +117,10 @@ def _may_be_taken(
         parent=first.parent,
         reproduces=reproduces,
     )
+    if first.process is not None:
+        name = named(first.process).process
+        told = at_submit(first.process, state.processes.get(f"{place.partition('.')[0]}.{name}"), None)
+        need(told == first.process, told if isinstance(told, str) else told.reason)
     refused = intake.refusal(command, queue, state.pending_in(place), find, None)
     standing = state.standing(tenant)
     if refused is None and standing is not None:

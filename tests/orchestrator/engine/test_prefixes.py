@@ -14,9 +14,11 @@ from writ.orchestrator.snapshots import Snapshots, recover
 from writ.orchestrator.state import Partition
 from writ.schemas.codec import decode
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS
+from writ.schemas.gates import GATE_EVENTS
 from writ.schemas.lifecycle import State
 from writ.schemas.links import LINK_EVENTS
 from writ.schemas.principals import PRINCIPAL_EVENTS
+from writ.schemas.processes import PROCESS_EVENTS
 from writ.schemas.quotas import QUOTA_EVENTS
 
 if TYPE_CHECKING:
@@ -315,10 +317,10 @@ ELSEWHERE: Final = {
     *("TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", "WorkerSeen", "AlarmRaised"),
     *KEEPING,
     *ASSETS,
-    *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS, *QUOTA_EVENTS)),
+    *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS, *QUOTA_EVENTS, *PROCESS_EVENTS, *GATE_EVENTS)),
 }
-"""Standing still, floods of refusals, long histories, alarms, erasure, principals, several partitions, what
-workers say of themselves: tested elsewhere."""
+"""Standing still, floods of refusals, long histories, alarms, erasure, principals, releases, several
+partitions, what workers say of themselves: tested elsewhere."""
 
 seen: Counter[str] = Counter()
 played: set[str] = set()

@@ -20,10 +20,13 @@ import pytest
 from writ import orchestrator, schemas
 from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.decide import schedule as schedule_decisions
+from writ.orchestrator.decide.promotion import PROPOSALS_MAX
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
 from writ.schemas.events import CommandRejected
+from writ.schemas.gates import GATES_MAX
 from writ.schemas.principals import AccessDenied, Role
+from writ.schemas.processes import RELEASES_MAX, SCOPES_MAX
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Overlap, Schedule, ScheduleSpec
 from writ.schemas.sealed import seal
@@ -927,6 +930,178 @@ async def many_prices(s: Scene) -> str:
     for number in range(bounds.PRICES_MAX):
         await s.do("set_price", model=f"m{number}", input_microusd=1, output_microusd=1)
     return await s.ask("set_price", model="one more", input_microusd=1, output_microusd=1)
+
+
+# Releases.
+DIGESTS = ["a" * 64, "b" * 64]
+
+
+def _of_release(verb: str, *before: tuple[str, dict[str, Any]], **fields: Any) -> Play:
+    """The reason for which something is refused of a process with two releases, after more was done."""
+
+    async def play(s: Scene) -> str:
+        for number, digest in enumerate(DIGESTS, 1):
+            more = {"version": f"{number}.0.0", "digest": digest, "size_bytes": 9, "key": _key(1)}
+            await s.do("publish_release", process="p", **more)
+        for earlier, given in before:
+            await s.do(earlier, **({} if "name" in given else {"process": "p"}) | given)
+        return await s.ask(verb, **({} if "name" in fields else {"process": "p"}), **fields)
+
+    return play
+
+
+def _live(number: int) -> tuple[str, dict[str, Any]]:
+    return "promote_release", {"release": f"{number}.0.0"}
+
+
+_THIRD = {"digest": "c" * 64, "size_bytes": 9, "key": "U" + "A" * 55}
+_GATED = ("declare_gate", {"name": "g", "gate": {"drills": ["d"]}})
+_ASKED = ("promote_release", {"release": "1.0.0", "override": True})
+
+
+def _gate(**spec: Any) -> Play:
+    return _of_release("declare_gate", name="g", gate=spec)
+
+
+def _naming(ref: str, *before: tuple[str, dict[str, Any]]) -> Play:
+    """The reason for which a submit is refused that names a release."""
+
+    async def play(s: Scene) -> str:
+        await _of_release("promote_release", *before, release="9.0.0")(s)
+        return await s.job(process=ref)
+
+    return play
+
+
+REVOKED = ("revoke_release", {"release": "1.0.0", "reason": "a leak"})
+simple("job of no process", _naming("x@live"), "process names x", "not known", "publish")
+simple("job of no release", _naming("p@9.0.0"), "process names p@9.0.0", "no such release", "p has")
+simple("job of what is revoked", _naming("p@1.0.0", REVOKED), "p@1.0.0", "revoked", "a leak")
+simple(
+    "version of another release",
+    _of_release("publish_release", version="1.0.0", **_THIRD),
+    "p 1.0.0 is release",
+    DIGESTS[0],
+    "the next version",
+)
+simple("no such release", _of_release("promote_release", release="9.0.0"), "p", "has no release", "9.0.0")
+simple("none of that name", _of_release("revoke_release", release="9.0.0"), "p", "has no release", "9.0.0")
+simple(
+    "promotion in no scope",
+    _of_release("promote_release", release="1.0.0", scope="a b"),
+    "scope",
+    "letters, digits",
+    "' '",
+)
+simple("nothing is live", _of_release("rollback_release"), "live of p", "points at nothing", "*")
+simple(
+    "back to what never was live",
+    _of_release("rollback_release", _live(1), release="2.0.0"),
+    "release 2.0.0",
+    "never live",
+    "*",
+)
+simple(
+    "back to what is revoked",
+    _of_release("rollback_release", _live(1), _live(2), REVOKED),
+    "release 1.0.0 of p",
+    "revoked",
+    "a leak",
+)
+simple(
+    "canary of nothing", _of_release("start_canary", _live(1), release="2.0.0"), "give", "percentage", "keys"
+)
+simple(
+    "canary beside nothing",
+    _of_release("start_canary", release="2.0.0", percent=5),
+    "live of p",
+    "points at nothing",
+    "promote first",
+)
+simple("no such promotion", _of_release("approve_promotion", number=7), "p", "waits as number", 7)
+simple(
+    "promotion of one's own",
+    _of_release("approve_promotion", _GATED, _ASKED, number=1),
+    "robot",
+    "proposed this",
+    "another person",
+)
+simple("no such gate", _of_release("remove_gate", name="g"), "there is no gate", "gate", "g")
+simple("scope of a gate", _gate(scope="a b"), "scope", "letters, digits", "' '")
+simple("days of a gate", _gate(freeze_windows=[{"days": ["someday"]}]), "'someday'", "is no day", "mon, tue")
+simple(
+    "hours of a gate",
+    _gate(freeze_windows=[{"start": "20:00", "end": "08:00"}]),
+    "ends at 08:00",
+    "start at 20:00",
+    "two",
+)
+simple(
+    "what the gates say", _of_release("promote_release", _GATED, release="1.0.0"), "g", "drill d", "never run"
+)
+
+
+@row("promotions wait", PROPOSALS_MAX, "approve some")
+async def many_promotions(s: Scene) -> str:
+    await _of_release("promote_release", _GATED, *[_ASKED] * PROPOSALS_MAX, release="9.0.0")(s)
+    return await s.ask("promote_release", process="p", release="1.0.0", override=True)
+
+
+@row("has aliases in", SCOPES_MAX, "at most")
+async def many_scopes(s: Scene) -> str:
+    scoped = [("promote_release", {"release": "1.0.0", "scope": f"q{n}"}) for n in range(SCOPES_MAX - 1)]
+    return await _of_release("promote_release", *scoped, release="1.0.0", scope="more")(s)
+
+
+@row("the tenant has", GATES_MAX, "at most")
+async def many_gates(s: Scene) -> str:
+    for number in range(GATES_MAX):
+        await s.do("declare_gate", name=f"g{number}", gate={})
+    return await s.ask("declare_gate", name="more", gate={})
+
+
+@row("p has", RELEASES_MAX, "another name")
+async def many_releases(s: Scene) -> str:
+    more = {"process": "p", "size_bytes": 9, "key": _key(1)}
+    for number in range(RELEASES_MAX):
+        await s.do("publish_release", version=f"1.0.{number}", digest=f"{number:064}", **more)
+    return await s.ask("publish_release", version="2.0.0", digest="c" * 64, **more)
+
+
+async def _with_gate(s: Scene) -> None:
+    """A governed tenant, with a release that its owner proposed against a gate."""
+    await _governed(s)
+    more: dict[str, Any] = {"version": "1.0.0", "digest": "a" * 64, "size_bytes": 9, "key": _key(1)}
+    declared = {"name": "g", "gate": {"drills": ["d"]}}
+    for verb, fields in (
+        ("publish_release", {"process": "p", **more}),
+        ("declare_gate", declared),
+        ("promote_release", {"process": "p", "release": "1.0.0", "override": True}),
+        ("create_principal", {"name": "ci", "kind": "service"}),
+        ("grant", {"name": "ci", "role": "releaser"}),
+    ):
+        answer = await s.twin.ask(verb, who="owner", **fields)
+        assert "error" not in answer, answer
+
+
+@row("signed by", "is no key of", "owner")
+async def anothers_signature(s: Scene) -> str:
+    await _governed(s)
+    more: dict[str, Any] = {"version": "1.0.0", "digest": "a" * 64, "size_bytes": 9, "key": _key(2)}
+    return s.reason(await s.twin.ask("publish_release", who="owner", process="p", **more))
+
+
+@row("ci", "is no person", "approves")
+async def no_person_approves_a_promotion(s: Scene) -> str:
+    await _with_gate(s)
+    return s.reason(await s.twin.ask("approve_promotion", who="ci", process="p", number=1))
+
+
+@row("gate g", "owner in *", "ci is not")
+async def nobody_who_may_override(s: Scene) -> str:
+    await _with_gate(s)
+    asked: dict[str, Any] = {"process": "p", "release": "1.0.0", "override": True}
+    return s.reason(await s.twin.ask("promote_release", who="ci", **asked))
 
 
 # Principals. A log without tenants governs nobody: there whoever asks may give anything.

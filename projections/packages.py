@@ -1,0 +1,71 @@
+"""The store of packages: put in parts, kept by digest once every byte was checked, and read in parts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from writ.broker.objects import Objects
+from writ.packages import PackageError, open_package
+from writ.schemas.commands import Answer
+from writ.schemas.rejections import RejectionKind
+from writ.schemas.stored import PART_MAX_BYTES, KeepPackage, PackageKept, PackagePart, PackageQuery
+
+from .asked import Refused, parse
+
+_COMING_MAX: Final = 8
+"""Packages that may come at a time; the one that waits longest for its next part gives way to another."""
+
+_READ_MAX: Final = 4
+"""Packages of which the bytes are remembered, as workers ask for them part by part."""
+
+
+class PackageStore:
+    """Answers `keep_package` and `package`. Each tenant has packages of its own."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._coming: OrderedDict[str, bytearray] = OrderedDict()
+        self._read: OrderedDict[str, bytes] = OrderedDict()
+
+    async def keep(self, tenant: str, body: bytes) -> Answer:
+        """Takes a part; a package that is there already is whole at once."""
+        part = parse(body, KeepPackage)
+        name = f"{tenant}-{part.digest}"
+        if name in await self._objects.names():
+            return PackageKept(None, 0, part.size_bytes, True)
+        known = bytearray() if part.at == 0 else self._coming.get(name)
+        if known is None or len(known) != part.at:
+            there = 0 if known is None else len(known)
+            raise Refused(RejectionKind.CONFLICT, f"{there} bytes are here; send those from there on", "at")
+        known += part.data
+        self._coming[name] = known
+        self._coming.move_to_end(name)
+        if len(self._coming) > _COMING_MAX:
+            self._coming.popitem(last=False)
+        if len(known) < part.size_bytes:
+            return PackageKept(None, 0, len(known))
+        del self._coming[name]
+        whole = bytes(known)
+        try:
+            open_package(whole, digest=part.digest)
+        except PackageError as error:
+            raise Refused(RejectionKind.MALFORMED, f"the package is refused: {error}", "data") from error
+        await self._objects.put(name, (whole,))
+        return PackageKept(None, 0, len(whole), True)
+
+    async def part(self, tenant: str, body: bytes) -> Answer:
+        """Some bytes, as many as fit a message."""
+        query = parse(body, PackageQuery)
+        name = f"{tenant}-{query.digest}"
+        whole = self._read.get(name)
+        if whole is None:
+            try:
+                whole = await self._objects.get(name)
+            except FileNotFoundError:
+                reason = f"no package {query.digest} is in the store"
+                raise Refused(RejectionKind.NOT_FOUND, reason, "digest") from None
+            self._read[name] = whole
+            if len(self._read) > _READ_MAX:
+                self._read.popitem(last=False)
+        return PackagePart(None, 0, len(whole), whole[query.at : query.at + PART_MAX_BYTES])
