@@ -97,11 +97,15 @@ class LeaseDesk:
         tenant, principal, verb, _ = asked.address
         who = (tenant, principal, worker)
         at, known = self._heard.get(who, (0, None))
+        size = sum(len(name) + len(schema) for name, schema in about.tasks.items())
+        if (known is not None and not about.tasks) or size > bounds.TASKS_TOLD_MAX_BYTES:
+            about = msgspec.structs.replace(about, tasks={} if known is None else known.tasks)
         if known == about and round_.now - at < bounds.WORKER_SEEN_S * bounds.SECOND_US:
             return
         if not self._hearings.take(f"{tenant}.{principal}", round_.now):
             return  # with its next acquire
-        seen = WorkerSeen(about.host, about.version, about.slots)
+        tasks = {} if known is not None and known.tasks == about.tasks else about.tasks
+        seen = WorkerSeen(about.host, about.version, about.slots, tasks)
         round_.record(tenant, "worker", worker, (seen,), actor=principal, vouched=False, cause=verb)
         self._heard[who] = (round_.now, about)
         self._heard.move_to_end(who)

@@ -44,6 +44,10 @@ CREATE TABLE IF NOT EXISTS served (
     tenant TEXT NOT NULL, worker TEXT NOT NULL, queue TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, worker, queue)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tasks ( -- what they said that each takes, as a JSON Schema
+    tenant TEXT NOT NULL, worker TEXT NOT NULL, task TEXT NOT NULL, schema TEXT NOT NULL,
+    PRIMARY KEY (tenant, worker, task)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leases ( -- live ones
     seq INTEGER PRIMARY KEY, -- of the grant
     tenant TEXT NOT NULL,
@@ -59,6 +63,7 @@ _MET: Final = (
     " ON CONFLICT DO UPDATE SET principal = excluded.principal"
 )
 _ABOUT: Final = "UPDATE workers SET host = ?, version = ?, slots = ? WHERE tenant = ? AND worker = ?"
+_TASK: Final = "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)"
 _SERVE: Final = "INSERT INTO served VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _SEEN: Final = "UPDATE workers SET seen_at = max(seen_at, ?) WHERE tenant = ? AND worker = ?"
 _ADD: Final = (
@@ -95,9 +100,9 @@ class WorkersView(Collecting):
     """The fold. A worker is heard of by its grants, beats and reports, and by what it says of itself."""
 
     name = "workers"
-    version = 2
+    version = 3
     schema = _SCHEMA
-    statements = (_MET, _ABOUT, _SERVE, _SEEN, _ADD, _HOLD, _FORGET)
+    statements = (_MET, _ABOUT, _TASK, _SERVE, _SEEN, _ADD, _HOLD, _FORGET)
 
     def __init__(self) -> None:
         self._held: dict[int, Lease] = {}
@@ -105,6 +110,7 @@ class WorkersView(Collecting):
         self._met: dict[Name, tuple[str, int]] = {}
         self._seen: dict[Name, int] = {}
         self._about: dict[Name, WorkerSeen] = {}
+        self._tasks: dict[tuple[Name, str], str] = {}
         self._served: dict[tuple[str, str, str], int] = {}
         self._ended: dict[tuple[Name, int], int] = {}
         super().__init__()
@@ -145,6 +151,7 @@ class WorkersView(Collecting):
             if type(event) is WorkerSeen:
                 self._meet(name, record.actor, record.at)
                 self._about[name] = event
+                self._tasks |= {(name, task): schema for task, schema in event.tasks.items()}
 
     def _meet(self, name: Name, principal: str, at: int) -> None:
         known = self._met.get(name)
@@ -183,6 +190,8 @@ class WorkersView(Collecting):
             self._count(_ADD, name, -n, 0, *[n if place == column else 0 for place in range(_RETURNED + 1)])
         for name, about in self._about.items():
             self._put(_ABOUT, about.host, about.version, about.slots, *name)
+        for (name, task), schema in self._tasks.items():
+            self._put(_TASK, *name, task, schema)
         for seq, lease in self._held.items():
             if seq not in self._stored:
                 self._put(_HOLD, seq, *lease)
@@ -190,7 +199,7 @@ class WorkersView(Collecting):
 
     def discard(self) -> None:
         self._held, self._stored, self._met, self._seen = {}, set(), {}, {}
-        self._served, self._ended, self._about = {}, {}, {}
+        self._served, self._ended, self._about, self._tasks = {}, {}, {}, {}
         super().discard()
 
 
@@ -217,7 +226,8 @@ def _seen(db: sqlite3.Connection, since: int | None, row: tuple[Any, ...]) -> Se
     queues = tuple([queue for (queue,) in db.execute(sql, (tenant, worker))])
     sql = "SELECT job FROM leases WHERE tenant = ? AND worker = ? ORDER BY seq LIMIT ?"
     jobs = tuple([job for (job,) in db.execute(sql, (tenant, worker, JOBS_NAMED_MAX))])
-    others: Any = (*row[6:], jobs)
+    sql = "SELECT task, schema FROM tasks WHERE tenant = ? AND worker = ?"
+    others: Any = (*row[6:], jobs, dict(db.execute(sql, (tenant, worker)).fetchall()))
     times = timestamp(first_at), timestamp(seen_at)
     view = WorkerView(worker, tenant, principal, queues, *times, leases, *others)
     return Seen(worker, view, 1 + len(queues) + len(jobs))

@@ -61,6 +61,9 @@ WORKERS_KNOWN_MAX: Final = 10_000
 
 LIVE_MAX: Final = 2_000_000
 """Jobs of one partition that have not ended: its leader has them in memory. Beyond it submits are refused."""
+TASKS_TOLD_MAX: Final = 200
+TASKS_TOLD_MAX_BYTES: Final = 128 * 1024
+"""Of the schemas of all tasks that a worker tells of; beyond that it tells of none."""
 
 REASON_MAX_CHARS: Final = 1_000
 SHARDS: Final = 256

@@ -20,6 +20,7 @@ from .bounds import (
     LEASES_PER_REQUEST_MAX,
     RELEASES_HELD_MAX,
     RENEWALS_PER_REQUEST_MAX,
+    TASKS_TOLD_MAX,
     TOKEN_MAX_BYTES,
 )
 from .errors import ErrorClass
@@ -102,6 +103,8 @@ class WorkerAbout(Command, frozen=True):
     host: Annotated[str, Meta(min_length=1, max_length=256)]
     version: Annotated[str, Meta(max_length=64)]
     slots: Annotated[int, Meta(ge=1, le=1_000_000)]
+    tasks: Annotated[dict[TaskName, str], Meta(max_length=TASKS_TOLD_MAX)] = {}
+    """What each of its tasks takes, as a JSON Schema. Left out it is as it was told last."""
 
 
 class Acquire(Command, frozen=True):

@@ -487,6 +487,8 @@ class WorkerSeen(Fact, frozen=True):
     host: str
     version: str
     slots: int
+    tasks: dict[str, str] = {}
+    """What its tasks take, as JSON Schemas by name; empty where that is as it was."""
 
 
 class LeaderElected(Fact, frozen=True):

@@ -130,7 +130,8 @@ class WorkerView(msgspec.Struct, frozen=True):
 
     `returned` counts attempts that it gave back, or that were taken from it, unfinished. `host`, Writ's
     `version` there and its `slots` are as it said, None where it never did. `jobs` are the keys of those in
-    its hands, the longest held first, at most 20.
+    its hands, the longest held first, at most 20. `tasks` are what its tasks take, as JSON Schemas by
+    name, where it said so.
     """
 
     worker: str
@@ -149,6 +150,7 @@ class WorkerView(msgspec.Struct, frozen=True):
     version: str | None = None
     slots: int | None = None
     jobs: tuple[str, ...] = ()
+    tasks: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 class WorkersPage(Answer, frozen=True):

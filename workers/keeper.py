@@ -36,6 +36,7 @@ from writ.schemas.commands import (
     SignalCame,
     Start,
     Withdraw,
+    WorkerAbout,
 )
 from writ.schemas.errors import ErrorClass
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -65,6 +66,9 @@ STRAGGLER_S: Final = 60.0
 STARTED_AFTER_S: Final = 1.0
 SCARCE_WAIT_S: Final = 1.0
 """The wait of an acquire while there are fewer free slots than queues: the others want their turn."""
+
+TELL_TASKS_S: Final = 600.0
+"""So often a worker says what its tasks take: a leader that is new asks for nothing that it may not need."""
 
 UNWIND_S: Final = 2.0
 FLUSH_S: Final = 10.0
@@ -97,6 +101,7 @@ class Keeper:
         )
         self._free = post.concurrency
         self._polls = 0
+        self._told_us: int | None = None
         self._draining = False
         self._hurry = False
         self._failure: Exception | None = None
@@ -238,13 +243,22 @@ class Keeper:
             )
         self._lines.rotate(-1)
 
+    def _about(self, now_us: int) -> WorkerAbout | None:
+        """What it says of itself; what its tasks take only now and then, as that is long."""
+        about = self._post.about
+        if about is None or self._told_us is None or now_us - self._told_us >= TELL_TASKS_S * _SECOND_US:
+            self._told_us = now_us
+            return about
+        return msgspec.structs.replace(about, tasks={})
+
     async def _poll(self, line: Line, count: int, wait_s: float) -> None:
         """One acquire. Its slots are free again but for the leases that it brings."""
         post = self._post
-        command = Acquire(
-            post.worker, count, wait_s, self._names, post.about, post.isolation, releases=post.releases
-        )
         asked_us = self._now_us()
+        about = self._about(asked_us)
+        command = Acquire(
+            post.worker, count, wait_s, self._names, about, post.isolation, releases=post.releases
+        )
         taken = 0
         asking = asyncio.ensure_future(
             self._asking.ask(line.queue, "acquire", command, Acquired, wait_s + PATIENCE_S + STRAGGLER_S)

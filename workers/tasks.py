@@ -7,7 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -54,7 +54,7 @@ class Task(Generic[P, R]):
                 "or control characters"
             )
         self.is_async = _is_async(function)
-        self.context_name, self._bind = _binder(function, self.name)
+        self.context_name, self._bind, self._shape = _binder(function, self.name)
         self._read_output = _output_reader(function, self.name)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -69,6 +69,20 @@ class Task(Generic[P, R]):
         """The same task with more around it, outside of what it has."""
         more = tuple(around)
         return Task(self.function, self.name, (*more, *self.around)) if more else self
+
+    def input_schema(self) -> str:
+        """What its input must be, as a JSON Schema; one that takes anything where the types cannot say it."""
+        try:
+            schema: dict[str, Any] = msgspec.json.schema(self._shape)
+        except (TypeError, RuntimeError):
+            schema = {}
+        fields: dict[str, Any] = schema.get("$defs", {}).get("Input", {}).get("properties", {})
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.name in fields and parameter.default not in (_KINDS.empty, None):
+                with suppress(TypeError):
+                    fields[parameter.name] |= {"default": msgspec.to_builtins(parameter.default)}
+        about = (self.__doc__ or "").strip().partition("\n")[0]
+        return msgspec.json.encode(schema | ({"description": about} if about else {})).decode()
 
     def arguments(self, data: msgspec.Raw) -> dict[str, Any]:
         """The arguments for a job's input, by name, without the context. Raises InputMismatch."""
@@ -145,8 +159,8 @@ def _output_reader(function: Callable[..., Any], name: str) -> Callable[[bytes],
         return None  # what a type of the user's own becomes in JSON is its own affair
 
 
-def _binder(function: Callable[..., Any], name: str) -> tuple[str | None, Bind]:
-    """The name of the context's parameter, and what turns an input into the other arguments."""
+def _binder(function: Callable[..., Any], name: str) -> tuple[str | None, Bind, Any]:
+    """The name of the context's parameter, what turns an input into the other arguments, and its type."""
     hints = _annotations(function, name)
     context_name: str | None = None
     takes_rest = False
@@ -168,8 +182,9 @@ def _binder(function: Callable[..., Any], name: str) -> tuple[str | None, Bind]:
             parameters.append(parameter)
     try:
         if len(parameters) == 1 and not takes_rest and _is_whole(hints.get(parameters[0].name)):
-            return context_name, _bind_whole(parameters[0].name, hints[parameters[0].name])
-        return context_name, _bind_fields(name, parameters, hints, takes_rest)
+            shape = hints[parameters[0].name]
+            return context_name, _bind_whole(parameters[0].name, shape), shape
+        return context_name, *_bind_fields(name, parameters, hints, takes_rest)
     except (TypeError, RuntimeError) as error:
         raise TaskError(
             f"task {name}: an annotation cannot be read from JSON: {error}; use types that msgspec supports"
@@ -196,7 +211,7 @@ def _bind_whole(parameter: str, annotation: Any) -> Bind:
 
 def _bind_fields(
     name: str, parameters: list[inspect.Parameter], hints: dict[str, Any], takes_rest: bool
-) -> Bind:
+) -> tuple[Bind, Any]:
     fields: list[Any] = []
     names = [parameter.name for parameter in parameters]
     optional = False
@@ -223,4 +238,4 @@ def _bind_fields(
             values.update({k: v for k, v in whole.items() if k not in names})
         return values
 
-    return bind
+    return bind, shape

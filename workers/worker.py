@@ -23,6 +23,7 @@ from writ.broker.clock import Clock, SystemClock
 from writ.broker.coding import Coder, PayloadCodec
 from writ.broker.connect import Target
 from writ.broker.wire import NatsWire, Wire
+from writ.schemas.bounds import TASKS_TOLD_MAX, TASKS_TOLD_MAX_BYTES
 from writ.schemas.commands import WorkerAbout
 from writ.schemas.ids import token_fault
 from writ.schemas.policy import Isolation
@@ -45,6 +46,8 @@ Tasks = Iterable[Task[..., Any]] | ModuleType | str
 Connect = Callable[[], Awaitable[Wire]]
 CONNECT_WAIT_S: Final = 30.0
 WEIGHT_MAX: Final = 1_000
+
+_SCHEMA_MAX_CHARS: Final = 16_384
 
 
 class Worker:
@@ -238,7 +241,7 @@ class Worker:
             return
         threads = Threads(self.concurrency, f"writ-task-{self.name}")
         try:
-            keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency)))
+            keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency, self.tasks)))
             ended = Mailbox[Run](from_anywhere(loop), keeper.finished)
             hands = LoopHands(user_loop, from_anywhere(user_loop), ended.put, self._clock, threads)
             await self._serve(keeper, loop, hands)
@@ -247,7 +250,8 @@ class Worker:
             await wire.close()
 
     async def _keep_isolated(self, loop: asyncio.AbstractEventLoop, wire: Wire, pool: Pool) -> None:
-        keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency)))
+        # Their modules are imported in other processes: what their tasks take is not known here.
+        keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency, {})))
         hands = ChildHands(loop, pool, lambda run: keeper.finished([run]), self._clock)
         try:
             pool.warm()
@@ -315,8 +319,13 @@ class Worker:
         return undo
 
 
-def _about(slots: int) -> WorkerAbout:
-    return WorkerAbout(socket.gethostname() or "localhost", version("writ-orchestrator"), slots)
+def _about(slots: int, tasks: Mapping[str, Task[..., Any]]) -> WorkerAbout:
+    """What a worker says of itself; of tasks whose schemas are too long it leaves them out."""
+    told = {name: task.input_schema() for name, task in list(tasks.items())[:TASKS_TOLD_MAX]}
+    schemas = {name: schema for name, schema in told.items() if len(schema) <= _SCHEMA_MAX_CHARS}
+    if sum(len(name) + len(schema) for name, schema in schemas.items()) > TASKS_TOLD_MAX_BYTES:
+        schemas = {}
+    return WorkerAbout(socket.gethostname() or "localhost", version("writ-orchestrator"), slots, schemas)
 
 
 def _weights(queues: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:

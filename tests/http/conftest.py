@@ -111,7 +111,11 @@ class Api:
     def worker(self, *words: str) -> subprocess.Popen[bytes]:
         """A worker for the tasks above, in the background."""
         (self.directory / "tasks.py").write_text(TASKS, encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "writ", "worker", "tasks.py", *words]
+        return self.worker_of("tasks.py", *words)
+
+    def worker_of(self, module: str, *words: str) -> subprocess.Popen[bytes]:
+        """A worker for the tasks in a file of the directory, in the background."""
+        command = [sys.executable, "-P", "-m", "writ", "worker", module, *words]
         return subprocess.Popen(
             command, cwd=self.directory, env=self._env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -467,7 +467,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         ScheduleBackfilled, NUMBER, NUMBER, TEXTS, TEXT, st.sampled_from(Overlap), NUMBER
     ),
     LeasesRenewed: st.builds(LeasesRenewed, st.lists(st.builds(Renewal, TEXT, NUMBER)).map(tuple)),
-    WorkerSeen: st.builds(WorkerSeen, TEXT, TEXT, NUMBER),
+    WorkerSeen: st.builds(WorkerSeen, TEXT, TEXT, NUMBER, st.dictionaries(TEXT, TEXT, max_size=2)),
     LeaderElected: st.builds(LeaderElected, TEXT, TEXT, st.none() | TEXT),
     TimeResumed: st.builds(TimeResumed, NUMBER),
     Barrier: st.builds(Barrier),

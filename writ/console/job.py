@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,11 +15,11 @@ from writ.cli.fetch import all_records, explained
 from writ.cli.replays import against_view
 from writ.cli.stretches import of_records
 from writ.http.problems import Fault
-from writ.http.replaying import BUNDLE, export_job
-from writ.http.route import Call
-from writ.http.routes import OfJob
+from writ.http.replaying import BUNDLE
+from writ.orchestrator.replay.bundle import lines
 from writ.orchestrator.replay.compare import compare as differences
 from writ.orchestrator.replay.verify import verify_stretch
+from writ.schemas.bounds import SECOND_US
 from writ.schemas.codec import decode
 from writ.schemas.events import WaitReason
 from writ.schemas.ids import job_key
@@ -188,10 +190,18 @@ async def content(visit: Visit) -> Response:
 
 
 async def bundle(visit: Visit) -> Response:
-    asked = OfJob(queue=visit.path["queue"], id=visit.path["id"])
-    reply = await export_job(Call(visit.client, None, visit.directory, None, asked))  # type: ignore[arg-type]
+    """The job's records with what moves its leases, as `writ replay --bundle` takes them."""
+    found = await history_of(visit)
+    made_at = datetime.datetime.fromtimestamp(visit.now // SECOND_US, datetime.UTC).isoformat()
+    body = lines(
+        of_records(found.view, found.records),
+        made_at=made_at.replace("+00:00", "Z"),
+        by=visit.principal,
+        version=version("writ-orchestrator"),
+        jobs=(job_key(found.view.queue, found.view.id),),
+    )
     headers = {"Content-Disposition": 'attachment; filename="job.bundle"', "Cache-Control": "no-store"}
-    return StreamingResponse(reply.body, headers=headers, media_type=BUNDLE)
+    return StreamingResponse(body, headers=headers, media_type=BUNDLE)
 
 
 async def verification(visit: Visit) -> Page:
@@ -251,7 +261,7 @@ def _side_by_side(one: JobView, other: JobView) -> list[tuple[str, str, str, boo
         "policy",
         "actor",
     )
-    names = (*names, "release", "reason", "cause", "tags", "submitted_at", "finished_at")
+    names += ("release", "reason", "cause", "tags", "submitted_at", "finished_at")
     found: list[tuple[str, str, str, bool]] = []
     for name in names:
         left, right = [_word(getattr(each, name)) for each in (one, other)]

@@ -124,7 +124,7 @@ def _templates() -> Environment:
     )
     for function in (
         *(text.plain, text.document, text.built, text.moment, text.ago, text.number, text.seconds),
-        *(text.dollars, text.size, text.whole, duration, bytes),
+        *(text.dollars, text.size, text.whole, text.exact, duration, bytes),
     ):
         made.filters[function.__name__] = function
     made.tests["denied"] = lambda value: isinstance(value, Denied)

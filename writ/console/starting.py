@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import datetime
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from writ.broker.errors import SubmitRefused
 from writ.http.problems import Fault
+from writ.schemas.bounds import SECOND_US
 
 from .forms import Field, fields_of, value_of
 from .visit import Denied, Elsewhere, Page, Visit, link, part
 
 _LOOKED_AT: Final = 500
+_HEARD_OF: Final = datetime.timedelta(days=1)
 _DECIDED_S: Final = 5.0
 _PREFIX: Final = "in."
 
@@ -25,18 +28,19 @@ async def start(visit: Visit) -> Page:
 
 def _form(
     visit: Visit,
-    known: dict[str, dict[str, Any]],
+    known: dict[str, Known],
     queue: str | None,
     task: str | None,
     typed: dict[str, str],
     faults: dict[str, str],
 ) -> Page:
-    schema = known.get(queue or "", {}).get(task or "")
+    schema = known[task].schema if task in known else None
     found = None if schema is None else fields_of(schema)
     return Page(
         "start.html",
         {
             "known": known,
+            "queues": sorted({queue for each in known.values() for queue in each.queues}),
             "queue": queue,
             "task": task,
             "about": None if schema is None else schema.get("description"),
@@ -48,16 +52,24 @@ def _form(
     )
 
 
-async def tasks(visit: Visit) -> dict[str, dict[str, Any]]:
-    """What the workers of each queue can run: the JSON Schema of each task's input, by queue and task."""
-    page = await part(visit.client.workers(limit=_LOOKED_AT))
-    found: dict[str, dict[str, Any]] = {}
+class Known(NamedTuple):
+    """A task that workers can run: the JSON Schema of its input, and queues in which they have run jobs."""
+
+    schema: dict[str, Any]
+    queues: tuple[str, ...]
+
+
+async def tasks(visit: Visit) -> dict[str, Known]:
+    """The tasks of the workers that were heard of in the last day; the newest word counts."""
+    since = datetime.datetime.fromtimestamp(visit.now / SECOND_US, datetime.UTC) - _HEARD_OF
+    page = await part(visit.client.workers(since=since, limit=_LOOKED_AT))
+    found: dict[str, Known] = {}
     if isinstance(page, Denied):
         return found
     for worker in sorted(page.workers, key=lambda each: each.seen_at):
-        for queue in worker.queues:
-            for name, schema in worker.tasks.items():
-                found.setdefault(queue, {})[name] = msgspec.json.decode(schema)
+        for name, schema in worker.tasks.items():
+            queues = {*worker.queues, *(found[name].queues if name in found else ())}
+            found[name] = Known(msgspec.json.decode(schema), tuple(sorted(queues)))
     return found
 
 
@@ -65,7 +77,7 @@ async def submit(visit: Visit) -> Page | Elsewhere:
     """Submits the job, and goes to its page; shows the form again where something in it is wrong."""
     queue, task = visit.given("queue"), visit.given("task")
     known = await tasks(visit)
-    schema = known.get(queue, {}).get(task)
+    schema = known[task].schema if task in known else None
     typed = {name: values[-1] for name, values in visit.sent.items()}
     faults: dict[str, str] = {}
     given = _input(visit, None if schema is None else fields_of(schema), faults)

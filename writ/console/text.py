@@ -65,6 +65,13 @@ def whole(text: str) -> Markup:
     return escape(text)
 
 
+def exact(value: object) -> Markup:
+    """Text that a form brings back as it is: what cannot be seen stands there by its number."""
+    kept = str(escape(str(value).replace("\0", "")))
+    parts = [each if each.isprintable() else f"&#x{ord(each):x};" for each in kept]
+    return Markup("".join(parts))  # noqa: S704 - escaped above
+
+
 def document(raw: bytes | str, most: int = CONTENT_CHARS) -> str:
     """JSON on several lines, as it reads best; text that is none as it is."""
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
