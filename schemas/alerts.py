@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from .forms import Token
 from .policy import PositiveSeconds, Seconds
+
+THRESHOLD_MAX: Final = 1e12
+"""More than any measure comes to, and few enough seconds for log time."""
 
 
 class Measure(StrEnum):
@@ -48,7 +51,7 @@ class AlertPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     measure: Measure
-    above: Annotated[float, Meta(ge=0)]
+    above: Annotated[float, Meta(ge=0, le=THRESHOLD_MAX)]
     window_s: PositiveSeconds = 600.0
     for_s: Seconds = 0.0
     queue: Token | None = None

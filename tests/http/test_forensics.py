@@ -104,6 +104,10 @@ def test_what_would_have_come_out_otherwise(told: Api) -> None:
     assert [firing["queue"] for firing in alert["firings"]] == ["q"]
     assert told.post("/v1/replay/what-if", {"queues": {"q": {"retries": 3}}}).is_problem(422)
     assert told.post("/v1/replay/what-if", {}).document["total"] == 0
+    too_high = {"alerts": {"never": {"measure": "backlog_age_s", "above": 1.1e308}}}
+    refused = told.post("/v1/replay/what-if", too_high)
+    assert refused.is_problem(422)
+    assert "1000000000000" in refused.document["detail"]
 
 
 def test_a_bundle_replays_where_there_is_no_node(told: Api, tmp_path: Path) -> None:

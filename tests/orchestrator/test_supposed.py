@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import ValidationError, convert
 
 from writ.orchestrator.decide.death import compensated
 from writ.orchestrator.replay.alerts import Firing, alerted
@@ -13,7 +14,7 @@ from writ.orchestrator.replay.history import Entry
 from writ.orchestrator.replay.stretch import Coverage, Stretch
 from writ.orchestrator.replay.threads import lay_out
 from writ.orchestrator.replay.whatif import supposing, what_if
-from writ.schemas.alerts import AlertPolicy, Measure
+from writ.schemas.alerts import THRESHOLD_MAX, AlertPolicy, Measure
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.events import (
     AttemptFailed,
@@ -266,6 +267,16 @@ def test_an_alert_waits_for_its_time_and_names_what_it_rests_on(history: Histori
     assert fires(above=1.0, for_s=100) == [(100, 150, (2, 3))], "by then the first is gone"
     assert fires(above=1.0, for_s=200) == [], "it did not stand for so long"
     assert fires(above=2.0, for_s=10) == [(10, 50, (1, 2, 3))]
+
+
+@pytest.mark.parametrize("measure", list(Measure))
+def test_the_highest_threshold_is_never_passed(measure: Measure, history: Histories) -> None:
+    told = history.wander(31, 250)
+    highest = {"measure": measure.value, "above": THRESHOLD_MAX}
+    (found,) = alerted(stretch_of(told), {"any": convert(highest, AlertPolicy)})
+    assert found.firings == ()
+    with pytest.raises(ValidationError, match=r"\$.above"):
+        convert(highest | {"above": 1.1e308}, AlertPolicy)
 
 
 def test_an_alert_over_money_says_what_has_no_price(history: Histories) -> None:
