@@ -213,10 +213,11 @@ class Node:
         log_file = Path(self.broker.settings.log_file)
         told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
         self._spawn(told, "teller of what the broker refuses")
-        info = self._write_info()
-        self._spawn(Archiving(self.directory, engine, SystemClock()).keep(), "archiving")
-        if self.http is not None:
+        info = self._info()
+        if self.http is not None:  # its token is there before anybody can read where it is
             self._spawn(self.http.keep(self.http.settings(info)), "keeper of the HTTP API")
+        _replace(self.directory / NODE_FILE, msgspec.json.encode(info))
+        self._spawn(Archiving(self.directory, engine, SystemClock()).keep(), "archiving")
 
     def _standing(self) -> PartitionStatus:
         """Of our partition, as the engine knows it."""
@@ -283,8 +284,8 @@ class Node:
         while True:
             await doorkeeper.keep(self.broker, engine.state)
 
-    def _write_info(self) -> NodeInfo:
-        info = NodeInfo(
+    def _info(self) -> NodeInfo:
+        return NodeInfo(
             os.getpid(),
             self.broker.url,
             DEFAULT_TENANT,
@@ -294,8 +295,6 @@ class Node:
             None if self.http is None else self.http.url,
             None if self.http is None else str(self.http.token_path),
         )
-        _replace(self.directory / NODE_FILE, msgspec.json.encode(info))
-        return info
 
     async def stop(self) -> None:
         """Ends the round at hand, then everything."""

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from writ.http.keeper import Http, Settings
 from writ.http.pages import LAG_MAX_RECORDS, LAG_MAX_S
+from writ.node import NODE_FILE, Node, NodeInfo
 
 if TYPE_CHECKING:
     from tests.http.conftest import Api
@@ -137,6 +139,22 @@ def test_the_token_is_the_owners_alone_and_stays(own: Api) -> None:
     path.chmod(0o600)
     own.up()
     assert own.token == token
+
+
+async def test_the_token_is_there_before_anybody_is_told_where(tmp_path: Path) -> None:
+    told = tmp_path / NODE_FILE
+    before: list[bool] = []
+
+    class Watched(Http):
+        def settings(self, info: NodeInfo) -> Settings:
+            before.append(told.exists())
+            return super().settings(info)
+
+    node = await Node.start(tmp_path, http=Watched(tmp_path))
+    try:
+        assert before == [False]
+    finally:
+        await node.stop()
 
 
 def test_a_port_that_is_taken_is_passed_over_unless_it_was_asked_for(own: Api) -> None:
