@@ -21,12 +21,14 @@ def fuzz(directory: Path, arguments: list[str]) -> int:
     up = subprocess.run(
         [*_WRIT, "up", "--detach", "--json", "--dir", str(directory)], check=True, capture_output=True
     )
-    node = json.loads(up.stdout)
-    token = Path(node["token_path"]).read_text(encoding="utf-8").strip()
-    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{node['http_url']}/openapi.json"]
-    command += ["--header", f"Authorization: Bearer {token}", "--checks", "all", "--no-color"]
-    phases = [] if "--phases" in arguments else ["--phases", _PHASES]
     try:
+        node = json.loads(up.stdout)
+        token = Path(node["token_path"]).read_text(encoding="utf-8").strip()
+        command = [
+            *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{node['http_url']}/openapi.json"),
+            *("--header", f"Authorization: Bearer {token}", "--checks", "all", "--no-color"),
+        ]
+        phases = [] if "--phases" in arguments else ["--phases", _PHASES]
         return subprocess.run([*command, *phases, *arguments], check=False, cwd=directory).returncode
     finally:
         subprocess.run([*_WRIT, "down", "--dir", str(directory)], check=True, capture_output=True)
