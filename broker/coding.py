@@ -99,7 +99,7 @@ class Coder:
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [self._plain(each) for each in cast("list[Any]", value)]
+            return [self._plain(each) for each in value]
         if isinstance(value, str):
             return self._plain_text(value) if value.startswith(_TEXT) else value
         if not isinstance(value, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,7 +58,7 @@ async def put_file(
     return file
 
 
-async def read_file(ask: Ask, file: File | str) -> AsyncIterator[bytes]:
+async def read_file(ask: Ask, file: File | str) -> AsyncGenerator[bytes, None]:
     """What a file holds, in parts. Raises FileBroken, after the last where they are not what it holds."""
     sha256 = file if isinstance(file, str) else file.sha256
     found: FileTold = await ask("find_file", FindFile(sha256), FileTold)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,13 @@ class Storing(Asking):
         upload = self._entropy(12).hex()
         return await put_file(self._store, source, upload, name=name, media=media, keep_s=keep_s)
 
-    def read_file(self, file: File | str) -> AsyncIterator[bytes]:
+    def read_file(self, file: File | str) -> AsyncGenerator[bytes, None]:
         """What a file holds, in parts, by its reference or its SHA-256. Raises FileBroken."""
         return read_file(self._store, file)
 
     async def get_file(self, file: File | str) -> bytes:
         """The whole of a file. Raises FileBroken where it is not there, or damaged."""
-        async with aclosing(read_file(self._store, file)) as parts:  # type: ignore[type-var]
+        async with aclosing(read_file(self._store, file)) as parts:
             return b"".join([part async for part in parts])
 
     async def save_file(self, file: File | str, path: Path) -> None:
@@ -57,7 +57,7 @@ class Storing(Asking):
         unfinished = path.with_name(f".{path.name}.part")
         try:
             with unfinished.open("wb") as out:
-                async with aclosing(read_file(self._store, file)) as parts:  # type: ignore[type-var]
+                async with aclosing(read_file(self._store, file)) as parts:
                     async for part in parts:
                         out.write(part)
             unfinished.replace(path)

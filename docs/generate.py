@@ -13,9 +13,10 @@ import msgspec._json_schema as schema_writer
 
 from writ.http import openapi
 from writ.http.routes import ROUTES
-from writ.schemas import bounds, catalog, commands, lists, queries
+from writ.schemas import assets, bounds, catalog, commands, lists, queries
 from writ.schemas.events import JOB_EVENTS, OTHER_EVENTS, VERSIONS, Fact, type_names
 from writ.schemas.lifecycle import REFUSALS, TERMINAL, TRANSITIONS, State
+from writ.schemas.stores import STORE_VERBS
 from writ.schemas.verbs import QUERY_VERBS
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -28,6 +29,7 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     **{f"writ.lease {verb}": cls for verb, cls in commands.LEASE_VERBS.items()},
     **{f"writ.control {verb}": cls for verb, cls in commands.CONTROL_VERBS.items()},
     **{f"writ.query {verb}": cls for verb, (cls, _) in QUERY_VERBS.items()},
+    **{f"writ.store {verb}": cls for verb, (cls, _) in STORE_VERBS.items()},
 }
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
     commands.Answer,
@@ -53,6 +55,9 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     lists.ToolsPage,
     lists.ToolCallsPage,
     queries.NodeStatus,
+    assets.AssetTold,
+    assets.AssetsTold,
+    *dict.fromkeys(told for _, told in STORE_VERBS.values() if told is not commands.Answer),
 )
 
 

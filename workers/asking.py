@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 _encode = msgspec.json.Encoder().encode
 A = TypeVar("A", bound=Answer)
+_ANSWERS: Final[tuple[type[Answer], ...]] = (
+    *(Answer, Acquired, Renewed, Reported, Recalled, RecordsPage, AssetTold),
+    *[told for _, told in STORE_VERBS.values()],
+)
 _decoders: Final[dict[type[Answer], Callable[[bytes], Any]]] = {
-    cls: msgspec.json.Decoder(cls).decode
-    for cls in (
-        *(Answer, Acquired, Renewed, Reported, Recalled, RecordsPage, AssetTold),
-        *[told for _, told in STORE_VERBS.values()],
-    )
+    cls: msgspec.json.Decoder(cls).decode for cls in _ANSWERS
 }
 
 

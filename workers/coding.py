@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from writ.broker.coding import Coder
 from writ.schemas.commands import Command, Complete, Fail, Progress
 from writ.schemas.notes import AnyRemark, Note, StepFault, StepResult, ToolCall
+from writ.schemas.stores import WriteMemory
 
 
 def encoded(command: Command, coder: Coder) -> Command:
@@ -24,6 +25,8 @@ def encoded(command: Command, coder: Coder) -> Command:
         case Note(reports=reports):
             noted = [replace(r, notes=tuple([_remark(note, coder) for note in r.notes])) for r in reports]
             changed = replace(command, reports=tuple(noted))
+        case WriteMemory(value=value):
+            changed = replace(command, value=coder.content(bytes(value)))
         case Progress(progress=progress):
             changed = replace(command, progress=coder.content(bytes(progress)))
         case _:

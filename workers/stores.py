@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ class Files:
             _asks(journal), clean, secrets.token_hex(12), name=name, media=media, keep_s=keep_s
         )
 
-    async def read(self, file: File | str) -> AsyncIterator[bytes]:
+    async def read(self, file: File | str) -> AsyncGenerator[bytes, None]:
         """What a file holds, in parts, by its reference or SHA-256. Raises FileMissing."""
         try:
             async with aclosing(read_file(_asks(self._run.journal), file)) as parts:

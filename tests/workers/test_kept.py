@@ -15,6 +15,7 @@ from writ.orchestrator.replay.verify import verify
 from writ.schemas.assets import AssetRead
 from writ.schemas.lifecycle import State
 from writ.testing import System, virtual
+from writ.vectors import remembered
 
 ONCE = Retry(max_attempts=1)
 OPEN = QueuePolicy(assets={"key-*": ("tells", "plain*"), "colour": ("*",)}, retry=ONCE)
@@ -145,6 +146,36 @@ async def test_files_are_swept_when_their_time_is_over() -> None:
         assert await system.house.sweep() == 1
         assert [each.file for each in (await client.files()).files] == [long]
         assert await client.get_file(File(long.sha256, 4)) == b"long"
+
+
+@task
+async def learns(word: str, at: list[float], ctx: Context) -> list[Any]:
+    async with remembered(ctx, "librarian", "words", dimensions=3) as vectors:
+        near = vectors.search(at, 2)
+        vectors.add(word, at, {"word": word})
+    return [[hit.key, round(hit.score, 2), hit.data] for hit in near]
+
+
+@virtual
+async def test_an_agent_finds_what_is_near_of_what_it_has_learnt_and_a_reproduction_the_same() -> None:
+    async with System([learns]) as system:
+        client = system.client
+
+        async def learn(word: str, at: list[float]) -> Any:
+            return await client.result(
+                await client.submit("test", "learns", {"word": word, "at": at}, id=word, retry=ONCE)
+            )
+
+        assert await learn("east", [1, 0, 0]) == []
+        assert await learn("north", [0, 1, 0]) == [["east", 0.0, {"word": "east"}]]
+        found = await learn("north-east", [1, 1.2, 0])
+        assert [each[0] for each in found] == ["north", "east"]
+        assert await learn("again", [1, 0, 0]) == [
+            ["east", 1.0, {"word": "east"}],
+            ["north-east", 0.64, {"word": "north-east"}],
+        ]
+        assert await client.result(await client.reproduce("north-east", "test")) == found
+        assert len(await learn("east-again", [1, 0, 0])) == 2
 
 
 # --- codecs -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import urllib.parse
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from writ.workers.stores import without
 SECRET = st.text(min_size=8, max_size=40).filter(
     lambda text: text.strip() == text and len(set(text)) > 5 and not REDACTED.count(text)
 )
-FORMS = {
+FORMS: dict[str, Callable[[str], str]] = {
     "plain": lambda s: s,
     "json": json.dumps,
     "json in json": lambda s: json.dumps(json.dumps({"it": s})),

@@ -58,7 +58,7 @@ async def _get(args: Namespace) -> int:
             if args.out is not None:
                 await client.save_file(args.sha256, Path(args.out))
                 return 0
-            async with aclosing(client.read_file(args.sha256)) as parts:  # type: ignore[type-var]
+            async with aclosing(client.read_file(args.sha256)) as parts:
                 async for part in parts:
                     sys.stdout.buffer.write(part)
         except FileBroken as error:
