@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from writ import FailJob, task
+from writ import Context, FailJob, task
 
 
 class Planned(Exception):
@@ -29,6 +29,11 @@ async def fail() -> None:
 @task(name="conformance.refuse")
 async def refuse() -> None:
     raise Refused("as asked")
+
+
+@task(name="conformance.asset")
+async def asset(name: str, ctx: Context) -> dict[str, str]:
+    return {"said": await ctx.secret(name)}
 
 
 @task(name="conformance.sleep")

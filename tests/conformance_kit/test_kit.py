@@ -18,7 +18,7 @@ def kit(*command: str) -> subprocess.CompletedProcess[str]:
 def test_this_projects_worker_keeps_to_the_protocol() -> None:
     done = kit(*WORKER, str(HERE / "tasks.py"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok  ") == 7
+    assert done.stdout.count("ok  ") == 8
 
 
 def test_a_worker_that_breaks_the_protocol_is_found(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_worker_that_breaks_the_protocol_is_found(tmp_path: Path) -> None:
     assert lines[0].startswith("FAIL  completes a job with its output as JSON: echo of")
     assert lines[1].startswith("ok ")
     assert "ended after attempt 2, not 1" in lines[2]
-    assert all("the worker has ended, with exit code 3" in line for line in lines[3:7])
+    assert all("the worker has ended, with exit code 3" in line for line in lines[4:8])
 
 
 def test_without_a_command_it_says_what_it_takes() -> None:

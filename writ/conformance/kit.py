@@ -17,9 +17,10 @@ from writ.broker.connect import Target
 from writ.broker.errors import JobCancelled, JobFailed, WritError
 from writ.broker.results import JobHandle
 from writ.node import Node
+from writ.schemas.assets import AssetRead
 from writ.schemas.codec import decode
 from writ.schemas.events import Fact, LeaseExpired, LeaseGranted
-from writ.schemas.policy import Retry
+from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.queries import JobView
 from writ.schemas.states import State
 
@@ -72,6 +73,20 @@ class Cases:
         view = await self._dead(job)
         _need(view.attempt == 1, f"it ended after attempt {view.attempt}, not 1")
         self._error(view, "policy", "Refused", "")
+
+    async def asset(self) -> None:
+        """reads a secret that its queue grants, which the log tells, and leaves it out of what it says"""
+        value = "conformance " * 3
+        policy = QueuePolicy(assets={"conformance-*": ("conformance.asset",)})
+        await self._client.set_asset("conformance-key", value, secret=True)
+        await self._client.declare_queue(QUEUE, policy)
+        job = await self._submit("conformance.asset", {"name": "conformance-key"})
+        output = await self._result(job)
+        _need(output == {"said": "[redacted]"}, f"it said {str(output)[:80]}")
+        reads = [event for event in await self._events(job) if isinstance(event, AssetRead)]
+        _need([event.asset for event in reads] == ["conformance-key"], "the log tells of no reading")
+        refused = await self._dead(await self._submit("conformance.asset", {"name": "other-key"}))
+        _need(refused.error is not None, "it read what the queue does not grant")
 
     async def renew(self) -> None:
         """renews a lease while a task runs for longer than that"""
@@ -180,7 +195,8 @@ async def _check(node: Node, command: Sequence[str]) -> list[Verdict]:
         async with Client(Target(node.url, key)) as client:
             cases = Cases(client, worker)
             order: list[Callable[[], Awaitable[None]]] = [
-                cases.echo, cases.fail, cases.refuse, cases.renew, cases.cancel, cases.lose, cases.drain,
+                cases.echo, cases.fail, cases.refuse, cases.asset, cases.renew, cases.cancel, cases.lose,
+                cases.drain,
             ]  # fmt: skip
             for case in order:
                 verdicts.append(Verdict(case.__doc__ or "", await _fault(case, worker)))
