@@ -39,6 +39,11 @@ teeth: $(READY) ## Search the seeds that find each bug planted into the simulati
 .PHONY: http-fuzz
 http-fuzz: $(READY) ## Search the HTTP API for faults by its document, with every check of schemathesis, in 6 minutes
 	@$(BIN)/python -m tests.http.fuzz $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(READY) ## Send 50,000 malformed inputs to each decoder and edge (ARGS='--only http --count 500 --seed 7')
+	@$(BIN)/python -m tests.fuzz.run $(ARGS)
+
 .PHONY: step-proof
 step-proof: $(READY) ## Kill workers around 1,000 steps: no effect happens twice (ARGS='--kills 100')
 	@$(BIN)/python -m tests.acceptance.steps.proof $(ARGS)

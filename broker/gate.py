@@ -11,6 +11,8 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+import msgspec
+
 from .accounts import AUTH_SUBJECT, GATE_ACCOUNT, Principal
 from .clock import Clock
 from .jwt import claims_in, is_signed
@@ -30,6 +32,40 @@ SKEW_S: Final = 30
 _GROUP: Final = "writ-gate"
 _AUDIENCE: Final = "nats-authorization-request"
 _US: Final = 1_000_000
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """What a client has shown: a key and a signature, or a token, which some send as a password."""
+
+    nkey: str | None = None
+    sig: str | None = None
+    auth_token: str | None = None
+    password: str | None = msgspec.field(name="pass", default=None)
+
+
+class _Client(msgspec.Struct, frozen=True):
+    """What the broker knows of it: what it gave it to sign."""
+
+    nonce: str | None = None
+
+
+class _Server(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    server_id: _Server
+    user_nkey: str
+    connect_opts: _Shown = _Shown()
+    client_info: _Client = _Client()
+
+
+class _Question(msgspec.Struct, frozen=True):
+    """What a broker asks, as far as it is looked at."""
+
+    iss: str
+    aud: str
+    nats: _Asked
 
 
 class Entry(NamedTuple):
@@ -76,15 +112,15 @@ class Gate:
     def answer(self, request: bytes) -> bytes | None:
         """The signed answer to a question of the broker's; None to what is no such question."""
         try:
-            claims = claims_in(request.decode())
-            asked: dict[str, Any] = claims["nats"]
-            server, user = str(asked["server_id"]["id"]), str(asked["user_nkey"])
-            if claims["aud"] != _AUDIENCE or claims["iss"] != server:
-                raise ValueError(f"it is signed by {claims['iss']} for {claims['aud']!r}")
-        except (ValueError, KeyError, TypeError) as error:
+            question = msgspec.convert(claims_in(request.decode()), _Question)
+            asked = question.nats
+            server, user = asked.server_id.id, asked.user_nkey
+            if question.aud != _AUDIENCE or question.iss != server:
+                raise ValueError(f"it is signed by {question.iss} for {question.aud!r}")
+        except (ValueError, msgspec.ValidationError) as error:
             log.warning("somebody other than a broker asked to let somebody in: %s", error)
             return None
-        entry = self._known(asked.get("connect_opts", {}), asked.get("client_info", {}))
+        entry = self._known(asked.connect_opts, asked.client_info)
         now_s = self._clock.wall_us() // _US
         verdict: dict[str, Any] = {"type": "authorization_response", "version": 2}
         if entry is None:
@@ -94,13 +130,13 @@ class Gate:
         answer = {"sub": user, "aud": server, "nats": verdict}
         return self._trust.account(GATE_ACCOUNT).token(answer, now_s).encode()
 
-    def _known(self, shown: dict[str, Any], client: dict[str, Any]) -> Entry | None:
-        key, signature, nonce = shown.get("nkey"), shown.get("sig"), client.get("nonce")
+    def _known(self, shown: _Shown, client: _Client) -> Entry | None:
+        key, signature, nonce = shown.nkey, shown.sig, client.nonce
         if key:
             if signature and nonce and is_signed(key, nonce.encode(), signature):
                 return self._register.by_key(key)
             return None
-        token = shown.get("auth_token") or shown.get("pass")
+        token = shown.auth_token or shown.password
         return self._register.by_token(hashlib.sha256(token.encode()).hexdigest()) if token else None
 
     def _admit(self, entry: Entry, user: str, now_s: int) -> str:

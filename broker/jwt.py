@@ -77,9 +77,9 @@ def claims_in(token: str) -> dict[str, Any]:
     try:
         signed, _, signature = token.rpartition(".")
         claims: dict[str, Any] = msgspec.json.decode(_unbase64(signed.partition(".")[2]))
-        if not is_signed(claims["iss"], signed.encode(), signature):
+        if not is_signed(str(claims["iss"]), signed.encode(), signature):
             raise ValueError("the token's signature is not its issuer's")
-    except (KeyError, TypeError, msgspec.DecodeError) as error:
+    except (KeyError, TypeError, msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"this is no token of NATS: {error}") from None
     return claims
 

@@ -101,7 +101,7 @@ def read_policy(text: str) -> Policy:
     """A policy from its file. Raises PolicyFault, naming what is wrong."""
     try:
         found = msgspec.convert(tomllib.loads(text), dict[str, dict[str, list[str]]])
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise PolicyFault(f"the policy cannot be read: {error}") from None
     rest = found.pop(_RULES, {})
     known = {*Role, _EVERYBODY}

@@ -112,6 +112,8 @@ def key_text(name: str, public: bytes) -> str:
 
 def key_in(text: str) -> bytes:
     """The 32 bytes of a public key of `key_text`. Raises NoteError."""
+    if not text.isascii():
+        raise NoteError(f"{text[:120]!a} is no public key; writ audit key prints one")
     name, _, rest = text.strip().partition("+")
     told, _, encoded = rest.partition("+")
     content = _bytes(encoded)

@@ -112,7 +112,7 @@ def decode(body: bytes) -> Record:
     try:
         raw = _decode(body)
         events = tuple([_decode_event(e) for e in raw.events])
-    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"a record's body cannot be read: {error}") from error
     return Record(
         raw.epoch,

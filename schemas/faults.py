@@ -56,7 +56,7 @@ def _stood(sent: bytes | msgspec.Raw, path: str) -> str:
             else:
                 found = [value for each in found for value in _fields(each).values()]
         return ", ".join([_shown(bytes(each)) for each in found[:3]])
-    except (msgspec.MsgspecError, RecursionError, IndexError):
+    except (msgspec.MsgspecError, RecursionError, IndexError, UnicodeDecodeError):
         return ""  # the text is broken behind the place that the error is about
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -54,6 +55,7 @@ class BundleError(ValueError):
     """A file that is no bundle, or not the one that was made; the text says why."""
 
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _head = msgspec.json.Decoder(Head)
 _line = msgspec.json.Decoder(_Line)
 _tail = msgspec.json.Decoder(_Tail)
@@ -106,20 +108,20 @@ def read(path: Path) -> tuple[Head, Stretch]:
     if body.startswith(b"\x1f\x8b"):
         try:
             body = gzip.decompress(body)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise BundleError(f"{path} cannot be unpacked: {error}") from error
     *found, end = body.split(b"\n")
     if end or len(found) < 2:
         raise BundleError(f"{path} is cut off, or no bundle: it does not end with a line of its checksum")
     try:
         head = _head.decode(found[0])
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{path} is no bundle: its first line is no head ({error})") from error
     if head.writ_bundle != FORMAT:
         raise BundleError(f"{path} has format {head.writ_bundle}; this version reads format {FORMAT}")
     try:
         told = _tail.decode(found[-1]).sha256
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{path} is cut off: its last line holds no checksum") from error
     digest = hashlib.sha256(body[: len(body) - len(found[-1]) - 1]).hexdigest()
     if digest != told:
@@ -136,6 +138,6 @@ def read(path: Path) -> tuple[Head, Stretch]:
 def _entry(path: Path, number: int, line: bytes) -> Entry:
     try:
         found = _line.decode(line)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{path}, line {number}: {error}") from error
     return Entry(found.seq, found.subject, bytes(found.record))

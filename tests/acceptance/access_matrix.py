@@ -51,6 +51,7 @@ _HELD: Final = {"worker": "w", "leases": [{"id": "none", "token": 1}]}
 _REPORT: Final = {"worker": "w", "id": "none", "token": 1}
 _FILE: Final = {"sha256": "0" * 64}
 _MEMORY: Final = {"agent": "tried"}
+_TOKENS: Final = {"note": "usage_recorded", "model": "m", "input_tokens": 1}
 _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "acquire": {"worker": "w"},
     "withdraw": {"worker": "w"},
@@ -60,7 +61,7 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "snooze": _REPORT | {"delay_s": 1},
     "suspend": _REPORT | {"reason": "approval"},
     "progress": _REPORT | {"progress": 1},
-    "note": {"worker": "w", "reports": [{"id": "none", "token": 1, "notes": []}]},
+    "note": {"worker": "w", "reports": [{"id": "none", "token": 1, "first": 1, "notes": [_TOKENS]}]},
     "recall": _REPORT,
     "read_asset": _REPORT | {"name": "none"},
     "put_part": {"upload": "tried", "number": 0, "data": "dHJpZWQ="},

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from .output import Table, next_steps, print_json
 from .usage import CommandError, UsageError
 
@@ -28,6 +30,20 @@ Saved = dict[str, Any]
 """`current` is a name or None; `contexts` are url, creds, tenant and principal by name."""
 
 
+class _Context(msgspec.Struct, frozen=True):
+    url: str
+    creds: str
+    tenant: str
+    principal: str
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    """The file."""
+
+    contexts: dict[str, _Context]
+    current: str | None = None
+
+
 def _path(env: Mapping[str, str]) -> Path:
     home = env.get("XDG_CONFIG_HOME") or str(Path(env.get("HOME") or "~").expanduser() / ".config")
     return Path(home) / "writ" / _FILE
@@ -37,13 +53,11 @@ def read(env: Mapping[str, str]) -> Saved:
     """What is saved. Raises CommandError where the file is not what it should be."""
     path = _path(env)
     try:
-        found: Saved = json.loads(path.read_bytes())
-        if not isinstance(found["contexts"], dict):
-            raise TypeError
+        found = msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=_Saved))
     except FileNotFoundError:
         return {"current": None, "contexts": {}}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CommandError(f"{path} cannot be read; mend it, or delete it", [f"rm {path}"]) from None
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise CommandError(f"{path}: {error}; mend it, or delete it", [f"rm {path}"]) from None
     return found
 
 

@@ -76,7 +76,7 @@ def _document(name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}", HELP) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers too long to read are no error of TOML's own
         raise UsageError(f"{name} is not TOML: {error}", HELP) from error
 
 

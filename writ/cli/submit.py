@@ -53,7 +53,7 @@ def _input(given: str | None) -> msgspec.Raw:
         return msgspec.Raw(b"null")
     try:
         msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"INPUT is not JSON: {error}", ['writ submit QUEUE TASK \'{"name": "value"}\'']
         ) from error
@@ -115,7 +115,7 @@ def _approval(args: Namespace) -> dict[str, Any] | None:
 def _retry(args: Namespace) -> dict[str, Any] | None:
     try:
         policy = msgspec.json.decode(args.retry or "{}", type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UsageError(f"--retry is not a JSON object: {error}", _HELP) from error
     if args.max_attempts is not None:
         policy["max_attempts"] = args.max_attempts
@@ -138,7 +138,7 @@ def _read_jobs(name: str, defaults: dict[str, Any]) -> list[tuple[int, dict[str,
         if line.strip():
             try:
                 job = msgspec.json.decode(line, type=dict[str, Any])
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 raise UsageError(f"{name}, line {number}: {error}", [shape]) from error
             job = {key: value for key, value in defaults.items() if value is not None} | job
             if "task" not in job:

@@ -75,7 +75,10 @@ def _with_whole_numbers(sent: bytes, place: str) -> bytes:
 
     Where the place is in a list, the same is done in all its elements.
     """
-    return bytes(_whole(msgspec.Raw(sent), [name for _, name in _STEP.findall(place)]))
+    try:
+        return bytes(_whole(msgspec.Raw(sent), [name for _, name in _STEP.findall(place)]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return sent  # it is broken behind that place
 
 
 def _whole(value: msgspec.Raw, steps: Sequence[str]) -> msgspec.Raw:
