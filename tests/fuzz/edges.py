@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ from tests.orchestrator.engine.conftest import Twin
 from tests.schemas.test_codec import golden
 from writ.broker.accounts import Principal as Account
 from writ.broker.gate import Entry, Gate
-from writ.broker.jwt import Signer
-from writ.broker.keys import KeyFileError, KeyKind, load, new_seed
+from writ.broker.jwt import KeyKind, Signer
+from writ.broker.keys import KeyFileError, load, new_seed
 from writ.broker.trust import Trust
 from writ.cli import contexts, declared
 from writ.cli.submit import _read_jobs
@@ -43,9 +43,11 @@ from writ.orchestrator.replay.checked import signed_in
 from writ.orchestrator.replay.verify import verify_stretch
 from writ.projections.asked import Refused, address_of, parse
 from writ.schemas.access import PolicyFault, policy_text, read_policy
+from writ.schemas.bounds import MESSAGE_MAX_BYTES
 from writ.schemas.checkpoints import NoteError, key_in
 from writ.schemas.codec import CodecError, decode
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
+from writ.schemas.events import CommandRejected
 from writ.schemas.principals import Role
 from writ.schemas.rejections import Rejection
 from writ.schemas.supposed import Supposed
@@ -77,7 +79,8 @@ class Edge:
         self._ways = ways
 
     def malformed(self, mutations: Mutations) -> bytes:
-        return self._ways(mutations, mutations.draw.choice(self.samples))
+        """An input, no longer than what the broker carries in one message."""
+        return self._ways(mutations, mutations.draw.choice(self.samples))[:MESSAGE_MAX_BYTES]
 
 
 class Making(NamedTuple):
@@ -120,10 +123,10 @@ def edges(directory: Path) -> Iterator[Making]:
 
 _JOBS: Final = (
     {"task": "t"},
-    {"task": "invoices.extract", "id": "a-7", "input": {"n": [1, 2.5, None, "é"]}, "priority": 2, "delay_s": 3},
-    {"task": "t", "not_before": "2030-01-01T00:00:00Z", "retry": {"max_attempts": 2, "non_retryable_types": ["E"]}},
+    {"task": "invoices.extract", "id": "a-7", "input": {"n": [1, 2.5, None, "é"]}, "priority": 2},
+    {"task": "t", "not_before": "2030-01-01T00:00:00Z", "retry": {"non_retryable_types": ["E"]}},
     {"task": "t", "tags": {"env": "prod"}, "unique_key": "u", "fairness_key": "f", "concurrency_key": "c"},
-    {"task": "t", "after": ["mail~a"], "input_from": {"x": "mail~a"}, "batch": "b", "approval": {"timeout_s": 60}},
+    {"task": "t", "after": ["mail~a"], "input_from": {"x": "mail~a"}, "batch": "b", "approval": {}},
 )  # fmt: skip
 _SUBMITS: Final = (
     *[json.dumps(job).encode() for job in _JOBS],
@@ -278,7 +281,7 @@ def _gate() -> Edge:
         if answer is None:
             return "it is no question of a broker"
         verdict = msgspec.json.decode(base64.urlsafe_b64decode(answer.split(b".")[1] + b"=="))["nats"]
-        return verdict.get("error")
+        return str(verdict["error"]) if "error" in verdict else None
 
     documents = [json.dumps(each, separators=(",", ":")).encode() for each in (asked, other)]
 
@@ -307,10 +310,10 @@ class _Engine:
         self._twin: Twin | None = None
         self._asked = 0
 
-    def run(self, work: Callable[[Twin], Any]) -> Any:
+    def run(self, work: Callable[[Twin], Coroutine[Any, Any, str | None]]) -> str | None:
         return self._loop.run_until_complete(self._run(work))
 
-    async def _run(self, work: Callable[[Twin], Any]) -> Any:
+    async def _run(self, work: Callable[[Twin], Coroutine[Any, Any, str | None]]) -> str | None:
         if self._twin is None or self._asked >= _TWIN_LIFE:
             if self._twin is not None:
                 await self._twin.crash()
@@ -339,11 +342,12 @@ async def _decided(twin: Twin, body: bytes) -> str | None:
         raise AssertionError("a submit was not decided on")
     assert all(not task.done() for _, task in twin.running), "the engine has ended"
     reasons = [
-        event.why.reason
+        each.reason
         async for part in _after(twin, before)
         for record in part
         for event in record.events
-        if hasattr(event, "why")
+        if isinstance(event, CommandRejected)
+        for each in event.refused
     ]
     return " | ".join(reasons) if reasons else None
 
@@ -565,9 +569,29 @@ class Node:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def http_pid(self) -> int:
+        """The process of the HTTP API, which starts with the first connection."""
+        address = urlsplit(self.info["http_url"])
+        with socket.create_connection((str(address.hostname), int(str(address.port))), timeout=20) as plain:
+            plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert plain.recv(100)
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                words = stat.with_name("cmdline").read_bytes().split(b"\x00")
+                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                if b"writ.http" in words and parent == self.info["pid"]:
+                    return int(stat.parent.name)
+        raise AssertionError("the node has no process for HTTP")
+
     def close(self) -> None:
         if self._info is not None:
             self.writ("down")
+
+
+def _cpu_s(pid: int) -> float:
+    """What a process has had of the processors: the machine may have others to do."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _resealed(content: bytes) -> bytes:
@@ -682,6 +706,10 @@ def _public_key(node: Node) -> Edge:
 # --- HTTP -----------------------------------------------------------------------------------------------
 
 
+_CHUNKED: Final = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
+
+
 class _Http:
     """Sends bytes to a node's HTTP port, and reads one answer to them."""
 
@@ -757,7 +785,8 @@ def _http(node: Node) -> Edge:
         with_line = [*lines[:line], mutations.of_words(lines[line]), *lines[line + 1 :]]
         method, path, version = lines[0].split(b" ")
         target = mutations.among(
-            lambda: mutations.of_words(path), lambda: mutations.of_bytes(path), lambda: path + b"?limit=" + odd,
+            lambda: mutations.of_words(path), lambda: mutations.of_bytes(path),
+            lambda: path + b"?limit=" + odd,
             lambda: path.replace(b"mail", odd), lambda: path + b"/%00%ff%2e%2e/" + odd,
         )  # fmt: skip
         other = mutations.of_json(body) if body else odd
@@ -766,9 +795,9 @@ def _http(node: Node) -> Edge:
             lambda: b"\r\n".join(with_line) + b"\r\n\r\n" + body,
             lambda: b"\r\n".join([b" ".join((method, target, version)), *lines[1:]]) + b"\r\n\r\n" + body,
             lambda: sized + b"\r\nContent-Length: %d\r\n\r\n" % len(other) + other,
-            lambda: sized + b"\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(other) + other + b"\r\n0\r\n\r\n",
+            lambda: sized + _CHUNKED + b"%x\r\n" % len(other) + other + _LAST_CHUNK,
             lambda: head + b"\r\nX-Odd: " + odd + b"\r\n\r\n" + body,
             lambda: mutations.of_bytes(sample),
         )  # fmt: skip
 
-    return Edge("http", samples, _Http(port).take, ways, clock=time.monotonic)
+    return Edge("http", samples, _Http(port).take, ways, clock=partial(_cpu_s, node.http_pid()))

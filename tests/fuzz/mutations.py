@@ -153,7 +153,7 @@ class Mutations:
                 other, at = draw.choice(places)
                 holder[key] = json.loads(json.dumps(other[at])) if at in _keys(other) else None
             case _:
-                times = draw.choice((2, 30, 600))
+                times = draw.choice((2, 30, 600)) if len(put) < 2 else 2
                 holder[key] = [json.loads(json.dumps(holder[key])) for _ in range(times)]
         return tree
 

@@ -47,9 +47,9 @@ class Held:
     def line(self) -> str:
         verdict = "ok" if not self.faults else f"{len(self.faults)} FAULTS"
         return (
-            f"{self.edge:<14} {self.inputs:>7,} inputs  {self.refused:>7,} refused in {len(self.reasons):>5,} ways"
-            f"  {self.taken:>7,} taken  {self.neighbours:>6,} neighbours  slowest {self.slowest_s * 1e3:6.1f} ms"
-            f"  {verdict}"
+            f"{self.edge:<14} {self.inputs:>7,} inputs  {self.refused:>7,} refused in {len(self.reasons):>5,}"
+            f" ways  {self.taken:>7,} taken  {self.neighbours:>5,} neighbours"
+            f"  slowest {self.slowest_s * 1e3:5.1f} ms  {verdict}"
         )
 
 

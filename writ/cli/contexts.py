@@ -53,7 +53,7 @@ def read(env: Mapping[str, str]) -> Saved:
     """What is saved. Raises CommandError where the file is not what it should be."""
     path = _path(env)
     try:
-        found = msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=_Saved))
+        found: Saved = msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=_Saved))
     except FileNotFoundError:
         return {"current": None, "contexts": {}}
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
