@@ -96,6 +96,10 @@ bench-gates: $(READY) ## Show how often gates and canaries judge rightly, by sim
 bench-audit: $(READY) ## Measure how fast a log is verified against its checkpoints (ARGS='--jobs 300000')
 	@$(BIN)/python -m benchmarks.audit $(ARGS)
 
+.PHONY: bench-fair
+bench-fair: $(READY) ## Measure what a flood of one tenant costs another (ARGS='--seconds 10')
+	@$(BIN)/python -m benchmarks.fair $(ARGS)
+
 .PHONY: kill-views
 kill-views: $(READY) ## Kill the views at 50 random points of a rebuild (N=200 for more)
 	@WRIT_KILL_POINTS=$(or $(N),50) $(BIN)/pytest -n0 -q tests/acceptance/test_rebuilt_views.py -k kill_point
