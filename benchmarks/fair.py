@@ -3,10 +3,10 @@
     python -m benchmarks.fair [--seconds 4] [--passes 3] [--rate 40]
 
 Both tenants are on one node. The quiet one submits jobs one at a time, at a steady rate, and a worker of its
-own waits for them: what counts is the time from submit to lease, its 99th percentile. It is taken by turns with
-the node to itself and while the other tenant submits arrays of jobs as fast as they are taken from it; the
-medians of the passes count. The flood comes from a process of its own, nicer than the node: in life it comes
-from elsewhere.
+own waits for them: what counts is the time from submit to lease, its 99th percentile. It is taken by turns
+with the node to itself and while the other tenant submits arrays of jobs as fast as they are taken from it;
+the medians of the passes count. The flood comes from a process of its own, nicer than the node: in life it
+comes from elsewhere.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ async def _drained(stage: Stage) -> None:
                          inbox_prefix="_INBOX")  # fmt: skip
     try:
         async with asyncio.timeout(_DRAIN_S):
-            while (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}", {}))["state"]["messages"]:
-                await asyncio.sleep(_AGAIN_S)
+            while (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}", {}))["state"]["messages"]:  # noqa: ASYNC110
+                await asyncio.sleep(_AGAIN_S)  # another process purges it
     finally:
         await link.close()
 

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, get_args
 from writ.schemas.ids import SYSTEM_TENANT, token_fault
 from writ.schemas.subjects import NO_QUEUE
 
+from .glass import BREAK_GLASS, CONNECTS
 from .keys import is_public_user_key
 from .tls import TlsFiles
 from .trust import SYSTEM_ACCOUNT, Trust
@@ -86,13 +87,13 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
         HTTP_ACCOUNT,
         Permissions(publish=_HTTP_SERVICES, subscribe=("_INBOX.>", "_INBOX_http.>", "writ.feed.>")),
     ),
-    # For a person, when nothing else lets anybody in. Nothing of Writ uses it.
-    "break-glass": InternalUser(SERVICE_ACCOUNT, _ANYTHING),
+    # For a person, when nothing else lets anybody in. Nothing of Writ uses it, and each use is an alarm.
+    BREAK_GLASS: InternalUser(SERVICE_ACCOUNT, _ANYTHING),
     # Answers for logins; the broker makes the reply subjects.
     "gate": InternalUser(GATE_ACCOUNT, Permissions(publish=("$SYS._INBOX.>",), subscribe=(AUTH_SUBJECT,))),
-    # Tells the broker what the accounts are.
+    # Tells the broker what the accounts are, and hears who connects.
     "system": InternalUser(
-        SYSTEM_ACCOUNT, Permissions(publish=("$SYS.REQ.CLAIMS.UPDATE",), subscribe=("_INBOX.>",))
+        SYSTEM_ACCOUNT, Permissions(publish=("$SYS.REQ.CLAIMS.UPDATE",), subscribe=("_INBOX.>", CONNECTS))
     ),
 }
 """Writ's own users, by name. A further one is a further row."""

@@ -39,6 +39,7 @@ from .clock import SystemClock
 from .connect import Target, connect, login
 from .free_ports import choose_port
 from .gate import Gate
+from .glass import BREAK_GLASS, watch
 from .keys import DIRECTORY_MODE, load_or_create
 from .owned import (
     DEFAULT_DIRECTORY,
@@ -236,6 +237,11 @@ class EmbeddedBroker:
         link = await connect(target, f"writ:{user}", inbox_prefix="_INBOX")
         self._links.append(link)
         return link
+
+    async def tell_break_glass(self, heard: Callable[[str], None]) -> None:
+        """Has `heard` called with words about each connection of the user `break-glass` from here on."""
+        public = Trust.in_directory(self.directory / "keys").user(BREAK_GLASS).public
+        await watch(self._links[0], public, heard)
 
     async def wait(self) -> BrokerExit:
         """Return when the server process has ended, by itself (`expected` False) or through `stop`."""

@@ -215,6 +215,11 @@ class Engine:
         counts = [waiter.command.count for place in parked.queues() for _, waiter in parked.line(place)]
         return Backlog(len(self._inbox.asked), self._inbox.jobs_read, len(counts), sum(counts))
 
+    @property
+    def now(self) -> int:
+        """Log time."""
+        return self._time.now()
+
     def stop(self) -> None:
         """Ends `run` after the round at hand."""
         self._stopping = True

@@ -14,6 +14,7 @@ class Figures:
 
     `append` is in microseconds, `batch` in records. `refused` appends were surely not stored, `unknown` ones
     were not answered. `shed` requests were told to ask again, as too many waited.
+    `break_glass` is how often somebody connected as the broker's user for emergencies.
     """
 
     rounds: int = 0
@@ -23,6 +24,7 @@ class Figures:
     unknown: int = 0
     requests: int = 0
     shed: int = 0
+    break_glass: int = 0
 
     def stored(self, records: int, took_us: int) -> None:
         """One append that succeeded."""

@@ -264,6 +264,18 @@ HALTED: Final = _metric(
     ("view",),
 )
 
+BREAK_GLASS: Final = _metric(
+    ENGINE, "writ_break_glass_total", C, "Connections as the broker's user for emergencies."
+)
+BUDGET: Final = _metric(
+    ENGINE,
+    "writ_tenant_budget_usd",
+    G,
+    "Of a tenant's budget in its period: the limit, what is spent, and what is reserved for attempts.",
+    ("tenant", "part"),
+    unit=_MILLION,
+)
+
 CHECKPOINT_LAG: Final = _metric(
     VIEWS,
     "writ_audit_checkpoint_lag_seconds",

@@ -457,6 +457,9 @@ class AlarmKind(StrEnum):
 
     MIRROR_DIFFERS = "mirror_differs"
 
+    BREAK_GLASS = "break_glass"
+    """Somebody has connected as the broker's user for emergencies, who may do anything there."""
+
 
 class AlarmRaised(Fact, frozen=True):
     """A component of Writ found what nobody who keeps to the rules can have done.

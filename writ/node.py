@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from writ.broker.alarms import raise_alarm
 from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.gate import LIFE_S
+from writ.broker.glass import BREAK_GLASS
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.owned import DEFAULT_DIRECTORY
+from writ.broker.ports import AppendFailed
 from writ.broker.queries import teller
 from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
 from writ.broker.requests import NatsRequests
@@ -34,6 +37,9 @@ from writ.orchestrator.snapshots import Snapshots
 from writ.orchestrator.strongroom import ASSET_BUCKET
 from writ.schemas import catalog
 from writ.schemas.bounds import LIVE_MAX
+from writ.schemas.commands import RaiseAlarm
+from writ.schemas.events import AlarmKind
+from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.queries import PartitionStatus
 
 from .archiving import Archiving
@@ -55,6 +61,7 @@ NODE_FILE: Final = "node.json"
 LOOPBACK: Final = "127.0.0.1"
 _EPOCHS_FILE: Final = "epochs.json"
 _ENGINE: Final = "orchestrator"
+_AGAIN_S: Final = 1.0
 
 
 class AuditCopies(NamedTuple):
@@ -108,6 +115,7 @@ class Node:
         self.engine: Engine | None = None
         self._links: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._glass: asyncio.Queue[str] = asyncio.Queue()
         self.views = views
 
     @property
@@ -213,6 +221,7 @@ class Node:
         log_file = Path(self.broker.settings.log_file)
         told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
         self._spawn(told, "teller of what the broker refuses")
+        self._spawn(self._tell_break_glass(engine, logs, live), "alarm of break-glass")
         info = self._info()
         if self.http is not None:  # its token is there before anybody can read where it is
             self._spawn(self.http.keep(self.http.settings(info)), "keeper of the HTTP API")
@@ -276,6 +285,28 @@ class Node:
             self.broker = await EmbeddedBroker.start(
                 self.directory, port, principals, configure=_as(self.broker.settings)
             )
+            await self.broker.tell_break_glass(self._glass.put_nowait)
+
+    async def _tell_break_glass(self, engine: Engine, link: Any, log_: JetStreamLog) -> None:
+        """Has each use of the broker's user for emergencies recorded as an alarm."""
+        await self.broker.tell_break_glass(self._glass.put_nowait)
+        while True:
+            words = [await self._glass.get()]
+            while not self._glass.empty():
+                words.append(self._glass.get_nowait())
+            engine.figures.break_glass += len(words)
+            more = f", and {len(words) - 1} more" if len(words) > 1 else ""
+            log.error("%s: %s%s", AlarmKind.BREAK_GLASS.value, words[0], more)
+            alarm = RaiseAlarm(
+                tenant=HOST_TENANT, alarm=AlarmKind.BREAK_GLASS, about=BREAK_GLASS, reason=f"{words[0]}{more}"
+            )
+            while True:
+                try:
+                    await raise_alarm(link, log_, _ENGINE, alarm)
+                    break
+                except (AppendFailed, ConnectionError, TimeoutError) as error:
+                    log.warning("the alarm is not recorded yet: %r", error)
+                    await asyncio.sleep(_AGAIN_S)
 
     async def _keep_doors(self, engine: Engine, link: Any) -> None:
         """Whom the broker lets in follows the log; a broker that was started again is told anew."""

@@ -6,10 +6,13 @@ import os
 from typing import Any
 
 from writ.orchestrator.engine import Engine
+from writ.orchestrator.hosting_desk import used
 from writ.schemas import catalog
 from writ.schemas.metrics import Family, told
 
 from .processes import process
+
+_PARTS = 3
 
 
 def of_engine(engine: Engine, link: Any, broker_pid: int | None) -> list[Family]:
@@ -35,6 +38,22 @@ def of_engine(engine: Engine, link: Any, broker_pid: int | None) -> list[Family]
         told(catalog.WAITERS, waiting.acquires),
         told(catalog.WAITING_SLOTS, waiting.slots),
         told(catalog.CONNECTED, int(link.is_connected), catalog.ENGINE),
+        told(catalog.BREAK_GLASS, figures.break_glass),
+        *_budgets(engine),
         *process(catalog.ENGINE, os.getpid()),
         *process(catalog.BROKER, broker_pid),
     ]
+
+
+def _budgets(engine: Engine) -> list[Family]:
+    """Of each tenant that has one, as far as tenants are told by name."""
+    state, found = engine.state, list[Family]()
+    for tenant, account in sorted(state.accounts.items()):
+        budget = account.limits.budget
+        if budget is None or len(found) >= catalog.TENANTS_MAX * _PARTS:
+            continue
+        uses = used(state, tenant, engine.now)
+        found.append(told(catalog.BUDGET, budget.limit_microusd, tenant, "limit"))
+        found.append(told(catalog.BUDGET, uses.spent_microusd, tenant, "spent"))
+        found.append(told(catalog.BUDGET, uses.reserved_microusd, tenant, "reserved"))
+    return found
