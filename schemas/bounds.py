@@ -95,5 +95,5 @@ TOOL_RULES_MAX: Final = 100
 PRICES_MAX: Final = 2_000
 """Prices in the table of a tenant."""
 
-TENANTS_MAX: Final = 10_000
-"""Tenants of a node."""
+TENANTS_MAX: Final = 256
+"""Tenants of a node: each has a reader of its own at the intake."""

@@ -20,11 +20,13 @@ import pytest
 from writ import orchestrator, schemas
 from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.decide import schedule as schedule_decisions
+from writ.orchestrator.decide import tenant as tenant_decisions
 from writ.orchestrator.decide.promotion import PROPOSALS_MAX
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
 from writ.schemas.events import CommandRejected
 from writ.schemas.gates import GATES_MAX
+from writ.schemas.hosting import CreateTenant
 from writ.schemas.principals import AccessDenied, Role
 from writ.schemas.processes import RELEASES_MAX, SCOPES_MAX
 from writ.schemas.rejections import Rejection
@@ -925,6 +927,19 @@ simple("reproduces another task", _reproducing(task="u"), "mail~a", "of task t",
 simple("reproduces another input", _reproducing(input=5), "mail~a", "to be reproduced", "another input")
 
 
+@row("quota.jobs", 1, "it has 1 jobs")
+async def quota_of_jobs(s: Scene) -> str:
+    await _allowing(name="acme", quotas={})(s)
+    answer = await s.twin.ask("set_quotas", queue="-", name="default", quotas={"jobs": 1})
+    assert "error" not in answer
+    await s.twin.submit({"task": "t"}, who="robot")
+    await s.twin.submit({"task": "t"}, who="robot")
+    await s.twin.settled()
+    *_, event = await s.twin.events(CommandRejected)
+    assert isinstance(event, CommandRejected)
+    return event.refused[-1].reason
+
+
 @row("prices", bounds.PRICES_MAX, "at most")
 async def many_prices(s: Scene) -> str:
     for number in range(bounds.PRICES_MAX):
@@ -1132,6 +1147,48 @@ def _times(number: int, verb: str, **fields: Any) -> list[tuple[str, dict[str, A
     ]
 
 
+def _hosting(known: set[str], **fields: Any) -> Play:
+    """The reason for which a tenant is not made, where those are known."""
+
+    async def play(s: Scene) -> str:
+        outcome = tenant_decisions.create(known, None, CreateTenant(key=_key(1), **fields), ())
+        assert isinstance(outcome, Rejection)
+        return outcome.reason
+
+    return play
+
+
+def _allowing(**fields: Any) -> Play:
+    """The reason for which quotas are not set, of a tenant that was made a moment ago."""
+
+    async def play(s: Scene) -> str:
+        await s.twin.stop()
+        s.twin.founders = (Founder("default", "robot", _key(1), (Role.OWNER,)),)
+        await s.twin.start()
+        return await s.ask("set_quotas", **fields)
+
+    return play
+
+
+simple("tenant of Writ itself", _hosting(set(), name="_writ"), "Writ's own", "another name", "_writ")
+simple("tenant that is known", _hosting({"acme"}, name="acme"), "there is a tenant", "another name", "acme")
+_MANY = {f"t{number}" for number in range(bounds.TENANTS_MAX)}
+simple("many tenants", _hosting(_MANY, name="acme"), "at most", bounds.TENANTS_MAX, bounds.TENANTS_MAX)
+simple("quotas of nobody", _allowing(name="acme", quotas={"jobs": 1}), "there is no tenant", "tenant", "acme")
+simple(
+    "quotas of another version",
+    _allowing(name="default", quotas={"jobs": 1}, version=3),
+    "the quotas are of version",
+    0,
+    "version is 3",
+)
+simple(
+    "a reserve above its budget",
+    _allowing(name="default", quotas={"budget": {"limit_microusd": 10, "reserve_microusd": 20}}),
+    "nothing could ever start",
+    "$0.00001",
+    "$0.00002",
+)
 DIGEST = "ab" * 32
 simple("nobody to revoke", asking("revoke_principal", name="bob"), "no principal", "there is", "bob")
 simple("known otherwise", _of_bob("create_principal", kind="service"), "person", "another name", "bob")
