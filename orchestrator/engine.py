@@ -128,8 +128,12 @@ class Engine:
     ) -> None:
         self.name = name
         self.leading = asyncio.Event()
-        self.state = Partition(log_.partition, log_.epoch)
+        self.is_led = asyncio.Event()
+        """Set as soon as anybody is known to lead."""
+
+        self._led: Partition | None = None
         self.figures = Figures()
+        self._following = Following(log_, snapshots, clock)
         self.open: deque[Decided] = deque()
         """Rounds in memory that are not known to be stored, in their order; two at most."""
 
@@ -172,8 +176,6 @@ class Engine:
         self._resigned = False
         """Whether the leader said that it leads no more."""
 
-        self._following = Following(log_, snapshots, clock)
-
     # --- leadership -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -209,6 +211,19 @@ class Engine:
                 await self._requests.resign(self._log.partition)
 
     @property
+    def state(self) -> Partition:
+        """What this engine leads, or follows while it stands by."""
+        return self._following.state if self._led is None or self._following.begun else self._led
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads, as far as this engine knows; None where it has not been heard of of late."""
+        if self.leading.is_set():
+            return self.name
+        silent_us = self._clock.mono_us() - self._heard_us
+        return None if silent_us > SILENCE_S * bounds.SECOND_US else self._heard
+
+    @property
     def waiting(self) -> Backlog:
         """What waits for this engine now."""
         parked = self._desk.leases.waiting
@@ -227,10 +242,11 @@ class Engine:
 
     def _hear(self, leader: str) -> None:
         if not leader:
-            self._resigned = True
+            self._heard, self._resigned = None, True
             self._wake.set()
         elif leader != self.name:
             self._heard, self._heard_us = leader, self._clock.mono_us()
+            self.is_led.set()
             if self.leading.is_set():
                 self._rival = True
                 self._wake.set()
@@ -281,6 +297,7 @@ class Engine:
         await self._requests.serve(self._inbox.ask, self._shards)
         beside = [asyncio.create_task(self._beat()), asyncio.create_task(self._forget())]
         self.leading.set()
+        self.is_led.set()
         log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
         try:
             while self.open or not self._stopping:
@@ -323,7 +340,7 @@ class Engine:
         It begins with the newest snapshot that fits the log. Raises Violation where a record does not
         continue the log: no leader may build on that.
         """
-        state = self.state = await self._following.catch_up()
+        state = self._led = await self._following.catch_up()
         self._following = Following(self._log, self._snapshots, self._clock)
         for key in state.erased:
             self._keys.destroy(key)  # where a crash came between the record and this

@@ -31,7 +31,7 @@ class Following:
         self._snapshots = snapshots
         self._clock = clock
         self._at = Position()
-        self._begun = False
+        self.begun = False
 
     async def run(self) -> None:
         """Follows the log until cancelled. Raises as `recover`, and SnapshotDamaged."""
@@ -57,9 +57,9 @@ class Following:
         return self.state
 
     async def _begin(self) -> None:
-        if not self._begun:
+        if not self.begun:
             self.state, self._at = await recover(self._log, self._snapshots)
-            self._begun = True
+            self.begun = True
 
     def _fold(self, stored: list[Stored]) -> None:
         for message in stored:

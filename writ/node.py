@@ -174,7 +174,7 @@ class Node:
     async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
-        floors = _read_epochs(self.directory)
+        floors = read_epochs(self.directory)
         live = await JetStreamLog.open(logs, epoch_floor=floors.get("log", 0))
         log_ = ArchivedLog.beside(self.directory, live)
         intake = await JetStreamIntake.open(logs, epoch_floor=floors.get("submit", 0))
@@ -214,7 +214,7 @@ class Node:
         self.views.speaks_for(answers, self._standing)
         await self.views.open(settings)
         self._spawn(self.views.keep(settings), "keeper of the views")
-        await self._until(engine.leading)
+        await self._until(engine.is_led)
         self._spawn(self._keep_doors(engine, logs), "doorkeeper")
         budget = Budget(TOLD_BURST, TOLD_PER_S)
         refusals = Refusals(lambda key: owner_of(key, engine.state), DEFAULT_TENANT, budget.take)
@@ -233,8 +233,7 @@ class Node:
         engine = self.engine
         assert engine is not None
         state = engine.state
-        leader = engine.name if engine.leading.is_set() else None
-        return PartitionStatus(state.number, state.epoch, leader, state.seq)
+        return PartitionStatus(state.number, state.epoch, engine.leader, state.seq)
 
     async def _tell(self, engine: Engine, link: Any) -> None:
         """Serves what this process tells of itself."""
@@ -356,7 +355,7 @@ def _as(before: BrokerSettings) -> Callable[[BrokerSettings], BrokerSettings]:
     return lambda found: replace(found, host=before.host, tls=before.tls, login_life_s=before.login_life_s)
 
 
-def _read_epochs(directory: Path) -> dict[str, int]:
+def read_epochs(directory: Path) -> dict[str, int]:
     """The highest epochs known of this node's streams: a stream made anew must get a higher one."""
     try:
         return msgspec.json.decode((directory / _EPOCHS_FILE).read_bytes(), type=dict[str, int])

@@ -106,6 +106,7 @@ async def _run(directory: Path, sizes: Sizes) -> Kept:
     from writ.broker.errors import Unreachable
     from writ.broker.log import JetStreamLog
     from writ.broker.ports import OutcomeUnknown
+    from writ.orchestrator.ended import SnapshotDamaged
     from writ.orchestrator.retention import Retention
     from writ.orchestrator.snapshots import Snapshots
     from writ.schemas.chain import Violation
@@ -122,7 +123,7 @@ async def _run(directory: Path, sizes: Sizes) -> Kept:
         log = ArchivedLog.beside(directory, await JetStreamLog.open(link))
         snapshots = Snapshots.beside(directory, log.partition)
         return await Retention(log, snapshots, sizes).run(SystemClock().wall_us())
-    except (ArchiveDamaged, Violation, OSError) as error:
+    except (ArchiveDamaged, SnapshotDamaged, Violation, OSError) as error:
         raise CommandError(f"history is not whole, and nothing more was moved: {error}") from error
     except OutcomeUnknown as error:
         raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error

@@ -161,6 +161,18 @@ def _add_node_commands(to: Subparsers) -> None:
     )
     up.add_argument("--quiet", action="store_true", help="print nothing when it is up")
     with_parent(up)
+    beside = command(
+        to, "orchestrator", "Run one more orchestrator over a log: it follows, and leads when nobody does.",
+        "  writ orchestrator --dir .writ\n  writ orchestrator --broker-url nats://a:4222,nats://b:4222",
+    )  # fmt: skip
+    beside.add_argument(
+        "--broker-url", metavar="URL", help="the broker, or several with commas [that of the node in --dir]"
+    )
+    beside.add_argument(
+        "--replicas", type=whole(1, 5), default=1, metavar="R",
+        help="copies of each stream that is made in a cluster of brokers [1]; 3 outlive the loss of one",
+    )  # fmt: skip
+    with_parent(beside)
     command(to, "down", "Stop the node of --dir and wait until it is gone.", "  writ down")
     status = command(
         to, "status", "Is the node up, who leads, how far behind is each view. Exits 1 if it is not well.",

@@ -1,0 +1,104 @@
+"""`writ orchestrator`: one more orchestrator over a log, which stands by warm and takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+import socket
+from argparse import Namespace
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from .processes import log_to_stderr, new_loop, when_stdin_ends
+from .reach import directory_of, node_info, with_dir
+from .usage import UNREACHABLE, CommandError
+
+if TYPE_CHECKING:
+    from writ.orchestrator.engine import Engine
+
+_PATIENCE_S: Final = 15.0
+
+
+def orchestrator(args: Namespace) -> int:
+    """Runs until a signal; a leader hands over to who stands by."""
+    log_to_stderr()
+    if args.until_stdin_ends:
+        when_stdin_ends(_PATIENCE_S)
+    with asyncio.Runner(loop_factory=new_loop()) as runner:
+        return runner.run(_run(args))
+
+
+async def _run(args: Namespace) -> int:
+    from writ.broker.errors import Unreachable, WireError
+
+    directory = directory_of(args)
+    async with AsyncExitStack() as parts:
+        try:
+            engine = await _engine(args, directory, parts)
+        except Unreachable as error:
+            raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
+        except WireError as error:
+            raise CommandError(str(error)) from error
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, engine.stop)
+        running = asyncio.create_task(engine.run())
+        telling = asyncio.create_task(_tell(engine))
+        try:
+            await running
+        finally:
+            telling.cancel()
+    return 0
+
+
+async def _tell(engine: Engine) -> None:
+    await engine.is_led.wait()
+    what = "leads" if engine.leading.is_set() else f"stands by; {engine.leader} leads"
+    print(f"orchestrator {engine.name} {what}", flush=True)
+    await engine.leading.wait()
+    print(f"orchestrator {engine.name} leads from record {engine.state.seq}", flush=True)
+
+
+async def _engine(args: Namespace, directory: Path, parts: AsyncExitStack) -> Engine:
+    from writ.broker.archive import ArchivedLog
+    from writ.broker.clock import SystemClock
+    from writ.broker.connect import Target, connect
+    from writ.broker.log import JetStreamIntake, JetStreamLog
+    from writ.broker.requests import NatsRequests
+    from writ.broker.vault import Vault, vault_path
+    from writ.node import read_epochs
+    from writ.orchestrator.engine import Engine
+    from writ.orchestrator.snapshots import Snapshots
+
+    url = args.broker_url or (node_info(directory) or {}).get("url")
+    if url is None:
+        reason = f"no node runs in {directory}, and no --broker-url is given"
+        raise CommandError(reason, [with_dir("writ up", directory)], UNREACHABLE)
+    links = []
+    for user in ("log", "answer"):
+        keys = directory / "keys" / f"{user}.creds"
+        if not keys.exists():
+            raise CommandError(f"{keys} is missing: copy the folder keys of the node to {directory}")
+        links.append(await connect(Target(str(url), keys), f"writ:{user}", inbox_prefix="_INBOX"))
+        parts.push_async_callback(links[-1].close)
+    logs, answers = links
+    floors = read_epochs(directory)
+    live = await JetStreamLog.open(logs, replicas=args.replicas, epoch_floor=floors.get("log", 0))
+    log = ArchivedLog.beside(directory, live)
+    intake = await JetStreamIntake.open(logs, replicas=args.replicas, epoch_floor=floors.get("submit", 0))
+    return Engine(
+        log,
+        intake,
+        NatsRequests(answers, logs),
+        SystemClock(),
+        name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        version=version("writ-orchestrator"),
+        entropy=random.SystemRandom().random,
+        snapshots=Snapshots.beside(directory, log.partition),
+        keys=Vault(vault_path(directory)),
+    )
