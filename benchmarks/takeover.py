@@ -1,18 +1,18 @@
-"""Measures how long nobody leads: after a leader's `kill -9`, and when one is told to stop. Exits 1 beyond a bar.
+"""Measures how long nobody leads, after `kill -9` of a leader and after SIGTERM. Exits 1 beyond a bar.
 
     python -m benchmarks.takeover [--kills 20] [--stops 20]
 
-A real broker, two orchestrators as processes of their own, a worker, and a client that submits all the time. What
-is measured stands in the log, by the broker's own time of storing: from the signal until another leader was
-elected, until it took a submit, and until it granted a lease. The bars are for medians: of the slower of submits and
-leases after a kill, and of the hand-over after SIGTERM from the old leader's last record to the election.
+A real broker, two orchestrators as processes of their own, a worker, and a client that submits all the
+time. What is measured stands in the log, by the broker's own time of storing: from the signal until
+another leader was elected, until it took a submit, and until it granted a lease. The bars are for
+medians: of the slower of submits and leases after a kill, and of the hand-over after SIGTERM from the old
+leader's last record to the election.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 import tempfile
@@ -45,7 +45,7 @@ async def noop() -> None: ...
 
 
 class Gap(NamedTuple):
-    """Seconds from a signal: to the old leader's last record, to the election, a submit taken, a lease granted."""
+    """Seconds from a signal to the old leader's last record, the election, a submit taken, a lease granted."""
 
     last: float
     elected: float
@@ -117,8 +117,10 @@ class Stage:
         """Starts one; returns when it leads or stands by."""
         where = ("--dir", str(self.directory), "--broker-url", self.url)
         command = (sys.executable, "-P", "-m", "writ", "orchestrator", *where)
-        quiet = asyncio.subprocess.DEVNULL
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=quiet)
+        with (self.directory / "orchestrators.log").open("ab") as said:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=said
+            )
         assert process.stdout is not None
         async with asyncio.timeout(_WAIT_S):
             line = (await process.stdout.readline()).decode().split()
@@ -152,8 +154,8 @@ async def series(stage: Stage, watch: Watch, count: int, how: signal.Signals) ->
         await ended
         found = gaps[-1]
         print(
-            f"  {how.name}: elected {found.elected:.3f} s, submit {found.submit:.3f}, lease {found.lease:.3f}; "
-            f"from the last record to the election {found.hand_over:.3f}",
+            f"  {how.name}: elected {found.elected:.3f} s, submit {found.submit:.3f}, "
+            f"lease {found.lease:.3f}; from the last record to the election {found.hand_over:.3f}",
             flush=True,
         )
     return gaps
@@ -173,12 +175,9 @@ async def run(directory: Path, kills: int, stops: int) -> bool:
         log = await JetStreamLog.open(link)
         watch, stage = Watch(), Stage(directory / "node", broker.url)
         await stage.orchestrator()
-        env = {**os.environ, "NATS_URL": broker.url, "WRIT_KEY_FILE": str(broker.key_path("owner"))}
         command = (sys.executable, "-P", "-m", "writ", "worker", str(module), "--queue", QUEUE)
         where = ("--url", broker.url, "--creds", str(broker.key_path("owner")))
-        worker = await asyncio.create_subprocess_exec(
-            *command, *where, env=env, stdout=asyncio.subprocess.DEVNULL
-        )
+        worker = await asyncio.create_subprocess_exec(*command, *where, stdout=asyncio.subprocess.DEVNULL)
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(watch.run(log))]
         try:
             async with Client(Target(broker.url, broker.key_path("owner"))) as client:
@@ -208,7 +207,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stops", type=int, default=20)
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as place:
-        return 0 if asyncio.run(run(Path(place), args.kills, args.stops)) else 1
+        held = asyncio.run(run(Path(place), args.kills, args.stops))
+        if not held:
+            print((Path(place) / "node" / "orchestrators.log").read_text())
+        return 0 if held else 1
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from writ.schemas.ids import SYSTEM_TENANT, token_fault
-from writ.schemas.subjects import NO_QUEUE
+from writ.schemas.subjects import NO_QUEUE, led_subject
 
 from .glass import BREAK_GLASS, CONNECTS
 from .keys import is_public_user_key
@@ -85,7 +85,9 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
     # broker cannot tell whom it has made sure of.
     "http": InternalUser(
         HTTP_ACCOUNT,
-        Permissions(publish=_HTTP_SERVICES, subscribe=("_INBOX.>", "_INBOX_http.>", "writ.feed.>")),
+        Permissions(
+            publish=_HTTP_SERVICES, subscribe=("_INBOX.>", "_INBOX_http.>", "writ.feed.>", led_subject())
+        ),
     ),
     # For a person, when nothing else lets anybody in. Nothing of Writ uses it, and each use is an alarm.
     BREAK_GLASS: InternalUser(SERVICE_ACCOUNT, _ANYTHING),
@@ -175,7 +177,8 @@ class Principal:
 
     def streams(self) -> tuple[str, ...]:
         """The live subjects its roles let it watch."""
-        return (f"writ.feed.{self.tenant}.>",) if "read" in self.roles else ()
+        watched = (f"writ.feed.{self.tenant}.>",) if "read" in self.roles else ()
+        return (*watched, led_subject())
 
     def permissions(self) -> Permissions:
         """What its user may do inside its own account."""
@@ -272,7 +275,7 @@ def own_accounts(settings: BrokerSettings, trust: Trust, issued_s: int) -> dict[
             "authorization": {"auth_users": [trust.user("gate").public], "allowed_accounts": ["*"]},
         },
         SERVICE_ACCOUNT: _service_account(settings),
-        HTTP_ACCOUNT: {"imports": _imports(trust, _HTTP_SERVICES, ("writ.feed.>",))},
+        HTTP_ACCOUNT: {"imports": _imports(trust, _HTTP_SERVICES, ("writ.feed.>", led_subject()))},
     }
     return {name: trust.account_token(name, each, issued_s) for name, each in claims.items()}
 
@@ -328,6 +331,7 @@ def _service_account(settings: BrokerSettings) -> dict[str, Any]:
                 for name in services
             ),
             {"name": "feed", "subject": "writ.feed.>", "type": "stream"},
+            {"name": "led", "subject": led_subject(), "type": "stream"},
         ],
     }
 

@@ -61,8 +61,9 @@ class PermissionDenied(WireError):
 class NoAnswer(WireError):
     """A request was sent, perhaps, and not answered in time: it may have been carried out."""
 
-    def __init__(self, subject: str, timeout_s: float) -> None:
-        super().__init__(f"no answer from {subject} within {timeout_s:g} s; see `writ status`")
+    def __init__(self, subject: str, timeout_s: float, why: str | None = None) -> None:
+        why = f": {why}" if why else f" within {timeout_s:g} s"
+        super().__init__(f"no answer from {subject}{why}; see `writ status`")
         self.subject = subject
 
 

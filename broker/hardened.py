@@ -252,11 +252,15 @@ class HardenedClient(Client):
             timer.cancel()
             del self._asked[reply]
 
-    def fail_asked(self, error: Callable[[str], Exception], subject: str | None = None) -> None:
-        """Ends the requests under way, or those to one subject in whatever case, with the error for each."""
+    def fail_asked(
+        self, error: Callable[[str], Exception], subject: str | None = None, *, below: tuple[str, ...] = ("",)
+    ) -> None:
+        """Ends the requests under way with the error for each: all, those to one subject in whatever case, or
+        those whose subject begins with one of `below`.
+        """
         for asked_of, future in self._asked.values():
             name = readable(asked_of)
-            if subject is None or name.lower() == subject.lower():
+            if name.startswith(below) and (subject is None or name.lower() == subject.lower()):
                 _fail(future, error(name))
 
     def _answered(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:

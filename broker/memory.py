@@ -190,6 +190,9 @@ class MemoryRequests:
         for heard in self._hub.ears.get(partition, []):
             heard(leader)
 
+    async def announce(self, partition: int) -> None:
+        pass  # whoever asks in memory is told by the engine that it asked
+
     async def resign(self, partition: int) -> None:
         for heard in self._hub.ears.get(partition, []):
             heard("")

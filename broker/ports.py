@@ -144,6 +144,10 @@ class Requests(Protocol):
         """Says that `leader` leads; from the first beat to `stop`, `who` is answered with it."""
         ...
 
+    async def announce(self, partition: int) -> None:
+        """Says to all who wait for an answer that another leads now: what is not answered, they ask again."""
+        ...
+
     async def resign(self, partition: int) -> None:
         """Says that nobody leads any more: who stands by need not wait for the silence."""
         ...

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from writ.schemas.subjects import leader_subject, served
+from writ.schemas.subjects import leader_subject, led_subject, served
 
 from .hardened import HardenedClient, readable
 from .ports import Serve, Shards
@@ -85,6 +85,13 @@ class NatsRequests:
             await asyncio.shield(self._telling)
             self._beating.put(leader_subject(partition).encode(), self._leader)
         except (NatsError, OSError) as lost:
+            raise ConnectionError(str(lost)) from lost
+
+    async def announce(self, partition: int) -> None:
+        try:
+            self._beating.put(led_subject(partition).encode(), b"")
+            await self._beating.flush()
+        except (NatsError, OSError, TimeoutError) as lost:
             raise ConnectionError(str(lost)) from lost
 
     async def resign(self, partition: int) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
+from writ.schemas.subjects import led_subject
+
 from .connect import Target, Watch, connect
 from .errors import (
     NoAnswer,
@@ -26,6 +28,9 @@ OnMessage = Callable[[str, bytes], None]
 """Takes a subject and a body; called on the loop of the wire and never blocks."""
 
 Unsubscribe = Callable[[], Awaitable[None]]
+
+_OF_LEADERS: Final = ("writ.lease.", "writ.control.")
+"""Requests that a partition's leader answers."""
 
 SUBMIT_TIMEOUT_S: Final = 5.0
 """How long one publish of a submit waits for the broker's word that it is stored."""
@@ -86,7 +91,9 @@ class NatsWire:
         """Connects as the target's principal. Raises Unreachable after `wait_s` seconds of trying."""
         watch = Watch()
         connection = await connect(target, name, watch=watch, wait_s=wait_s)
-        return cls(connection, watch, target)
+        wire = cls(connection, watch, target)
+        await connection.feed(led_subject(), wire._on_led)
+        return wire
 
     @property
     def connections(self) -> int:
@@ -180,6 +187,10 @@ class NatsWire:
             self._denied_subscriptions[denied.subject.lower()] = denied
         else:
             self._nats.fail_asked(PermissionDenied, denied.subject)
+
+    def _on_led(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+        """Another leads, and owes no answer to what the one before was asked."""
+        self._nats.fail_asked(lambda asked: NoAnswer(asked, 0, "its leader is gone"), below=_OF_LEADERS)
 
     def _on_ended(self) -> None:
         ended = Unreachable(self._url, self._nats.last_error or "the broker ended the connection")

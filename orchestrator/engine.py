@@ -294,6 +294,7 @@ class Engine:
         with suppress(ConnectionError, TimeoutError):
             # Whoever starts in this moment must hear that there is a leader.
             await self._requests.beat(self.state.number, self.name)
+            await self._requests.announce(self.state.number)
         await self._requests.serve(self._inbox.ask, self._shards)
         beside = [asyncio.create_task(self._beat()), asyncio.create_task(self._forget())]
         self.leading.set()

@@ -88,6 +88,11 @@ def leader_subject(partition: int) -> str:
     return f"writ.leader.{partition}"
 
 
+def led_subject(partition: int | str = "*") -> str:
+    """On which it is said, once, that a partition is led by another from now on; of all without a number."""
+    return f"writ.led.{partition}"
+
+
 class Addressed(NamedTuple):
     """Who asks for what: the broker's word, taken from the subject."""
 

@@ -459,7 +459,7 @@ def test_a_role_opens_its_own_subjects_and_no_others(tmp_path: Path, role: Role)
         "ask": "writ.query.acme.robot.>",
         "read": "writ.query.acme.robot.>",
     }
-    feed = ("writ.feed.acme.>",) if role == "read" else ()
+    feed = ("writ.feed.acme.>", "writ.led.*") if role == "read" else ("writ.led.*",)
     assert principal.permissions().publish == (opened[role],)
     assert principal.permissions().subscribe == ("_INBOX.>", "_INBOX_robot.>", *feed)
 

@@ -275,6 +275,9 @@ class SimRequests(End):
             if other is not self and other.host.alive:
                 self.net.send(self.host, other.host, other.hears, leader)
 
+    async def announce(self, partition: int) -> None:
+        """Nobody hears of it here: who waits for an answer waits in vain, for its whole time."""
+
     async def resign(self, partition: int) -> None:
         await self.beat(partition, "")
         self._leader = None
