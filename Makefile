@@ -76,6 +76,10 @@ bench-idle: $(READY) ## Watch a node with 10,000 schedules and 100,000 delayed j
 bench-start: $(READY) ## Start nodes with a million jobs behind them (ARGS='--ended 50000 --live 5000' for fewer)
 	@$(BIN)/python -m benchmarks.start $(ARGS)
 
+.PHONY: bench-takeover
+bench-takeover: $(READY) ## Kill and stop leaders under load (ARGS='--kills 5 --stops 5' for fewer)
+	@$(BIN)/python -m benchmarks.takeover $(ARGS)
+
 .PHONY: bench-sweep
 bench-sweep: $(READY) ## Fit how cost grows with jobs, queues, workers and tenants
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)

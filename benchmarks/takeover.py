@@ -45,7 +45,7 @@ async def noop() -> None: ...
 
 
 class Gap(NamedTuple):
-    """Seconds from a signal to the old leader's last record, the election, a submit taken, a lease granted."""
+    """Seconds from a signal to the last record of the old leader, election, submit taken, lease granted."""
 
     last: float
     elected: float

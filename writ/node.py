@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
-import secrets
-import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,24 +14,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from writ.broker.alarms import raise_alarm
-from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import DEFAULT_TENANT, OWNER, EmbeddedBroker
 from writ.broker.gate import LIFE_S
 from writ.broker.glass import BREAK_GLASS
-from writ.broker.keyvalue import JetStreamKeyValue
-from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.log import JetStreamLog
 from writ.broker.owned import DEFAULT_DIRECTORY
 from writ.broker.ports import AppendFailed
 from writ.broker.queries import teller
 from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
-from writ.broker.requests import NatsRequests
-from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.logtime import Budget
-from writ.orchestrator.snapshots import Snapshots
-from writ.orchestrator.strongroom import ASSET_BUCKET
 from writ.schemas import catalog
 from writ.schemas.bounds import LIVE_MAX
 from writ.schemas.commands import RaiseAlarm
@@ -43,6 +34,7 @@ from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.queries import PartitionStatus
 
 from .archiving import Archiving
+from .engines import replace_file, wire_engine
 from .metrics.components import component
 from .metrics.of_engine import of_engine
 from .principals import Doorkeeper, founders, owner_of
@@ -59,7 +51,6 @@ log = logging.getLogger("writ.node")
 
 NODE_FILE: Final = "node.json"
 LOOPBACK: Final = "127.0.0.1"
-_EPOCHS_FILE: Final = "epochs.json"
 _ENGINE: Final = "orchestrator"
 _AGAIN_S: Final = 1.0
 
@@ -174,26 +165,9 @@ class Node:
     async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
-        floors = read_epochs(self.directory)
-        live = await JetStreamLog.open(logs, epoch_floor=floors.get("log", 0))
-        log_ = ArchivedLog.beside(self.directory, live)
-        intake = await JetStreamIntake.open(logs, epoch_floor=floors.get("submit", 0))
-        _write_epochs(self.directory, {"log": log_.epoch, "submit": intake.epoch})
-        version_ = version("writ-orchestrator")
-        engine = self.engine = Engine(
-            log_,
-            intake,
-            NatsRequests(answers, logs),
-            SystemClock(),
-            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            version=version_,
-            entropy=random.SystemRandom().random,
-            snapshots=Snapshots.beside(self.directory, log_.partition),
-            keys=Vault(vault_path(self.directory)),
-            founders=founders(self.broker.principals),
-            assets=JetStreamKeyValue(logs, ASSET_BUCKET, "Writ: the sealed values of assets."),
-            live_max=live_max,
-        )
+        own = founders(self.broker.principals)
+        wired = await wire_engine(self.directory, logs, answers, founders=own, live_max=live_max)
+        engine = self.engine = wired.engine
         self._spawn(engine.run(), _ENGINE)
         self._spawn(self._tell(engine, logs), "page of metrics")
         settings = Settings(
@@ -201,10 +175,10 @@ class Node:
             self.broker.url,
             str(self.broker.key_path("log")),
             str(self.broker.key_path("answer")),
-            log_.partition,
-            log_.epoch,
-            intake.epoch,
-            version_,
+            engine.state.number,
+            wired.log_epoch,
+            wired.intake_epoch,
+            version("writ-orchestrator"),
             metrics_port,
             search,
             tuple([str(folder.absolute()) for folder in audit.checkpoints]),
@@ -221,11 +195,11 @@ class Node:
         log_file = Path(self.broker.settings.log_file)
         told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
         self._spawn(told, "teller of what the broker refuses")
-        self._spawn(self._tell_break_glass(engine, logs, live), "alarm of break-glass")
+        self._spawn(self._tell_break_glass(engine, logs, wired.live), "alarm of break-glass")
         info = self._info()
         if self.http is not None:  # its token is there before anybody can read where it is
             self._spawn(self.http.keep(self.http.settings(info)), "keeper of the HTTP API")
-        _replace(self.directory / NODE_FILE, msgspec.json.encode(info))
+        replace_file(self.directory / NODE_FILE, msgspec.json.encode(info))
         self._spawn(Archiving(self.directory, engine, SystemClock()).keep(), "archiving")
 
     def _standing(self) -> PartitionStatus:
@@ -353,21 +327,3 @@ class Node:
 def _as(before: BrokerSettings) -> Callable[[BrokerSettings], BrokerSettings]:
     """Has a broker that is started again listen where and how the one before did."""
     return lambda found: replace(found, host=before.host, tls=before.tls, login_life_s=before.login_life_s)
-
-
-def read_epochs(directory: Path) -> dict[str, int]:
-    """The highest epochs known of this node's streams: a stream made anew must get a higher one."""
-    try:
-        return msgspec.json.decode((directory / _EPOCHS_FILE).read_bytes(), type=dict[str, int])
-    except FileNotFoundError:
-        return {}
-
-
-def _write_epochs(directory: Path, epochs: dict[str, int]) -> None:
-    _replace(directory / _EPOCHS_FILE, msgspec.json.encode(epochs))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import secrets
 import signal
-import socket
 from argparse import Namespace
 from contextlib import AsyncExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -65,15 +60,8 @@ async def _tell(engine: Engine) -> None:
 
 
 async def _engine(args: Namespace, directory: Path, parts: AsyncExitStack) -> Engine:
-    from writ.broker.archive import ArchivedLog
-    from writ.broker.clock import SystemClock
     from writ.broker.connect import Target, connect
-    from writ.broker.log import JetStreamIntake, JetStreamLog
-    from writ.broker.requests import NatsRequests
-    from writ.broker.vault import Vault, vault_path
-    from writ.node import read_epochs
-    from writ.orchestrator.engine import Engine
-    from writ.orchestrator.snapshots import Snapshots
+    from writ.engines import wire_engine
 
     url = args.broker_url or (node_info(directory) or {}).get("url")
     if url is None:
@@ -86,19 +74,5 @@ async def _engine(args: Namespace, directory: Path, parts: AsyncExitStack) -> En
             raise CommandError(f"{keys} is missing: copy the folder keys of the node to {directory}")
         links.append(await connect(Target(str(url), keys), f"writ:{user}", inbox_prefix="_INBOX"))
         parts.push_async_callback(links[-1].close)
-    logs, answers = links
-    floors = read_epochs(directory)
-    live = await JetStreamLog.open(logs, replicas=args.replicas, epoch_floor=floors.get("log", 0))
-    log = ArchivedLog.beside(directory, live)
-    intake = await JetStreamIntake.open(logs, replicas=args.replicas, epoch_floor=floors.get("submit", 0))
-    return Engine(
-        log,
-        intake,
-        NatsRequests(answers, logs),
-        SystemClock(),
-        name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-        version=version("writ-orchestrator"),
-        entropy=random.SystemRandom().random,
-        snapshots=Snapshots.beside(directory, log.partition),
-        keys=Vault(vault_path(directory)),
-    )
+    wired = await wire_engine(directory, *links, replicas=args.replicas)
+    return wired.engine

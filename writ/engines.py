@@ -1,0 +1,94 @@
+"""An orchestrator over a broker, wired as the node and `writ orchestrator` need it."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from writ.broker.archive import ArchivedLog
+from writ.broker.clock import SystemClock
+from writ.broker.keyvalue import JetStreamKeyValue
+from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.requests import NatsRequests
+from writ.broker.vault import Vault, vault_path
+from writ.orchestrator.engine import Engine
+from writ.orchestrator.snapshots import Snapshots
+from writ.orchestrator.strongroom import ASSET_BUCKET
+from writ.schemas.bounds import LIVE_MAX
+
+if TYPE_CHECKING:
+    from writ.broker.hardened import HardenedClient
+    from writ.orchestrator.access_desk import Founder
+
+_EPOCHS_FILE: Final = "epochs.json"
+
+
+class Wired(NamedTuple):
+    """An engine that does not run yet, the log that it is over, and the epochs of its streams."""
+
+    engine: Engine
+    live: JetStreamLog
+    log_epoch: int
+    intake_epoch: int
+
+
+async def wire_engine(
+    directory: Path,
+    logs: HardenedClient,
+    answers: HardenedClient,
+    *,
+    founders: Sequence[Founder] = (),
+    live_max: int = LIVE_MAX,
+    replicas: int = 1,
+) -> Wired:
+    """An engine with a node's directory beside it: archive, snapshots, key store.
+
+    The connections are those of the users `log` and `answer`; streams that are not there are made, with so
+    many `replicas`. Raises the errors of `JetStreamLog.open`.
+    """
+    floors = _read_epochs(directory)
+    live = await JetStreamLog.open(logs, replicas=replicas, epoch_floor=floors.get("log", 0))
+    intake = await JetStreamIntake.open(logs, replicas=replicas, epoch_floor=floors.get("submit", 0))
+    _write_epochs(directory, {"log": live.epoch, "submit": intake.epoch})
+    engine = Engine(
+        ArchivedLog.beside(directory, live),
+        intake,
+        NatsRequests(answers, logs),
+        SystemClock(),
+        name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        version=version("writ-orchestrator"),
+        entropy=random.SystemRandom().random,
+        snapshots=Snapshots.beside(directory, live.partition),
+        keys=Vault(vault_path(directory)),
+        founders=founders,
+        assets=JetStreamKeyValue(logs, ASSET_BUCKET, "Writ: the sealed values of assets."),
+        live_max=live_max,
+    )
+    return Wired(engine, live, live.epoch, intake.epoch)
+
+
+def _read_epochs(directory: Path) -> dict[str, int]:
+    """The highest epochs known of this node's streams: a stream made anew must get a higher one."""
+    try:
+        return msgspec.json.decode((directory / _EPOCHS_FILE).read_bytes(), type=dict[str, int])
+    except FileNotFoundError:
+        return {}
+
+
+def _write_epochs(directory: Path, epochs: dict[str, int]) -> None:
+    replace_file(directory / _EPOCHS_FILE, msgspec.json.encode(epochs))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there as it was or as it shall be."""
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
