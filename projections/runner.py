@@ -224,7 +224,9 @@ class Runner:
                 self._tell_of(folded)
         finally:
             helping.cancel()
-            await asyncio.gather(helping, return_exceptions=True)
+            (ended,) = await asyncio.gather(helping, return_exceptions=True)
+            if isinstance(ended, Exception):
+                log.warning("the view %s goes on without help: %r", self.name, ended)
 
     def _tell_of(self, folded: Folded) -> None:
         if folded is self._live:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from writ.children import keeper
+from writ.children.keeper import ChildFailed
+from writ.cli.processes import new_loop
 from writ.projections.registry import VIEWS
-from writ.views.keeper import Views
+from writ.views.keeper import Settings, Views
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Shell
@@ -274,3 +276,23 @@ async def test_views_that_do_not_end_are_ended_by_force(
         await views.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_views_that_die_before_they_are_told_anything_have_failed_and_no_more(
+    tmp_path: Path,
+) -> None:
+    """On the loop that a node has: there, writing to a process that is gone is an error of its own."""
+
+    async def die() -> None:
+        views = Views(tmp_path)
+        await views.spawn()
+        assert views.pid is not None
+        os.kill(views.pid, signal.SIGKILL)
+        await views.ended()
+        settings = Settings(str(tmp_path), "nats://127.0.0.1:1", "log", "answer", 0, 1, 1, "0")
+        with pytest.raises(ChildFailed, match="the process of the views was ended by SIGKILL"):
+            await views.open(settings)
+        await views.stop()
+
+    with asyncio.Runner(loop_factory=new_loop()) as runner:
+        runner.run(die())

@@ -78,7 +78,10 @@ class Child(Generic[S]):
         assert process is not None, "spawn() comes first"
         assert process.stdin is not None
         assert life is not None
-        process.stdin.write(msgspec.json.encode(settings) + b"\n")
+        with contextlib.suppress(
+            OSError, RuntimeError
+        ):  # it has ended, as `life` tells; uvloop's is the second
+            process.stdin.write(msgspec.json.encode(settings) + b"\n")
         ready = asyncio.create_task(self._ready.wait())
         try:
             await asyncio.wait({life, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,7 +92,7 @@ class Child(Generic[S]):
         self.away = None
 
     async def ended(self) -> str:
-        """How the process ended, when it has. `open` comes before."""
+        """How the process ended, when it has. `spawn` comes before."""
         assert self._life is not None, "spawn() comes first"
         return await asyncio.shield(self._life)
 

@@ -29,8 +29,9 @@ from .keeper import Settings
 
 log = logging.getLogger("writ.node")
 
-_GATHER_S: Final = 0.1
-"""Views that ask within so long are folded by one process with one reading."""
+_GATHER_S: Final = 0.6
+"""Views that ask within so long are folded by one process with one reading. They take up to half a second to
+notice that they are to be built anew, and the process as long to load what it needs."""
 
 _SWITCH_S: Final = 0.001
 """A query gets its turn so soon while a thread folds a long batch; Python's own 5 ms count several times."""
@@ -75,13 +76,15 @@ class Apart:
         await asyncio.gather(*runs, return_exceptions=True)
 
     async def _run(self) -> None:
-        await asyncio.sleep(_GATHER_S)
         async with self._one:
-            self._next = None
-            files, self._asked = self._asked, []
             child = Child[Task]("views apart", "writ.views.apart")
             try:
-                await child.spawn()
+                try:
+                    await child.spawn()
+                    await asyncio.sleep(_GATHER_S)
+                finally:  # whoever asks from now on has the next one
+                    self._next = None
+                    files, self._asked = self._asked, []
                 await child.open(Task(self._settings, tuple(files)))
                 log.info("process %s folds %s", child.pid, ", ".join([name for name, _ in files]))
                 log.info("the process that folds views apart %s", await child.ended())
