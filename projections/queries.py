@@ -63,6 +63,9 @@ from .stretch_pages import stretch_page
 
 log = logging.getLogger("writ.projections")
 
+_NEWEST_MIN_S: Final = 0.5
+"""How long it may take to ask where the log ends, however short a query waits for its view."""
+
 SUBMITS_WAIT_S: Final = 2.0
 """How long a query waits for submits that no leader has taken in yet."""
 
@@ -215,7 +218,7 @@ class Queries:
 
     async def _newest_seq(self, timeout_s: float) -> int:
         try:
-            return await self._newest.seq(max(timeout_s, 0.05))
+            return await self._newest.seq(max(timeout_s, _NEWEST_MIN_S))
         except Exception as error:
             reason = f"the log's last sequence is not known: {str(error) or type(error).__name__}"
             raise Refused(RejectionKind.TRY_LATER, reason) from error

@@ -29,7 +29,8 @@ ASSETS_MAX: Final = 10_000
 VERSIONS_MAX: Final = 500
 """Versions of one asset that are not erased."""
 
-Value = Annotated[bytes, Meta(max_length=ASSET_MAX_BYTES)]
+_BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+Value = Annotated[bytes, Meta(max_length=ASSET_MAX_BYTES, extra_json_schema={"pattern": _BASE64})]
 Version = Annotated[int, Meta(ge=1, le=2**31)]
 
 

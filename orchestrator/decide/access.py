@@ -254,7 +254,7 @@ def ungrant(known: Principal, command: UngrantRole, others: Iterable[Principal],
     """Takes a role away; the last owner stays one."""
     if (command.role, command.scope) not in [(held.role, held.scope) for held in known.grants]:
         reason = f"{known.name} was not granted {command.role.value} in {command.scope}"
-        return Rejection(RejectionKind.NOT_FOUND, reason, "role")
+        return Rejection(RejectionKind.CONFLICT, reason, "role")  # the principal, who is asked for, is there
     if command.role is Role.OWNER and command.scope == "*":
         fault = _last_owner(known, others, now)
         if fault is not None:

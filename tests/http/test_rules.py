@@ -249,3 +249,9 @@ def test_nobody_misses_what_they_have_written(api: Api) -> None:
     beyond = api.get("/v1/jobs", min_position=newest + 1_000_000)
     assert beyond.is_problem(409)
     assert beyond.document["field"] == "min_position"
+
+
+def test_a_role_that_was_not_granted_is_a_conflict_as_the_principal_is_there(api: Api) -> None:
+    assert api.post("/v1/principals/nora").status == 200
+    assert api.post("/v1/principals/nora/ungrant", {"role": "approver"}).is_problem(409)
+    assert api.post("/v1/principals/nobody/ungrant", {"role": "approver"}).is_problem(404)
