@@ -69,9 +69,8 @@ class Worker:
     stands around tasks is then given to the tasks themselves.
 
     With `codecs` all content is encoded by the first before it leaves the worker, and decoded by the one that
-    it names as it comes; isolated attempts never hold them.
-    `releases` are the digests of releases that `tasks` are the code of: a job that names a release is given
-    to workers that hold it, and to no others.
+    it names as it comes; isolated attempts never hold them. `releases` are the digests of releases that
+    `tasks` are the code of: a job that names a release is given to workers that hold it, and to no others.
 
     Raises WorkerError for a set-up that cannot work.
     """
