@@ -35,6 +35,7 @@ from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.steps import StepCompensated, StepDone, StepFailed, ToolCalled, UsageRecorded
 
+from ..decide import quotas
 from ..decide.release import choose
 from .history import Step
 from .releasing import short
@@ -110,10 +111,16 @@ class QueueStanding(msgspec.Struct, frozen=True):
     """The one that the job asks for a release of."""
 
 
-def explain(steps: Sequence[Step], now: int, standing: QueueStanding | None = None) -> Explanation:
+def explain(
+    steps: Sequence[Step],
+    now: int,
+    standing: QueueStanding | None = None,
+    tenant: quotas.Standing | None = None,
+) -> Explanation:
     """The explanation of a job with this history, at log time `now` in microseconds.
 
-    With the queue's `standing` it says what in the queue holds the job back.
+    With the queue's `standing` it says what in the queue holds the job back, and with that of the `tenant`
+    what of its quotas does.
     Raises ValueError where the history is empty.
     """
     if not steps:
@@ -131,7 +138,7 @@ def explain(steps: Sequence[Step], now: int, standing: QueueStanding | None = No
         retries=_retries(steps),
         policies=_policies(steps),
         reproducible=_reproducible(steps),
-        not_running=_not_running(steps, now, standing),
+        not_running=_not_running(steps, now, standing, tenant),
     )
 
 
@@ -332,7 +339,9 @@ def _last_with(steps: Sequence[Step], *kinds: type[Fact]) -> int:
     return seqs[-1] if seqs else steps[0].record.seq
 
 
-def _not_running(steps: Sequence[Step], now: int, standing: QueueStanding | None) -> Answer:
+def _not_running(
+    steps: Sequence[Step], now: int, standing: QueueStanding | None, tenant: quotas.Standing | None
+) -> Answer:
     job = steps[-1].job
     question = "Why is it not running now?"
     words, seq = _standing(steps, job, now)
@@ -342,6 +351,7 @@ def _not_running(steps: Sequence[Step], now: int, standing: QueueStanding | None
         sentences.append(last[0])
         records.append(last[1])
     held = [] if standing is None or job.state not in WAITING else _held_back(job, standing, now)
+    held += [] if tenant is None or job.state is not State.PENDING else _by_quotas(job, tenant, now)
     if job.state is State.PENDING and not held:
         sentences.append(f"No worker that runs {job.task} has asked for it yet, or others are before it.")
     sentences += held
@@ -374,6 +384,22 @@ def _held_back(job: Job, standing: QueueStanding, now: int) -> list[str]:
         found.append(f"The slots of its key are taken: {words}.")
     if policy.rate_per_s is not None and queue.next_grant_at(now) > now:
         found.append(_rate_words(job.queue, queue, policy.rate_per_s, now))
+    return found
+
+
+def _by_quotas(job: Job, tenant: quotas.Standing, now: int) -> list[str]:
+    """What of the tenant's quotas holds a pending job."""
+    found: list[str] = []
+    spent = quotas.holds(tenant, job, now)
+    if spent is not None:
+        end = None if tenant.budget is None else tenant.budget.period.end(now)
+        until = (
+            "until it is raised" if end is None else f"until it is raised, or begins anew {_when(end, now)}"
+        )
+        found.append(f"The budget lets nothing start: {spent}. It waits {until}.")
+    workers = quotas.too_many_workers(tenant, False)
+    if workers is not None:
+        found.append(f"Only who holds a lease already gets another: {workers}.")
     return found
 
 

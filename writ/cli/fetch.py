@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .usage import UsageError, nearest
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
+    from writ.orchestrator.decide.quotas import Standing
     from writ.orchestrator.replay.explain import Explanation
     from writ.orchestrator.replay.history import Step
+    from writ.schemas.commands import TenantTold
     from writ.schemas.processes import Process
     from writ.schemas.queries import JobView, QueueView, RecordView
 
@@ -98,30 +101,62 @@ async def job_with_records(
             return view, records
 
 
-async def process_of(client: Client, job: JobView) -> Process | None:
-    """The process that a job asks for a release of, as far as the client may see it."""
-    from writ.broker.errors import PermissionDenied
+class Around(NamedTuple):
+    """What stands around a job, as far as the client may see it."""
 
-    if job.process is None:
-        return None
-    try:
-        found = await client.processes(job.process.partition("@")[0], queue=job.queue)
-    except PermissionDenied:
-        return None
-    return found[0] if found else None
+    queue: QueueView | None = None
+    process: Process | None = None
+    """The one that the job asks for a release of."""
+
+    tenant: TenantTold | None = None
+    """Its quotas, and what it uses."""
 
 
-def explained(
-    steps: Sequence[Step], wall_us: int, queue: QueueView | None = None, process: Process | None = None
-) -> Explanation:
-    """The explanation of a job with this history, now, where its queue and process stand as they are seen."""
+async def around(client: Client, job: JobView) -> Around:
+    """Asks for the job's queue, its process and its tenant."""
+    from writ.broker.errors import PermissionDenied, Refused
+
+    queues = (await client.queues(job.queue)).queues
+    process: Process | None = None
+    with suppress(PermissionDenied, Refused):
+        if job.process is not None:
+            found = await client.processes(job.process.partition("@")[0], queue=job.queue)
+            process = found[0] if found else None
+    return Around(queues[0] if queues else None, process, await tenant_seen(client))
+
+
+async def tenant_seen(client: Client) -> TenantTold | None:
+    """The tenant's quotas and what it uses; None for whom that is not to be told."""
+    from writ.broker.errors import PermissionDenied, Refused
+
+    with suppress(PermissionDenied, Refused):
+        return await client.tenant()
+    return None
+
+
+def standing_of(told: TenantTold) -> Standing:
+    """A tenant as decisions see it."""
+    from writ.orchestrator.decide.quotas import Load, Standing
+    from writ.schemas.quotas import Account
+
+    used = told.used
+    account = Account(
+        told.quotas_version, told.quotas, told.quotas, since=used.since, spent_microusd=used.spent_microusd
+    )
+    return Standing(account, Load(used.jobs, used.input_bytes, used.workers, used.reserved_microusd))
+
+
+def explained(steps: Sequence[Step], wall_us: int, seen: Around | None = None) -> Explanation:
+    """The explanation of a job with this history, now, where what stands around it is as it was seen."""
     from writ.orchestrator.replay.explain import QueueStanding, explain
     from writ.schemas.queues import Queue
 
     # A log that is ahead of this machine's clock must not put the past into the future.
     now = max(wall_us, steps[-1].record.at)
+    queue, process, tenant = seen or Around()
+    use = None if tenant is None else standing_of(tenant)
     if queue is None:
-        return explain(steps, now)
+        return explain(steps, now, None, use)
     from .queues import bucket_of
 
     grants, retries = (None if each is None else bucket_of(each) for each in (queue.grants, queue.retries))
@@ -129,4 +164,4 @@ def explained(
     standing = QueueStanding(
         state, queue.jobs.get("running", 0), queue.jobs.get("pending", 0), queue.running_by_key, process
     )
-    return explain(steps, now, standing)
+    return explain(steps, now, standing, use)

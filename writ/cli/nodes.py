@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .options import OFF
-from .output import Table, count, fields, next_steps, on_terminal, paint, print_json, state
+from .output import Table, count, dollars, fields, next_steps, on_terminal, paint, print_json, state
 from .processes import log_to_stderr, new_loop, tail, when_stdin_ends, writ_command
 from .reach import connected, directory_of, find, node_info, with_dir
 from .usage import UNREACHABLE, CommandError, UsageError
 from .views import table
 
 if TYPE_CHECKING:
+    from writ.broker.client import Client
     from writ.broker.tls import TlsFiles
     from writ.node import Node
     from writ.schemas.queries import NodeStatus
@@ -357,6 +358,7 @@ async def _status(args: Namespace) -> NodeStatus:
         try:
             async with connected(args) as client:
                 found = await client.status(timeout_s=max(left, 3.0))
+                found = await _with_budget(client, found)
             if not found.faults() or left <= 0:
                 return found
         except CommandError as error:
@@ -366,6 +368,23 @@ async def _status(args: Namespace) -> NodeStatus:
             if left <= 0:
                 raise
         await asyncio.sleep(0.1)
+
+
+async def _with_budget(client: Client, found: NodeStatus) -> NodeStatus:
+    """The status, with a warning where the tenant's budget lets nothing start any more."""
+    from msgspec.structs import replace
+
+    from .fetch import standing_of, tenant_seen
+
+    told = await tenant_seen(client)
+    budget = None if told is None else told.quotas.budget
+    if told is None or budget is None:
+        return found
+    left = standing_of(told).left_microusd(time.time_ns() // 1_000) or 0
+    if left >= budget.reserve_microusd:
+        return found
+    words = f"of the tenant's budget {dollars(max(left, 0))} are left: nothing starts, see `writ tenant show`"
+    return replace(found, warnings=(*found.warnings, words))
 
 
 def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:

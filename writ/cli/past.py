@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .fetch import explained, job_with_records, process_of
+from .fetch import Around, around, explained, job_with_records
 from .output import next_steps, paint, print_json, state
 from .reach import connected
 from .releases import names_release, release
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from writ.orchestrator.replay.explain import Explanation
     from writ.orchestrator.replay.history import Step
     from writ.orchestrator.replay.stretch import Stretch
-    from writ.schemas.processes import Process
-    from writ.schemas.queries import JobView, QueueView, RecordView
+    from writ.schemas.queries import JobView, RecordView
 
 _CITED_MAX: Final = 12
 
@@ -33,15 +32,13 @@ class Told:
         self,
         stretch: Stretch,
         key: str,
-        view: JobView | None,
-        queue: QueueView | None,
-        process: Process | None = None,
+        view: JobView | None = None,
+        seen: Around | None = None,
     ) -> None:
         self.stretch = stretch
         self.key = key
         self.view = view
-        self.queue = queue
-        self.process = process
+        self.seen = seen
         self.steps = _steps(stretch, key)
         self.job = self.steps[-1].job
 
@@ -50,21 +47,19 @@ def tell_of(args: Namespace) -> Told:
     """The job that the options name, read from a bundle or from the node. Raises CommandError."""
     if args.bundle is not None:
         _, stretch = read_bundle(args.bundle)
-        return Told(stretch, key_in(stretch, args.id, args.queue), None, None)
-    view, records, queue, process = asyncio.run(_fetch(args))
+        return Told(stretch, key_in(stretch, args.id, args.queue))
+    view, records, seen = asyncio.run(_fetch(args))
     from writ.schemas.ids import job_key
 
-    return Told(of_records(view, records), job_key(view.queue, view.id), view, queue, process)
+    return Told(of_records(view, records), job_key(view.queue, view.id), view, seen)
 
 
 async def _fetch(
     args: Namespace,
-) -> tuple[JobView, list[RecordView], QueueView | None, Process | None]:
+) -> tuple[JobView, list[RecordView], Around]:
     async with connected(args) as client:
         view, records = await job_with_records(client, args.id, args.queue)
-        queues = (await client.queues(view.queue)).queues
-        process = await process_of(client, view)
-    return view, records, queues[0] if queues else None, process
+        return view, records, await around(client, view)
 
 
 def _steps(stretch: Stretch, key: str) -> list[Step]:
@@ -100,7 +95,7 @@ def explanation(told: Told) -> Explanation:
     """The explanation of a job: as of now where a node tells of it, else as of its last record."""
     last = told.steps[-1].record.at
     now = last if told.view is None else time.time_ns() // 1_000
-    return explained(told.steps, now, told.queue, told.process)
+    return explained(told.steps, now, told.seen)
 
 
 def explanation_lines(steps: Sequence[Step], found: Explanation | None = None) -> Iterator[str]:

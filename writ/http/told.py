@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from writ.cli.fetch import explained, job_with_records, process_of
+from writ.cli.fetch import around, explained, job_with_records
 from writ.orchestrator.replay.explain import Answer as Explained
 from writ.orchestrator.replay.history import Step, steps_of_views
 from writ.orchestrator.replay.text import event_words
@@ -76,9 +76,7 @@ async def timeline(call: Call) -> Reply:
 
 async def explanation(call: Call) -> Reply:
     view, steps = await _steps(call)
-    queues = (await call.client.queues(view.queue)).queues
-    process = await process_of(call.client, view)
-    found = explained(steps, time.time_ns() // 1_000, queues[0] if queues else None, process)
+    found = explained(steps, time.time_ns() // 1_000, await around(call.client, view))
     answers = tuple(map(_question, found.answers))
     return Reply(JobExplanation(view.id, view.queue, view.tenant, view.state, answers), view.seq)
 
