@@ -370,6 +370,8 @@ class Engine:
         await self._log.append(encoded.messages, round_.after)
         ended_us = self._clock.wall_us()
         round_.keep(encoded.digests)
+        if len(round_.records) > 1:
+            self._desk.links.recover()  # who was made known is to be told to other partitions
         async for part in self._log.read(self.state.seq):
             for message in part:
                 if message.seq == self.state.seq:

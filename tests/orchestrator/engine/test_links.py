@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from writ.broker.vault import Vault
+from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.replay.verify import verify
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
@@ -26,6 +27,7 @@ from writ.schemas.links import (
     PartitionOpened,
     partition_of,
 )
+from writ.schemas.principals import Role
 from writ.schemas.steps import UsageRecorded
 from writ.schemas.tenants import TenantDeclared
 
@@ -527,4 +529,70 @@ async def test_each_partition_erases_its_own_though_they_share_a_vault(pair: Pai
     erased = await pair.ask("erase", THERE, data_subject="Jane", reason="asked")
     assert (erased["jobs"], erased["partitions"]) == (1, 2)
     assert vault.open(pair.job(THERE, "a").input) is None
+    await pair.check()
+
+
+# --- who may do what, and how much ------------------------------------------------------------------------
+
+
+async def begin_governed(pair: Pair) -> None:
+    """Both partitions have an owner of the host from their first record on."""
+    for twin in pair.twins:
+        await twin.stop()
+        twin.founders = (Founder("default", "owner", "U" + "A" * 55, (Role.OWNER,)),)
+        await twin.start()
+    await pair.settled()
+
+
+async def by_owner(pair: Pair, verb: str, **fields: Any) -> dict[str, Any]:
+    answer = await pair.twins[0].ask(verb, queue="-", who="owner", **fields)
+    await pair.settled()
+    return answer
+
+
+async def test_grants_count_in_every_partition_and_so_does_their_end(pair: Pair) -> None:
+    await begin_governed(pair)
+    for queue in QUEUES:
+        await pair.twins[0].submit({"task": "send", "id": "a"}, queue)
+    await pair.settled()
+    assert [pair.state(queue, "a") for queue in QUEUES] == ["pending", "pending"]
+    await by_owner(pair, "create_principal", name="bob")
+    for queue in QUEUES:
+        answer = await pair.twins[0].ask("pause", queue, who="bob", id="a")
+        assert answer["error"]["reason"].endswith("[deny.default]")
+    await by_owner(pair, "grant", name="bob", role="operator")
+    for queue in QUEUES:
+        assert "error" not in await pair.twins[0].ask("pause", queue, who="bob", id="a")
+    await by_owner(pair, "revoke_principal", name="bob")
+    for queue in QUEUES:
+        answer = await pair.twins[0].ask("resume", queue, who="bob", id="a")
+        assert answer["error"]["reason"].endswith("[deny.revoked]")
+    first, second = (state_of(twin) for twin in pair.twins)
+    assert first.principals == second.principals
+    await pair.check()
+
+
+async def test_tenants_and_their_quotas_reach_every_partition_which_takes_its_part(pair: Pair) -> None:
+    await begin_governed(pair)
+    made = await by_owner(pair, "create_tenant", name="acme", key="U" + "B" * 55)
+    assert "error" not in made
+    assert "error" not in await by_owner(pair, "set_quotas", name="acme", quotas={"jobs": 5})
+    first, second = (state_of(twin) for twin in pair.twins)
+    assert set(first.governed) == set(second.governed) == {"acme", "default"}
+    assert first.principals == second.principals
+    assert sorted(state.accounts["acme"].limits.jobs or 0 for state in (first, second)) == [2, 3]
+    intake = pair.twins[0].intake
+    for queue in ("bills", "mail", "post", "north", "south"):
+        for _ in range(5):
+            await intake.submit("acme", "owner", queue, b'{"task": "t"}')
+    await asyncio.sleep(5)
+    assert [state.usage.of("acme").jobs for state in (first, second)] == [
+        state.accounts["acme"].limits.jobs for state in (first, second)
+    ]
+    # What nobody adopted is known again to the next leader, and told.
+    await pair.twins[0].stop()
+    await by_owner(pair, "create_principal", name="late")
+    await pair.twins[0].start()
+    await asyncio.sleep(5)
+    assert "default.late" in state_of(pair.twins[0]).principals
     await pair.check()
