@@ -289,6 +289,27 @@ async def test_a_token_lets_in_like_a_key_until_it_is_revoked(tmp_path: Path) ->
         await link.close()
 
 
+async def test_a_further_token_or_key_ends_no_connection_and_lets_in(tmp_path: Path) -> None:
+    principal = bot(tmp_path)
+    async with await EmbeddedBroker.start(tmp_path, principals=[principal]) as broker:
+        link = await intake(broker)
+        wire = await NatsWire.connect(wire_to(broker, "bot"), "t")
+        assert await submit(wire) == 1
+        digest = hashlib.sha256(b"another").hexdigest()
+        await broker.set_principals([replace(principal, public=USER.public, other_keys=(principal.public,))])
+        await broker.set_principals(
+            [replace(principal, public=USER.public, other_keys=(principal.public,), tokens=(digest,))]
+        )
+        client = await nats.connect(broker.url, token="another", allow_reconnect=False)
+        assert await submit(wire) == 2
+        assert wire.connections == 1
+        await broker.set_principals([replace(principal, tokens=(digest,))])  # a key is gone: all come anew
+        await until(lambda: wire.connections == 2)
+        await until(lambda: client.is_closed)
+        await wire.close()
+        await link.close()
+
+
 async def test_a_subscription_that_is_denied_says_so(tmp_path: Path) -> None:
     async with await EmbeddedBroker.start(tmp_path, principals=[bot(tmp_path)]) as broker:
         wire = await NatsWire.connect(wire_to(broker, "bot"), "t")

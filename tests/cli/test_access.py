@@ -136,3 +136,29 @@ def test_the_policy_is_shown(writ: Shell) -> None:
     assert shown.code == 0
     assert "[operator]" in shown.out
     assert "redrive" in writ("policy", "show", "--json").document["operator"]["jobs"]
+
+
+def test_what_goes_before_a_context_is_said_when_it_is_taken_into_use(bob: Bob) -> None:
+    assert "warning" not in bob("context", "use", "work").err
+    home, url = {"XDG_CONFIG_HOME": bob._home}, bob.owner("env", "--json").document["NATS_URL"]
+    told = bob.node("context", "use", "work", **home, NATS_URL=url, WRIT_PRINCIPAL="owner")
+    assert told.code == 0
+    assert "warning: NATS_URL is set in this shell, and goes before the context" in told.err
+    assert "unset NATS_URL WRIT_PRINCIPAL" in told.err
+
+
+def test_next_steps_name_who_may_help(bob: Bob) -> None:
+    assert "by an admin or owner: ask one" in bob("jobs", "--queue", "q").err
+    keyless = bob.owner("principal", "create", f"keyless-{bob.name}")
+    assert f"cannot log in yet: writ principal add-key keyless-{bob.name} U" in keyless.out
+    bob.owner("principal", "revoke", bob.name, "--reason", "left")
+    bob.node.until(lambda: "does not admit" in bob("whoami").err)
+    told = bob("whoami").err
+    assert f"writ principal add-key {bob.name} U" in told
+    assert "writ login --url" in told
+    assert "writ up" not in told.partition("next:")[2]
+
+
+def test_a_queue_that_never_was_is_paused_ahead_of_time_and_that_is_said(bob: Bob) -> None:
+    assert "ahead of time" in bob.owner("queue", "pause", "nope").out
+    assert "ahead of time" in bob.owner("queue", "resume", "nope").out

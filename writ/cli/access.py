@@ -119,11 +119,10 @@ async def _create(args: Namespace, client: Client) -> int:
         key = load_or_create(Path(args.creds_out)).public
     await client.create_principal(args.name, args.kind, key=key, reason=args.reason)
     how = f", whose seed is in {args.creds_out}" if args.creds_out else ""
-    _say(args, f"created {args.kind} {args.name}{how}", name=args.name, key=key)
-    steps = [f"writ grant {args.name} ROLE --in QUEUE --reason R", "writ policy show"]
     if key is None:
-        steps.insert(0, f"writ principal add-key {args.name} U...            (until then it cannot log in)")
-    next_steps(*steps)
+        how = f", which cannot log in yet: writ principal add-key {args.name} U..."
+    _say(args, f"created {args.kind} {args.name}{how}", name=args.name, key=key)
+    next_steps(f"writ grant {args.name} ROLE --in QUEUE --reason R", "writ policy show")
     return 0
 
 
