@@ -96,6 +96,10 @@ bench-pages: $(READY) ## Fill the views with a million jobs, and ask every list 
 bench-gates: $(READY) ## Show how often gates and canaries judge rightly, by simulation (ARGS='--trials 200')
 	@$(BIN)/python -m benchmarks.gates $(ARGS)
 
+.PHONY: bench-console
+bench-console: $(READY) ## Render the console's lists over a million jobs (ARGS='--directory DIR' keeps them)
+	@$(BIN)/python -m benchmarks.console $(ARGS)
+
 .PHONY: bench-audit
 bench-audit: $(READY) ## Measure how fast a log is verified against its checkpoints (ARGS='--jobs 300000')
 	@$(BIN)/python -m benchmarks.audit $(ARGS)

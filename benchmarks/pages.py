@@ -174,8 +174,9 @@ async def fill(directory: Path, jobs: int) -> int:
 class Shelf:
     """Filled views behind a broker, as the process of the views serves them, and a connection that asks."""
 
-    def __init__(self, queries: Queries, link: HardenedClient) -> None:
+    def __init__(self, queries: Queries, link: HardenedClient, target: Target) -> None:
         self.queries = queries
+        self.target = target
         self._link = link
 
     @classmethod
@@ -200,7 +201,8 @@ class Shelf:
         parts.push_async_callback(queries.close)
         await serve_queries(links[0], queries.answer)
         await links[0].flush()
-        return cls(queries, links[1])
+        owner = Target(broker.url, broker.key_path(f"{TENANT}.owner"), TENANT, "owner")
+        return cls(queries, links[1], owner)
 
     async def ask(self, verb: str, question: Question) -> Paged:
         """Raises AssertionError where it is refused."""

@@ -65,6 +65,10 @@ TASKS_TOLD_MAX: Final = 200
 TASKS_TOLD_MAX_BYTES: Final = 128 * 1024
 """Of the schemas of all tasks that a worker tells of; beyond that it tells of none."""
 
+TASKS_TOLD_MAX: Final = 200
+TASKS_TOLD_MAX_BYTES: Final = 128 * 1024
+"""Of the schemas of all tasks that a worker tells of; beyond that it tells of none."""
+
 REASON_MAX_CHARS: Final = 1_000
 SHARDS: Final = 256
 SECOND_US: Final = 1_000_000

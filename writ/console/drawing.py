@@ -156,7 +156,7 @@ def lanes(rows: Sequence[Lane], start: int, end: int, words: str) -> Markup:
         )
         for span in _merged(row.spans, start, whole):
             parts.append(_span(span, start, whole, y + 12))
-    return Markup('<svg class="lanes" width="100%" height="{}" role="img" aria-label="{}">{}</svg>').format(
+    return Markup('<svg class="lanes" width="100%" height="{}" role="group" aria-label="{}">{}</svg>').format(
         height, words, Markup("").join(parts)
     )
 
@@ -190,7 +190,11 @@ def _span(span: Span, start: int, whole: int, y: int) -> Markup:
         shape += Markup('<text class="on" x="{:.3f}%" dx="5" y="{}">{}</text>').format(
             x, y + 9.5, plain(span.label, int(width / 1.3))
         )
-    return Markup('<a href="{}">{}</a>').format(span.to, shape) if span.to else shape
+    return (
+        Markup('<a href="{}" aria-label="{}">{}</a>').format(span.to, plain(span.words, 300), shape)
+        if span.to
+        else shape
+    )
 
 
 def _ruler(start: int, whole: int, height: int) -> Markup:

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from writ.broker.errors import JobNotFound
-from writ.cli.fetch import all_records, explained
+from writ.cli.fetch import Around, all_records, explained
 from writ.cli.replays import against_view
 from writ.cli.stretches import of_records
 from writ.http.problems import Fault
@@ -78,7 +78,7 @@ async def job(visit: Visit) -> Page:
         visit.may((*wanted, *again), view.queue),
     )
     queue = None if isinstance(queues, Denied) else next(iter(queues.queues), None)
-    explanation = await asyncio.to_thread(explained, steps, visit.now, queue)
+    explanation = await asyncio.to_thread(explained, steps, visit.now, Around(queue))
     seen = _sequence(visit, "seen")
     kin = () if isinstance(children, Denied) else children.jobs
     return Page(
@@ -249,21 +249,8 @@ async def _run(visit: Visit, view: JobView) -> Run | None:
 
 
 def _side_by_side(one: JobView, other: JobView) -> list[tuple[str, str, str, bool]]:
-    names = (
-        "queue",
-        "task",
-        "state",
-        "attempt",
-        "round",
-        "failures",
-        "lease_losses",
-        "priority",
-        "policy",
-        "actor",
-    )
-    names += ("release", "reason", "cause", "tags", "submitted_at", "finished_at")
     found: list[tuple[str, str, str, bool]] = []
-    for name in names:
+    for name in _COMPARED:
         left, right = [_word(getattr(each, name)) for each in (one, other)]
         found.append((name.replace("_", " "), left, right, left != right))
     return found

@@ -16,7 +16,7 @@ TEXTS: Final = ("queue", "task", "actor", "batch", "parent", "schedule", "operat
 """Filters that are text, by the names that `Client.jobs` knows them under."""
 
 BULK: Final = ("cancel", "redrive", "rerun", "drop")
-VIEWS: Final = (
+VIEWS: Final[tuple[tuple[str, dict[str, list[str]]], ...]] = (
     ("All", {}),
     ("Live", {"state": ["pending", "running", "retrying", "suspended", "scheduled"]}),
     ("Dead letters", {"state": ["dead"]}),

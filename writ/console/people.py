@@ -23,8 +23,8 @@ from .jobs import moment_of
 from .visit import Denied, Page, Visit, part
 
 ACTS: Final = 50
-_LOOKED_AT: Final = 200
-_ASKED: Final = 50
+_LOOKED_AT: Final = 100
+_ASKED: Final = 25
 _turn: Final = asyncio.Lock()
 
 
@@ -99,7 +99,7 @@ async def approvals(visit: Visit) -> Page:
                 for job, words in zip(shown, asks, strict=True)
                 if isinstance(words, str)
             },
-            "others": [job for job in waiting if job.queue not in mine],
+            "others": [job for job in waiting if job.queue not in mine][:_ASKED],
             "next": page.next,
             "proposals": proposals,
             "may_grant": bool(may),

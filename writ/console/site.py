@@ -122,13 +122,13 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (
+    functions: tuple[Any, ...] = (
         *(text.plain, text.document, text.built, text.moment, text.ago, text.number, text.seconds),
         *(text.dollars, text.size, text.whole, text.exact, duration, bytes),
-    ):
-        made.filters[function.__name__] = function
+    )
+    made.filters.update({function.__name__: function for function in functions})
     made.tests["denied"] = lambda value: isinstance(value, Denied)
-    made.globals |= {
+    shared: dict[str, Any] = {
         "link": link,
         "job_link": job_link,
         "again_with": _again_with,
@@ -138,6 +138,7 @@ def _templates() -> Environment:
         "version": _version(),
         "root": ROOT,
     }
+    made.globals.update(shared)
     return made
 
 

@@ -85,7 +85,7 @@ class Visits:
         try:
             await held.enter_async_context((self._streams if path == _LIVE else self._requests).of(client))
             async with asyncio.timeout(PAGE_S):
-                sent = await _form(request) if request.method == "POST" else {}
+                sent: Form = await _form(request) if request.method == "POST" else {}
                 if path == SIGN_IN:
                     return await self._sign_in(request, sent)
                 who = await self._who(request, sent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,7 +90,8 @@ class Visitor:
             "Content-Type": "application/x-www-form-urlencoded",
             "Origin": f"http://127.0.0.1:{self.api.port}",
             "Sec-Fetch-Site": "same-origin",
-        } | {name.replace("_", "-"): value for name, value in headers.items()}
+        }
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
         sent = urlencode(fields, doseq=True).encode()
         kept = {name: value for name, value in given.items() if value is not None}
         return self.api.ask("POST", path, sent=sent, token=None, headers=kept)
@@ -165,7 +166,7 @@ def edited(api: Api, times: int) -> str:
 
 
 @contextmanager
-def worker(api: Api) -> Iterator[subprocess.Popen[bytes]]:
+def worker(api: Api) -> Generator[subprocess.Popen[bytes]]:
     """A worker for the tasks above."""
     (api.directory / "shop.py").write_text(TASKS, encoding="utf-8")
     process = api.worker_of("shop.py", "--queue", "billing", "--queue", "mail")
@@ -277,7 +278,7 @@ class Window:
 
 
 @contextmanager
-def window(chromium: Browser, api: Api, width: int = 1280, scheme: str = "light") -> Iterator[Window]:
+def window(chromium: Browser, api: Api, width: int = 1280, scheme: str = "light") -> Generator[Window]:
     """A new window, of nobody yet."""
     size = {"width": width, "height": 844 if width < 600 else 860}
     context = chromium.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
