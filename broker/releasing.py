@@ -7,8 +7,9 @@ from typing import Literal
 
 from writ.schemas import releasing
 from writ.schemas.commands import Answer, Command
+from writ.schemas.evaluations import Measured, Outcome
 from writ.schemas.gates import Gate, GateSpec, PolicyName
-from writ.schemas.processes import DimensionTold, Outcome, Pinned, Process
+from writ.schemas.processes import Pinned, Process
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.releasing import Gates, Processes, Promoted
 from writ.schemas.stored import PART_MAX_BYTES, KeepPackage, PackageKept, PackagePart, PackageQuery
@@ -208,25 +209,22 @@ class Releasing(Looking, Operating):
         release: str,
         data: str,
         data_version: str,
-        outcome: Outcome | str,
-        dimensions: Sequence[DimensionTold],
+        measured: Sequence[Measured],
         *,
-        items: int,
-        repeats: int,
         baseline: str | None = None,
         job: str | None = None,
         timeout_s: float = 10.0,
     ) -> int:
-        """Tells what an evaluation of a release on a version of a data set proved."""
+        """Tells what was measured of a release on a version of a data set, beside a baseline's release.
+
+        What that proves is decided from the scores, and stands in the record with them.
+        """
         command = releasing.RecordEvaluation(
             process=process,
             release=release,
             data=data,
             data_version=data_version,
-            outcome=Outcome(outcome),
-            dimensions=tuple(dimensions),
-            items=items,
-            repeats=repeats,
+            measured=tuple(measured),
             baseline=baseline,
             job=job,
         )

@@ -36,7 +36,7 @@ class Outcome(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Dimension(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What is scored, and which drop against the baseline counts.
 
     `tolerate` is the drop that is accepted, `detect` the one that must not be missed: an evaluation that
@@ -97,7 +97,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Measured(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The scores of one dimension: the candidate's and, if it is held against one, the baseline's."""
 
     dimension: Dimension

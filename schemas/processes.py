@@ -32,6 +32,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from .bounds import TOKEN_MAX_BYTES
+from .evaluations import Measured, Outcome, Verdict
 from .facts import Fact
 from .principals import WHOLE_TENANT, covers
 
@@ -75,14 +76,6 @@ class Alias(StrEnum):
     """What live pointed at before."""
 
 
-class Outcome(StrEnum):
-    """What a check came to; only `pass` is a yes."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-
-
 class Pinned(StrEnum):
     """What a rollback does to jobs that have recorded a step on the release it leaves."""
 
@@ -101,17 +94,6 @@ class Check(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     inputs: tuple[str, ...] = ()
     hard: bool = False
     """Whether nobody may override it."""
-
-
-class DimensionTold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What one dimension of an evaluation proved; `change` from the baseline is between `low` and `high`."""
-
-    name: str
-    outcome: Outcome
-    reason: str = ""
-    change: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 class ReleasePublished(Fact, frozen=True):
@@ -215,18 +197,17 @@ class ReleaseApproved(Fact, frozen=True):
 
 
 class EvaluationRecorded(Fact, frozen=True):
-    """What an evaluation proved: of a release, on a version of a data set, against a baseline.
+    """What an evaluation proved: of a release, on a version of a data set, against a baseline's release.
 
-    `job` is the key of the job that computed it from the scores.
+    `verdict` follows from `measured` by `writ.orchestrator.statistics.judge`. `job` is the key of a job that
+    measured.
     """
 
     digest: str
     data: str
     data_version: str
-    outcome: Outcome
-    dimensions: tuple[DimensionTold, ...]
-    items: int
-    repeats: int
+    verdict: Verdict
+    measured: tuple[Measured, ...] = ()
     baseline: str | None = None
     job: str | None = None
 
@@ -513,7 +494,9 @@ def _found(
         case EvaluationRecorded(data=data):
             kept = [each for each in release.evaluations if each.data != data]
             times = {**release.found_at, f"evaluation {data}": at}
-            release = replace(release, evaluations=(*kept, event)[-EVIDENCE_MAX:], found_at=times)
+            # The scores stand in the record; what is remembered is what they proved.
+            told = replace(event, measured=())
+            release = replace(release, evaluations=(*kept, told)[-EVIDENCE_MAX:], found_at=times)
         case DrillRecorded(drill=drill):
             kept_drills = [each for each in release.drills if each.drill != drill]
             times = {**release.found_at, f"drill {drill}": at}

@@ -8,14 +8,13 @@ import msgspec
 from msgspec import Meta
 
 from .bounds import TOKEN_MAX_BYTES
+from .evaluations import Measured, Outcome
 from .forms import Answer, Command, Fence, JobKey, Reason, Token
 from .gates import Gate, GateSpec, PolicyName
 from .granting import PublicKey
 from .processes import (
     Check,
     Digest,
-    DimensionTold,
-    Outcome,
     Pinned,
     Process,
     ProcessName,
@@ -115,15 +114,12 @@ class ApproveRelease(InScope, frozen=True, kw_only=True):
 
 
 class RecordEvaluation(OfProcess, frozen=True, kw_only=True):
-    """What an evaluation of a release proved."""
+    """What was measured in an evaluation of a release; what that proves is decided by its scores."""
 
     release: _Ref
     data: Token
     data_version: Digest
-    outcome: Outcome
-    dimensions: Annotated[tuple[DimensionTold, ...], Meta(min_length=1, max_length=50)]
-    items: Annotated[int, Meta(ge=0)]
-    repeats: Annotated[int, Meta(ge=0)]
+    measured: Annotated[tuple[Measured, ...], Meta(min_length=1, max_length=50)]
     baseline: Digest | None = None
     job: JobKey | None = None
 

@@ -124,21 +124,18 @@ def _evaluated(
     if found is None:
         return Outcome.INCONCLUSIVE, f"no evaluation on {data} is recorded; no data is not success", ()
     baseline = "no baseline" if found.baseline is None else f"baseline {found.baseline}"
+    verdict = found.verdict
     inputs = (
         f"data {data} {found.data_version}",
         baseline,
-        f"{found.items} items x {found.repeats}",
-        *[f"{each.name}: {each.outcome.value} {each.reason}".strip() for each in found.dimensions],
+        f"{verdict.items} items x {verdict.repeats}",
+        *[f"{each.dimension}: {each.outcome.value}: {each.reason}" for each in verdict.dimensions],
     )
     if old is not None:
         return Outcome.INCONCLUSIVE, old, inputs
-    if found.items == 0:
-        return Outcome.INCONCLUSIVE, "it has no items; no data is not success", inputs
-    worst = [each.name for each in found.dimensions if each.outcome is not Outcome.PASS]
-    if found.outcome is Outcome.PASS and worst:
-        return Outcome.INCONCLUSIVE, f"it passed, and yet {', '.join(worst)} did not", inputs
-    reason = f"{len(found.dimensions)} dimensions passed" if not worst else f"not passed: {', '.join(worst)}"
-    return found.outcome, reason, inputs
+    worst = [each.dimension for each in verdict.dimensions if each.outcome is not Outcome.PASS]
+    passed = f"{len(verdict.dimensions)} dimensions passed"
+    return verdict.outcome, f"not passed: {', '.join(worst)}" if worst else passed, inputs
 
 
 def _drilled(went: DrillRecorded | None, old: str | None) -> tuple[Outcome, str, tuple[str, ...]]:

@@ -52,6 +52,7 @@ from writ.schemas.releasing import (
     UnfreezeRelease,
 )
 
+from ..statistics import judge
 from .gate import evaluate, failed, holds, in_words, matching
 from .release import bar
 
@@ -302,15 +303,17 @@ def record_evaluation(at: At, command: RecordEvaluation) -> Outcomes:
     release = _release(at, command.release)
     if isinstance(release, Rejection):
         return release
+    try:
+        verdict = judge(command.measured)
+    except ValueError as error:
+        return Rejection(RejectionKind.MALFORMED, f"measured cannot be judged: {error}", "measured")
     return (
         EvaluationRecorded(
             release.digest,
             command.data,
             command.data_version,
-            command.outcome,
-            command.dimensions,
-            command.items,
-            command.repeats,
+            verdict,
+            command.measured,
             command.baseline,
             command.job,
         ),

@@ -77,10 +77,10 @@ def _found_words(event: Fact, actor: str) -> str:
     match event:
         case ReleaseApproved(digest=digest, scope=scope, reason=reason):
             return f"{actor} says yes to {short(digest)} in {scope}: {one_line(reason)}"
-        case EvaluationRecorded(digest=digest, data=data, outcome=outcome):
-            told = "; ".join(f"{each.name} {each.outcome.value}" for each in event.dimensions)
-            size = f"{event.items} items x {event.repeats}"
-            return f"{short(digest)} on {data}: {outcome.value} ({one_line(told)}), {size}, told {by}"
+        case EvaluationRecorded(digest=digest, data=data, verdict=verdict):
+            told = "; ".join(f"{each.dimension} {each.outcome.value}" for each in verdict.dimensions)
+            size = f"{verdict.items} items x {verdict.repeats}"
+            return f"{short(digest)} on {data}: {verdict.outcome.value} ({one_line(told)}), {size}, told {by}"
         case DrillRecorded(digest=digest, drill=drill, outcome=outcome, reason=reason):
             return f"{short(digest)}, drill {drill}: {outcome.value}, {by}: {one_line(reason)}"
         case PolicyChecked(digest=digest, check=check, outcome=outcome, found=found):

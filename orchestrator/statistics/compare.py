@@ -206,17 +206,22 @@ def _conclude(seen: _Seen, level: float, dimensions: int) -> Compared:
         dimension=dimension.name,
         outcome=outcome,
         reason=reason,
-        candidate=seen.candidate,
-        baseline=seen.baseline,
-        change=change,
-        low=low,
-        high=high,
-        p=seen.p if change is not None else None,
-        level=level if change is not None else None,
-        smallest_drop=smallest,
+        candidate=_rounded(seen.candidate),
+        baseline=_rounded(seen.baseline),
+        change=_rounded(change),
+        low=_rounded(low),
+        high=_rounded(high),
+        p=_rounded(seen.p) if change is not None else None,
+        level=_rounded(level) if change is not None else None,
+        smallest_drop=_rounded(smallest),
         repeats_needed=repeats,
         missing=seen.missing,
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    """To six digits: the last ones depend on the machine, and verdicts must be the same on each."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _outcome(seen: _Seen, level: float, smallest: float | None, repeats: int | None) -> tuple[Outcome, str]:

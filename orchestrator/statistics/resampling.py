@@ -6,8 +6,9 @@ formula: the same answer, to more digits than a few thousand draws have, without
 is why a gate can be judged where a promotion is decided, and judged again by whoever doubts it.
 
 Sources: A. C. Davison and D. V. Hinkley, Saddlepoint approximations in resampling methods, Biometrika 75
-(1988); R. Lugannani and S. Rice, Adv. Appl. Prob. 12 (1980), for the tail. The deviations are widened by
-sqrt(r / (r - 1)), because r values draw their own spread too small by that factor.
+(1988); O. E. Barndorff-Nielsen, Inference on full or partial parameters, Biometrika 73 (1986), for the tail.
+The deviations are widened by sqrt(r / (r - 1)), because r values draw their own spread too small by that
+factor.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from statistics import NormalDist, fmean
 
 _NORMAL = NormalDist()
 _NEAR = 1e-3
-"""Standard deviations from the mean within which the formula divides nought by nought, and a straight line
-serves."""
+"""Standard deviations from the mean within which the formula divides nought by nought: there it is a line."""
+_FAR = 40.0
+"""Standard deviations beyond which no chance is left."""
 _STEPS = 100
 
 
@@ -38,8 +40,7 @@ class Resampled:
             sample = tuple(sorted((value - mean) * wider * weight for value in values))
             if sample[0] < sample[-1]:
                 counted[sample] += 1
-        # Deviations from a sample's mean, of which as many are drawn as there are, and how many samples are
-        # alike.
+        # Deviations from a mean, of which as many are drawn as there are; and how many samples are alike.
         self._samples = tuple(counted.items())
         self.deviation = math.sqrt(
             sum(
@@ -57,40 +58,45 @@ class Resampled:
             return 1.0
         if x <= self._least:
             return 0.0
-        if abs(x) < _NEAR * self.deviation:
-            reach = _NEAR * self.deviation
-            below, above = self._tail(-reach), self._tail(reach)
-            return below + (above - below) * (x + reach) / (2 * reach)
-        return self._tail(x)
+        return _NORMAL.cdf(self._standard(self._saddlepoint(x))[0])
 
     def quantile(self, chance: float) -> float:
-        """The value that the sum falls to or below with this chance, 0 < chance < 1."""
-        low, high = self._least, self._most
+        """The value that the sum falls to or below with this chance, 0 < chance < 1; 0 where it never
+        moves."""
+        if not self.deviation:
+            return 0.0
+        wanted = _NORMAL.inv_cdf(chance)
+        # In t what is sought is nearly a straight line, and needs no search for a saddlepoint within the
+        # search.
+        before, t = (wanted - 0.5) / self.deviation, wanted / self.deviation
+        off_before = self._standard(before)[0] - wanted
         for _ in range(_STEPS):
-            middle = (low + high) / 2
-            if high - low <= 1e-9 * self.deviation:
+            standard, x = self._standard(t)
+            off = standard - wanted
+            if abs(off) <= 1e-9 or off == off_before:
                 break
-            if self.at_most(middle) < chance:
-                low = middle
-            else:
-                high = middle
-        return (low + high) / 2
+            before, off_before, t = t, off, t - off * (t - before) / (off - off_before)
+        return min(max(x, self._least), self._most)
 
-    def _tail(self, x: float) -> float:
-        """Lugannani and Rice's formula at the saddlepoint of `x`."""
-        t, cumulant, curvature = self._saddlepoint(x)
+    def _standard(self, t: float) -> tuple[float, float]:
+        """The standard normal value with the same chance as the value at saddlepoint `t`, and that value."""
+        near = _NEAR / self.deviation
+        if abs(t) < near:
+            below, above = self._standard(-near), self._standard(near)
+            part = (t + near) / (2 * near)
+            return tuple(a + (b - a) * part for a, b in zip(below, above, strict=True))  # type: ignore[return-value]
+        cumulant, x, curvature = self._tilted(t)
         root = math.copysign(math.sqrt(max(2 * (t * x - cumulant), 0.0)), t)
-        if curvature <= 0 or root == 0:
-            return 0.0 if x < 0 else 1.0
-        chance = _NORMAL.cdf(root) + _NORMAL.pdf(root) * (1 / root - 1 / (t * math.sqrt(curvature)))
-        return min(max(chance, 0.0), 1.0)
+        slope = t * math.sqrt(curvature)
+        if root == 0 or slope == 0:
+            return math.copysign(_FAR, t), x
+        return root + math.log(slope / root) / root, x
 
-    def _saddlepoint(self, x: float) -> tuple[float, float, float]:
-        """The t at which the tilted mean is `x`, with K(t) and K''(t). Newton's steps, kept within a
-        bracket."""
+    def _saddlepoint(self, x: float) -> float:
+        """The t at which the tilted mean is `x`. Newton's steps, kept within a bracket."""
         t, low, high = x / self.deviation**2, -math.inf, math.inf
         for _ in range(_STEPS):
-            cumulant, mean, curvature = self._tilted(t)
+            _, mean, curvature = self._tilted(t)
             if mean < x:
                 low = t
             else:
@@ -102,7 +108,7 @@ class Resampled:
                 # Beyond the bracket: halve it, or go on outwards while one side is open.
                 step = (low + high) / 2 if math.isfinite(low + high) else 2 * t
             t = step
-        return t, cumulant, curvature
+        return t
 
     def _tilted(self, t: float) -> tuple[float, float, float]:
         """K(t), K'(t) and K''(t) of the whole sum."""

@@ -49,6 +49,7 @@ from writ.schemas.commands import (
     TenantTold,
 )
 from writ.schemas.errors import AttemptError, ErrorClass
+from writ.schemas.evaluations import Dimension, Measured
 from writ.schemas.events import Filter, OnDead, OnParentEnd, OperationVerb
 from writ.schemas.gates import GateSpec
 from writ.schemas.granting import ACCESS_VERBS
@@ -58,7 +59,6 @@ from writ.schemas.lifecycle import State
 from writ.schemas.links import partition_of
 from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.principals import Role
-from writ.schemas.processes import DimensionTold, Outcome
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
 from writ.schemas.quotas import Quotas
 from writ.schemas.records import Record, Source
@@ -841,7 +841,7 @@ def releases(client: Client) -> list[tuple[Coroutine[Any, Any, object], str, dic
     named = of | {"release": "1.0.0"}
     published = of | {"version": "1.0.0", "digest": digest, "size_bytes": 9, "key": key}
     promoted = Promoted(position=9, proposal=3)
-    proved = {"data": "d", "data_version": digest, "outcome": "pass", "items": 2, "repeats": 3}
+    scores = [{"dimension": {"name": "a"}, "candidate": [[1.0]]}]
     return [
         (
             client.publish_release("p", "1.0.0", digest, size_bytes=9, key=key),
@@ -880,11 +880,9 @@ def releases(client: Client) -> list[tuple[Coroutine[Any, Any, object], str, dic
         (client.end_canary("p"), "end_canary", of, 9),
         (client.approve_release("p", "1.0.0", "r"), "approve_release", named | {"reason": "r"}, 9),
         (
-            client.record_evaluation(
-                "p", "1.0.0", "d", digest, "pass", [DimensionTold("a", Outcome.PASS)], items=2, repeats=3
-            ),
+            client.record_evaluation("p", "1.0.0", "d", digest, [Measured(Dimension("a"), ((1.0,),))]),
             "record_evaluation",
-            named | proved | {"dimensions": [{"name": "a", "outcome": "pass"}]},
+            named | {"data": "d", "data_version": digest, "measured": scores},
             9,
         ),
         (

@@ -17,6 +17,8 @@ from writ.schemas.assets import AssetRead, AssetRemoved, AssetSet
 from writ.schemas.codec import CodecError, decode, digest, encode
 from writ.schemas.commands import SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
+from writ.schemas.evaluations import Better, Compared, Dimension, Measured, Verdict
+from writ.schemas.evaluations import Outcome as Checked
 from writ.schemas.events import (
     EVENT_TYPES,
     VERSIONS,
@@ -130,7 +132,6 @@ from writ.schemas.processes import (
     CanaryEnded,
     CanaryStarted,
     Check,
-    DimensionTold,
     DrillRecorded,
     EvaluationRecorded,
     Pinned,
@@ -145,7 +146,6 @@ from writ.schemas.processes import (
     ReleaseRolledBack,
     ReleaseUnfrozen,
 )
-from writ.schemas.processes import Outcome as Checked
 from writ.schemas.quotas import Budget, BudgetReached, Period, Quotas, QuotasSet
 from writ.schemas.records import GENESIS, Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -245,9 +245,18 @@ CHECKED = st.sampled_from(Checked)
 CHECKS = st.lists(st.builds(Check, TEXT, NUMBER, TEXT, CHECKED, TEXT, TEXTS, st.booleans()), max_size=2).map(
     tuple
 )
-DIMENSIONS = st.lists(
-    st.builds(DimensionTold, TEXT, CHECKED, TEXT, *[st.none() | st.floats(-1, 1)] * 3), max_size=2
-).map(tuple)
+_SHARE = st.none() | st.floats(-1, 1)
+SCORES = st.lists(st.lists(st.none() | st.floats(0, 1), max_size=3).map(tuple), max_size=3).map(tuple)
+DIMENSION = st.builds(
+    Dimension,
+    *(st.just("d"), st.sampled_from(Better), st.booleans(), st.floats(0, 1), st.floats(0.1, 1)),
+    *(_SHARE, _SHARE, st.booleans()),
+)
+MEASURED = st.lists(st.builds(Measured, DIMENSION, SCORES, st.none() | SCORES), max_size=2).map(tuple)
+COMPARED = st.builds(
+    Compared, st.just("d"), CHECKED, TEXT, *[_SHARE] * 8, st.none() | st.integers(1, 9), st.integers(0, 9)
+)
+VERDICT = st.builds(Verdict, CHECKED, st.lists(COMPARED, max_size=2).map(tuple), NUMBER, NUMBER)
 NAMED = st.lists(st.text(min_size=1, max_size=9), max_size=2).map(tuple)
 GATE = st.builds(
     GateSpec,
@@ -414,7 +423,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     ReleaseApproved: st.builds(ReleaseApproved, TEXT, TEXT, TEXT),
     EvaluationRecorded: st.builds(
         EvaluationRecorded,
-        *(TEXT, TEXT, TEXT, CHECKED, DIMENSIONS, NUMBER, NUMBER, MAYBE_TEXT, MAYBE_TEXT),
+        *(TEXT, TEXT, TEXT, VERDICT, MEASURED, MAYBE_TEXT, MAYBE_TEXT),
     ),
     DrillRecorded: st.builds(DrillRecorded, TEXT, TEXT, CHECKED, TEXT),
     PolicyChecked: st.builds(PolicyChecked, TEXT, TEXT, CHECKED, TEXTS, MAYBE_TEXT),

@@ -148,10 +148,7 @@ def _found(name: str, event: Fact) -> releasing.OfProcess:
                 release=event.digest,
                 data=event.data,
                 data_version=event.data_version,
-                outcome=event.outcome,
-                dimensions=event.dimensions,
-                items=event.items,
-                repeats=event.repeats,
+                measured=event.measured,
                 baseline=event.baseline,
                 job=event.job,
             )

@@ -207,14 +207,21 @@ async def test_a_promotion_racing_a_freeze_loses_a_thousand_times(twin: Twin) ->
 
 # --- gates ----------------------------------------------------------------------------------------------
 
+
+def measured(score: float, *more: tuple[str, float], items: int = 100) -> list[dict[str, Any]]:
+    """Scores of five repeats against a baseline of 1; of less there is a drop."""
+    whole, dimensions = [[1.0] * 5] * items, [("accuracy", score), *more]
+    return [
+        {"dimension": {"name": name}, "candidate": [[value] * 5] * items, "baseline": whole}
+        for name, value in dimensions
+    ]
+
+
 EVALUATED: dict[str, Any] = {
     "release": B,
     "data": "golden",
     "data_version": "d" * 64,
-    "outcome": "pass",
-    "dimensions": [{"name": "accuracy", "outcome": "pass", "reason": "no drop"}],
-    "items": 100,
-    "repeats": 5,
+    "measured": measured(1.0),
 }
 
 
@@ -227,7 +234,7 @@ async def test_no_data_is_not_success_and_an_evaluation_lets_it_through(twin: Tw
     await published(twin, A, B)
     await gated(twin, process="inv", evaluations=["golden"])
     assert "no data is not success" in await refused(twin, "promote_release", release=B)
-    told_ = await told(twin, "record_evaluation", **EVALUATED | {"outcome": "inconclusive"})
+    told_ = await told(twin, "record_evaluation", **EVALUATED | {"measured": measured(1.0, items=2)})
     assert told_["position"] > 0
     assert "inconclusive" in await refused(twin, "promote_release", release=B)
     await told(twin, "record_evaluation", **EVALUATED | {"release": A})
@@ -245,10 +252,14 @@ async def test_no_data_is_not_success_and_an_evaluation_lets_it_through(twin: Tw
 async def test_an_evaluation_of_which_a_part_failed_or_that_is_empty_is_no_pass(twin: Twin) -> None:
     await published(twin, A, B)
     await gated(twin, evaluations=["golden"])
-    worse = [{"name": "accuracy", "outcome": "pass"}, {"name": "tone", "outcome": "fail"}]
-    for lie in ({"dimensions": worse}, {"items": 0}):
-        await told(twin, "record_evaluation", **EVALUATED | lie)
-        assert "golden: inconclusive" in await refused(twin, "promote_release", release=B)
+    for scores, outcome in (
+        (measured(1.0, ("tone", 0.5)), "fail"),
+        (measured(1.0, items=0), "inconclusive"),
+    ):
+        await told(twin, "record_evaluation", **EVALUATED | {"measured": scores})
+        assert f"golden: {outcome}" in await refused(twin, "promote_release", release=B)
+    twice = measured(1.0, ("accuracy", 1.0))
+    assert "scored once" in await refused(twin, "record_evaluation", **EVALUATED | {"measured": twice})
     await twin.check()
 
 
