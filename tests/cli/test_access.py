@@ -44,8 +44,8 @@ class Bob:
         assert done.code == 0, done.err
         return done
 
-    def __call__(self, *words: str) -> Result:
-        return self.node(*words, XDG_CONFIG_HOME=self._home)
+    def __call__(self, *words: str, timeout: float = 60, **env: str) -> Result:
+        return self.node(*words, timeout=timeout, XDG_CONFIG_HOME=self._home, **env)
 
     def get(self, path: str, token: str) -> int:
         """The status of a request over HTTP."""
@@ -140,8 +140,8 @@ def test_the_policy_is_shown(writ: Shell) -> None:
 
 def test_what_goes_before_a_context_is_said_when_it_is_taken_into_use(bob: Bob) -> None:
     assert "warning" not in bob("context", "use", "work").err
-    home, url = {"XDG_CONFIG_HOME": bob._home}, bob.owner("env", "--json").document["NATS_URL"]
-    told = bob.node("context", "use", "work", **home, NATS_URL=url, WRIT_PRINCIPAL="owner")
+    url = bob.owner("env", "--json").document["NATS_URL"]
+    told = bob("context", "use", "work", NATS_URL=url, WRIT_PRINCIPAL="owner")
     assert told.code == 0
     assert "warning: NATS_URL is set in this shell, and goes before the context" in told.err
     assert "unset NATS_URL WRIT_PRINCIPAL" in told.err

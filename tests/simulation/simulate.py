@@ -36,6 +36,7 @@ from writ.schemas.lifecycle import TRANSITIONS, State
 from writ.schemas.prices import PriceSet
 from writ.schemas.principals import PRINCIPAL_EVENTS
 from writ.schemas.processes import PROCESS_EVENTS
+from writ.schemas.quotas import QUOTA_EVENTS
 from writ.schemas.steps import CompensationDue
 from writ.schemas.tenants import TenantDeclared
 
@@ -60,6 +61,7 @@ _NEVER: Final = (
     *(HistoryLong, AlarmRaised, PriceSet, TenantDeclared, WorkerSeen),
     *PRINCIPAL_EVENTS,
     *PROCESS_EVENTS,
+    *QUOTA_EVENTS,
     *GATE_EVENTS,
     *KEEPING,
     *ASSET_EVENTS,
