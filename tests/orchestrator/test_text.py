@@ -31,6 +31,7 @@ _GIVEN: dict[str, Any] = {
     "leases": [],
     "filter": {"task": "t", "states": ["dead"]},
     "policy": {},
+    "quotas": {},
     "jobs": ["j"],
     "last": {"kind": "conflict", "reason": "no"},
     "verb": "redrive",
