@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the provider's own libraries
 NONCE = "the nonce of this login"
+FRONT = "https://writ.example.com"
 FILE = """
 issuer = "{issuer}"
 client_id = "writ"
@@ -74,7 +75,7 @@ def sso(issuer: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     secret.chmod(0o600)
     api = Api(directory)
     try:
-        api.up("--oidc", "oidc.toml")
+        api.up("--oidc", "oidc.toml", "--http-origin", FRONT)
         for name in ("bob", "ann"):
             api.writ("principal", "create", name)
         yield api
@@ -147,6 +148,22 @@ def test_who_the_provider_vouches_for_has_a_session(sso: Api, issuer: str) -> No
         again = Browser(sso)
         assert again.get(again.answer(again.begin(), sub)).is_problem(403), "a revoked one gets no session"
         sso.writ("principal", "restore", principal)
+
+
+def test_behind_a_server_that_speaks_tls_cookies_are_of_its_host_alone(sso: Api) -> None:
+    fronted = {"Host": "writ.example.com", "Origin": FRONT}
+    got = sso.ask("POST", "/v1/session", {"token": sso.token}, token=None, headers=fronted)
+    name, *words = got.headers["set-cookie"].split("; ")
+    assert name.startswith("__Host-writ_session=")
+    assert {"Secure", "HttpOnly", "SameSite=Strict", "Path=/"} <= set(words)
+    mine = fronted | {"Cookie": name, "Writ-CSRF": got.document["csrf"]}
+    job = {"task": "t"}
+    assert sso.ask("POST", "/v1/queues/q/jobs", job, token=None, headers=mine).status == 201
+    at = sso.ask("GET", "/login/oidc", token=None, headers=fronted).headers["location"]
+    assert dict(parse_qsl(urlsplit(at).query))["redirect_uri"] == f"{FRONT}/login/oidc/callback"
+    for wrong in ({"Origin": "http://writ.example.com"}, {"Host": "127.0.0.1"}, {"Host": "evil.example"}):
+        refused = sso.ask("POST", "/v1/queues/q/jobs", job, token=None, headers=mine | wrong)
+        assert refused.status in {403, 421}
 
 
 def test_whom_no_rule_names_or_nobody_knows_gets_no_session(sso: Api) -> None:
