@@ -37,6 +37,7 @@ from writ.cli import contexts, declared
 from writ.cli.submit import _read_jobs
 from writ.cli.usage import CommandError
 from writ.http.oidc import OidcFault, read_settings
+from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.messages import open_request, open_submit
 from writ.orchestrator.replay import bundle, offline
 from writ.orchestrator.replay.checked import signed_in
@@ -302,6 +303,12 @@ _TWIN_LIFE: Final = 4_000
 """Inputs to one engine: the next one begins with an empty log."""
 
 
+_BETWEEN_S: Final = 0.2
+"""Of virtual time: whoever is refused too often within a second is told to ask later, and nothing else."""
+
+_ASKING: Final = ("owner", "robot")
+
+
 class _Engine:
     """An engine on the in-memory log, which is asked one thing after the other in virtual time."""
 
@@ -318,8 +325,14 @@ class _Engine:
             if self._twin is not None:
                 await self._twin.crash()
             self._twin, self._asked = Twin(lambda _: {}), 0
+            # Who is asked in the name of must be known: a message that is no fault may make a tenant.
+            keys = ("U" + "A" * 55, "U" + "B" * 55)
+            self._twin.founders = tuple(
+                [Founder("default", who, key, (Role.OWNER,)) for who, key in zip(_ASKING, keys, strict=True)]
+            )
             await self._twin.start()
         self._asked += 1
+        await asyncio.sleep(_BETWEEN_S)
         return await work(self._twin)
 
     def close(self) -> None:
