@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import run as fuzz
-from tests.fuzz.edges import Edge
+from tests.fuzz.edge import Edge
 from tests.fuzz.mutations import Mutations
 
 EDGES = 21

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .edges import Edge, edges
+from .edge import Edge
+from .edges import edges
 from .mutations import Mutations
 
 COUNT: Final = 50_000
