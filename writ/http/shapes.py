@@ -133,7 +133,7 @@ def _value(name: str, texts: list[str], type_: Any) -> Any:
         return texts[0]
     try:
         found = msgspec.json.decode(texts[0].encode())
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
         found = None
     if isinstance(found, float) and found.is_integer() and any(isinstance(t, inspect.IntType) for t in types):
         return int(found)
