@@ -13,7 +13,7 @@ import logging
 import urllib.parse
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -96,9 +96,10 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
-            return [self.value(each) for each in value]
+            return [self.value(each) for each in list(value)]
         if isinstance(value, dict):
-            return {self.text(name): self.value(each) for name, each in value.items()}
+            fields = cast("dict[str, Any]", value)
+            return {self.text(name): self.value(each) for name, each in fields.items()}
         if isinstance(value, int | float) and not isinstance(value, bool):
             shown = str(value)
             return value if self.text(shown) == shown else REDACTED
@@ -124,9 +125,11 @@ def _same_places(before: Any, after: Any) -> Iterator[tuple[dict[str, Any], dict
     """A message itself, and its reports: where fields of the protocol stand."""
     if not isinstance(before, dict):
         return
+    before = cast("dict[str, Any]", before)
     yield before, after
     for several in ("reports", "leases"):
-        yield from zip(before.get(several, ()), after.get(several, ()), strict=True)
+        pair: list[list[Any]] = [each.get(several) or [] for each in (before, after)]
+        yield from zip(*pair, strict=True)
 
 
 class LogFilter(logging.Filter):

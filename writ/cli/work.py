@@ -6,7 +6,7 @@ import dataclasses
 import re
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .dev import traces
 from .processes import log_to_stderr, when_stdin_ends
@@ -110,15 +110,16 @@ def _codec(place: str) -> PayloadCodec:
     try:
         if not colon:
             raise ValueError("give module:name")
-        found = getattr(importlib.import_module(module), name)
-        made: PayloadCodec = found() if callable(found) else found
+        found: Any = getattr(importlib.import_module(module), name)
+        made: Any = found() if callable(found) else found
         if not isinstance(getattr(made, "name", None), str):
             raise TypeError("it has no name, and so is no payload codec")
     except Exception as error:  # whatever a module of the user's does
         raise CommandError(f"--codec {place}: {type(error).__name__}: {error}", code=USAGE) from error
     finally:
         sys.path.remove("")
-    return made
+    codec: PayloadCodec = made
+    return codec
 
 
 def _hint(module: str) -> list[str]:

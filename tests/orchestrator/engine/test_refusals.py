@@ -21,9 +21,11 @@ from writ import orchestrator, schemas
 from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.decide import schedule as schedule_decisions
 from writ.orchestrator.decide import tenant as tenant_decisions
+from writ.orchestrator.decide.assets import set_asset
 from writ.orchestrator.decide.promotion import PROPOSALS_MAX
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
+from writ.schemas.assets import ASSETS_MAX, VERSIONS_MAX, Asset, AssetVersion, KeptAsset
 from writ.schemas.events import CommandRejected
 from writ.schemas.gates import GATES_MAX
 from writ.schemas.hosting import CreateTenant
@@ -45,6 +47,7 @@ MAKERS = frozenset({"Rejection", "malformed", "SpecFault", "refused", "_conflict
 NO_RULES = {
     "engine.py": "nothing was decided: whoever hears it shall ask again, and no rule was broken",
     "inbox.py": "nothing was decided: whoever hears it shall ask again, and no rule was broken",
+    "strongroom.py": "what it refuses by a rule has a row; else a value could not be had: ask again",
 }
 TRACED = tuple(
     path
@@ -1332,6 +1335,87 @@ _direct("no name", lambda: _declare(""), "name", "1 to 256", "empty")
 _direct("a name of blanks", lambda: _declare("a b"), "name", "letters, digits", "'a b'")
 _direct("backfill of very much", lambda: _backfill_of(501), "limit", "1 to 500", "501")
 _direct("content of anything", lambda: content_fault("output", b"{]"), "output", "JSON", "byte 1")
+
+
+# Assets.
+def _put(**fields: Any) -> dict[str, Any]:
+    return {"name": "key", "value": "bG9uZyBlbm91Z2g=", **fields}
+
+
+async def _reads(s: Scene, **fields: Any) -> str:
+    """The reason for which a running job, whose task is granted `key`, is refused an asset."""
+    await s.do("declare", policy={"assets": {"key": ["t"]}})
+    held = {"worker": "w1", "id": "a", "token": await s.run()}
+    return await s.ask("read_asset", **{**held, "name": "key", "secret": True, **fields})
+
+
+def _many_versions() -> Rejection | None:
+    several = tuple([AssetVersion(n, f"{n}-ab", "ab", 9, 0, "owner") for n in range(1, VERSIONS_MAX + 1)])
+    return _refused(set_asset(Asset(False, several), KeptAsset("key", "x-ab", "ab", 9), 1, ()))
+
+
+def _refused(outcome: object) -> Rejection | None:
+    return outcome if isinstance(outcome, Rejection) else None
+
+
+simple(
+    "a short secret",
+    asking("set_asset", **_put(secret=True, value="YWI=")),
+    "a secret",
+    "6 or more",
+    "2 bytes",
+)
+simple("rotate nobody", asking("set_asset", **_put(rotate=True)), "no asset", "key", "key")
+simple("remove nobody", asking("remove_asset", name="key"), "no asset", "key", "key")
+simple("get nobody", asking("get_asset", name="key"), "no asset", "key", "key")
+_direct("versions", _many_versions, "versions", VERSIONS_MAX, "key")
+_direct(
+    "assets",
+    lambda: _refused(set_asset(None, KeptAsset("key", "x-ab", "ab", 9), ASSETS_MAX, ())),
+    "assets", f"at most {ASSETS_MAX}", f"has {ASSETS_MAX}",
+)  # fmt: skip
+
+
+@row("an asset is given", "remove it first", "key is a secret")
+async def another_flavour(s: Scene) -> str:
+    await s.do("set_asset", **_put(secret=True))
+    return await s.ask("set_asset", **_put())
+
+
+@row("given to jobs alone", "secret", "key")
+async def a_secret_shown(s: Scene) -> str:
+    await s.do("set_asset", **_put(secret=True))
+    return await s.ask("get_asset", name="key")
+
+
+@row("no version 7", "newest is 1", "key")
+async def another_version(s: Scene) -> str:
+    await s.do("set_asset", **_put())
+    return await s.ask("get_asset", name="key", version=7)
+
+
+@row("was erased", "version 1", "key")
+async def an_erased_version(s: Scene) -> str:
+    await s.do("set_asset", **_put())
+    await s.do("set_asset", **_put(rotate=True, forget=True))
+    return await s.ask("get_asset", name="key", version=1)
+
+
+@row("does not grant", "assets", "other")
+async def not_granted(s: Scene) -> str:
+    return await _reads(s, name="other")
+
+
+@row("only a reproduction", "newest", "version 1")
+async def a_version_for_a_job(s: Scene) -> str:
+    await s.do("set_asset", **_put(secret=True))
+    return await _reads(s, version=1)
+
+
+@row("ctx.secret", "a secret", "key")
+async def read_as_another_flavour(s: Scene) -> str:
+    await s.do("set_asset", **_put(secret=True))
+    return await _reads(s, secret=False)
 
 
 # --- the tests ------------------------------------------------------------------------------------------
