@@ -136,6 +136,20 @@ class Coder:
 _NOT: Final = object()
 
 
+def encoding_of(content: str) -> str | None:
+    """What people are told in place of a content or text that is encoded; None where it is not."""
+    raw = content.encode("utf-8", "replace")
+    is_text = content.startswith(_TEXT) and content.count(":") > 1
+    name = content.split(":", 2)[1] if is_text else encoded_by(raw)
+    return None if name is None else f"encoded by codec {name}, {len(raw)} bytes"
+
+
+def shown(content: str) -> str:
+    """JSON, or a text, as people are shown it: where it is encoded a string that says so."""
+    told = encoding_of(content)
+    return content if told is None else _encode(told).decode()
+
+
 def encoded_by(content: bytes | msgspec.Raw) -> str | None:
     """The name of the codec that has encoded a content; None where none has."""
     text = bytes(content)

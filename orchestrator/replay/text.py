@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from writ.broker.coding import encoded_by
+from writ.broker.coding import encoding_of
 from writ.schemas.assets import AssetRead, AssetRemoved, AssetSet
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.errors import AttemptError
@@ -157,13 +157,10 @@ def shown(content: Sealed | None) -> str:
         return "none"
     if content.key != UNSEALED:
         return f"sealed under key {content.key}"
-    codec = encoded_by(content.plain)
-    if codec is not None:
-        return f"encoded by codec {codec}, {len(bytes(content.plain))} bytes"
     text = bytes(content.plain).decode()
     if text.startswith('"'):
         text = str(msgspec.json.decode(content.plain))
-    return one_line(text)
+    return encoding_of(text) or one_line(text)
 
 
 def error_words(error: AttemptError) -> str:

@@ -11,6 +11,7 @@ import pytest
 from nacl.secret import SecretBox
 
 from writ import Client, Context, File, JobFailed, QueuePolicy, Refused, Retry, task
+from writ.broker.coding import shown
 from writ.orchestrator.replay.verify import verify
 from writ.schemas.assets import AssetRead
 from writ.schemas.lifecycle import State
@@ -256,6 +257,8 @@ async def test_with_an_encryption_codec_the_log_holds_nothing_that_can_be_read()
         assert b"sesame" not in told.lower()
         seen = await system.client.job("first", "test")
         assert msgspec.json.decode(seen.input)["writ.codec"] == "boxed"
+        assert shown(bytes(seen.input).decode()).startswith('"encoded by codec boxed, ')
+        assert shown('{"plain": 1}') == '{"plain": 1}'
         assert not (await verify(system.log)).faults
 
 

@@ -254,12 +254,12 @@ def _attempts(view: JobView) -> str:
 
 
 def _content(raw: Any) -> str:
-    from writ.broker.coding import encoded_by
+    from writ.broker.coding import encoding_of
 
-    codec = encoded_by(raw)
-    if codec is not None:
-        return f"encoded by codec {codec}, {len(bytes(raw))} bytes"
     text = bytes(raw).decode(errors="replace")
+    told = encoding_of(text)
+    if told is not None:
+        return told
     if text == "null":
         return ""
     return one_line(text, 60) if on_terminal() else text

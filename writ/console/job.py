@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from writ.broker.coding import shown
 from writ.broker.errors import JobNotFound
 from writ.cli.fetch import Around, all_records, explained
 from writ.cli.replays import against_view
@@ -134,7 +135,7 @@ def contents(view: JobView) -> list[tuple[str, str, int]]:
     for name in _CONTENTS:
         text = content_of(view, name)
         if text is not None:
-            found.append((name, text, len(text.encode("utf-8", "replace"))))
+            found.append((name, shown(text), len(text.encode("utf-8", "replace"))))
     return found
 
 
