@@ -39,3 +39,17 @@ async def keeps_a_secret(ctx: Context) -> File:
     await ctx.memory.put("it", {"is": value})
     half = len(value) // 2
     return await ctx.files.put([b"x" * 524_280, value[:half].encode(), value[half:].encode(), b"end"])
+
+
+@task
+async def repeats(word: str, ctx: Context) -> list[str]:
+    async def same(given: str) -> str:
+        return given * 2
+
+    ctx.progress({"at": word})
+    return [word, await ctx.step("same", same, word)]
+
+
+@task
+async def breaks(word: str) -> None:
+    raise ValueError(word)
