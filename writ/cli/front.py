@@ -39,6 +39,7 @@ FRONT = """\
   writ drop ID --reason R       settle a dead letter for good
   writ asset list               named values and secrets for jobs; set, rotate or remove one
   writ file put FILE            keep a file for jobs to take as input; get, list or remove it
+  writ memory list              what a run or an agent remembers; get or forget it
   writ price list               what the tokens of models cost; `writ price set` says it
   writ erase ID --reason R      make the content of a job unreadable for good; --subject for many
   writ hold list                what must not be erased; add or remove one
