@@ -122,12 +122,17 @@ class Releasing(Looking, Operating):
         return answer
 
     async def approve_promotion(
-        self, process: str, number: int, reason: str = "requested", *, timeout_s: float = 10.0
+        self,
+        process: str,
+        number: int,
+        reason: str = "requested",
+        *,
+        scope: str = "*",
+        timeout_s: float = 10.0,
     ) -> Promoted:
-        """The second person's yes to a promotion against its gates."""
-        answer = await self._of_release(
-            releasing.ApprovePromotion(process=process, number=number, reason=reason), timeout_s
-        )
+        """The second person's yes to a promotion against its gates, in the scope that it is for."""
+        command = releasing.ApprovePromotion(process=process, number=number, scope=scope, reason=reason)
+        answer = await self._of_release(command, timeout_s)
         assert isinstance(answer, Promoted)
         return answer
 

@@ -15,9 +15,9 @@ from writ.schemas.access import OPERATIONS, SUBMIT, Decision, Resource, allowed,
 from writ.schemas.commands import Command, SubmitJob
 from writ.schemas.granting import ApproveAccess, DeclineAccess, GrantRole, OfPrincipal, UngrantRole
 from writ.schemas.ids import SYSTEM_TENANT, split_job_key
-from writ.schemas.principals import WHOLE_TENANT, AccessDenied
+from writ.schemas.principals import AccessDenied
 from writ.schemas.rejections import Rejection
-from writ.schemas.releasing import ApprovePromotion, InScope
+from writ.schemas.releasing import InScope
 from writ.schemas.subjects import Addressed
 
 from .decide.access import proposal_scope
@@ -73,7 +73,7 @@ class Guard:
             return None
         if isinstance(command, Rejection) and verb not in OPERATIONS:
             return None  # there is no such thing to allow; what is malformed is denied before it is explained
-        if not isinstance(command, OfPrincipal | InScope | ApprovePromotion):
+        if not isinstance(command, OfPrincipal | InScope):
             if self.permits(tenant, principal, verb, queue, now):
                 return None
             resource = Resource(tenant, queue)
@@ -82,10 +82,10 @@ class Guard:
         decision = self.decide(tenant, principal, verb, resource, now)
         return None if decision.allowed else (resource, decision)
 
-    def _about(self, tenant: str, queue: str, command: OfPrincipal | InScope | ApprovePromotion) -> Resource:
+    def _about(self, tenant: str, queue: str, command: OfPrincipal | InScope) -> Resource:
         """What a command about a principal or a release is about: the scope that it names, if any."""
         if not isinstance(command, OfPrincipal):
-            return about_release(self._state, tenant, command)
+            return about_release(tenant, command)
         scope = queue
         if isinstance(command, GrantRole | UngrantRole):
             scope = command.scope
@@ -113,14 +113,9 @@ class Guard:
         return None
 
 
-def about_release(state: Partition, tenant: str, command: Command) -> Resource:
-    """What a command about releases is about: its scope, that of what it approves, or the whole tenant."""
-    if isinstance(command, InScope):
-        return Resource(tenant, command.scope)
-    if isinstance(command, ApprovePromotion):
-        process = state.processes.get(f"{tenant}.{command.process}")
-        return Resource(tenant, WHOLE_TENANT if process is None else process.proposed_scope(command.number))
-    return Resource(tenant)
+def about_release(tenant: str, command: Command) -> Resource:
+    """What a command about releases is about: the scope that it names, or the whole tenant."""
+    return Resource(tenant, command.scope) if isinstance(command, InScope) else Resource(tenant)
 
 
 class Denials:

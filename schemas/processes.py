@@ -363,10 +363,6 @@ class Process(msgspec.Struct, frozen=True, omit_defaults=True):
             return self.releases[ref]
         return next((each for each in self.releases.values() if each.version == ref), None)
 
-    def proposed_scope(self, number: int) -> str:
-        """The scope of a promotion that waits; the whole tenant where none does under that number."""
-        return next((each.scope for each in self.proposals if each.number == number), WHOLE_TENANT)
-
     def told(self) -> Process:
         """What other partitions must know to grant leases: without what was found out about releases."""
         releases = {

@@ -64,8 +64,8 @@ class PromoteRelease(InScope, frozen=True, kw_only=True):
     override: bool = False
 
 
-class ApprovePromotion(OfProcess, frozen=True, kw_only=True):
-    """The second person's yes to a promotion against its gates."""
+class ApprovePromotion(InScope, frozen=True, kw_only=True):
+    """The second person's yes to a promotion against its gates, in the scope that it was proposed for."""
 
     number: Fence
 

@@ -154,9 +154,10 @@ def promote(at: At, command: PromoteRelease) -> Outcomes:
 
 def approve_promotion(at: At, command: ApprovePromotion) -> Outcomes:
     """The second person's yes: the gates are asked again, and what blocks hard still does."""
-    proposal = next((each for each in at.process.proposals if each.number == command.number), None)
+    asked = (command.number, command.scope)
+    proposal = next((each for each in at.process.proposals if (each.number, each.scope) == asked), None)
     if proposal is None:
-        reason = f"no promotion of {at.process.name} waits as number {command.number}"
+        reason = f"no promotion of {at.process.name} waits as number {command.number} in {command.scope}"
         return Rejection(RejectionKind.NOT_FOUND, reason, "number")
     if proposal.by == at.actor:
         return _conflict(f"{at.actor} proposed this promotion; another person approves it")

@@ -125,7 +125,10 @@ _QUEUED: Final = frozenset(
 """Queries that say in their body which queue they are about."""
 
 
-_SCOPED: Final = ("promote_release", "rollback_release", "start_canary", "end_canary", "approve_release")
+_SCOPED: Final = (
+    *("promote_release", "approve_promotion", "rollback_release", "start_canary", "end_canary"),
+    "approve_release",
+)
 """Commands that say in their body which queues they are about."""
 
 

@@ -25,8 +25,8 @@ FRONT = """\
   writ init NAME --type job     a project that runs and has tests: an agent, an rpa robot or a job
   writ run --entry main         run it here, with everything that happens told
   writ lock                     pin its dependencies
-  writ publish                  package it, signed, into the store: a release; --patch raises the version
-  writ release list             releases and what they are called; show, fetch, promote, rollback, canary,
+  writ publish                  make it a release: a signed package; --patch raises the version
+  writ release list             releases and their aliases; show, fetch, promote, rollback, canary,
                                 freeze, unfreeze, revoke or approve one
   writ gate list                what a promotion takes; apply a file of them, or remove one
 

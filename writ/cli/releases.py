@@ -312,7 +312,9 @@ async def _approve_promotion(args: Namespace) -> int:
     if not ref.isdigit():
         raise UsageError(f"{ref!r} is no number of a proposal", [f"writ release approve-promotion {name}@1"])
     async with connected(args) as client:
-        answer = await _asked(client.approve_promotion(name, int(ref), args.reason), name, "live")
+        answer = await _asked(
+            client.approve_promotion(name, int(ref), args.reason, scope=args.scope), name, "live"
+        )
     return _told(args, answer, f"promotion {ref} of {name} is done", name)
 
 
@@ -356,7 +358,8 @@ def _told(args: Namespace, answer: Promoted, done: str, name: str) -> int:
         print(done)
     else:
         print(f"the gates say no; promotion {answer.proposal} of {name} waits for another person")
-        next_steps(f"writ release approve-promotion {name}@{answer.proposal} --reason R")
+        scope = "" if args.scope == "*" else f" --scope '{args.scope}'"
+        next_steps(f"writ release approve-promotion {name}@{answer.proposal} --reason R{scope}")
     return 0
 
 

@@ -75,7 +75,7 @@ def _add_release(to: Subparsers) -> None:
     promote.add_argument(
         "--override", action="store_true", help="propose it against the gates: another person approves"
     )
-    _one(verb("approve-promotion", "The second yes to a promotion: NAME@NUMBER."), reason=True)
+    _one(verb("approve-promotion", "The second yes to a promotion: NAME@NUMBER."), reason=True, scope=True)
     rollback = verb("rollback", "Point live back; @REF for another than the one before.")
     _one(rollback, reason=True, scope=True)
     rollback.add_argument(

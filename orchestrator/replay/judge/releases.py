@@ -68,7 +68,7 @@ def _allowed(
     if not state.governed:
         return
     actor = state.principals.get(address(record.tenant, record.actor))
-    decision = allowed(actor, verb, about_release(state, record.tenant, command), record.at)
+    decision = allowed(actor, verb, about_release(record.tenant, command), record.at)
     need(decision.allowed, f"{record.actor} may not {verb}: {decision.reason} [{decision.rule}]")
 
 
@@ -87,10 +87,11 @@ def _command(record: Record, process: Process) -> releasing.OfProcess:
                 commit=event.commit,
                 modified=event.modified,
             )
-        case ReleasePromoted(overrides=int(number)):
-            return releasing.ApprovePromotion(process=name, number=number)
+        case ReleasePromoted(scope=scope, overrides=int(number)):
+            return releasing.ApprovePromotion(process=name, scope=scope, number=number)
         case PromotionBlocked() if record.cause == "approve_promotion":
-            return releasing.ApprovePromotion(process=name, number=_number(process, event))
+            number = _number(process, event)
+            return releasing.ApprovePromotion(process=name, scope=event.scope, number=number)
         case PromotionBlocked() if record.cause == "start_canary":
             return releasing.StartCanary(
                 process=name,
