@@ -324,13 +324,13 @@ def _release_words(job: Job) -> str:
     return f"its code is release {job.release}, which writ release fetch gives"
 
 
-def release_standing(job: Job, process: Process | None) -> str:
-    """Which release the next lease is for, and why, or what holds it back."""
+def release_standing(job: Job, process: Process | None) -> tuple[str, bool]:
+    """Which release the next lease is for, and why, or what holds it back; and whether something does."""
     chosen = choose(job, process)
     if chosen.digest is None:
-        return f"It asks for {job.process}, and no lease is given for that: {chosen.why}."
+        return f"It asks for {job.process}, and no lease is given for that: {chosen.why}.", True
     words = f"It asks for {job.process}: release {short(chosen.digest)}, {chosen.why}"
-    return f"{words}. Only a worker that holds it is given the job."
+    return f"{words}. Only a worker that holds it is given the job.", False
 
 
 def _last_with(steps: Sequence[Step], *kinds: type[Fact]) -> int:
@@ -352,11 +352,12 @@ def _not_running(
         records.append(last[1])
     held = [] if standing is None or job.state not in WAITING else _held_back(job, standing, now)
     held += [] if tenant is None or job.state is not State.PENDING else _by_quotas(job, tenant, now)
+    if standing is not None and job.process is not None and job.state is State.PENDING:
+        words, barred = release_standing(job, standing.process)
+        (held if barred else sentences).append(words)
     if job.state is State.PENDING and not held:
         sentences.append(f"No worker that runs {job.task} has asked for it yet, or others are before it.")
     sentences += held
-    if standing is not None and job.process is not None and job.state is State.PENDING:
-        sentences.append(release_standing(job, standing.process))
     if standing is not None and job.state is State.PENDING and standing.pending > 1:
         sentences.append(f"{standing.pending - 1} other jobs of queue {job.queue} are pending.")
     if job.state in WAITING:

@@ -15,6 +15,7 @@ from writ.broker.errors import Refused
 from writ.broker.jwt import Signer, signer_in
 from writ.broker.wire import NatsWire
 from writ.cli.fetch import explained, job_with_records, process_of
+from writ.cli.releases import history_of
 from writ.node import Node
 from writ.orchestrator.replay.history import steps_of_views
 from writ.packages import build, open_package
@@ -142,6 +143,9 @@ async def test_no_lease_for_a_frozen_or_revoked_release_within_a_second_and_expl
         await process_of(owner, view),
     )
     assert "release 0.1.0 of inv is frozen: looked at" in " ".join(told.answers[-1].sentences)
+    assert "No worker" not in " ".join(told.answers[-1].sentences)
+    history = await history_of(owner, "inv", world.first)
+    assert [each["event"] for each in history] == ["release_published", "release_promoted", "release_frozen"]
     await owner.unfreeze_release("inv", world.first)
     (lease,) = await world.leases(1, wait_s=5)
     assert lease.release == world.first

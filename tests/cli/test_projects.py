@@ -54,3 +54,30 @@ def test_what_is_no_name_of_a_process_is_refused(writ: Shell) -> None:
     refused = writ("init", "../evil")
     assert refused.code == 2
     assert not Path(writ.directory.parent / "evil").exists()
+
+
+def test_a_release_from_a_folder_to_production_and_why(node: Shell) -> None:
+    """Published, promoted through a gate or not, explained from the log, and fetched byte for byte."""
+    node("init", "desk")
+    assert node("publish", "--folder", "desk").code == 0
+    assert node("release", "promote", "desk@0.1.0", "--reason", "first").code == 0
+    assert node("publish", "--folder", "desk", "--patch").code == 0
+    (node.directory / "gates.toml").write_text('[gates.g]\nprocess = "desk"\ndrills = ["restore"]\n')
+    assert node("gate", "apply", "gates.toml").code == 0
+    blocked = node("release", "promote", "desk@0.1.1", "--reason", "second")
+    assert blocked.code == 1
+    assert "drill restore" in blocked.err
+    told = node("explain", "desk@0.1.1")
+    assert told.code == 0, told.err
+    assert "promotion_blocked" in told.out
+    assert "it was never run with this release" in told.out
+    node(
+        "release", "drill", "desk@0.1.1", "--drill", "restore", "--outcome", "pass", "--reason", "took 3 min"
+    )
+    assert node("release", "promote", "desk@0.1.1", "--reason", "second").code == 0
+    assert node("release", "rollback", "desk", "--reason", "wrong totals").code == 0
+    (listed,) = node("release", "list", "desk", "--json").document
+    live = next(each for each in listed["pointers"] if each["alias"] == "live")
+    assert listed["releases"][live["digest"]]["version"] == "0.1.0"
+    assert node("release", "fetch", "desk@live", "--to", "fetched").code == 0
+    assert (node.directory / "fetched/desk.py").read_text() == (node.directory / "desk/desk.py").read_text()

@@ -77,7 +77,7 @@ def _steps(stretch: Stretch, key: str) -> list[Step]:
 def explain(args: Namespace) -> int:
     """The six questions, answered from the log; also why it is not running. Of NAME@REF, why it stands so."""
     if args.queue is None and args.bundle is None and names_release(args.id):
-        args.release, args.verb = args.id, "show"
+        args.release, args.verb, args.id = args.id, "show", None
         return release(args)
     told = tell_of(args)
     found = explanation(told)
