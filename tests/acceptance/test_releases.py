@@ -14,7 +14,7 @@ from writ.broker.connect import Target
 from writ.broker.errors import Refused
 from writ.broker.jwt import Signer, signer_in
 from writ.broker.wire import NatsWire
-from writ.cli.fetch import explained, job_with_records, process_of
+from writ.cli.fetch import around, explained, job_with_records
 from writ.cli.releases import history_of
 from writ.node import Node
 from writ.orchestrator.replay.history import steps_of_views
@@ -136,12 +136,8 @@ async def test_no_lease_for_a_frozen_or_revoked_release_within_a_second_and_expl
     view, records = await job_with_records(owner, "a", "q")
     assert view.state is State.PENDING
     assert view.process == "inv@live"
-    told = explained(
-        steps_of_views(records),
-        time.time_ns() // 1_000,
-        (await owner.queues("q")).queues[0],
-        await process_of(owner, view),
-    )
+    seen = await around(owner, view)
+    told = explained(steps_of_views(records), time.time_ns() // 1_000, seen)
     assert "release 0.1.0 of inv is frozen: looked at" in " ".join(told.answers[-1].sentences)
     assert "No worker" not in " ".join(told.answers[-1].sentences)
     history = await history_of(owner, "inv", world.first)
