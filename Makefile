@@ -96,6 +96,12 @@ bench-pages: $(READY) ## Fill the views with a million jobs, and ask every list 
 bench-gates: $(READY) ## Show how often gates and canaries judge rightly, by simulation (ARGS='--trials 200')
 	@$(BIN)/python -m benchmarks.gates $(ARGS)
 
+.PHONY: console-proof
+console-proof: $(READY) ## Walk the console in Chromium (apt install chromium), and renew the README's pictures
+	@$(BIN)/pytest -n0 -q -rs tests/http/console $(ARGS)
+	@cp artifacts/console/overview-desktop.png docs/images/overview.png
+	@cp artifacts/console/job-desktop.png docs/images/job.png
+
 .PHONY: bench-console
 bench-console: $(READY) ## Render the console's lists over a million jobs (ARGS='--directory DIR' keeps them)
 	@$(BIN)/python -m benchmarks.console $(ARGS)

@@ -190,11 +190,7 @@ def _span(span: Span, start: int, whole: int, y: int) -> Markup:
         shape += Markup('<text class="on" x="{:.3f}%" dx="5" y="{}">{}</text>').format(
             x, y + 9.5, plain(span.label, int(width / 1.3))
         )
-    return (
-        Markup('<a href="{}" aria-label="{}">{}</a>').format(span.to, plain(span.words, 300), shape)
-        if span.to
-        else shape
-    )
+    return Markup('<a href="{}">{}</a>').format(span.to, shape) if span.to else shape
 
 
 def _ruler(start: int, whole: int, height: int) -> Markup:

@@ -160,7 +160,6 @@ class Visits:
         for name, value in request.query_params.multi_items():
             asked.setdefault(name, []).append(value)
         here = request.scope["raw_path"].decode("ascii")
-        kept = {name: values for name, values in asked.items() if name != "seen"}
         return Visit(
             self._bearers.client(who),
             self._directory,
@@ -169,7 +168,7 @@ class Visits:
             asked,
             sent,
             here,
-            f"{here}?{urlencode(kept, doseq=True)}" if kept else here,
+            f"{here}?{urlencode(asked, doseq=True)}" if asked else here,
             self._sessions.word(request),
             partial(self._still, request, who),
         )

@@ -32,7 +32,8 @@
     if (now.faults.length) say("fault", now.faults[0].slice(0, 120));
     else if (now.lag > 0 && now.lag_s > 2) say("behind", `${now.lag.toLocaleString("en")} records behind`);
     else say("on", "live");
-    if (seq !== null && now.seq !== seq && timer === null) {
+    // Also at the first: something may have come between the page and the stream.
+    if (now.seq !== seq && timer === null) {
       timer = setTimeout(renew, Math.max(0, asked + BETWEEN_MS - Date.now()));
     }
     seq = now.seq;
