@@ -187,9 +187,10 @@ def _span(span: Span, start: int, whole: int, y: int) -> Markup:
     else:
         shape = _rect(x, min(width, 100 - x), y, 12, span.kind, span.words, 2)
     if span.label and width > 7:
-        shape += Markup('<text class="on" x="{:.3f}%" dx="5" y="{}">{}</text>').format(
-            x, y + 9.5, plain(span.label, int(width / 1.3))
-        )
+        shape += Markup(  # a drawing of its own, which ends where the bar ends
+            '<svg class="on" x="{:.3f}%" y="{}" width="{:.3f}%" height="12">'
+            '<text x="5" y="9.5">{}</text></svg>'
+        ).format(x, y, min(width, 100 - x), plain(span.label, 80))
     return Markup('<a href="{}">{}</a>').format(span.to, shape) if span.to else shape
 
 
