@@ -28,6 +28,10 @@ simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n f
 retention-proof: $(READY) ## Archive and trim under load with 20 kills, and compare all answers (ARGS='--kills 50')
 	@$(BIN)/python -m tests.acceptance.retention $(ARGS)
 
+.PHONY: chaos
+chaos: $(READY) ## Kill and stop each part of a system under load, and check all of its history (FULL=1: 100 of each)
+	@$(BIN)/python -m tests.acceptance.chaos $(if $(FULL),--kills 100 --stops 20) $(ARGS)
+
 .PHONY: forensics
 forensics: $(READY) ## Hold replay, explain, verify and what-if to what they promise, at full size
 	@$(BIN)/python -m tests.forensics $(ARGS)

@@ -226,7 +226,7 @@ class Proof:
             log = ArchivedLog.beside(self.directory, await JetStreamLog.open(link))
             records = await self._verified(log)
             await self._refolded(log)
-            await self._rebuilt(log)
+            await self.rebuilt(log)
         finally:
             await link.close()
         return Told(
@@ -299,7 +299,7 @@ class Proof:
         assert at == behind
         assert state_digest(whole) == state_digest(short), "the snapshot tells another state"
 
-    async def _rebuilt(self, log: ArchivedLog) -> None:
+    async def rebuilt(self, log: ArchivedLog) -> None:
         """Views made anew are the views that were there all along."""
         for make in VIEWS:
             feeds = Feeds(log)

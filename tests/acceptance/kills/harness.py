@@ -89,7 +89,7 @@ class Stage:
         self.ledger = root / "ledger"
         self.ledger.mkdir()
         self.go = root / "go"
-        self.url = ""
+        self.url = self.key_path = ""
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     # --- processes --------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Stage:
             START_S,
         )
         assert process.poll() is None, self.said()
-        self.url = str(self._info()["url"])
+        self.url, self.key_path = str(self._info()["url"]), str(self._info()["key_path"])
         return process
 
     def worker(self, name: str, concurrency: int) -> subprocess.Popen[bytes]:
@@ -161,7 +161,7 @@ class Stage:
         return found
 
     def _credentials(self) -> dict[str, str]:
-        return {"NATS_URL": self.url, "NATS_NKEY": str(self._info()["key_path"])}
+        return {"NATS_URL": self.url, "NATS_NKEY": self.key_path}
 
     def watch(self) -> LogWatch:
         """A follower of the node's log."""

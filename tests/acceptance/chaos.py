@@ -1,0 +1,342 @@
+"""Kills and stops every part of a running system under load, and then checks all of its history.
+
+    python -m tests.acceptance.chaos [--kills 3] [--stops 1] [--seed 1]
+
+A node, two orchestrators that stand by, workers in threads and with isolated attempts, and a client are
+processes or tasks of their own. Each part is picked in turn, and gets `kill -9`, or SIGSTOP for longer
+than a lease lives, while enough leases are live. Every acknowledgement and every execution stands in a
+ledger outside. At the end the log is compared with the ledger and with what is listed, every decision is
+made again, and every view is built anew beside the one there. Executions that came twice are counted: a
+worker that dies after its work has done it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.acceptance.kills import checker, harness
+from tests.acceptance.retention import Proof
+from writ import Client
+from writ.broker.archive import ArchivedLog
+from writ.broker.connect import Target, connect
+from writ.broker.errors import WireError
+from writ.broker.log import JetStreamLog
+
+PARTS: Final = ("leader", "standby", "worker", "isolated child", "views", "broker")
+STOPPED: Final = ("leader", "standby", "worker", "broker")
+"""What can stand still for a while and go on; the others are waited for by nobody."""
+
+LEASE_S: Final = 2.0
+STOP_S: Final = 4.0
+LIVE: Final = 50
+HELD: Final = 15
+"""Of these, so many by a worker that is picked."""
+
+SLOTS: Final = 60
+ARRAY: Final = 25
+AHEAD: Final = 600
+"""Jobs that have not ended, from which on the client waits."""
+
+PATIENCE_S: Final = 60.0
+_EVER_S: Final = 86_400.0
+_ISOLATED: Final = """
+import os
+
+os.environ["LEDGER"] = {ledger!r}
+exec(compile(open({tasks!r}).read(), {tasks!r}, "exec"))
+"""
+
+
+class Told(NamedTuple):
+    """What was done, and what was seen to hold."""
+
+    faults: dict[str, int]
+    live_at_least: int
+    summary: dict[str, Any]
+
+
+class Chaos:
+    """One run in a directory of its own."""
+
+    def __init__(self, root: Path, kills: int, stops: int, seed: int, parts: tuple[str, ...] = PARTS) -> None:
+        self.stage = harness.Stage(root, checker)
+        self.root = root
+        self.faults: Counter[str] = Counter()
+        self.live_at_least = 1 << 30
+        self._rng = random.Random(seed)
+        plan = [(part, "kill") for part in parts for _ in range(kills)]
+        plan += [(part, "stop") for part in STOPPED if part in parts for _ in range(stops)]
+        self._rng.shuffle(plan)
+        self._plan = plan
+        self._node: subprocess.Popen[bytes] | None = None
+        self._standbys: list[subprocess.Popen[bytes]] = []
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._isolated: subprocess.Popen[bytes] | None = None
+        self._started = 0
+        self._watch = self.stage.watch()
+        self._enough = False
+        self._following: asyncio.Task[None] | None = None
+
+    # --- the system -------------------------------------------------------------------------------------
+
+    async def run(self) -> Told:
+        """All faults, and then all checks. Raises AssertionError or Broken where anything is wrong."""
+        try:
+            self._node = await self.stage.node()
+            for _ in range(2):
+                self._stand_by()
+                self._work()
+            self._isolate()
+            self._following = asyncio.create_task(self._watch.until(lambda _: False, "the end", _EVER_S))
+            submitting = asyncio.create_task(self._submit())
+            for number, (part, fault) in enumerate(self._plan):
+                await self._do(part, fault)
+                print(f"  {number + 1:>4} of {len(self._plan)}: {fault} {part}", flush=True)
+                if submitting.done():
+                    submitting.result()
+            self._enough = True
+            jobs = await submitting
+            return Told(dict(self.faults), self.live_at_least, await self._check(jobs))
+        finally:
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.gather(self._following, return_exceptions=True)
+            await self.stage.clear()
+
+    def _name(self, what: str) -> str:
+        self._started += 1
+        return f"{what}-{self._started}"
+
+    def _stand_by(self) -> None:
+        where = ("orchestrator", "--dir", str(self.stage.directory), "--broker-url", self.stage.url)
+        self._standbys.append(self.stage.run(self._name("orchestrator"), *self.stage.writ(*where)))
+
+    def _work(self) -> None:
+        name = self._name("worker")
+        self._workers[name] = self.stage.worker(name, SLOTS)
+
+    def _isolate(self) -> None:
+        tasks = self.root / "isolated_tasks.py"
+        ours = str(harness.HERE / "ledger_tasks.py")
+        tasks.write_text(_ISOLATED.format(ledger=str(self.stage.ledger), tasks=ours))
+        name = self._name("isolated")
+        words = ("worker", str(tasks), "--queue", harness.QUEUE, "--concurrency", "4", "--name", name)
+        command = self.stage.writ(*words, "--isolate", "plain")
+        self._isolated = self.stage.run(name, *command, **self.stage._credentials())
+
+    async def _submit(self) -> int:
+        """Submits as long as faults are to come; how many jobs were acknowledged."""
+        ledger = os.open(self.stage.ledger / "client.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        key = Path(self.stage._credentials()["NATS_NKEY"])
+        jobs = 0
+        async with Client(Target(self.stage.url, key)) as client:
+            while not self._enough:
+                history = self._watch.history
+                if jobs - sum(1 for job in history.jobs.values() if job["ends"]) > AHEAD:
+                    await asyncio.sleep(0.05)
+                    continue
+                some = [_job(number) for number in range(jobs, jobs + ARRAY)]
+                while True:
+                    try:
+                        handles = await client.submit_many(harness.QUEUE, some, timeout_s=PATIENCE_S)
+                        break
+                    except (WireError, TimeoutError):  # not acknowledged: it is sent again, with the same ids
+                        await asyncio.sleep(0.1)
+                at_us = time.time_ns() // 1_000
+                acks = [{"what": "ack", "queue": harness.QUEUE, "id": h.id, "at_us": at_us} for h in handles]
+                os.write(ledger, "".join([json.dumps(ack) + "\n" for ack in acks]).encode())
+                os.fsync(ledger)
+                jobs += ARRAY
+                await asyncio.sleep(0.02)
+        os.close(ledger)
+        return jobs
+
+    # --- faults -----------------------------------------------------------------------------------------
+
+    async def _busy(self) -> None:
+        """Returns while enough leases are live."""
+        await self._until(lambda log: sum(log.live.values()) >= LIVE, f"{LIVE} leases are live", PATIENCE_S)
+
+    async def _until(self, condition: Callable[[Any], object], what: str, timeout_s: float) -> None:
+        """Returns when something holds of the log, which is followed all the time."""
+        until = time.monotonic() + timeout_s
+        while not condition(self._watch.history):
+            if self._following is not None and self._following.done():
+                self._following.result()
+            assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}\n{self.stage.said()}"
+            await asyncio.sleep(0.01)
+
+    async def _do(self, part: str, fault: str) -> None:
+        pid = await self._pid(part)
+        self.live_at_least = min(self.live_at_least, sum(self._watch.history.live.values()))
+        self.faults[f"{fault} {part}"] += 1
+        if fault == "stop":
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(STOP_S)
+            os.kill(pid, signal.SIGCONT)
+            return
+        os.kill(pid, signal.SIGKILL)
+        assert self._node is not None
+        if pid != self._node.pid:
+            await asyncio.sleep(0.1)
+            assert self._node.poll() is None, (
+                f"the node ended when the {part} was killed\n{self.stage.said()}"
+            )
+        await self._mend()
+
+    async def _pid(self, part: str) -> int:
+        """A process that plays the part now."""
+        until = time.monotonic() + PATIENCE_S
+        found: list[int] = []
+        while not found:
+            await self._busy()
+            found = self._playing(part)
+            assert time.monotonic() < until, f"no {part} for {PATIENCE_S:g} s\n{self.stage.said()}"
+            await asyncio.sleep(0 if found else 0.02)
+        return self._rng.choice(found)
+
+    def _playing(self, part: str) -> list[int]:
+        assert self._node is not None
+        orchestrators = [self._node.pid, *[each.pid for each in self._standbys]]
+        leader = int(self._watch.history.leaders[-1].split("-")[-2])
+        match part:
+            case "leader":
+                return [pid for pid in orchestrators if pid == leader]
+            case "standby":
+                return [each.pid for each in self._standbys if each.pid != leader]
+            case "worker":
+                live = self._watch.history.live
+                return [each.pid for name, each in self._workers.items() if live.get(name, 0) >= HELD]
+            case "isolated child":
+                return _leaves(self._isolated.pid) if self._isolated is not None else []
+            case "views":
+                return [pid for pid in _children(self._node.pid) if "writ.views" in _command(pid)]
+            case _:
+                return [pid for pid in (self.stage.broker_pid(),) if pid]
+
+    async def _mend(self) -> None:
+        """Whatever was killed is started again, as a supervisor would."""
+        assert self._node is not None
+        await asyncio.sleep(0.1)
+        if self._node.poll() is not None:
+            broker = self.stage.broker_pid()
+            await self.stage.until(lambda: not self.stage.lives(broker), "the broker stops with its owner")
+            self._node = await self.stage.node()
+        for standby in [each for each in self._standbys if each.poll() is not None]:
+            self._standbys.remove(standby)
+            self._stand_by()
+        for name in [name for name, each in self._workers.items() if each.poll() is not None]:
+            del self._workers[name]
+            self._work()
+
+    # --- checks -----------------------------------------------------------------------------------------
+
+    async def _check(self, jobs: int) -> dict[str, Any]:
+        stage = self.stage
+        await self._until(
+            lambda log: len(log.jobs) == jobs and all(job["ends"] for job in log.jobs.values()),
+            f"all {jobs} jobs have ended",
+            3 * PATIENCE_S,
+        )
+        ending = {**self._workers, "isolated": self._isolated}
+        for process in ending.values():
+            if process is not None:
+                process.send_signal(signal.SIGTERM)
+        for name, process in ending.items():
+            if process is not None:
+                await stage.ended(process, name, PATIENCE_S)
+        summary = await stage.verdict()
+        assert summary["jobs"] == summary["acknowledged"] == jobs
+        said = await stage._output(*stage.writ("replay", "--verify", "--dir", str(stage.directory)))
+        summary["verify"] = said.decode().strip().splitlines()[-1]
+        link = await connect(
+            Target(stage.url, stage.directory / "keys" / "log.creds"), "chaos", inbox_prefix="_INBOX"
+        )
+        log = ArchivedLog.beside(stage.directory, await JetStreamLog.open(link))
+        await Proof(self.root, jobs, 0, 0).rebuilt(log)
+        await link.close()
+        return dict(summary)
+
+
+def _job(number: int) -> dict[str, Any]:
+    return {
+        "id": f"job-{number:06}",
+        "task": "in_a_thread" if number % 2 else "on_the_loop",
+        "input": {"ms": 100 + number * 37 % 201},
+        "lease_s": LEASE_S,
+    }
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [
+            int(each)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for each in (task / "children").read_text().split()
+        ]
+    return []
+
+
+def _leaves(pid: int) -> list[int]:
+    """The attempts of a worker that isolates them: below its mould, and below the guard of each."""
+    found: list[int] = []
+    below = [(each, 1) for each in _children(pid)]
+    while below:
+        each, depth = below.pop()
+        next_ = _children(each)
+        below += [(child, depth + 1) for child in next_]
+        if not next_ and depth > 1:
+            found.append(each)
+    return found
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
+def main() -> int:
+    """Prints what was done, and one line of what it came to; 1 where anything is wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=3, help="of each part [3]")
+    parser.add_argument("--stops", type=int, default=1, help="of each part that can stand still [1]")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        try:
+            told = asyncio.run(Chaos(Path(root), args.kills, args.stops, args.seed).run())
+        except (AssertionError, checker.Broken) as wrong:
+            print(f"BROKEN: {wrong}")
+            return 1
+    found = told.summary
+    for name, count in sorted(told.faults.items()):
+        print(f"{count:>6}  {name}")
+    print(f"{told.live_at_least:>6}  leases live at least, at a fault")
+    for name in ("records", "leaders", "executions", "executions repeated", "executions cut short"):
+        print(f"{found[name]:>6}  {name}")
+    print(f"{found['events'].get('lease_expired', 0):>6}  leases expired")
+    print(found["verify"])
+    print(
+        f"held: {sum(told.faults.values())} faults over {found['jobs']} jobs, {found['acknowledged']} "
+        f"acknowledged; {found['states']}; every view as a fold of the log"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
