@@ -113,8 +113,9 @@ class Chaos:
             return Told(dict(self.faults), self.live_at_least, await self._check(jobs))
         finally:
             if self._following is not None:
-                self._following.cancel()
-                await asyncio.gather(self._following, return_exceptions=True)
+                while not self._following.done():  # `wait_for` of Python 3.11 may swallow a cancellation
+                    self._following.cancel()
+                    await asyncio.wait({self._following}, timeout=1)
             await self.stage.clear()
 
     def _name(self, what: str) -> str:
