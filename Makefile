@@ -54,7 +54,7 @@ step-proof: $(READY) ## Kill workers around 1,000 steps: no effect happens twice
 
 .PHONY: waiting-proof
 waiting-proof: $(READY) ## Have 10,000 jobs wait, and levels of children run on one slot (N=1000 for fewer)
-	@WRIT_WAITING_JOBS=$(or $(N),10000) $(BIN)/pytest -n0 -q tests/acceptance/test_waiting.py
+	@WRIT_WAITING_JOBS=$(or $(N),10000) $(BIN)/pytest -n0 -q -o timeout=1200 tests/acceptance/test_waiting.py
 
 .PHONY: isolation-proof
 isolation-proof: $(READY) ## Deadly tasks and escapes at every level, with 90 s of a blocked loop and 10 GB written

@@ -169,6 +169,8 @@ class SyncClient:
     create_tenant = _blocking(Client.create_tenant)
     set_quotas = _blocking(Client.set_quotas)
     tenants = _blocking(Client.tenants)
+    drain_worker = _blocking(Client.drain_worker)
+    undrain_worker = _blocking(Client.undrain_worker)
     erase = _blocking(Client.erase)
     place_hold = _blocking(Client.place_hold)
     lift_hold = _blocking(Client.lift_hold)

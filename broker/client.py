@@ -34,6 +34,7 @@ from writ.schemas.sealed import UNSEALED, unseal
 from writ.schemas.steps import Reproduces
 from writ.schemas.subjects import feed_subject, submit_subject
 
+from . import tracing
 from .asking import TRY_S, Trying, encode
 from .clock import Clock
 from .coding import PayloadCodec
@@ -135,6 +136,7 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         reproduces: Reproduces | None = None,
         data_subject: str | None = None,
         process: str | None = None,
+        requires: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
     ) -> JobHandle:
         """Stores a job's submit, on the broker's disk when this returns.
@@ -154,7 +156,8 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         `on_parent_end` [cancel], and `batch` a group that it counts in. `tags` are names and values of your
         own, at most 20, by which `jobs` finds it. `reproduces` is for `reproduce`. `process` is the release
         that runs it: `NAME@live` or another alias, or `NAME@` and a version or digest. `data_subject` is whom
-        the content is about: it can be erased for all jobs of that subject at once, see `erase`.
+        the content is about: it can be erased for all jobs of that subject at once, see `erase`. `requires`
+        are labels, as `{"gpu": "true"}`: only a worker that has them all is given the job.
 
         With a `unique_key` it waits for the orchestrator, for `timeout_s` in all: where the queue's
         `on_clash` is `return`, the handle is that of the live job with that key, marked `existing`.
@@ -186,15 +189,17 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
             "reproduces": reproduces,
             "data_subject": data_subject,
             "process": process,
+            "requires": requires or None,
         }
         job = {"task": task, "input": input} | {k: v for k, v in options.items() if v is not None}
         until = asyncio.get_running_loop().time() + timeout_s
-        element = self._element(queue, job, None)
-        try:
-            seq, index = await self._together.submit(queue, element, timeout_s)
-        except TimeoutError:
-            subject = submit_subject(self.target.tenant, self.target.principal, queue)
-            raise NoAnswer(subject, timeout_s) from None
+        with tracing.spanning(f"submit {queue}", self._about(queue, {"writ.task": task}), kind="PRODUCER"):
+            element = self._element(queue, job, None)
+            try:
+                seq, index = await self._together.submit(queue, element, timeout_s)
+            except TimeoutError:
+                subject = submit_subject(self.target.tenant, self.target.principal, queue)
+                raise NoAnswer(subject, timeout_s) from None
         handle = JobHandle(queue, element.id, seq, index)
         if not element.unique:
             return handle
@@ -253,6 +258,12 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         not be stored, the first reason is raised with a note of how many jobs were. What the orchestrator
         refuses is raised by `result`. For those with a `unique_key` see `submit`.
         """
+        with tracing.spanning(f"submit {queue}", self._about(queue, {}), kind="PRODUCER"):
+            return await self._submit_many(queue, jobs, timeout_s)
+
+    async def _submit_many(
+        self, queue: str, jobs: Iterable[SubmitJob | Mapping[str, Any]], timeout_s: float
+    ) -> list[JobHandle]:
         until = asyncio.get_running_loop().time() + timeout_s
         made = (self._element(queue, job, index) for index, job in enumerate(jobs))
         messages = list(pack(made))
@@ -303,6 +314,11 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         found = standing or job
         return await self.job(found.id, found.queue, timeout_s=max(0.1, until - loop.time()))
 
+    def _about(self, queue: str, more: dict[str, Any]) -> dict[str, Any]:
+        """What a span tells of a submit."""
+        named = {"messaging.system": "writ", "messaging.destination.name": queue, "writ.queue": queue}
+        return {**named, "writ.tenant": self.target.tenant, **more}
+
     def _element(self, queue: str, job: SubmitJob | Mapping[str, Any], index: int | None) -> Element:
         """The job with its id, made if not given. Raises SubmitRefused."""
         given = job.id if isinstance(job, SubmitJob) else job.get("id")
@@ -312,6 +328,8 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
             whole: Any = job if given else msgspec.structs.replace(job, id=job_id)
         else:
             whole = job if given is not None else {**job, "id": job_id}
+            if "trace" not in job and (trace := tracing.traceparent()) is not None:
+                whole = {**whole, "trace": trace}
         try:
             if self.coder.encodes:
                 whole = msgspec.to_builtins(whole) if isinstance(whole, SubmitJob) else dict(whole)

@@ -100,6 +100,9 @@ class Watch:
 
         self.on_denied: Callable[[PermissionDenied], None] | None = None
         self.on_ended: Callable[[], None] | None = None
+        self.on_broken: Callable[[bool], None] | None = None
+        """Called when the connection breaks, with True, and when it stands again."""
+
         self._failed: asyncio.Queue[Exception] = asyncio.Queue()
 
     async def error(self, error: Exception) -> None:
@@ -126,12 +129,16 @@ class Watch:
 
     async def opened(self) -> None:
         self.connected.set()
+        if self.on_broken is not None:
+            self.on_broken(False)
         self.not_admitted = False
         while not self._failed.empty():
             self._failed.get_nowait()
 
     async def broken(self) -> None:
         self.connected.clear()
+        if self.on_broken is not None:
+            self.on_broken(True)
 
     async def closed(self) -> None:
         self.connected.clear()

@@ -12,6 +12,7 @@ from writ.schemas import commands
 from writ.schemas.assets import AssetsTold, AssetTold, GetAsset, ListAssets, RemoveAsset, SetAsset
 from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started, TenantTold
 from writ.schemas.events import Filter
+from writ.schemas.fleet import DrainWorker, UndrainWorker
 from writ.schemas.hosting import CreateTenant, HostedTenant, ListTenants, SetQuotas, TenantsTold
 from writ.schemas.links import queues_beside
 from writ.schemas.policy import QueuePolicy
@@ -305,6 +306,16 @@ class Operating(Asking):
         """All tenants, what they may use and what they use."""
         found = await self._control("list_tenants", NO_QUEUE, ListTenants(), TenantsTold, timeout_s)
         return found.tenants
+
+    # --- workers ----------------------------------------------------------------------------------------
+
+    async def drain_worker(self, worker: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
+        """The worker of that name takes no more leases, in no queue; what it holds it finishes."""
+        return await self._recorded(NO_QUEUE, DrainWorker(worker, reason), timeout_s)
+
+    async def undrain_worker(self, worker: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
+        """A drained worker takes leases again."""
+        return await self._recorded(NO_QUEUE, UndrainWorker(worker, reason), timeout_s)
 
     # --- erasure ----------------------------------------------------------------------------------------
 

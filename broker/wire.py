@@ -87,9 +87,20 @@ class NatsWire:
         watch.on_ended = self._on_ended
 
     @classmethod
-    async def connect(cls, target: Target, name: str, *, wait_s: float = 0.0) -> NatsWire:
-        """Connects as the target's principal. Raises Unreachable after `wait_s` seconds of trying."""
+    async def connect(
+        cls,
+        target: Target,
+        name: str,
+        *,
+        wait_s: float = 0.0,
+        on_broken: Callable[[bool], None] | None = None,
+    ) -> NatsWire:
+        """Connects as the target's principal. Raises Unreachable after `wait_s` seconds of trying.
+
+        `on_broken` is called when the connection breaks, with True, and when it stands again.
+        """
         watch = Watch()
+        watch.on_broken = on_broken
         connection = await connect(target, name, watch=watch, wait_s=wait_s)
         wire = cls(connection, watch, target)
         await connection.feed(led_subject(), wire._on_led)

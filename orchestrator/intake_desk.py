@@ -146,6 +146,7 @@ class IntakeDesk:
             source=element.source,
             size_bytes=size_of(command.input),
             data_subject=command.data_subject,
+            trace=command.trace,
         )
         self._hold_back(round_, tenant, key, command, find)
         return None

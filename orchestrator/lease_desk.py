@@ -51,7 +51,7 @@ class LeaseDesk:
 
     def __init__(self, office: Office) -> None:
         self.waiting = Waiting()
-        self._heard: OrderedDict[tuple[str, str, str], tuple[int, commands.WorkerAbout]] = OrderedDict()
+        self._heard: OrderedDict[tuple[str, str, str], tuple[int, WorkerSeen]] = OrderedDict()
         self._hearings = Budget()
         self._office = office
         self._state = office.state
@@ -79,7 +79,7 @@ class LeaseDesk:
             self._office.refuse(round_, asked, too_open)
             return
         if command.about is not None:
-            self._hear(round_, asked, command.worker, command.about)
+            self._hear(round_, asked, command, command.about)
         until = self._office.clock.mono_us() + round(command.wait_s * bounds.SECOND_US)
         waiter = Waiter(tenant, principal, queue, command, asked.send, until)
         # Those who wait already have had their chance at what is ready: what is left is not for them.
@@ -89,25 +89,29 @@ class LeaseDesk:
             else:
                 round_.answer(asked.send, encode(commands.Acquired()))
 
-    def _hear(self, round_: Round, asked: Asked, worker: str, about: commands.WorkerAbout) -> None:
+    def _hear(
+        self, round_: Round, asked: Asked, command: commands.Acquire, about: commands.WorkerAbout
+    ) -> None:
         """Records what a worker says of itself, unless that was done within the last minutes.
 
         This is no state of the log: a leader that knows of nobody records each worker once more.
         """
         tenant, principal, verb, _ = asked.address
-        who = (tenant, principal, worker)
+        who = (tenant, principal, command.worker)
         at, known = self._heard.get(who, (0, None))
         size = sum(len(name) + len(schema) for name, schema in about.tasks.items())
         if (known is not None and not about.tasks) or size > bounds.TASKS_TOLD_MAX_BYTES:
             about = msgspec.structs.replace(about, tasks={} if known is None else known.tasks)
-        if known == about and round_.now - at < bounds.WORKER_SEEN_S * bounds.SECOND_US:
+        seen = WorkerSeen(about.host, about.version, about.slots, about.tasks, command.labels, about.queues)
+        if known == seen and round_.now - at < bounds.WORKER_SEEN_S * bounds.SECOND_US:
             return
         if not self._hearings.take(f"{tenant}.{principal}", round_.now):
             return  # with its next acquire
-        tasks = {} if known is not None and known.tasks == about.tasks else about.tasks
-        seen = WorkerSeen(about.host, about.version, about.slots, tasks)
-        round_.record(tenant, "worker", worker, (seen,), actor=principal, vouched=False, cause=verb)
-        self._heard[who] = (round_.now, about)
+        told = seen
+        if known is not None and known.tasks == about.tasks:
+            told = msgspec.structs.replace(seen, tasks={})
+        round_.record(tenant, "worker", command.worker, (told,), actor=principal, vouched=False, cause=verb)
+        self._heard[who] = (round_.now, seen)
         self._heard.move_to_end(who)
         if len(self._heard) > bounds.WORKERS_KNOWN_MAX:
             self._heard.popitem(last=False)
@@ -152,12 +156,15 @@ class LeaseDesk:
             return False
         if not self._office.guard.permits(tenant, waiter.principal, "acquire", queue, round_.now):
             return False  # it was allowed to wait, and is not allowed to work any more
+        if self._state.is_drained(tenant, command.worker):
+            return False  # it waits, as where there is no job
         standing = self._state.standing(tenant)
         if standing is not None and self._has_no_seat(standing, waiter):
             self._office.hold(place, round_.now)
             return False
         fits = self._fits() if standing is None else self._affords(standing, place, round_.now)
-        chosen = ready.pick(self._state.jobs, allowed, self._wanted(command), self._full(place), fits)
+        limits = self._wanted(command), self._full(place), fits
+        chosen = ready.pick(self._state.jobs, allowed, *limits, command.labels)
         leases = [given for job in chosen if (given := self._grant_one(round_, waiter, job)) is not None]
         if not leases:
             return False
@@ -272,6 +279,8 @@ class LeaseDesk:
             msgspec.UNSET if job.progress is None else msgspec.Raw(self._office.sealing.open(job.progress)),
             queue.policy.isolated_network,
             job.release,
+            job.trace,
+            lease.waited_ms(job),
         )
 
     def _filled_bytes(self, job: Job) -> int:

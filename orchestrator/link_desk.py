@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from writ.schemas.events import Fact, WaitReason
+from writ.schemas.fleet import FLEET_EVENTS, NO_FLEET
 from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.lifecycle import TERMINAL, Job
 from writ.schemas.links import (
     GONE,
     Content,
+    FleetTold,
     JobAsked,
     JobTold,
     Mark,
@@ -74,7 +76,7 @@ class LinkDesk:
             self._look_at(place, job)
         state = self._state
         of_processes = [place.partition(".")[0] for place in state.processes]
-        known = (state.prices, state.tenants, state.accounts, state.governed, of_processes)
+        known = (state.prices, state.tenants, state.accounts, state.governed, state.fleets, of_processes)
         self._spreads = {tenant: None for each in known for tenant in each}
 
     # --- hearing ------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ class LinkDesk:
         for record in round_.records:
             if record.kind == "job":
                 self._notice(record)
-            elif record.kind in ("prices", "tenant", "process") or _changes_principal(record):
+            elif record.kind in ("prices", "tenant", "process") or _changes_others(record):
                 self._spreads[record.tenant] = None
         contents: dict[int, list[tuple[Content, int]]] = {}
         for place in self._asks:
@@ -184,6 +186,8 @@ class LinkDesk:
         if at_home:
             declared = self._state.tenants.get(tenant, UNDECLARED)
             contents.append(PolicyTold(tenant, declared.version, declared.policy))
+            fleet = self._state.fleets.get(tenant, NO_FLEET)
+            contents.append(FleetTold(tenant, fleet.version, fleet.drained))
             mine = [each for each in self._state.principals.values() if each.tenant == tenant]
             contents += [PrincipalTold(tenant, each.version, each) for each in mine]
             start = f"{tenant}."
@@ -256,7 +260,7 @@ class LinkDesk:
         )
 
 
-def _changes_principal(record: Record) -> bool:
-    """Whether a record changes a principal, and does not tell of what was refused to it."""
+def _changes_others(record: Record) -> bool:
+    """Whether a record changes a principal or a fleet, and does not tell of what was refused to one."""
     first = record.events[0]
-    return isinstance(first, PRINCIPAL_EVENTS) and not isinstance(first, AccessDenied)
+    return isinstance(first, (*PRINCIPAL_EVENTS, *FLEET_EVENTS)) and not isinstance(first, AccessDenied)

@@ -11,6 +11,7 @@ from writ.schemas.links import (
     UNHEARD_OF_S,
     Afar,
     Content,
+    FleetTold,
     JobAsked,
     Mark,
     MessageAccepted,
@@ -47,6 +48,8 @@ def kind_of(content: OfTenant) -> str:
             return "tenant"
         case QuotasTold():
             return "quotas"
+        case FleetTold():
+            return "fleet"
         case PrincipalTold(principal=principal):
             return f"principal.{principal.name}"
         case ProcessTold(process=process):

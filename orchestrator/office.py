@@ -90,6 +90,7 @@ class Office:
         source: Source | None = None,
         size_bytes: int = 0,
         data_subject: str | None = None,
+        trace: str | None = None,
     ) -> Record:
         """A record of a job, its content sealed where that is asked for, with what follows from it noted."""
         vouched = None if actor == ORCHESTRATOR else False
@@ -106,6 +107,7 @@ class Office:
             cause=cause,
             source=source,
             size_bytes=size_bytes,
+            trace=trace,
         )
         self.after_change(tenant, key)
         return record

@@ -5,10 +5,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 
+from writ.schemas.fleet import meets
 from writ.schemas.lifecycle import Job, State
 
 _Entry = tuple[int, str]
 """When the job became pending (a log sequence), and its address."""
+
+_Apart = tuple[int, int, str, str]
+"""Priority, when the job became pending, fairness key and address."""
+
+_Demand = tuple[tuple[str, str], ...]
+"""Labels in the order of their names."""
 
 
 def of_key(concurrency_key: str) -> str:
@@ -27,17 +34,23 @@ class Ready:
     Everything here is derived from the jobs, but for `served`, the sequence at which each fairness key
     had its last turn. Entries are dropped when met and found stale. Jobs that must wait for something
     of their own, a slot of their concurrency key or a release that may run, are held apart until it is there,
-    so that a long line of them costs nothing: `of_key` and `of_process` say what for.
+    so that a long line of them costs nothing: `of_key` and `of_process` say what for. So are those that
+    demand labels, until a worker with them asks.
     """
 
     def __init__(self) -> None:
         self.served: dict[str, int] = {}
         self.size = 0
         self._lines: dict[int, dict[str, list[_Entry]]] = {}
-        self._held: dict[str, dict[tuple[str, str], list[tuple[int, int, str, str]]]] = {}
+        self._held: dict[str, dict[tuple[str, str], list[_Apart]]] = {}
+        self._demanding: dict[_Demand, dict[tuple[str, str, str | None, str | None], list[_Apart]]] = {}
+        """Jobs set apart by what they demand, in lines of those that are wanted, and full, together."""
 
     def add(self, place: str, job: Job) -> None:
         self.size += 1
+        if job.requires:
+            self._set_apart(place, job)
+            return
         self._push(job.priority, job.fairness_key or "", job.since, place)
 
     def remove(self) -> None:
@@ -80,6 +93,32 @@ class Ready:
                 for priority, since, fair, place in held:
                     self._push(priority, fair, since, place)
 
+    def _set_apart(self, place: str, job: Job) -> None:
+        """Keeps a job that demands labels until a worker that has them asks."""
+        fair = job.fairness_key or ""
+        lines = self._demanding.setdefault(tuple(sorted(job.requires.items())), {})
+        line = lines.setdefault((job.task, fair, job.concurrency_key, job.process), [])
+        heapq.heappush(line, (job.priority, job.since, fair, place))
+
+    def _call_back(self, jobs: Mapping[str, Job], count: int, labels: Mapping[str, str] | None) -> None:
+        """Puts jobs back whose demands these labels meet: as many of each line as `count` may need.
+
+        None meets all demands. Of a line all are wanted or none, and all full or none.
+        """
+        for demand in [each for each in self._demanding if labels is None or meets(labels, dict(each))]:
+            lines = self._demanding[demand]
+            for key, line in list(lines.items()):
+                left = count
+                while line and left:
+                    priority, since, fair, place = heapq.heappop(line)
+                    if _is_at(jobs.get(place), priority, since, fair):
+                        self._push(priority, fair, since, place)
+                        left -= 1
+                if not line:
+                    del lines[key]
+            if not lines:
+                del self._demanding[demand]
+
     def pick(
         self,
         jobs: Mapping[str, Job],
@@ -87,17 +126,21 @@ class Ready:
         wanted: Callable[[Job], bool],
         full: Callable[[Job], str | None],
         fits: Callable[[Job], bool],
+        labels: Mapping[str, str] | None = None,
     ) -> list[Job]:
         """Takes out up to `count` jobs that are `wanted`, each of which must then leave the state pending.
 
         A job that is `full` (its concurrency key has no slot left, counting those picked so far, or there is
-        no release for it) is held for what that names.
+        no release for it) is held for what that names. One that demands other labels than these is set apart;
+        None stands for all labels.
         The first that does not fit any more ends it.
         """
+        if self._demanding:
+            self._call_back(jobs, count, labels)
         picked: list[Job] = []
         skipped: list[tuple[int, str, int, str]] = []
         for priority in sorted(self._lines):
-            if not self._pick_line(priority, jobs, count, wanted, full, fits, picked, skipped):
+            if not self._pick_line(priority, jobs, count, wanted, full, fits, labels, picked, skipped):
                 break
         for entry in skipped:
             self._push(*entry)
@@ -111,6 +154,7 @@ class Ready:
         wanted: Callable[[Job], bool],
         full: Callable[[Job], str | None],
         fits: Callable[[Job], bool],
+        labels: Mapping[str, str] | None,
         picked: list[Job],
         skipped: list[tuple[int, str, int, str]],
     ) -> bool:
@@ -130,7 +174,9 @@ class Ready:
                 if job is None or place in seen or not _is_at(job, priority, since, fair):
                     continue
                 seen.add(place)
-                if not wanted(job):
+                if job.requires and labels is not None and not meets(labels, job.requires):
+                    self._set_apart(place, job)
+                elif not wanted(job):
                     skipped.append((priority, fair, since, place))
                 elif (waits_for := full(job)) is not None:
                     self.hold(place, job, waits_for)

@@ -77,6 +77,7 @@ class Round:
         vouched: bool | None = None,
         source: Source | None = None,
         size_bytes: int = 0,
+        trace: str | None = None,
     ) -> Record:
         """Adds a record and applies it. `size_bytes` is about what its content weighs."""
         state = self.state
@@ -93,6 +94,7 @@ class Round:
             cause,
             vouched,
             source,
+            trace,
         )
         state.evolve(record, self._undo)
         if kind == "job":

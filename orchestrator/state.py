@@ -24,6 +24,7 @@ from writ.schemas.events import (
     RetryScheduled,
     TimeResumed,
 )
+from writ.schemas.fleet import Fleet, WorkerDrained, WorkerUndrained, evolve_fleet
 from writ.schemas.gates import Gate, evolve_gate
 from writ.schemas.hosting import HOSTED
 from writ.schemas.lifecycle import (
@@ -40,6 +41,7 @@ from writ.schemas.lifecycle import (
 from writ.schemas.links import (
     Afar,
     Content,
+    FleetTold,
     MessageAccepted,
     PartitionOpened,
     PolicyTold,
@@ -133,6 +135,9 @@ class Partition:
     assets: dict[str, Asset]
     """By `<tenant>.<name>`."""
 
+    fleets: dict[str, Fleet]
+    """Which workers of each tenant are drained."""
+
     governed: dict[str, int]
     """Tenants in which nothing is done without a grant, and the record from which on."""
 
@@ -178,6 +183,7 @@ class Partition:
         self.accounts = {}
         self.usage = Usage()
         self.assets = {}
+        self.fleets = {}
         self.governed = {}
         self.principals = {}
         self.hosted = {}
@@ -213,6 +219,11 @@ class Partition:
     def queue(self, place: str) -> Queue:
         """A queue by `<tenant>.<queue>`, with the built-in policy where nobody declared one."""
         return self.queues.get(place, BUILT_IN)
+
+    def is_drained(self, tenant: str, worker: str) -> bool:
+        """Whether an operator has a worker take no more leases."""
+        fleet = self.fleets.get(tenant)
+        return fleet is not None and worker in fleet.drained
 
     def erasable(self, tenant: str, queue: str) -> bool:
         """Whether the content of a new job of the queue is sealed."""
@@ -520,6 +531,8 @@ class Partition:
         match content:
             case PricesTold(tenant=tenant, version=version, table=table):
                 self._put_prices(tenant, adopted(self.prices.get(tenant), table, version), undo)
+            case FleetTold(tenant=tenant, version=version, drained=drained):
+                self._keep(self.fleets, tenant, Fleet(version, drained), None if undo is None else undo.kept)
             case PolicyTold(tenant=tenant, version=version, policy=policy):
                 self._keep(self.tenants, tenant, Tenant(version, policy), None if undo is None else undo.kept)
             case QuotasTold(tenant=tenant, version=version, quotas=quotas):
@@ -569,6 +582,9 @@ class Partition:
                 self._keep(self.holds, address(record.tenant, record.key), hold, kept)
             case HoldLifted():
                 self._keep(self.holds, address(record.tenant, record.key), None, kept)
+            case WorkerDrained() | WorkerUndrained():
+                fleet = evolve_fleet(self.fleets.get(record.tenant), event, record.key)
+                self._keep(self.fleets, record.tenant, fleet, kept)
             case HistoryLong():
                 place = address(record.tenant, record.key)
                 self._put_long(place, self.jobs[place].round, undo)

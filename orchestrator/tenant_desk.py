@@ -1,4 +1,4 @@
-"""What operators ask of a whole tenant: its policy, and what the tokens of models cost."""
+"""What operators ask of a whole tenant: its policy, what the tokens of models cost, who takes no leases."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 from writ.schemas import commands
 from writ.schemas.events import Fact
+from writ.schemas.fleet import NO_FLEET, DrainWorker, UndrainWorker
 from writ.schemas.prices import NO_PRICES, PRICES_KEY
 from writ.schemas.quotas import NO_ACCOUNT
 from writ.schemas.rejections import Rejection
 from writ.schemas.tenants import TENANT_KEY, UNDECLARED
 
+from .decide import fleet
 from .decide.prices import set_price
 from .decide.tenant import declare_tenant
 from .hosting_desk import used
@@ -31,6 +33,8 @@ class TenantDesk:
             commands.GetTenant: self._get,
             commands.SetPrice: self._set_price,
             commands.ListPrices: self._list_prices,
+            DrainWorker: self._drain,
+            UndrainWorker: self._undrain,
         }
 
     def _declare(self, round_: Round, asked: Asked, command: commands.DeclareTenant) -> None:
@@ -64,6 +68,17 @@ class TenantDesk:
         table = tuple([price for price in prices.table if command.model in (None, price.model)])
         answer = commands.PriceTable(None, round_.position, prices.version, table)
         round_.answer(asked.send, encode(answer), verdict_only=True)
+
+    def _drain(self, round_: Round, asked: Asked, command: DrainWorker) -> None:
+        outcome = fleet.drain(self._state.fleets.get(asked.address.tenant, NO_FLEET), command)
+        if isinstance(outcome, Rejection):
+            self._office.refuse(round_, asked, outcome)
+            return
+        self._recorded(round_, asked, "worker", command.worker, outcome)
+
+    def _undrain(self, round_: Round, asked: Asked, command: UndrainWorker) -> None:
+        known = self._state.fleets.get(asked.address.tenant, NO_FLEET)
+        self._recorded(round_, asked, "worker", command.worker, fleet.undrain(known, command))
 
     def _recorded(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
         """Stores what was decided, if anything is to be stored, and answers."""

@@ -17,6 +17,7 @@ from writ.schemas.queries import (
     BatchView,
     BucketView,
     ChangeView,
+    DemandView,
     GovernedQuery,
     HoldsPage,
     HoldsQuery,
@@ -71,6 +72,7 @@ def queues(db: sqlite3.Connection, tenant: str, query: QueuesQuery) -> QueuesPag
 def _queues(db: sqlite3.Connection, tenant: str, query: QueuesQuery) -> Generator[Seen]:
     counts = "SELECT state, n FROM counts WHERE tenant = ? AND queue = ?"
     keys = "SELECT concurrency_key, n FROM running_keys WHERE tenant = ? AND queue = ? ORDER BY 1"
+    demanded = "SELECT requires, n FROM demands WHERE tenant = ? AND queue = ? ORDER BY requires"
     for name in _names(db, tenant, query):
         jobs = {str(state): int(n) for state, n in db.execute(counts, (tenant, name))}
         row = _row(db, "queue", tenant, name)
@@ -78,6 +80,10 @@ def _queues(db: sqlite3.Connection, tenant: str, query: QueuesQuery) -> Generato
             continue
         queue: Queue = BUILT_IN if row is None else decoders["queue"].decode(row.body)
         running: dict[str, int] = dict(db.execute(keys, (tenant, name)).fetchall())
+        demands = [
+            DemandView(msgspec.json.decode(requires, type=dict[str, str]), n)
+            for requires, n in db.execute(demanded, (tenant, name))
+        ]
         history = _history(db, "queue", tenant, name) if query.history else ()
         view = QueueView(
             queue=name,
@@ -93,8 +99,9 @@ def _queues(db: sqlite3.Connection, tenant: str, query: QueuesQuery) -> Generato
             grants=_bucket(queue.grants),
             retries=_bucket(queue.retries),
             history=history,
+            demands=tuple(demands),
         )
-        yield Seen(name, view, 1 + len(running) + len(history))
+        yield Seen(name, view, 1 + len(running) + len(history) + len(demands))
 
 
 def _names(db: sqlite3.Connection, tenant: str, query: QueuesQuery) -> list[str]:

@@ -92,6 +92,10 @@ CREATE TABLE IF NOT EXISTS running_keys (
     tenant TEXT NOT NULL, queue TEXT NOT NULL, concurrency_key TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, concurrency_key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS demands ( -- pending jobs by the labels that they demand, as sorted JSON
+    tenant TEXT NOT NULL, queue TEXT NOT NULL, requires TEXT NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY (tenant, queue, requires)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leader (
     one INTEGER PRIMARY KEY CHECK (one = 1), leader TEXT NOT NULL, version TEXT NOT NULL, seq INTEGER NOT NULL
 );
@@ -117,6 +121,8 @@ _ADD_DEAD: Final = "INSERT INTO dead_counts VALUES (?, ?, ?, ?) ON CONFLICT DO U
 _DROP_DEAD: Final = "DELETE FROM dead_counts WHERE tenant = ? AND queue = ? AND cause = ? AND n = 0"
 _ADD_KEY: Final = "INSERT INTO running_keys VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _DROP_KEY: Final = "DELETE FROM running_keys WHERE tenant = ? AND queue = ? AND concurrency_key = ? AND n = 0"
+_ADD_DEMAND: Final = "INSERT INTO demands VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_DROP_DEMAND: Final = "DELETE FROM demands WHERE tenant = ? AND queue = ? AND requires = ? AND n = 0"
 _PUT_LEADER: Final = "INSERT OR REPLACE INTO leader VALUES (1, ?, ?, ?)"
 _LOOKUP: Final = (
     "SELECT tenant, queue, jobs.id, opened, seq, state, job FROM json_each(?) AS wanted CROSS JOIN jobs"
@@ -127,6 +133,7 @@ _LOOKUP: Final = (
 _RUNNING: Final = "SELECT tenant, queue, id, opened, seq, state, job FROM jobs WHERE state = 'running'"
 _LOOKUP_AT_ONCE: Final = 500
 _RUNS: Final = State.RUNNING
+_WAITS: Final = State.PENDING
 
 _ELSEWHERE: Final = Sealed(UNSEALED, "")
 """Stands in a row for content that has a row of its own, so that a job's changes do not write it again."""
@@ -388,13 +395,16 @@ class JobsView:
 
 
 class _Counts:
-    """How the numbers of jobs change: by state, of batches too, by concurrency key, and by cause of death."""
+    """How the numbers of jobs change: by state, of batches too, by concurrency key, by what they demand,
+    and by cause of death.
+    """
 
     def __init__(self) -> None:
         self._moves: dict[tuple[str, str, State | None, State], int] = {}
         self._states: dict[tuple[str, str, State], int] = {}
         self._batches: dict[tuple[str, str, str, State], int] = {}
         self._keys: dict[tuple[str, str, str], int] = {}
+        self._demands: dict[tuple[str, str, str], int] = {}
         self._dead: dict[tuple[str, str, str], int] = {}
 
     def moved(self, tenant: str, key: str, before: State | None, job: Job) -> None:
@@ -407,6 +417,9 @@ class _Counts:
                 _add(self._batches, (tenant, queue, job.batch, before), -1)
         if job.concurrency_key is not None:
             _add(self._keys, (tenant, queue, job.concurrency_key), (after is _RUNS) - (before is _RUNS))
+        if job.requires:
+            demand = msgspec.json.encode(job.requires, order="sorted").decode()
+            _add(self._demands, (tenant, queue, demand), (after is _WAITS) - (before is _WAITS))
 
     def listed(self, tenant: str, key: str, before: str | None, after: str | None) -> None:
         """A dead letter was added to those of a cause, or taken from them."""
@@ -424,6 +437,7 @@ class _Counts:
         states = [(t, q, s.value, n) for (t, q, s), n in self._states.items() if n]
         batches = [(t, q, b, s.value, n) for (t, q, b, s), n in self._batches.items() if n]
         keys = [(*place, n) for place, n in self._keys.items() if n]
+        demands = [(*place, n) for place, n in self._demands.items() if n]
         dead = [(*place, n) for place, n in self._dead.items() if n]
         return [
             Write(_ADD_COUNT, states),
@@ -432,6 +446,8 @@ class _Counts:
             Write(_DROP_BATCH, [row[:-1] for row in batches if row[-1] < 0]),
             Write(_ADD_KEY, keys),
             Write(_DROP_KEY, [row[:-1] for row in keys if row[-1] < 0]),
+            Write(_ADD_DEMAND, demands),
+            Write(_DROP_DEMAND, [row[:-1] for row in demands if row[-1] < 0]),
             Write(_ADD_DEAD, dead),
             Write(_DROP_DEAD, [row[:-1] for row in dead if row[-1] < 0]),
         ]

@@ -521,6 +521,7 @@ def _job_view(row: JobRow) -> JobView:
         schedule=job.schedule,
         operation=job.operation,
         tags=tags_of(job.tags),
+        requires=job.requires,
         ended_by=job.ended_by if job.state in TERMINAL else None,
     )
 

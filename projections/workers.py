@@ -10,6 +10,7 @@ import msgspec
 
 from writ.schemas.commands import CONTROL_VERBS
 from writ.schemas.events import AttemptStarted, LeaseGranted, WorkerSeen
+from writ.schemas.fleet import FLEET_EVENTS, WorkerDrained
 from writ.schemas.ids import split_job_key, token_position
 from writ.schemas.lists import AttemptOutcome, WorkersPage, WorkersQuery, WorkerView
 from writ.schemas.records import Record
@@ -37,6 +38,12 @@ CREATE TABLE IF NOT EXISTS workers (
     host TEXT, -- this and what follows as it said of itself
     version TEXT,
     slots INTEGER,
+    labels TEXT, -- as JSON
+    queues TEXT, -- as JSON
+    PRIMARY KEY (tenant, worker)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS drained ( -- workers that take no more leases, heard of or not
+    tenant TEXT NOT NULL, worker TEXT NOT NULL, reason TEXT NOT NULL, actor TEXT NOT NULL,
     PRIMARY KEY (tenant, worker)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS workers_by_leases ON workers (tenant, worker) WHERE leases > 0;
@@ -59,11 +66,17 @@ CREATE INDEX IF NOT EXISTS leases_by_worker ON leases (tenant, worker);
 _HOLD: Final = "INSERT INTO leases VALUES (?, ?, ?, ?)"
 _FORGET: Final = "DELETE FROM leases WHERE seq = ?"
 _MET: Final = (
-    "INSERT INTO workers VALUES (?1, ?2, ?3, ?4, ?4, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL)"
+    "INSERT INTO workers VALUES (?1, ?2, ?3, ?4, ?4, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL)"
     " ON CONFLICT DO UPDATE SET principal = excluded.principal"
 )
-_ABOUT: Final = "UPDATE workers SET host = ?, version = ?, slots = ? WHERE tenant = ? AND worker = ?"
 _TASK: Final = "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)"
+_ABOUT: Final = (
+    "UPDATE workers SET host = ?, version = ?, slots = ?, labels = ?, queues = ?"
+    " WHERE tenant = ? AND worker = ?"
+)
+_DRAIN: Final = "INSERT OR REPLACE INTO drained VALUES (?, ?, ?, ?)"
+_UNDRAIN: Final = "DELETE FROM drained WHERE tenant = ? AND worker = ?"
+_DRAINED: Final = "SELECT reason, actor FROM drained WHERE tenant = ? AND worker = ?"
 _SERVE: Final = "INSERT INTO served VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _SEEN: Final = "UPDATE workers SET seen_at = max(seen_at, ?) WHERE tenant = ? AND worker = ?"
 _ADD: Final = (
@@ -96,13 +109,17 @@ Lease = tuple[str, str, str]
 """Tenant and worker, and the key of the job."""
 
 
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 class WorkersView(Collecting):
     """The fold. A worker is heard of by its grants, beats and reports, and by what it says of itself."""
 
     name = "workers"
-    version = 3
+    version = 4
     schema = _SCHEMA
-    statements = (_MET, _ABOUT, _TASK, _SERVE, _SEEN, _ADD, _HOLD, _FORGET)
+    statements = (_MET, _ABOUT, _TASK, _SERVE, _SEEN, _ADD, _HOLD, _FORGET, _DRAIN, _UNDRAIN)
 
     def __init__(self) -> None:
         self._held: dict[int, Lease] = {}
@@ -111,6 +128,7 @@ class WorkersView(Collecting):
         self._seen: dict[Name, int] = {}
         self._about: dict[Name, WorkerSeen] = {}
         self._tasks: dict[tuple[Name, str], str] = {}
+        self._drained: dict[Name, Record] = {}
         self._served: dict[tuple[str, str, str], int] = {}
         self._ended: dict[tuple[Name, int], int] = {}
         super().__init__()
@@ -146,6 +164,9 @@ class WorkersView(Collecting):
 
     def _hear(self, record: Record) -> None:
         name = (record.tenant, record.key)
+        if isinstance(record.events[0], FLEET_EVENTS):
+            self._drained[name] = record
+            return
         self._seen[name] = record.at
         for event in record.events:
             if type(event) is WorkerSeen:
@@ -189,9 +210,16 @@ class WorkersView(Collecting):
         for (name, column), n in self._ended.items():
             self._count(_ADD, name, -n, 0, *[n if place == column else 0 for place in range(_RETURNED + 1)])
         for name, about in self._about.items():
-            self._put(_ABOUT, about.host, about.version, about.slots, *name)
+            said = _text(about.labels), _text(about.queues)
+            self._put(_ABOUT, about.host, about.version, about.slots, *said, *name)
         for (name, task), schema in self._tasks.items():
             self._put(_TASK, *name, task, schema)
+        for name, record in self._drained.items():
+            event = record.events[-1]
+            if isinstance(event, WorkerDrained):
+                self._put(_DRAIN, *name, event.reason, record.actor)
+            else:
+                self._put(_UNDRAIN, *name)
         for seq, lease in self._held.items():
             if seq not in self._stored:
                 self._put(_HOLD, seq, *lease)
@@ -199,7 +227,7 @@ class WorkersView(Collecting):
 
     def discard(self) -> None:
         self._held, self._stored, self._met, self._seen = {}, set(), {}, {}
-        self._served, self._ended, self._about, self._tasks = {}, {}, {}, {}
+        self._served, self._ended, self._about, self._tasks, self._drained = {}, {}, {}, {}, {}
         super().discard()
 
 
@@ -223,11 +251,15 @@ def _seen(db: sqlite3.Connection, since: int | None, row: tuple[Any, ...]) -> Se
     if since is not None and not leases and seen_at < since:
         return Seen(worker, None)
     sql = "SELECT queue FROM served WHERE tenant = ? AND worker = ? ORDER BY queue"
-    queues = tuple([queue for (queue,) in db.execute(sql, (tenant, worker))])
+    *numbers, labels, said = row[6:]
+    served = [queue for (queue,) in db.execute(sql, (tenant, worker))]
+    queues = tuple(sorted({*served, *msgspec.json.decode(said or "[]", type=list[str])}))
     sql = "SELECT job FROM leases WHERE tenant = ? AND worker = ? ORDER BY seq LIMIT ?"
     jobs = tuple([job for (job,) in db.execute(sql, (tenant, worker, JOBS_NAMED_MAX))])
     sql = "SELECT task, schema FROM tasks WHERE tenant = ? AND worker = ?"
-    others: Any = (*row[6:], jobs, dict(db.execute(sql, (tenant, worker)).fetchall()))
+    tasks = dict(db.execute(sql, (tenant, worker)).fetchall())
+    has = msgspec.json.decode(labels or "{}", type=dict[str, str])
+    others: Any = (*numbers, jobs, tasks, has, *(db.execute(_DRAINED, (tenant, worker)).fetchone() or ()))
     times = timestamp(first_at), timestamp(seen_at)
     view = WorkerView(worker, tenant, principal, queues, *times, leases, *others)
     return Seen(worker, view, 1 + len(queues) + len(jobs))

@@ -57,6 +57,16 @@ WORKER_SEEN_S: Final = 240.0
 """What a worker says of itself is recorded again after so long, as long as it asks for leases."""
 
 WORKERS_KNOWN_MAX: Final = 10_000
+LABELS_MAX: Final = 20
+LABEL_MAX_CHARS: Final = 64
+"""Of the name of a worker's label, and of its value."""
+
+QUEUES_TOLD_MAX: Final = 100
+"""Queues that a worker says it works on."""
+
+DRAINED_MAX: Final = 500
+"""Drained workers of a tenant: one message tells another partition of all."""
+
 """Workers of which a leader remembers what was recorded last."""
 
 LIVE_MAX: Final = 2_000_000

@@ -18,6 +18,7 @@ from .bounds import (
     AFTER_MAX,
     ASKS_MAX_CHARS,
     LEASES_PER_REQUEST_MAX,
+    QUEUES_TOLD_MAX,
     RELEASES_HELD_MAX,
     RENEWALS_PER_REQUEST_MAX,
     TASKS_TOLD_MAX,
@@ -26,6 +27,7 @@ from .bounds import (
 from .errors import ErrorClass
 from .events import AlarmKind, Filter, OnDead, OnParentEnd, OnTimeout, OperationVerb
 from .events import Approval as Approval  # noqa: PLC0414 - a part of the message
+from .fleet import FLEET_VERBS, Labels
 from .forms import Answer as Answer  # noqa: PLC0414 - parts of the messages
 from .forms import Attempt as Attempt  # noqa: PLC0414 - parts of the messages
 from .forms import Command as Command  # noqa: PLC0414
@@ -35,6 +37,7 @@ from .forms import Reason as Reason  # noqa: PLC0414
 from .forms import RunMs as RunMs  # noqa: PLC0414
 from .forms import TaskName as TaskName  # noqa: PLC0414
 from .forms import Token as Token  # noqa: PLC0414
+from .forms import Trace as Trace  # noqa: PLC0414
 from .granting import ACCESS_ANSWERS, ACCESS_VERBS, NoteDenial
 from .hosting import HOSTING_ANSWERS, HOSTING_VERBS, Used
 from .notes import ModelName, Note, Recall
@@ -67,6 +70,8 @@ class SubmitJob(Command, frozen=True):
     apart for it before it starts.
     `process` is the release that runs it: `NAME@live` or another alias, looked up at each grant, or `NAME@`
     with a version or a digest, which is fixed from here on. Workers without that release do not get it.
+    `requires` are labels: only a worker that has all of them is given the job. `trace` is the context of W3C
+    in which it is submitted: the spans of its attempts, and of its children, stand below that.
     """
 
     task: TaskName
@@ -95,16 +100,21 @@ class SubmitJob(Command, frozen=True):
     data_subject: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     reserve_microusd: Reserve | None = None
     process: ReleaseRef | None = None
+    requires: Labels = {}
+    trace: Trace | None = None
 
 
 class WorkerAbout(Command, frozen=True):
-    """What a worker says of itself: its machine's name, Writ's version there, and how many slots it has."""
+    """What a worker says of itself: its machine's name, Writ's version there, how many slots it has, and
+    the queues that it works on.
+    """
 
     host: Annotated[str, Meta(min_length=1, max_length=256)]
     version: Annotated[str, Meta(max_length=64)]
     slots: Annotated[int, Meta(ge=1, le=1_000_000)]
     tasks: Annotated[dict[TaskName, str], Meta(max_length=TASKS_TOLD_MAX)] = {}
     """What each of its tasks takes, as a JSON Schema. Left out it is as it was told last."""
+    queues: Annotated[tuple[Token, ...], Meta(max_length=QUEUES_TOLD_MAX)] = ()
 
 
 class Acquire(Command, frozen=True):
@@ -113,7 +123,8 @@ class Acquire(Command, frozen=True):
     `tasks` narrows it to the tasks that the worker knows; empty means any. `about` is recorded when it is
     new, and now and then, so that also a worker without a lease is heard of. `isolation` is how it will keep
     the attempts apart; refused where the queue's policy demands more. `releases` are the digests of those
-    that it holds: jobs that name a release go to who has it.
+    that it holds: jobs that name a release go to who has it. `labels` are the worker's: a job that demands
+    some goes to those alone that have them.
     """
 
     worker: Token
@@ -123,6 +134,7 @@ class Acquire(Command, frozen=True):
     about: WorkerAbout | None = None
     isolation: Isolation = Isolation.NONE
     releases: Annotated[tuple[Digest, ...], Meta(max_length=RELEASES_HELD_MAX)] = ()
+    labels: Labels = {}
 
 
 class Withdraw(Command, frozen=True):
@@ -174,7 +186,8 @@ class Complete(Command, frozen=True):
 class Failure(Command, frozen=True):
     """One attempt that failed. Text beyond 10,000 characters is cut by the orchestrator.
 
-    With `crashed` the process of the attempt died: that counts as a lost lease, and not as a failure.
+    With `crashed` the process of the attempt died: that counts as a lost lease, and not as a failure. With
+    `permanent` it would fail again, whoever tried: it is not tried again.
     """
 
     id: Token
@@ -186,6 +199,7 @@ class Failure(Command, frozen=True):
     retry_after_s: Seconds | None = None
     isolation: Isolation = Isolation.NONE
     crashed: bool = False
+    permanent: bool = False
 
 
 class Fail(Command, frozen=True):
@@ -480,6 +494,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `tool_calls`. Where there is a `digest_key`, parameters are digested with it, by HMAC-SHA256.
     `progress` is the newest that was said in the round.
     `network` is whether an isolated attempt may use one. `release` is the digest of the release to run.
+    `trace` is the trace context that the job was submitted with, and `waited_ms` how long it was ready before
+    its first lease.
     """
 
     id: str
@@ -500,6 +516,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     progress: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     network: bool = False
     release: str | None = None
+    trace: str | None = None
+    waited_ms: int | None = None
 
 
 class Acquired(Answer, frozen=True):
@@ -625,6 +643,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "get_tenant": GetTenant,
     **HOSTING_VERBS,
     **ASSET_VERBS,
+    **FLEET_VERBS,
     **ACCESS_VERBS,
     **RELEASE_VERBS,
 }

@@ -40,7 +40,8 @@ history_long, alarm_raised (incident); command_rejected, report_rejected, reject
 `principals.py` (principal); tenant_created, tenant_declared and those of `quotas.py` (tenant);
 partition_opened (partition), message_sent, message_accepted, message_settled (link); price_set (prices);
 asset_set, asset_removed (asset), and asset_read of a job;
-those of `processes.py` (process) and `gates.py` (gate).
+those of `processes.py` (process) and `gates.py` (gate);
+worker_drained, worker_undrained (worker, see `fleet.py`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ import msgspec
 from .assets import ASSET_EVENTS, AssetRead
 from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
+from .fleet import FLEET_EVENTS
 from .gates import GATE_EVENTS
 from .links import LINK_EVENTS, PartitionOpened
 from .policy import DEFAULT_LIMITS, DEFAULT_RETRY, Isolation, Limits, PositiveSeconds, QueuePolicy, Retry
@@ -125,6 +127,7 @@ class JobSubmitted(Fact, frozen=True):
     `policy` is the version of the queue's policy that it was accepted under; 0 is the built-in one. `tags` is
     a JSON object of strings. `reserve_microusd` is what an attempt may cost, where submit or queue says so.
     `process` is the release that it asks for: `NAME@` and a digest, or an alias.
+    `requires` are the labels that its worker must have, its own and the queue's.
     """
 
     task: str
@@ -149,6 +152,7 @@ class JobSubmitted(Fact, frozen=True):
     tags: Sealed | None = None
     reserve_microusd: int | None = None
     process: str | None = None
+    requires: dict[str, str] = {}
 
 
 class JobDue(Fact, frozen=True):
@@ -160,7 +164,8 @@ class LeaseGranted(Fact, frozen=True):
 
     `principal` is the worker's, where it is not the record's actor. `isolation` is what the worker offered.
     `reserved_microusd` of the tenant's budget are set apart for the attempt.
-    `release` is the digest of the release to run, of a job that names one.
+    `release` is the digest of the release to run, of a job that names one, and `labels` are the worker's,
+    told where the job demands some.
     """
 
     worker: str
@@ -169,6 +174,7 @@ class LeaseGranted(Fact, frozen=True):
     isolation: Isolation = Isolation.NONE
     reserved_microusd: int = 0
     release: str | None = None
+    labels: dict[str, str] = {}
 
 
 class AttemptStarted(Fact, frozen=True):
@@ -180,7 +186,8 @@ class AttemptFailed(Fact, frozen=True):
     """`run_ms` is the worker's own measure; `retry_after_s` its wish, obeyed when later than the policy.
 
     `isolation` is the level that the attempt ran at. Where it `crashed`, its process died: that counts
-    against `max_lease_losses`.
+    against `max_lease_losses`. A
+    `permanent` one would fail again, whoever tried.
     """
 
     attempt: int
@@ -190,6 +197,7 @@ class AttemptFailed(Fact, frozen=True):
     retry_after_s: float | None = None
     isolation: Isolation = Isolation.NONE
     crashed: bool = False
+    permanent: bool = False
 
 
 class LeaseExpired(Fact, frozen=True):
@@ -485,13 +493,17 @@ class LeasesRenewed(Fact, frozen=True):
 
 
 class WorkerSeen(Fact, frozen=True):
-    """What the worker named by the record's key says of itself: where it runs, Writ's version, its slots."""
+    """What the worker named by the record's key says of itself: where it runs, Writ's version, its slots,
+    its labels, and the queues that it works on.
+    """
 
     host: str
     version: str
     slots: int
     tasks: dict[str, str] = {}
     """What its tasks take, as JSON Schemas by name; empty where that is as it was."""
+    labels: dict[str, str] = {}
+    queues: tuple[str, ...] = ()
 
 
 class LeaderElected(Fact, frozen=True):
@@ -605,6 +617,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     TenantDeclared,
     *QUOTA_EVENTS,
     *ASSET_EVENTS,
+    *FLEET_EVENTS,
     *PRINCIPAL_EVENTS,
     *SCHEDULE_EVENTS,
     *PROCESS_EVENTS,

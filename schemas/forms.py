@@ -22,6 +22,11 @@ Attempt = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 RunMs = Annotated[int, Meta(ge=0, le=2**53)]
 
 
+TRACE_PATTERN = r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)"
+Trace = Annotated[str, Meta(pattern=TRACE_PATTERN)]
+"""A trace context of W3C, as of the header `traceparent`."""
+
+
 class Command(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Base of what is asked."""
 

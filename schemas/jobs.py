@@ -87,6 +87,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     the end that waits for the steps to be undone, or did. `reserve_microusd` is what an attempt may cost.
     `process` is the release that it asks for, and
     `release` the digest of the one that its newest lease was for.
+    `requires` are labels that its worker must have.
     """
 
     tenant: str
@@ -145,6 +146,8 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     reserve_microusd: int | None = None
     process: str | None = None
     release: str | None = None
+    trace: str | None = None
+    requires: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
     @property
     def queue(self) -> str:

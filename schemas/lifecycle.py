@@ -232,6 +232,8 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
         reproduces=event.reproduces,
         reserve_microusd=event.reserve_microusd,
         process=event.process,
+        requires=event.requires,
+        trace=record.trace,
     )
 
 

@@ -120,7 +120,15 @@ class ProcessTold(msgspec.Struct, frozen=True, gc=False, tag="process_told"):
     process: Process
 
 
-OfTenant = PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold | ProcessTold
+class FleetTold(msgspec.Struct, frozen=True, gc=False, tag="fleet_told"):
+    """The workers of a tenant that are drained."""
+
+    tenant: str
+    version: int
+    drained: tuple[str, ...]
+
+
+OfTenant = PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold | ProcessTold | FleetTold
 """What the home partition tells all others as soon as it holds, and they adopt: that of the tenant, or of
 the host tenant for what only the host says."""
 

@@ -129,9 +129,9 @@ class WorkerView(msgspec.Struct, frozen=True):
     numbers are ends.
 
     `returned` counts attempts that it gave back, or that were taken from it, unfinished. `host`, Writ's
-    `version` there and its `slots` are as it said, None where it never did. `jobs` are the keys of those in
-    its hands, the longest held first, at most 20. `tasks` are what its tasks take, as JSON Schemas by
-    name, where it said so.
+    `version` there, its `slots` and `labels` are as it said, None where it never did. `jobs` are the keys of
+    those in its hands, the longest held first, at most 20. `drained` is why it takes no more leases, and
+    `drained_by` who has it so. `tasks` are what its tasks take, as JSON Schemas by name, where it said so.
     """
 
     worker: str
@@ -151,6 +151,9 @@ class WorkerView(msgspec.Struct, frozen=True):
     slots: int | None = None
     jobs: tuple[str, ...] = ()
     tasks: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    labels: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    drained: str | None = None
+    drained_by: str | None = None
 
 
 class WorkersPage(Answer, frozen=True):

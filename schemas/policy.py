@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from .bounds import NAME_MAX_CHARS, REASON_MAX_CHARS, TOOL_RULES_MAX
 from .errors import ErrorClass
+from .fleet import Labels
 from .quotas import Reserve
 
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
@@ -163,6 +164,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     is kept apart by more than `plain` may use the network. `reserve_microusd` is what an attempt may cost:
     so much of the tenant's budget is set apart for each before it starts. `assets` are names, in which `*`
     stands for anything, each with the tasks whose jobs may read it.
+    `requires` are labels that each new job of the queue demands of its worker, beside its own.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -182,6 +184,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     isolated_network: bool = False
     reserve_microusd: Reserve | None = None
     assets: AssetGrants = {}
+    requires: Labels = {}
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

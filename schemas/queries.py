@@ -270,6 +270,9 @@ class JobView(msgspec.Struct, frozen=True):
     operation: str | None = None
     process: str | None = None
     tags: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    requires: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Labels that its worker must have."""
+
     ended_by: int | None = None
     """Log sequence of its terminal record, while it has ended: what a redrive or rerun answers."""
 
@@ -344,10 +347,18 @@ class BucketView(msgspec.Struct, frozen=True):
     at: Timestamp
 
 
+class DemandView(msgspec.Struct, frozen=True):
+    """How many pending jobs of a queue demand these labels of their worker."""
+
+    requires: dict[str, str]
+    pending: int
+
+
 class QueueView(msgspec.Struct, frozen=True):
     """A queue; `version` 0 is the built-in policy. `jobs` is how many are in which state.
 
     `grants` is the bucket of its rate, and `retries` that of its retry budget; None while untouched.
+    `demands` tells of the pending jobs that demand labels of their worker.
     """
 
     queue: str
@@ -363,6 +374,7 @@ class QueueView(msgspec.Struct, frozen=True):
     grants: BucketView | None = None
     retries: BucketView | None = None
     history: tuple[ChangeView, ...] = ()
+    demands: tuple[DemandView, ...] = ()
 
 
 class QueuesPage(Answer, frozen=True):

@@ -270,6 +270,9 @@ class Errands:
             raise StepRefused(f"the input of child {call.task} cannot be written as JSON: {error}") from error
         job = {"task": call.task, "input": content, **call.options}
         job |= {"id": child_id, "parent": job_key(run.queue, run.lease.id)}
+        trace = run.lease.trace if run.spans is None else run.spans.child(call.task, key)
+        if trace is not None:
+            job["trace"] = trace
         try:
             body = _encode(job)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:

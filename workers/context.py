@@ -57,6 +57,13 @@ class Context:
         return self._run.told.token
 
     @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context of this attempt, for the header `traceparent` of what it calls; None where
+        neither the submitter nor the worker traces.
+        """
+        return self._run.lease.trace
+
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt at this job: give it to outside services that can tell repetitions."""
         return f"{self.tenant}/{self._run.queue}/{self.id}"
@@ -265,16 +272,11 @@ class Context:
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """Logger `writ.task`, with queue, id and attempt ahead of each message and in the record's `writ`."""
+        """Logger `writ.task`, with queue, id and attempt ahead of each message and in the record's `writ`,
+        with the tenant, the task and the trace's id.
+        """
         if self._log is None:
-            where = {
-                "tenant": self.tenant,
-                "queue": self.queue,
-                "id": self.id,
-                "task": self.task,
-                "attempt": self.attempt,
-            }
-            self._log = _Adapter(_log, where)
+            self._log = _Adapter(_log, self._run.where)
         return self._log
 
 

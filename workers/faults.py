@@ -36,13 +36,16 @@ class Stop(Enum):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """A failed attempt as it will be reported. Where it `crashed`, its process died."""
+    """A failed attempt as it will be reported. Where it `crashed`, its process died; a `permanent` one
+    would fail again, whoever tried.
+    """
 
     class_: ErrorClass
     type: str
     text: str
     retry_after_s: float | None = None
     crashed: bool = False
+    permanent: bool = False
 
 
 def fault_of(error: BaseException, stop: Stop | None, clean: Clean = str) -> Fault:
@@ -55,7 +58,7 @@ def fault_of(error: BaseException, stop: Stop | None, clean: Clean = str) -> Fau
     if isinstance(error, Cancelled):
         return Fault(ErrorClass.CANCELLED, kind, _words(error))
     if isinstance(error, InputMismatch):
-        return Fault(ErrorClass.APPLICATION, kind, _words(error))
+        return Fault(ErrorClass.APPLICATION, kind, _words(error), permanent=True)
     if isinstance(error, CallFailed):
         return Fault(error.class_, error.type, error.text)
     text = describe(error, clean)

@@ -52,6 +52,7 @@ from .recording import first_run, recorded_steps
 from .redaction import Redactor
 from .reports import REPORT_TIMEOUT_S, Reports
 from .run import Run
+from .spans import Spans
 from .steps import NotReproducible, StepRefused
 from .tasks import Task
 
@@ -164,6 +165,8 @@ class Keeper:
         """Takes back runs whose user code has ended."""
         for run in runs:
             self._free += 1
+            if run.spans is not None:
+                run.spans.end(run.fault, run.sleep, run.stop)
             if run.ended:
                 continue  # given up on: its lease is being released
             run.ended = True
@@ -257,7 +260,7 @@ class Keeper:
         asked_us = self._now_us()
         about = self._about(asked_us)
         command = Acquire(
-            post.worker, count, wait_s, self._names, about, post.isolation, releases=post.releases
+            post.worker, count, wait_s, self._names, about, post.isolation, post.releases, post.labels
         )
         taken = 0
         asking = asyncio.ensure_future(
@@ -324,7 +327,8 @@ class Keeper:
             if task is None:
                 unknown.append(lease)
             elif lease.token not in line.held:
-                run = line.held[lease.token] = Run(lease, line, task, self._clock)
+                told, spans = Spans.begin(lease, line.tenant, line.queue)
+                run = line.held[lease.token] = Run(told, line, task, self._clock, spans)
                 runs.append(run)
         if unknown:
             log.error(
@@ -459,7 +463,8 @@ class Keeper:
                 run.stop = Stop.LOST
                 continue
             self.counts.lost += 1
-            log.warning("job %s in queue %s: lease lost: %s", run.lease.id, line.queue, rejection.reason)
+            told = "job %s in queue %s: lease lost: %s"
+            log.warning(told, run.lease.id, line.queue, rejection.reason, extra={"writ": run.where})
             gone.append(run)
         self._stop(gone, Stop.LOST)
         self._changed.set()

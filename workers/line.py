@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Post:
     """Who works for whom: a worker of a principal, on queues, with so many slots. Times are in seconds.
 
-    `isolation` is how it keeps attempts apart, and `releases` the digests of those that it holds.
+    `isolation` is how it keeps attempts apart, `releases` are the digests of those that it holds, and
+    `labels` what jobs may demand of it.
     """
 
     tenant: str
@@ -37,6 +38,7 @@ class Post:
     weights: Mapping[str, int] = field(default_factory=dict[str, int])
     isolation: Isolation = Isolation.NONE
     releases: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True)

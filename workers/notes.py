@@ -175,6 +175,8 @@ def _take(run: Run) -> list[Entry]:
         if taken and size > _REPORT_BYTES:
             break
         taken.append(outbox.popleft())
+        if run.spans is not None:
+            run.spans.noted(taken[-1].remark)
     run.journal.sending = bool(taken)
     return taken
 

@@ -155,6 +155,7 @@ class Reports:
                     fault.retry_after_s,
                     run.isolation,
                     fault.crashed,
+                    fault.permanent,
                 )
             )
         return Fail(worker, tuple(reports))

@@ -11,6 +11,7 @@ import msgspec
 
 from writ.broker.clock import Clock
 from writ.broker.coding import encoded_by
+from writ.broker.tracing import within
 from writ.schemas.bounds import INLINE_MAX_BYTES
 from writ.schemas.commands import Lease
 from writ.schemas.errors import ErrorClass
@@ -30,6 +31,7 @@ from .waits import Waits
 if TYPE_CHECKING:
     from .line import Line
     from .recording import Recording
+    from .spans import Spans
 
 _MS: Final = 1_000
 _encode = msgspec.json.Encoder().encode
@@ -41,6 +43,7 @@ class Run:
     `stop` is set by the keeper and read by all, and `heard` are the signals that came, oldest first.
     `taken_us` is when the lease came, `began_us` when user code did, by the worker's own monotonic clock.
     `isolation` is the level that it came to run at. With `sleep` the job waits, and nothing else is reported.
+    `spans` are OpenTelemetry's, where that is used.
     """
 
     __slots__ = (
@@ -60,14 +63,18 @@ class Run:
         "output",
         "run_ms",
         "sleep",
+        "spans",
         "start_sent",
         "stop",
         "taken_us",
         "task",
     )
 
-    def __init__(self, lease: Lease, line: Line, task: Task[..., Any], clock: Clock) -> None:
+    def __init__(
+        self, lease: Lease, line: Line, task: Task[..., Any], clock: Clock, spans: Spans | None = None
+    ) -> None:
         self.lease = lease
+        self.spans = spans
         self.line = line
         self.task = task
         self._clock = clock
@@ -91,6 +98,21 @@ class Run:
     @property
     def queue(self) -> str:
         return self.line.queue
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """What a line in the log tells of it, in the record's `writ`."""
+        told = self.told
+        where: dict[str, Any] = {
+            "tenant": self.line.tenant,
+            "queue": self.queue,
+            "id": told.id,
+            "task": self.lease.task,
+            "attempt": told.attempt,
+        }
+        if self.lease.trace is not None:
+            where["trace"] = self.lease.trace.split("-")[1]
+        return where
 
     @property
     def journal(self) -> Journal:
@@ -220,7 +242,11 @@ class Run:
         """Tells tools, which may be called without a context, whose attempt this is."""
         running.set(self)
         try:
-            yield
+            if self.spans is None:
+                yield
+            else:
+                with within(self.spans.span):
+                    yield
         finally:
             running.set(None)  # no reset: a coroutine may be closed in another context than it began in
 

@@ -19,20 +19,25 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any, Final, cast
 
+import msgspec
+
 from writ.broker.clock import Clock, SystemClock
 from writ.broker.coding import Coder, PayloadCodec
 from writ.broker.connect import Target
 from writ.broker.wire import NatsWire, Wire
-from writ.schemas.bounds import TASKS_TOLD_MAX, TASKS_TOLD_MAX_BYTES
+from writ.schemas.bounds import QUEUES_TOLD_MAX, TASKS_TOLD_MAX, TASKS_TOLD_MAX_BYTES
 from writ.schemas.commands import WorkerAbout
+from writ.schemas.fleet import Labels
 from writ.schemas.ids import token_fault
 from writ.schemas.policy import Isolation
 
+from .environments import Environment
 from .errors import WorkerError
 from .hands import Hands, LoopHands, Mailbox, Threads, from_anywhere
 from .keeper import Keeper
 from .line import Counts, Post
 from .load import load, tasks_in
+from .outage import Outage
 from .redaction import redacted_logs
 from .run import Run
 from .runner.hands import ChildHands
@@ -64,9 +69,12 @@ class Worker:
     Leases are kept alive on a thread of their own: a task that blocks the event loop keeps its lease. While
     the broker is away tasks go on, and their results are reported when it is back.
 
+    `labels` are names and values that jobs may demand of their worker, as `{"gpu": "true"}`.
+
     With `isolate` ("plain", "landlock" or "bubblewrap": docs/isolation.md) each attempt runs in a process of
     its own, held to `limits`; `tasks` is then a module, its name or file, and is not imported here. What
-    stands around tasks is then given to the tasks themselves.
+    stands around tasks is then given to the tasks themselves. With an `environment` (see `environments.py`)
+    they run by its interpreter, with the modules that are there.
 
     With `codecs` all content is encoded by the first before it leaves the worker, and decoded by the one that
     it names as it comes; isolated attempts never hold them. `releases` are the digests of releases that
@@ -93,6 +101,8 @@ class Worker:
         limits: AttemptLimits | None = None,
         codecs: Iterable[PayloadCodec] = (),
         releases: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self._coder = Coder(codecs)
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
@@ -100,7 +110,9 @@ class Worker:
         weights = _weights(queues)
         self.queues = tuple(weights)
         self.concurrency = concurrency
-        level = self._check(weights, isolate)
+        level = self._check(weights, isolate, labels or {})
+        if environment is not None and level is Isolation.NONE:
+            raise WorkerError("attempts run in an environment of their own only where isolate names a level")
         if not 0 <= wait_s <= 30:
             raise WorkerError(f"wait_s is {wait_s}; give 0 to 30 seconds")
         self._post = Post(
@@ -114,6 +126,7 @@ class Worker:
             weights=weights,
             isolation=level,
             releases=tuple(releases),
+            labels=dict(labels or {}),
         )
         more = tuple(around)
         self._pool: Pool | None = None
@@ -124,7 +137,9 @@ class Worker:
                 reason = "what stands around isolated attempts cannot come from another process"
                 raise WorkerError(f"{reason}: leave around out, and give it to each task: @task(around=...)")
             secrets = [] if self.target.key_path is None else [self.target.key_path]
-            self._pool = Pool(_place(tasks), level, limits or AttemptLimits(), secrets, concurrency)
+            self._pool = Pool(
+                _place(tasks), level, limits or AttemptLimits(), secrets, concurrency, environment
+            )
             self.tasks = {name: Task(_elsewhere, name) for name in self._pool.tasks}
         self._connect = connect or self._connect_nats
         self._clock = clock or SystemClock()
@@ -240,7 +255,8 @@ class Worker:
             return
         threads = Threads(self.concurrency, f"writ-task-{self.name}")
         try:
-            keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency, self.tasks)))
+            about = _about(self.concurrency, self.tasks, self.queues)
+            keeper = self._new_keeper(wire, replace(self._post, about=about))
             ended = Mailbox[Run](from_anywhere(loop), keeper.finished)
             hands = LoopHands(user_loop, from_anywhere(user_loop), ended.put, self._clock, threads)
             await self._serve(keeper, loop, hands)
@@ -250,7 +266,8 @@ class Worker:
 
     async def _keep_isolated(self, loop: asyncio.AbstractEventLoop, wire: Wire, pool: Pool) -> None:
         # Their modules are imported in other processes: what their tasks take is not known here.
-        keeper = self._new_keeper(wire, replace(self._post, about=_about(self.concurrency, {})))
+        about = _about(self.concurrency, {}, self.queues)
+        keeper = self._new_keeper(wire, replace(self._post, about=about))
         hands = ChildHands(loop, pool, lambda run: keeper.finished([run]), self._clock)
         try:
             pool.warm()
@@ -277,11 +294,15 @@ class Worker:
             log.info("worker %s has ended: %s", self.name, keeper.counts)
 
     async def _connect_nats(self) -> Wire:
-        return await NatsWire.connect(self.target, f"writ-worker-{self.name}", wait_s=CONNECT_WAIT_S)
+        outage = Outage(asyncio.get_running_loop(), f"worker {self.name}", self.target.url)
+        name = f"writ-worker-{self.name}"
+        return await NatsWire.connect(self.target, name, wait_s=CONNECT_WAIT_S, on_broken=outage.tell)
 
     # --- set-up -----------------------------------------------------------------------------------------
 
-    def _check(self, weights: Mapping[str, int], isolate: Isolation | str) -> Isolation:
+    def _check(
+        self, weights: Mapping[str, int], isolate: Isolation | str, labels: Mapping[str, str]
+    ) -> Isolation:
         """The level of isolation that is meant. Raises WorkerError."""
         fault = token_fault(self.name, "worker name")
         if not self.queues:
@@ -294,6 +315,10 @@ class Worker:
             fault = fault or f"concurrency is {self.concurrency}; give 1 to 10,000"
         if isolate not in tuple(Isolation):
             fault = fault or f"isolate is {isolate!r}; give one of {', '.join(Isolation)}"
+        try:
+            msgspec.convert(labels, Labels)
+        except msgspec.ValidationError as error:
+            fault = fault or f"labels {dict(labels)!r} cannot be had: {error}"
         if fault:
             raise WorkerError(fault)
         return Isolation(isolate)
@@ -318,13 +343,14 @@ class Worker:
         return undo
 
 
-def _about(slots: int, tasks: Mapping[str, Task[..., Any]]) -> WorkerAbout:
+def _about(slots: int, tasks: Mapping[str, Task[..., Any]], queues: tuple[str, ...]) -> WorkerAbout:
     """What a worker says of itself; of tasks whose schemas are too long it leaves them out."""
     told = {name: task.input_schema() for name, task in list(tasks.items())[:TASKS_TOLD_MAX]}
     schemas = {name: schema for name, schema in told.items() if len(schema) <= _SCHEMA_MAX_CHARS}
     if sum(len(name) + len(schema) for name, schema in schemas.items()) > TASKS_TOLD_MAX_BYTES:
         schemas = {}
-    return WorkerAbout(socket.gethostname() or "localhost", version("writ-orchestrator"), slots, schemas)
+    host = socket.gethostname() or "localhost"
+    return WorkerAbout(host, version("writ-orchestrator"), slots, schemas, queues[:QUEUES_TOLD_MAX])
 
 
 def _weights(queues: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:

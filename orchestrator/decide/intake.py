@@ -129,6 +129,7 @@ def submit(
             tags=seal(msgspec.json.encode(command.tags, order="sorted")) if command.tags else None,
             reserve_microusd=command.reserve_microusd or policy.reserve_microusd,
             process=process,
+            requires={**command.requires, **policy.requires},
         ),
     )
 

@@ -106,7 +106,16 @@ def grant(
     named = None if principal == actor else principal
     release = None if job.process is None else choose(job, process).digest
     attempt = job.attempt + 1
-    return (LeaseGranted(command.worker, attempt, named, command.isolation, reserved_microusd, release),)
+    labels = command.labels if job.requires else {}
+    offered, reserved = command.isolation, reserved_microusd
+    return (LeaseGranted(command.worker, attempt, named, offered, reserved, release, labels),)
+
+
+def waited_ms(job: Job) -> int | None:
+    """How long a job was ready before the first lease of its round; None where it also waited for others."""
+    if job.lease is None or job.attempt > 1 or job.stood_us:
+        return None
+    return max(0, job.lease.granted_at - max(job.due_at, job.round_at)) // 1_000
 
 
 def too_open(queue: Queue, offered: Isolation) -> Rejection | None:
@@ -199,6 +208,7 @@ def fail(
         report.retry_after_s,
         report.isolation,
         report.crashed,
+        report.permanent,
     )
     return after_failure(job, queue, failed, now, seed)
 

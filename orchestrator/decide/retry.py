@@ -75,7 +75,7 @@ def what_follows(job: Job, queue: Queue, failed: AttemptFailed, now: int, seed: 
     """The consequence of a failed attempt; of one whose process died, by the losses that it may have."""
     if failed.crashed:
         return _after_crash(job, queue, failed.error, now, seed)
-    return consequence(job, queue, failed.error, failed.retry_after_s, now, seed)
+    return consequence(job, queue, failed, now, seed)
 
 
 def _after_crash(job: Job, queue: Queue, error: AttemptError, now: int, seed: float) -> Fact:
@@ -90,11 +90,9 @@ def _after_crash(job: Job, queue: Queue, error: AttemptError, now: int, seed: fl
     return _again(job, queue, counted, None, now, seed)
 
 
-def consequence(
-    job: Job, queue: Queue, error: AttemptError, retry_after_s: float | None, now: int, seed: float
-) -> Fact:
+def consequence(job: Job, queue: Queue, failed: AttemptFailed, now: int, seed: float) -> Fact:
     """Retry, dead letter or cancelled: the class decides first, then the type, then the count."""
-    policy, failures = job.retry, job.failures + 1
+    policy, failures, error = job.retry, job.failures + 1, failed.error
     if job.stops is not None:
         return cancelled(job, job.stops)
     if error.class_ is ErrorClass.CANCELLED:
@@ -105,11 +103,16 @@ def consequence(
     if error.type in policy.non_retryable_types:
         rule = f"type {error.type} is listed in non_retryable_types"
         return dead(job, DeadReason.NON_RETRYABLE, rule, error)
+    if failed.permanent:
+        rule = f"{error.type} is permanent: another attempt would fail in the same way"
+        return dead(job, DeadReason.NON_RETRYABLE, rule, error)
     rules = rules_for(policy, error.class_)
     if rules.max_attempts and failures >= rules.max_attempts:
         return _exhausted(job, error, failures, rules.max_attempts)
     rule = f"class {error.class_} is retried: failed attempt {failures} of max_attempts {rules.max_attempts}"
-    return _again(job, queue, Counted(rule, failures, rules.max_attempts, rules), retry_after_s, now, seed)
+    return _again(
+        job, queue, Counted(rule, failures, rules.max_attempts, rules), failed.retry_after_s, now, seed
+    )
 
 
 def _exhausted(job: Job, error: AttemptError, failures: int, most: int) -> Fact:

@@ -28,7 +28,9 @@ from writ.schemas.events import (
     RetryScheduled,
     WaitReason,
 )
+from writ.schemas.fleet import label_words, meets
 from writ.schemas.lifecycle import WAITING, Job, State, job_deadline, micros
+from writ.schemas.lists import WorkerView
 from writ.schemas.processes import Process
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.records import Record
@@ -101,7 +103,10 @@ def _cited(seqs: Sequence[int]) -> str:
 
 
 class QueueStanding(msgspec.Struct, frozen=True):
-    """What is known of a job's queue now, where somebody could look it up: its state and its running jobs."""
+    """What is known of a job's queue now, where somebody could look it up: its state and its running jobs.
+
+    `workers` are those of the queue that were heard of lately; None where that is not known.
+    """
 
     queue: Queue
     running: int = 0
@@ -109,6 +114,7 @@ class QueueStanding(msgspec.Struct, frozen=True):
     running_by_key: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     process: Process | None = None
     """The one that the job asks for a release of."""
+    workers: tuple[WorkerView, ...] | None = None
 
 
 def explain(
@@ -375,6 +381,7 @@ def _held_back(job: Job, standing: QueueStanding, now: int) -> list[str]:
         found.append(f"{words} until writ queue resume {job.queue}.")
     if job.state is not State.PENDING:
         return found
+    found += unmet(job.queue, job.requires, standing.workers)
     if policy.concurrency is not None and standing.running >= policy.concurrency:
         words = f"{standing.running} jobs of queue {job.queue} run; its concurrency is {policy.concurrency}"
         found.append(f"All slots are taken: {words}.")
@@ -402,6 +409,30 @@ def _by_quotas(job: Job, tenant: quotas.Standing, now: int) -> list[str]:
     if workers is not None:
         found.append(f"Only who holds a lease already gets another: {workers}.")
     return found
+
+
+def unmet(queue: str, requires: dict[str, str], workers: Sequence[WorkerView] | None) -> list[str]:
+    """Why none of a queue's workers takes a job with these demands; nothing where one may.
+
+    `workers` are those that were heard of lately; None where that is not known.
+    """
+    if workers is None:
+        return [f"It demands {label_words(requires)} of its worker."] if requires else []
+    able = [each for each in workers if meets(each.labels, requires)]
+    if any(each.drained is None for each in able) or not (able or requires):
+        return []
+    if able:
+        of = f" that have {label_words(requires)}" if requires else ""
+        names = ", ".join([each.worker for each in able[:_LISTED_MAX]])
+        again = f"writ workers undrain {able[0].worker}"
+        return [f"The workers of queue {queue}{of} are drained and take no more leases: {names}; {again}."]
+    has = [f"{each.worker} has {label_words(each.labels) or 'no labels'}" for each in workers[:_LISTED_MAX]]
+    options = " ".join([f"--label {name}={value}" for name, value in sorted(requires.items())])
+    return [
+        f"It demands {label_words(requires)} of its worker, and none that works on queue {queue} has that: "
+        f"{', '.join(has) or 'no worker was heard of lately'}. It waits for one: "
+        f"writ worker MODULE --queue {queue} {options}."
+    ]
 
 
 def _rate_words(name: str, queue: Queue, per_s: float, now: int) -> str:

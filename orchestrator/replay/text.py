@@ -58,11 +58,13 @@ from writ.schemas.events import (
     WorkerSeen,
     type_names,
 )
+from writ.schemas.fleet import WorkerDrained, WorkerUndrained, label_words
 from writ.schemas.ids import token_position
 from writ.schemas.lifecycle import Job
 from writ.schemas.links import (
     GONE,
     Content,
+    FleetTold,
     JobAsked,
     MessageAccepted,
     MessageSent,
@@ -365,7 +367,12 @@ def governing_words(event: Fact, actor: str) -> str:
         case HistoryLong(records=records, limit=limit):
             return f"the job has {records} records; {limit} call for a warning"
         case WorkerSeen(host=host, version=version, slots=slots):
-            return f"a worker on {host} with {slots} slots, of version {version}"
+            labels = f", labels {label_words(event.labels)}" if event.labels else ""
+            return f"a worker on {host} with {slots} slots, of version {version}{labels}"
+        case WorkerDrained(reason=reason):
+            return f"worker drained, by {actor}: {one_line(reason)}"
+        case WorkerUndrained(reason=reason):
+            return f"worker drained no more, by {actor}: {one_line(reason)}"
         case AlarmRaised(alarm=alarm, reason=reason):
             return f"alarm {alarm.value}: {one_line(reason)}"
         case Barrier():
@@ -478,6 +485,7 @@ def _ties(event: JobSubmitted) -> str:
         ("unique key", event.unique_key),
         ("concurrency key", event.concurrency_key),
         ("fairness key", event.fairness_key),
+        ("demands", label_words(event.requires)),
     )
     return "".join([f", {tie}" for tie in (*ties, *[f"{words} {value}" for words, value in named if value])])
 
@@ -539,6 +547,8 @@ def _said(content: Content) -> str:
         )
     if isinstance(content, ProcessTold):
         return f"version {content.version} of process {content.process.name} of tenant {content.tenant}"
+    if isinstance(content, FleetTold):
+        return f"{len(content.drained)} workers of tenant {content.tenant} are drained"
     if content.ended_by == GONE:
         return f"there is no {content.key}"
     return f"{content.key} is {content.state}"

@@ -97,6 +97,8 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "record_policy_check": _RELEASED | {"check": "over_budget"},
     "declare_gate": {"name": "nobodys", "gate": {"process": "nothing"}},
     "remove_gate": {"name": "none"},
+    "drain_worker": {"worker": "w"},
+    "undrain_worker": {"worker": "w"},
     "rebuild_view": {"name": "cost"},
     "place_hold": {"name": "h", "filter": {}},
     "lift_hold": {"name": "h"},

@@ -234,9 +234,9 @@ class Place:
                 found.append(said)
 
     @staticmethod
-    def until(condition: Callable[[], bool]) -> None:
+    def until(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
         """Returns as soon as the condition holds."""
-        end = time.monotonic() + WAIT_S
+        end = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < end, "it did not come about"
             time.sleep(0.05)

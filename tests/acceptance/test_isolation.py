@@ -117,7 +117,7 @@ def test_whatever_a_task_does_it_ends_with_its_class_and_harms_nobody(
     with working(place, home, "deadly.py", queue, level, *ends.OPTIONS) as worker:
         place.writ("submit", queue, "closes_its_stdout", "--wait")
         ends.submit(place, queue, ends.CASES)
-        place.until(lambda: ends.over(place, queue))
+        place.until(lambda: ends.over(place, queue), max(each.limit_s for each in ends.CASES) + 60)
         found = {job["id"]: job for job in place.json("jobs", "--queue", queue)}
         for case in ends.CASES:
             ends.judge(case, found[f"{case.task}-{queue}"])

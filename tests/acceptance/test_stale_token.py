@@ -6,7 +6,10 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +86,7 @@ async def test_a_stale_report_is_refused_recorded_and_told(live: Live, verb: str
 
 
 TASKS = """
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -99,17 +103,28 @@ def note(*words):
 
 @task
 def watched(context: Context) -> str:
-    note("begun", os.getpid(), context.attempt)
+    note("begun", os.getpid(), context.attempt, context.id)
     while context.attempt == 1 and not context.cancelled:
         time.sleep(0.01)
     if context.attempt == 1:
-        note("void", os.getpid(), context.attempt)
+        note("void", os.getpid(), context.attempt, context.id)
+    return f"attempt {context.attempt}"
+
+
+@task
+async def sleeper(context: Context) -> str:
+    note("begun", os.getpid(), context.attempt, context.id)
+    try:
+        await asyncio.sleep(3600 if context.attempt == 1 else 0)
+    except asyncio.CancelledError:
+        note("void", os.getpid(), context.attempt, context.id)
+        raise
     return f"attempt {context.attempt}"
 
 
 @task
 def blind(context: Context) -> str:
-    note("begun", os.getpid(), context.attempt)
+    note("begun", os.getpid(), context.attempt, context.id)
     while context.attempt == 1 and not Path("go").exists():
         time.sleep(0.001)
     return f"attempt {context.attempt}"
@@ -177,7 +192,7 @@ def test_a_worker_stopped_past_its_lease_learns_that_its_work_is_void(own_place:
         until(lambda: job("b")["state"] == "completed")
         assert job("b")["output"] == first.pid
 
-    begun = [(pid, attempt) for word, pid, attempt in ledger(root) if word == "begun"]
+    begun = [(pid, attempt) for word, pid, attempt, _ in ledger(root) if word == "begun"]
     assert [attempt for _, attempt in begun] == ["1", "2"]
     assert begun[0][0] == str(first.pid) != begun[1][0]
     last = job("a")
@@ -198,6 +213,80 @@ def test_a_worker_stopped_past_its_lease_learns_that_its_work_is_void(own_place:
     }
     assert {x["rejection"]["kind"] for r in rejected for x in r["refused"]} == {"stale"}
     assert {r["verb"] for r in rejected} <= {"renew", "complete", "start"}
+
+
+ROUNDS, STOPPED = 5, 4
+
+
+def test_a_worker_stopped_past_its_lease_and_continued_twenty_times(own_place: Place) -> None:
+    """Must hold: a worker is stopped with SIGSTOP past its lease and continued, 20 times: no stale report is
+    accepted, no job ends twice, and the resumed worker stops the void work by itself.
+
+    In each of 5 rounds 4 of 8 workers are stopped at once, and the others finish their jobs.
+    """
+    root = own_place.root
+    (root / "work.py").write_text(TASKS)
+    with ExitStack() as stack:
+        for number in range(2 * STOPPED):
+            work = own_place.worker("work", "--queue", "mail", "--name", f"w{number}", "--concurrency", "1")
+            stack.enter_context(work)
+        for number in range(ROUNDS):
+            ids = [f"{number}-{place}" for place in range(STOPPED)]
+            jobs = [
+                {"task": ("watched", "sleeper")[place % 2], "id": job_id, "lease_s": 1}
+                for place, job_id in enumerate(ids)
+            ]
+            (root / "jobs.ndjson").write_text("\n".join(map(json.dumps, jobs)))
+            own_place.writ("submit", "mail", "--file", "jobs.ndjson")
+            held: list[tuple[str, str, str]] = until(partial(_said, root, "begun", ids, STOPPED))
+            stopped = {int(pid) for pid, _, _ in held}
+            assert len(stopped) == STOPPED, "each of them holds one job"
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                until(partial(_ended, own_place, ids))
+            finally:
+                for pid in stopped:
+                    os.kill(pid, signal.SIGCONT)
+            void = until(partial(_said, root, "void", ids, STOPPED))
+            assert sorted(void) == sorted(held), "each resumed worker ended its own void work"
+    _holds_in_the_log(own_place, ROUNDS * STOPPED)
+
+
+def _said(root: Path, word: str, ids: list[str], count: int) -> list[tuple[str, str, str]]:
+    """Who said it of the first attempts at these jobs; nothing until so many have."""
+    found = [(p, a, job) for said, p, a, job in ledger(root) if said == word and a == "1" and job in ids]
+    return found if len(found) == count else []
+
+
+def _ended(place: Place, ids: list[str]) -> bool:
+    jobs = {job["id"]: job for job in place.json("jobs", "--queue", "mail")}
+    return all(jobs[job_id]["output"] == "attempt 2" for job_id in ids)
+
+
+def _holds_in_the_log(place: Place, jobs: int) -> None:
+    """Every job lost one lease and ended once, by the next; behind its loss a token did nothing."""
+    void: set[int] = set()
+    ends: Counter[str] = Counter()
+    refused: list[tuple[int, str]] = []
+    for record in read_log(place):
+        for event in record["events"]:
+            data = event["data"]
+            if event["type"] == "report_rejected":
+                refused += [(each["token"], each["rejection"]["kind"]) for each in data["refused"]]
+            elif record["kind"] == "job":
+                assert data.get("token") not in void, f"record {record['seq']} takes a void token"
+            elif event["type"] == "leases_renewed":
+                assert not {token for _, token in data["leases"]} & void, f"record {record['seq']}"
+            if event["type"] == "lease_expired":
+                void.add(data["token"])
+            if event["type"] in ("job_completed", "job_dead_lettered", "job_cancelled"):
+                ends[record["key"]] += 1
+    assert len(void) == jobs, "each was stopped past its lease"
+    assert set(ends.values()) == {1}, "no job ends twice"
+    assert len(ends) == jobs
+    assert {token for token, _ in refused} <= void, "only what is void was refused"
+    assert {token for token, kind in refused if kind == "stale"} == void, "each resumed worker was told"
 
 
 def read_log(place: Place) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ from writ.schemas.commands import (
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.evaluations import Dimension, Measured
 from writ.schemas.events import Filter, OnDead, OnParentEnd, OperationVerb
+from writ.schemas.fleet import FLEET_VERBS
 from writ.schemas.gates import GateSpec
 from writ.schemas.granting import ACCESS_VERBS
 from writ.schemas.hosting import HOSTING_VERBS
@@ -781,6 +782,8 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             9,
         ),
         (client.tenants(), "list_tenants", {}, ()),
+        (client.drain_worker("w", "r"), "drain_worker", {"worker": "w", "reason": "r"}, 9),
+        (client.undrain_worker("w"), "undrain_worker", {"worker": "w"}, 9),
         (client.create_principal("b", key=key), "create_principal", {"name": "b", "key": key}, 9),
         (client.add_key("b", key, "r"), "add_key", {"name": "b", "key": key, "reason": "r"}, 9),
         (client.remove_key("b", key), "remove_key", {"name": "b", "key": key}, 9),
@@ -818,6 +821,7 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         "declare_tenant",
         "get_tenant",
         *HOSTING_VERBS,
+        *FLEET_VERBS,
         *ACCESS_VERBS,
         *ASSET_VERBS,
         *RELEASE_VERBS,

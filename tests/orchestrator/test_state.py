@@ -47,6 +47,7 @@ from writ.schemas.events import (
     ReportRejected,
     WorkerSeen,
 )
+from writ.schemas.fleet import FLEET_EVENTS
 from writ.schemas.gates import GATE_EVENTS
 from writ.schemas.lifecycle import TERMINAL, TRANSITIONS, Job, State, evolve, next_deadline
 from writ.schemas.links import LINK_EVENTS, PartitionOpened
@@ -465,6 +466,7 @@ def test_the_random_histories_hold_every_event_and_take_every_edge(history: Hist
         HoldLifted,
         TenantDeclared,
         *QUOTA_EVENTS,
+        *FLEET_EVENTS,
         *PRINCIPAL_EVENTS,
         *ASSET_EVENTS,
         AssetRead,

@@ -79,8 +79,10 @@ from writ.schemas.events import (
     type_names,
 )
 from writ.schemas.faults import explain_fault
+from writ.schemas.fleet import WorkerDrained, WorkerUndrained
 from writ.schemas.gates import Approvals, GateDeclared, GateRemoved, GateSpec, PolicyName, Window
 from writ.schemas.links import (
+    FleetTold,
     JobAsked,
     JobTold,
     Mark,
@@ -200,6 +202,7 @@ MAYBE = st.none() | NUMBER
 MAYBE_TEXT = st.none() | TEXT
 ROLE = st.sampled_from(Role)
 TEXTS = st.lists(TEXT, max_size=3).map(tuple)
+LABELS = st.dictionaries(TEXT, TEXT, max_size=3)
 COUNT = st.none() | st.integers(1, 9)
 CLASS_RETRY = st.builds(
     ClassRetry,
@@ -329,6 +332,7 @@ OF_TENANT = (
     | st.builds(QuotasTold, NAME, NUMBER, QUOTAS)
     | st.builds(TenantHosted, NAME, PRINCIPAL)
     | st.builds(PrincipalTold, NAME, NUMBER, PRINCIPAL)
+    | st.builds(FleetTold, NAME, NUMBER, TEXTS)
 )
 CONTENT = (
     OF_TENANT
@@ -367,11 +371,17 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         st.none() | st.builds(Reproduces, st.just("mail~a"), st.integers(1, 2**40)),
         st.none() | SEALED,
         MAYBE,
+        MAYBE_TEXT,
+        LABELS,
     ),
     JobDue: st.builds(JobDue),
-    LeaseGranted: st.builds(LeaseGranted, TEXT, NUMBER, st.none() | TEXT, st.sampled_from(Isolation), NUMBER),
+    LeaseGranted: st.builds(
+        LeaseGranted, TEXT, NUMBER, st.none() | TEXT, st.sampled_from(Isolation), NUMBER, MAYBE_TEXT, LABELS
+    ),
     AttemptStarted: st.builds(AttemptStarted, NUMBER, NUMBER),
-    AttemptFailed: st.builds(AttemptFailed, NUMBER, NUMBER, ERROR, MAYBE, st.none() | SHARE),
+    AttemptFailed: st.builds(
+        AttemptFailed, NUMBER, NUMBER, ERROR, MAYBE, st.none() | SHARE, permanent=st.booleans()
+    ),
     LeaseExpired: st.builds(LeaseExpired, NUMBER, NUMBER, TEXT, NUMBER, NUMBER, NUMBER),
     LeaseReleased: st.builds(LeaseReleased, NUMBER, NUMBER, TEXT),
     RetryScheduled: st.builds(
@@ -476,7 +486,9 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
         ScheduleBackfilled, NUMBER, NUMBER, TEXTS, TEXT, st.sampled_from(Overlap), NUMBER
     ),
     LeasesRenewed: st.builds(LeasesRenewed, st.lists(st.builds(Renewal, TEXT, NUMBER)).map(tuple)),
-    WorkerSeen: st.builds(WorkerSeen, TEXT, TEXT, NUMBER, st.dictionaries(TEXT, TEXT, max_size=2)),
+    WorkerSeen: st.builds(WorkerSeen, TEXT, TEXT, NUMBER, LABELS, LABELS, TEXTS),
+    WorkerDrained: st.builds(WorkerDrained, TEXT),
+    WorkerUndrained: st.builds(WorkerUndrained, TEXT),
     LeaderElected: st.builds(LeaderElected, TEXT, TEXT, st.none() | TEXT),
     TimeResumed: st.builds(TimeResumed, NUMBER),
     Barrier: st.builds(Barrier),

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from writ.schemas import commands
+from writ.schemas.fleet import FLEET_VERBS
 from writ.schemas.notes import Note, Recall, Recalled
 from writ.schemas.rejections import Rejection, RejectionKind
 
@@ -66,6 +67,9 @@ def arrived(fold: Fold, number: int, subject: str, body: bytes) -> Asked:
         try:
             named = msgspec.json.decode(body)
             named = named.get("id") or named.get("name") or named.get("batch")
+            if verb in FLEET_VERBS:
+                queue, named = msgspec.json.decode(body)["worker"], None
+                key = f"{tenant}.{queue}"
         except (msgspec.MsgspecError, AttributeError):
             named = None
         if named is not None:
@@ -256,6 +260,8 @@ class Answers:
             return job is not None and (job.cancel is not None or job.round > asked.round or not job.live)
         if verb in _MODES:
             return _MODES[verb] in (asked.mode, fold.lines.at(asked.line).mode)
+        if verb in FLEET_VERBS:
+            return True  # it is so already, or was when this was decided
         if verb == "declare":
             return command.policy in fold.lines.at(asked.line).policies
         if verb == "seal_batch":

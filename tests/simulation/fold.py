@@ -20,9 +20,10 @@ import msgspec
 from writ.broker.ports import Stored
 from writ.schemas import events as e
 from writ.schemas.codec import CodecError, decode
+from writ.schemas.fleet import WorkerDrained, WorkerUndrained
 from writ.schemas.gates import GATE_EVENTS
 from writ.schemas.ids import derived_job_id
-from writ.schemas.links import PartitionOpened
+from writ.schemas.links import FleetTold, MessageAccepted, PartitionOpened
 from writ.schemas.prices import PriceSet
 from writ.schemas.principals import PRINCIPAL_EVENTS
 from writ.schemas.processes import PROCESS_EVENTS
@@ -90,6 +91,9 @@ class Fold:
                 self._job(record)
             elif record.kind == "link":
                 self.mail.take(record)
+                for event in record.events:
+                    if isinstance(event, MessageAccepted) and isinstance(event.content, FleetTold):
+                        self.lines.drained = set(event.content.drained)
                 self.ways.update(type(event).__name__ for event in record.events)
             else:
                 for event in record.events:
@@ -240,6 +244,8 @@ class Fold:
                 pass
             case e.WorkerSeen():
                 pass  # what machine it is decides nothing
+            case WorkerDrained() | WorkerUndrained():
+                self.lines.drains(event, record)
             case _ if isinstance(event, PRINCIPAL_EVENTS):
                 pass  # nobody is governed in a simulated history
             case _ if isinstance(event, (*PROCESS_EVENTS, *GATE_EVENTS)):
@@ -285,6 +291,7 @@ _AS_SUBMITTED: Final[dict[str, Any]] = {
     "parent": None,
     "on_parent_end": "cancel",
     "batch": None,
+    "requires": {},
 }
 """What of a submit is stored as it is, and what stands for what is left out."""
 

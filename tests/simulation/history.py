@@ -160,10 +160,11 @@ class History:
             drain_s=2.0,
             clock=host,
             entropy=self.entropy.random,
+            labels=plan.labels,
         )
         host.principal = worker.target.principal
         host.wire = SimWire(host, self.broker, self.watch, self.query)
-        self.watch.tasks_of[host.name] = plan.tasks
+        self.watch.tasks_of[host.name], self.watch.labels_of[host.name] = plan.tasks, plan.labels
         self._run(host, worker.run_inline(host.wire), f"worker {host.name}")
         return host
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from writ.schemas import events as e
+from writ.schemas.fleet import WorkerDrained, WorkerUndrained
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.records import Record
 
@@ -86,8 +87,10 @@ class Lines:
         """The turns as they were before the round, of the queues in which it granted."""
         self._freed: Counter[tuple[str, str | None]] = Counter()
         self._changed: set[str] = set()
-        self.knows: Callable[[str, str], bool] = lambda worker, task: True
-        """Whether a worker runs a task."""
+        self.knows: Callable[[str, Tally], bool] = lambda worker, job: not job.given.requires
+        """Whether a worker runs a job's task, and has the labels that it demands."""
+        self.drained: set[str] = set()
+        """Workers that may be granted nothing."""
 
     def at(self, queue: str) -> Line:
         line = self._lines.get(queue)
@@ -124,6 +127,13 @@ class Lines:
                 line.mode = "draining"
             case _:
                 line.mode = "open"
+
+    def drains(self, event: WorkerDrained | WorkerUndrained, record: Record) -> None:
+        """A worker is to be granted nothing, or may be granted something again."""
+        need(record.actor and not record.actor.startswith("writ:"), "nobody asked for it")
+        drains = isinstance(event, WorkerDrained)
+        need((record.key in self.drained) is not drains, "nothing changed by it")
+        self.drained ^= {record.key}
 
     def submits(self, queue: str, event: e.JobSubmitted, bonds: Bonds, record: Record) -> None:
         """A job is accepted."""
@@ -195,6 +205,8 @@ class Lines:
         line, key = self.at(job.queue), job.given.concurrency_key
         policy = line.policy
         need(line.mode != "paused", "granted while the queue is paused")
+        need(job.worker not in self.drained, f"granted to {job.worker}, which is drained")
+        need(self.knows(job.worker, job), f"granted to {job.worker}, which lacks its task or its labels")
         running = self.running(job.queue)
         most = policy.concurrency
         need(
@@ -254,7 +266,7 @@ class Lines:
         return same + self._freed[queue, key] < most
 
     def _in_order(self, job: Tally, grant: Grant, served: set[str]) -> None:
-        if not self.knows(grant.worker, job.task):
+        if not self.knows(grant.worker, job):
             return
         mine = f"{job.key} waits since {job.since}, and {grant.job.key} was granted"
         need(job.priority >= grant.priority, f"{mine}: priority {job.priority} against {grant.priority}")

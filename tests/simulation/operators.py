@@ -86,6 +86,8 @@ class Operator:
                 ends_at = self._in(how["ends_in_s"])
                 spec = msgspec.convert({**how["spec"], "ends_at": ends_at}, ScheduleSpec)
                 await client.declare_schedule(queue, how["name"], spec, how["input"], timeout_s=_TIMEOUT_S)
+            case "drain_worker" | "undrain_worker" as verb:
+                await getattr(client, verb)(how["worker"], timeout_s=_TIMEOUT_S)
             case "trigger_schedule":
                 overlap = None if "overlap" not in how else Overlap(how["overlap"])
                 await client.trigger_schedule(queue, how["name"], overlap=overlap, timeout_s=_TIMEOUT_S)

@@ -86,11 +86,12 @@ class Deed(msgspec.Struct, frozen=True):
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):
-    """One worker: its slots, how long its acquires wait, and the tasks that it knows."""
+    """One worker: its slots, how long its acquires wait, the tasks that it knows, and its labels."""
 
     slots: int
     wait_s: float
     tasks: tuple[str, ...]
+    labels: dict[str, str] = {}
 
 
 class Plan(msgspec.Struct, frozen=True):

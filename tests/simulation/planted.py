@@ -386,10 +386,10 @@ def retry_past_the_maximum(patch: Patch) -> None:
     """One attempt more than max_attempts."""
     honest = retry.consequence
 
-    def consequence(job: Any, queue: Any, error: Any, retry_after_s: Any, now: int, seed: float) -> Any:
+    def consequence(job: Any, queue: Any, failed: Any, now: int, seed: float) -> Any:
         most = job.retry.max_attempts
         lax = replace(job, retry=replace(job.retry, max_attempts=most + 1 if most else 0))
-        event = honest(lax, queue, error, retry_after_s, now, seed)
+        event = honest(lax, queue, failed, now, seed)
         return replace(event, max_attempts=most) if isinstance(event, RetryScheduled) else event
 
     patch(retry, "consequence", consequence)
@@ -431,14 +431,9 @@ def listed_types_retried(patch: Patch) -> None:
     """non_retryable_types is not looked at."""
     honest = retry.consequence
 
-    def consequence(job: Any, queue: Any, error: Any, retry_after_s: Any, now: int, seed: float) -> Any:
+    def consequence(job: Any, queue: Any, failed: Any, now: int, seed: float) -> Any:
         return honest(
-            replace(job, retry=replace(job.retry, non_retryable_types=())),
-            queue,
-            error,
-            retry_after_s,
-            now,
-            seed,
+            replace(job, retry=replace(job.retry, non_retryable_types=())), queue, failed, now, seed
         )
 
     patch(retry, "consequence", consequence)

@@ -153,11 +153,12 @@ def drain_takes_submits(patch: Patch) -> None:
 def priority_inverted(patch: Patch) -> None:
     """5 first."""
 
-    def pick(self: Ready, jobs: Any, count: int, wanted: Any, full: Any, fits: Any) -> list[Any]:
+    def pick(self: Ready, jobs: Any, count: int, *limits: Any) -> list[Any]:
         picked: list[Any] = []
         skipped: list[Any] = []
+        wanted, full, fits, labels = (*limits, None)[:4]
         for priority in sorted(self._lines, reverse=True):
-            if not self._pick_line(priority, jobs, count, wanted, full, fits, picked, skipped):
+            if not self._pick_line(priority, jobs, count, wanted, full, fits, labels, picked, skipped):
                 break
         for entry in skipped:
             self._push(*entry)

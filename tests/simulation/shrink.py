@@ -73,7 +73,8 @@ def story(plan: Plan, outcome: Outcome) -> str:
     lines = [f"seed {plan.seed}, {outcome.steps} steps, {outcome.records} records:"]
     for number, worker in enumerate(plan.workers):
         knows = " and ".join(worker.tasks)
-        lines.append(f"  worker {number}: {worker.slots} slots, waits {worker.wait_s} s, knows {knows}")
+        has = f", has {worker.labels}" if worker.labels else ""
+        lines.append(f"  worker {number}: {worker.slots} slots, waits {worker.wait_s} s, knows {knows}{has}")
     lines.append(
         f"  {plan.orchestrators} orchestrators, {plan.clients} clients, queues {', '.join(plan.queues)}"
     )

@@ -48,6 +48,7 @@ class Watch:
         self.checks: Counter[str] = Counter()
         self.tasks_of: dict[str, tuple[str, ...]] = {}
         """What each worker ever started knows."""
+        self.labels_of: dict[str, dict[str, str]] = {}
         self.calm_from_us: int | None = None
         self._decided: list[dict[bytes, tuple[int, Host]]] = [{} for _ in range(PARTITIONS)]
         self._away: dict[tuple[Host, int | None], list[tuple[int, int]]] = {}
@@ -62,8 +63,12 @@ class Watch:
 
     def _fold(self, partition: int, intake: list[Stored]) -> Fold:
         fold = Fold(partition, LOG_EPOCH, intake)
-        fold.lines.knows = lambda worker, task: task in self.tasks_of[worker]
+        fold.lines.knows = self._knows
         return fold
+
+    def _knows(self, worker: str, job: Tally) -> bool:
+        has = self.labels_of[worker].items()
+        return job.task in self.tasks_of[worker] and set(job.given.requires.items()) <= set(has)
 
     # --- the log ------------------------------------------------------------------------------------------
 

@@ -51,6 +51,8 @@ _STEADY: Final = ("ok", "long", "flaky", "crash")
 
 _STEPPING: Final = 0.5
 _STEPS_EVERY: Final = 4
+_PINNED_EVERY: Final = 8
+_LABELS: Final = (("gpu", "true"), ("zone", "a"))
 _NAMES: Final = tuple(name for name, _ in _DOINGS)
 _SHARES: Final = tuple(share for _, share in _DOINGS)
 
@@ -116,9 +118,38 @@ def draw(seed: int) -> Plan:
 
 
 def plans(seed: int) -> list[Plan]:
-    """The histories of a seed: every fourth one has a second, in which jobs take recorded steps."""
+    """The histories of a seed: every fourth one has a second, in which jobs take recorded steps, and every
+    eighth one a second in which jobs demand labels and workers are drained.
+    """
     plan = draw(seed)
+    if seed % _PINNED_EVERY == 1:
+        return [plan, pinning(plan)]
     return [plan] if seed % _STEPS_EVERY else [plan, stepping(plan)]
+
+
+def pinning(plan: Plan) -> Plan:
+    """The plan with labels: some jobs demand them, and workers but the first are drained for a while.
+
+    The first worker has all labels, so that all jobs come to an end. Drawn apart, as `stepping`.
+    """
+    rng = random.Random(f"labels-{plan.seed}")
+    labels = [dict(rng.sample(_LABELS, rng.randint(0, len(_LABELS)))) for _ in plan.workers]
+    labels[0] = dict(_LABELS)
+    workers = [replace(worker, labels=labels[number]) for number, worker in enumerate(plan.workers)]
+    jobs: list[JobPlan] = []
+    for job in plan.jobs:
+        demands = dict(rng.sample(_LABELS, rng.choice((0, 1, 1, 2))))
+        more = {"requires": demands} if demands else {}
+        jobs.append(replace(job, options={**job.options, **more}))
+    deeds = list(plan.deeds)
+    for _ in range(rng.choice((1, 2, 3))):
+        number, at_us = rng.randrange(1, len(workers)), rng.randrange(SECOND_US, 8 * SECOND_US)
+        how = {"worker": f"w{number}-1"}
+        deeds.append(Deed(at_us, 0, "drain_worker", plan.queues[0], how=how))
+        back_us = at_us + rng.randrange(SECOND_US // 2, 5 * SECOND_US)
+        deeds.append(Deed(back_us, 0, "undrain_worker", plan.queues[0], how=how))
+    deeds.sort(key=lambda deed: deed.at_us)
+    return replace(plan, workers=tuple(workers), jobs=tuple(jobs), deeds=tuple(deeds))
 
 
 def stepping(plan: Plan) -> Plan:

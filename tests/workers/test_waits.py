@@ -303,3 +303,20 @@ async def test_a_checkpoint_outlives_an_attempt_that_ran_too_long() -> None:
     async with system() as s:
         job = await s.client.submit(QUEUE, "marks", retry=SOON, attempt_timeout_s=30)
         assert await s.client.result(job) == {"page": 7}
+
+
+@testing.virtual
+async def test_an_input_that_never_fits_is_not_tried_again() -> None:
+    """Must hold: a mismatch is an `application` error that names the field; it is permanent."""
+    async with System(TASKS, QUEUE) as system:
+        job = await system.client.submit(QUEUE, "double", {"n": "two"}, retry=SOON)
+        with pytest.raises(JobFailed, match="InputMismatch is permanent") as failed:
+            await system.client.result(job)
+        assert failed.value.error is not None
+        assert (failed.value.error.class_, failed.value.error.text) == (
+            "application",
+            "input.n: Expected `int`, got `str`",
+        )
+        view = await system.client.job(job.id, QUEUE)
+        assert (view.attempt, view.dead_reason) == (1, "non_retryable")
+        assert (await verify(system.log)).ok

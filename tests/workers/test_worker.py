@@ -311,6 +311,7 @@ async def test_an_input_that_does_not_fit_names_the_field(orchestra: Orchestra) 
     failure = orchestra.failed[job]
     assert (failure.class_, failure.type) == (ErrorClass.APPLICATION, "InputMismatch")
     assert failure.text == "input.n: Expected `int`, got `str`"
+    assert failure.permanent, "the same input would fail in the same way"
 
 
 # --- keeping leases -------------------------------------------------------------------------------------

@@ -252,7 +252,7 @@ class Attempt:
             case Asked(number=number, errand=errand):
                 self._begin(number, errand)
             case Logged(level=level, text=text):
-                task_log.log(level, "%s", run.line.redactor.text(text))
+                task_log.log(level, "%s", run.line.redactor.text(text), extra={"writ": run.where})
             case Unfit() | Ended() as said if self._said is None:
                 self._said = said
                 if run.began_us:
@@ -320,7 +320,8 @@ class Attempt:
                 cut = f", the last {kept} of them" if tail.count > kept else ""
                 told = "[%s/%s attempt %d] %s, %d bytes%s: %s"
                 at = (run.queue, run.lease.id, run.lease.attempt)
-                task_log.info(told, *at, name, tail.count, cut, tail.text(run.line.redactor).rstrip())
+                text = tail.text(run.line.redactor).rstrip()
+                task_log.info(told, *at, name, tail.count, cut, text, extra={"writ": run.where})
 
 
 def _raised(number: int, error: BaseException) -> Raised:

@@ -22,6 +22,7 @@ import msgspec
 
 from writ.schemas.policy import Isolation
 
+from ..environments import Environment
 from ..errors import LevelLacking, LoadError, WorkerError
 from . import places
 from .frames import MESSAGE_MAX_BYTES, Loaded, Setup, Spawn, encode, read_from_mould
@@ -59,12 +60,18 @@ class Started:
 class Mould:
     """One process that has the module imported; see `mould.py`."""
 
-    def __init__(self, setup: Setup, ahead: Sequence[str] = (), folder: str = "") -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        ahead: Sequence[str] = (),
+        folder: str = "",
+        environment: Environment | None = None,
+    ) -> None:
         self.folder = folder
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [*ahead, sys.executable, "-m", f"{__package__}.mould", str(theirs.fileno())],
+                [*ahead, *_interpreter(environment), str(theirs.fileno())],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_stderr() else subprocess.DEVNULL,
@@ -133,20 +140,30 @@ class Mould:
 
 
 class Pool:
-    """Starts attempts at one level. `secrets` are files that none may read.
+    """Starts attempts at one level. `secrets` are files that none may read. With an `environment` they run
+    there: by its interpreter, with its modules and none of the worker's but Writ and what that needs.
 
     Raises LevelLacking where the machine lacks it, LoadError where the module cannot be imported.
     """
 
     def __init__(
-        self, module: str, level: Isolation, limits: AttemptLimits, secrets: Sequence[Path], concurrency: int
+        self,
+        module: str,
+        level: Isolation,
+        limits: AttemptLimits,
+        secrets: Sequence[Path],
+        concurrency: int,
+        environment: Environment | None = None,
     ) -> None:
         lacks = lacking(level)
         if lacks is not None:
             raise LevelLacking(lacks)
         self.level, self.limits = level, limits
         hidden = tuple([os.path.abspath(secret) for secret in secrets])
+        self._environment = environment
         path = dict.fromkeys([os.getcwd(), *map(os.path.abspath, sys.path)])
+        if environment is not None:
+            path = dict.fromkeys(environment.path)
         self._setup = Setup(_absolute(module), level, limits, tuple(path), hidden)
         _clear_up()
         self._root = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
@@ -154,7 +171,7 @@ class Pool:
         self._numbers = itertools.count(1)
         self._spares: deque[Mould] = deque()
         self._spares_wanted = min(concurrency, SPARES_MAX) if level is Isolation.BUBBLEWRAP else 0
-        self._mould = Mould(self._setup)
+        self._mould = self._new_mould()
         try:
             loaded = self._mould.loaded()
         except NotIsolated as error:
@@ -180,7 +197,7 @@ class Pool:
                 return await self._from_spare(network)
             if not self._mould.alive:
                 self._mould.close()
-                self._mould = Mould(self._setup)
+                self._mould = self._new_mould()
                 await asyncio.to_thread(self._mould.loaded)
             return self._mould.spawn(self._folder(), network=network, kill=lambda: None)
         except (OSError, LoadError, msgspec.MsgspecError) as error:
@@ -201,7 +218,10 @@ class Pool:
     def _sandboxed(self, *, network: bool) -> Mould:
         folder = self._folder()
         ahead = sandbox(folder, self._readable, network=network)
-        return Mould(self._setup, ahead, folder)
+        return self._new_mould(ahead, folder)
+
+    def _new_mould(self, ahead: Sequence[str] = (), folder: str = "") -> Mould:
+        return Mould(self._setup, ahead, folder, self._environment)
 
     def _folder(self) -> str:
         folder = os.path.join(self._root, str(next(self._numbers)))
@@ -232,6 +252,17 @@ def _absolute(place: str) -> str:
     path, colon, name = place.partition(":")
     is_file = path.endswith(".py") or "/" in path
     return f"{os.path.abspath(path) if is_file else path}{colon}{name}"
+
+
+def _interpreter(environment: Environment | None) -> list[str]:
+    """The command line of a mould, but for its descriptor."""
+    mould = f"{__package__}.mould"
+    if environment is None:
+        return [sys.executable, "-m", mould]
+    # Writ comes from where this worker has it; the mould then looks for modules where the setup says.
+    folders = [path for path in sys.path if os.path.isdir(path)]
+    begin = f"import site; [site.addsitedir(folder) for folder in {folders!r}]; "
+    return [str(environment.python), "-I", "-c", f"{begin}from {mould} import main; main()"]
 
 
 def _environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from writ.orchestrator.replay.explain import Explanation
     from writ.orchestrator.replay.history import Step
     from writ.schemas.commands import TenantTold
+    from writ.schemas.lists import WorkerView
     from writ.schemas.processes import Process
     from writ.schemas.queries import JobView, QueueView, RecordView
+
+RECENT_S: Final = 300
+"""A worker that was heard of within this counts as there, also without leases."""
 
 PAGE_JOBS: Final = 500
 PAGE_RECORDS: Final = 500
@@ -111,6 +116,9 @@ class Around(NamedTuple):
     tenant: TenantTold | None = None
     """Its quotas, and what it uses."""
 
+    workers: tuple[WorkerView, ...] | None = None
+    """Those of the queue that were heard of lately."""
+
 
 async def around(client: Client, job: JobView) -> Around:
     """Asks for the job's queue, its process and its tenant."""
@@ -122,7 +130,20 @@ async def around(client: Client, job: JobView) -> Around:
         if job.process is not None:
             found = await client.processes(job.process.partition("@")[0], queue=job.queue)
             process = found[0] if found else None
-    return Around(queues[0] if queues else None, process, await tenant_seen(client))
+    workers = await workers_of(client, job.queue)
+    return Around(queues[0] if queues else None, process, await tenant_seen(client), workers)
+
+
+async def workers_of(client: Client, queue: str) -> tuple[WorkerView, ...] | None:
+    """The workers of a queue that were heard of lately; None for whom that is not to be told."""
+    from writ.broker.errors import PermissionDenied
+
+    since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=RECENT_S)
+    try:
+        found, _ = await pages(lambda place: client.workers(since=since, **place), "workers", None)
+    except PermissionDenied:
+        return None
+    return tuple([each for each in found if queue in each.queues])
 
 
 async def tenant_seen(client: Client) -> TenantTold | None:
@@ -161,7 +182,7 @@ def explained(steps: Sequence[Step], wall_us: int, seen: Around | None = None) -
 
     grants, retries = (None if each is None else bucket_of(each) for each in (queue.grants, queue.retries))
     state = Queue(queue.policy, queue.version, queue.mode, queue.reason, grants, retries)
-    standing = QueueStanding(
-        state, queue.jobs.get("running", 0), queue.jobs.get("pending", 0), queue.running_by_key, process
-    )
+    running, pending = (queue.jobs.get(name, 0) for name in ("running", "pending"))
+    workers = None if seen is None else seen.workers
+    standing = QueueStanding(state, running, pending, queue.running_by_key, process, workers)
     return explain(steps, now, standing, use)

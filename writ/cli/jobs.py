@@ -234,9 +234,12 @@ def _wait(view: JobView) -> str:
 
 
 def _keys(view: JobView) -> str:
+    from writ.schemas.fleet import label_words
+
     named = [
         ("unique", view.unique_key),
         ("concurrency", view.concurrency_key),
+        ("requires", label_words(view.requires)),
         ("fairness", view.fairness_key),
     ]
     return ", ".join(f"{name} {key}" for name, key in named if key)

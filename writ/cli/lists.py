@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .fetch import pages
+from .fetch import RECENT_S, pages
 from .moments import span
 from .output import Table, count, next_steps, on_terminal, one_line, print_json, took, when
 from .reach import connected
@@ -16,9 +16,6 @@ from .watching import Shown, rows, watch
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
-
-RECENT_S: Final = 300
-"""A worker that was heard of within this is listed also without leases."""
 
 _ENDS: Final = {
     "live": "cyan",
@@ -145,17 +142,26 @@ async def _workers(client: Client, args: Namespace, place: dict[str, Any]) -> An
     return await client.workers(since=since, **place)
 
 
+def _doing(worker: Any) -> tuple[str, str]:
+    """What a worker is at, and the colour of it."""
+    if worker.drained is not None:
+        return ("draining", "yellow") if worker.leases else ("drained", "magenta")
+    return ("busy", "green") if worker.leases else ("idle", "default")
+
+
 def _hands(found: Sequence[Any]) -> Table:
+    from writ.schemas.fleet import label_words
     from writ.schemas.ids import split_job_key
 
     numbers = ["leases", "granted", "completed", "failed", "expired"]
-    where = ["worker", "host", "version", "principal", "queues", "seen", "slots"]
-    table = Table([*where, *numbers, "jobs"], ["worker", "queues", "jobs"], ["slots", *numbers])
+    where = ["worker", "is", "host", "version", "labels", "principal", "queues", "seen", "slots"]
+    table = Table([*where, *numbers, "jobs"], ["worker", "labels", "queues", "jobs"], ["slots", *numbers])
     for each in found:
         more = each.leases - len(each.jobs)
         jobs = ", ".join([split_job_key(key)[1] for key in each.jobs]) + (f" and {more} more" if more else "")
         table.add(
-            *(each.worker, each.host or "-", each.version or "-", each.principal, ", ".join(each.queues)),
+            *(each.worker, _doing(each), each.host or "-", each.version or "-", label_words(each.labels)),
+            *(each.principal, ", ".join(each.queues)),
             *((when(each.seen_at), "dim"), "-" if each.slots is None else str(each.slots)),
             *(*[str(getattr(each, name)) for name in numbers], jobs),
         )

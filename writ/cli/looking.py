@@ -35,9 +35,17 @@ def add(to: Subparsers) -> None:
     attempts.add_argument("--error", choices=ERROR_CLASSES, help="class of the error that ended it")
     _newest(attempts)
     workers = command(
-        to, "workers", "Workers that hold leases, or were heard of lately: what they hold and have done.",
-        "  writ workers --watch\n  writ workers --since 2026-01-31T12:00:00Z",
+        to, "workers", "Workers that hold leases, or were heard of lately; or drain some, and undrain them.",
+        "  writ workers --watch\n  writ workers --since 2026-01-31T12:00:00Z\n"
+        "  writ workers drain vm-7941-da6853 --reason 'kernel update'",
     )  # fmt: skip
+    workers.add_argument(
+        "verb", nargs="?", choices=("drain", "undrain"), metavar="drain|undrain",
+        help="have the named workers take no more leases and finish what they hold; or take some again",
+    )  # fmt: skip
+    workers.add_argument("names", nargs="*", metavar="NAME")
+    workers.rest = "names"
+    workers.add_argument("--reason", help="why; kept in the log [requested]")
     workers.add_argument(
         "--since", metavar="TIME", help="heard of from this RFC 3339 time on [5 minutes ago]"
     )

@@ -234,17 +234,26 @@ def _add_job_commands(to: Subparsers) -> None:
     worker = command(
         to, "worker", "Run the tasks of a Python module: pkg.module, or a path to a .py file.",
         "  writ worker invoices --queue billing --concurrency 20\n"
-        "  writ worker invoices --queue mail=3,reports=1          (three of mail for each of reports)",
+        "  writ worker invoices --queue mail=3,reports=1          (three of mail for each of reports)\n"
+        "  writ worker --process invoices@1.4.0 --package invoices-1.4.0.zip --queue billing",
     )  # fmt: skip
-    worker.add_argument("module", metavar="MODULE")
+    worker.add_argument("module", metavar="MODULE", nargs="?", help="left out with --process")
+    _add_process(worker)
     worker.add_argument(
         "--queue", action="append", metavar="Q", help="queue to serve, or mail=3,reports=1; repeat for more"
     )
     worker.add_argument("--concurrency", type=whole(1, 500), metavar="N", help="attempts at a time [10]")
+    worker.add_argument(
+        "--label", action="append", metavar="NAME=VALUE", help="what jobs may demand of it; repeat for more"
+    )
     worker.add_argument("--name", help="name of this worker [host and process id]")
     worker.add_argument(
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
     )
+    worker.add_argument(
+        "--log-format", choices=("text", "json"), default="text",
+        help="json: an object a line, with queue, id, attempt and trace [text]",
+    )  # fmt: skip
     worker.add_argument("--traces", action="store_true", help="print each attempt, and what it raised")
     worker.add_argument(
         "--isolate", choices=("plain", "landlock", "bubblewrap"),
@@ -299,6 +308,14 @@ def _add_job_commands(to: Subparsers) -> None:
     one_job(job)
 
 
+def _add_process(worker: Parser) -> None:
+    group = worker.add_argument_group("a process in an environment of its own, isolated")
+    group.add_argument("--process", metavar="NAME@VERSION", help="the process, instead of MODULE")
+    group.add_argument("--package", metavar="PATH", help="the folder or zip with its code and what it pins")
+    group.add_argument("--digest", metavar="SHA256", help="of the package; another one is refused")
+    group.add_argument("--cache", metavar="DIR", help="where environments are kept [~/.cache/writ]")
+
+
 def _add_submit(to: Subparsers) -> None:
     submit = command(
         to, "submit", "Submit a job; INPUT is JSON, `-` reads it from standard input.",
@@ -342,6 +359,10 @@ def _add_relations(submit: Parser) -> None:
     limits.add_argument("--fairness-key", metavar="K", help="takes turns with others of its priority")
     limits.add_argument("--concurrency-key", metavar="K", help="shares the queue's slots for each key")
     limits.add_argument("--unique-key", metavar="K", help="at most one live job has it")
+    limits.add_argument(
+        "--requires", action="append", metavar="NAME=VALUE",
+        help="only a worker with this label is given it (writ worker --label); repeat for more",
+    )  # fmt: skip
     others = submit.add_argument_group("other jobs and people; a JOB is an id, or <queue>~<id>")
     others.add_argument(
         "--after", action="append", metavar="JOB", help="runs when that one has completed; repeat for more"

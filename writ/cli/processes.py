@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import importlib
+import json
 import logging
 import os
 import signal
@@ -12,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def writ_command(*words: str) -> list[str]:
@@ -27,14 +30,35 @@ def new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def log_to_stderr() -> None:
-    """Logs go to standard error: warnings on a terminal, more in a file. WRIT_LOG names another level."""
+def log_to_stderr(form: str = "text") -> None:
+    """Logs go to standard error: warnings on a terminal, more in a file. WRIT_LOG names another level.
+
+    As `json` each line is an object: `at`, `level`, `logger`, `message`, what the record tells of an attempt
+    (`tenant`, `queue`, `id`, `task`, `attempt`, `trace`), and `error`, a traceback.
+    """
     usual = "WARNING" if sys.stderr.isatty() else "INFO"
-    logging.basicConfig(
-        level=os.environ.get("WRIT_LOG", usual).upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    lines = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    handler.setFormatter(_Json() if form == "json" else logging.Formatter(lines))
+    logging.basicConfig(level=os.environ.get("WRIT_LOG", usual).upper(), handlers=[handler])
+
+
+class _Json(logging.Formatter):
+    """A log record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        told: dict[str, Any] = {
+            "at": at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "writ", {}),
+        }
+        if record.exc_text or record.exc_info:
+            # What a filter has made of it goes first: it may have taken something out.
+            told["error"] = record.exc_text or self.formatException(record.exc_info)  # type: ignore[arg-type]
+        return json.dumps(told, default=str)
 
 
 def when_stdin_ends(patience_s: float) -> None:

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .fetch import pages
+from .fetch import pages, workers_of
 from .output import (
     STATE_STYLES,
     Table,
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from writ.broker.client import Client
     from writ.schemas.buckets import Bucket
-    from writ.schemas.lists import QueueTraffic
+    from writ.schemas.lists import QueueTraffic, WorkerView
     from writ.schemas.policy import QueuePolicy
-    from writ.schemas.queries import BucketView, ChangeView, QueueView
+    from writ.schemas.queries import BucketView, ChangeView, DemandView, QueueView
 
 _RECENT_MIN: Final = 15
 """What went through a queue is told of so many minutes."""
@@ -134,6 +134,7 @@ async def _one(client: Client, name: str) -> QueueView:
 async def _show(args: Namespace) -> int:
     async with connected(args) as client:
         view = await _one(client, args.queue)
+        workers = await workers_of(client, args.queue) if view.demands else None
     if args.json:
         print_json(view)
         return 0
@@ -146,6 +147,7 @@ async def _show(args: Namespace) -> int:
         [
             ("jobs", ", ".join(counts) or "none"),
             ("running by key", by_key),
+            *[("demanded", _demanded(each, workers)) for each in view.demands],
             ("rate", _level(view.grants, view.policy.rate_per_s, view.policy.burst)),
             ("retry budget", _level(view.retries, *_budget(view.policy))),
             ("policy", origin),
@@ -154,6 +156,20 @@ async def _show(args: Namespace) -> int:
     )
     show_history(view.history, args.history)
     return 0
+
+
+def _demanded(demand: DemandView, workers: Sequence[WorkerView] | None) -> str:
+    """What pending jobs demand of their worker, and whether any has it."""
+    from writ.schemas.fleet import label_words, meets
+
+    words = f"{label_words(demand.requires)} by {count(demand.pending, 'pending job')}"
+    if workers is None:
+        return words
+    able = [each for each in workers if meets(each.labels, demand.requires)]
+    if able and all(each.drained is not None for each in able):
+        return f"{words}; {paint('all workers that have it are drained', 'yellow')}"
+    has = f"{count(len(able), 'worker')} with it" if able else paint("no worker has it", "red")
+    return f"{words}; {has}"
 
 
 def _budget(policy: QueuePolicy) -> tuple[float | None, int]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from . import telemetry
 from .output import count, next_steps, on_terminal, paint, print_json
 from .prices import microusd
 from .reach import connected
-from .tags import tags_of
+from .tags import pairs_of, tags_of
 from .usage import CommandError, UsageError, tell
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _HELP: Final = ["writ submit --help"]
 
 def submit(args: Namespace) -> int:
     """Submits, and with --wait stays for the results."""
+    telemetry.begin("writ-submit")
     queue, *words = args.words
     if len(words) > 2:
         raise UsageError(f"{words[2]!r} is one word too many; quote INPUT as one", _HELP)
@@ -84,6 +86,7 @@ def _options(args: Namespace) -> dict[str, Any]:
         "on_parent_end": args.on_parent_end,
         "batch": args.batch,
         "tags": tags_of(args.tag),
+        "requires": pairs_of(args.requires, "--requires", "gpu=true"),
         "data_subject": args.data_subject,
         "reserve_microusd": None if args.reserve is None else microusd(args.reserve, "--reserve"),
         "process": args.process,

@@ -1,4 +1,4 @@
-"""`--tag NAME=VALUE`, once or more."""
+"""`--tag NAME=VALUE` and its like, once or more."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from .usage import UsageError
 
 
-def tags_of(given: Sequence[str] | None) -> dict[str, str] | None:
+def pairs_of(given: Sequence[str] | None, option: str, example: str) -> dict[str, str] | None:
     """What the options say; None where there are none. Raises UsageError."""
     found: dict[str, str] = {}
     for each in given or ():
         name, separator, value = each.partition("=")
         if not (name and separator):
-            raise UsageError(f"--tag {each!r} is not NAME=VALUE", ["--tag customer=acme"])
+            raise UsageError(f"{option} {each!r} is not NAME=VALUE", [f"{option} {example}"])
         found[name] = value
     return found or None
+
+
+def tags_of(given: Sequence[str] | None) -> dict[str, str] | None:
+    """The tags of a job."""
+    return pairs_of(given, "--tag", "customer=acme")

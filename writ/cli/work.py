@@ -8,9 +8,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import telemetry
 from .dev import traces
 from .processes import log_to_stderr, when_stdin_ends
+from .provision import environment_of
 from .reach import find, target_of, with_dir
+from .tags import pairs_of
 from .usage import UNREACHABLE, USAGE, CommandError
 
 if TYPE_CHECKING:
@@ -34,23 +37,29 @@ def worker(args: Namespace) -> int:
     if args.traces and args.isolate:
         reason = "--traces looks into attempts in the worker's own process, and --isolate has them in others"
         raise CommandError(f"{reason}: leave one of them out", code=USAGE)
-    log_to_stderr()
+    if (args.module is None) is (args.process is None):
+        raise CommandError("give MODULE, or --process NAME@VERSION", ["writ worker --help"], code=USAGE)
+    log_to_stderr(args.log_format)
+    telemetry.begin("writ-worker")
     queues = weighted(args.queue or [DEFAULT_QUEUE])
     try:
+        environment, module = (None, args.module) if args.process is None else environment_of(args)
         around = [traces(SystemClock().mono_us)] if args.traces else []
         made = Worker(
             queues,
-            args.module,
+            module,
             around=around,
             concurrency=args.concurrency or 10,
             name=args.name,
             target=target,
-            isolate=args.isolate or "none",
+            isolate=args.isolate or ("none" if environment is None else "plain"),
+            environment=environment,
             limits=_limits(args),
             codecs=[_codec(each) for each in args.codec],
+            labels=pairs_of(args.label, "--label", "gpu=true") or {},
         )
     except LoadError as error:
-        raise CommandError(str(error), _hint(args.module)) from error
+        raise CommandError(str(error), _hint(args.module or "")) from error
     except LevelLacking as error:
         raise CommandError(str(error), code=USAGE) from error
     except WorkerError as error:

@@ -81,6 +81,10 @@ class OfGate(msgspec.Struct, frozen=True, kw_only=True):
     name: Token
 
 
+class OfWorker(msgspec.Struct, frozen=True, kw_only=True):
+    worker: Token
+
+
 class OfBatch(OfQueue, frozen=True, kw_only=True):
     batch: Token
 
@@ -264,6 +268,7 @@ READS: Final = (
     _ask("/v1/tenants", "list_tenants", msgspec.Struct, method="GET"),
     _ask("/v1/tenants", "create_tenant", msgspec.Struct),
     _ask("/v1/tenants/quotas", "set_quotas", msgspec.Struct, method="PUT"),
+    *[_ask(f"/v1/workers/{{worker}}/{verb}", f"{verb}_worker", OfWorker) for verb in ("drain", "undrain")],
 )
 FORENSICS: Final = (
     *[

@@ -29,10 +29,20 @@ from writ.schemas.events import (
     ReportRejected,
     type_names,
 )
+from writ.schemas.fleet import (
+    FLEET_EVENTS,
+    NO_FLEET,
+    DrainWorker,
+    Fleet,
+    UndrainWorker,
+    WorkerDrained,
+    WorkerUndrained,
+)
 from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
 from writ.schemas.links import (
     Content,
+    FleetTold,
     JobAsked,
     MessageSent,
     PolicyTold,
@@ -62,6 +72,7 @@ from writ.schemas.sealed import UNSEALED
 from writ.schemas.tenants import UNDECLARED, Tenant, TenantDeclared
 
 from ...consequences import ORCHESTRATOR
+from ...decide import fleet as fleets
 from ...decide import queue as queues
 from ...decide import quotas
 from ...decide import schedule as schedules
@@ -184,6 +195,8 @@ class Governing:
                 return releases.gate_decided_again(self._state, record)
             case "principal" if access.changes(record):
                 return access.decided_again(self._state, record)
+            case "worker" if isinstance(record.events[0], FLEET_EVENTS):
+                return self._fleet(record)
             case _:
                 return tuple([self._other(event, record) for event in record.events])
 
@@ -319,6 +332,13 @@ class Governing:
             case _:
                 raise Unrecorded
 
+    def _fleet(self, record: Record) -> tuple[Fact, ...]:
+        first, known = record.events[0], self._state.fleets.get(record.tenant, NO_FLEET)
+        if isinstance(first, WorkerDrained):
+            return accepted(fleets.drain(known, DrainWorker(record.key, first.reason)))
+        assert isinstance(first, WorkerUndrained)
+        return fleets.undrain(known, UndrainWorker(record.key, first.reason))
+
     def _incident(self, record: Record) -> tuple[Fact, ...]:
         if isinstance(record.events[0], AlarmRaised):
             raise Unrecorded
@@ -388,6 +408,10 @@ class Governing:
             known = self._state.principals.get(address(content.tenant, content.principal.name))
             told = content.principal
             need(known == told and told.version == content.version, "tells of another principal")
+            return
+        if isinstance(content, FleetTold):
+            fleet = self._state.fleets.get(content.tenant, NO_FLEET)
+            need(fleet == Fleet(content.version, content.drained), "tells of other drained workers")
             return
         home = links.home(content.tenant, content.key)
         if isinstance(content, JobAsked):

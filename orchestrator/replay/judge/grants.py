@@ -1,7 +1,8 @@
 """Leases, judged again: whether the queue's mode, slots and rate allowed each, and whether it was its turn.
 
 Which tasks a worker runs, and which releases it holds, is not in the log. So the order is judged among jobs
-of the granted one's task and release: those that any worker who took it would have taken as well.
+of the granted one's task and release that demand no labels but those told there: those that any worker who
+took it would have taken as well.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from writ.schemas.events import LeaseGranted
+from writ.schemas.fleet import label_words, meets
 from writ.schemas.lifecycle import Job
 from writ.schemas.processes import named
 from writ.schemas.queues import Mode
@@ -51,10 +53,12 @@ class Grants:
         need(event.attempt == job.attempt + 1, f"grants attempt {event.attempt} after {job.attempt}")
         need(job.stops is None, "the job is asked to end")
         self._of_release(job, event)
+        need(not self._state.is_drained(job.tenant, event.worker), f"worker {event.worker} is drained")
+        self._has_labels(job, event)
         if queue in self._state.queues:
             self._within_limits(queue, job, event, record.at)
         self._within_quotas(job, event, record)
-        self._in_order(queue, job, record)
+        self._in_order(queue, job, record, event.labels)
         self._granted.add(queue)
 
     def finish(self) -> tuple[int, str] | None:
@@ -64,6 +68,12 @@ class Grants:
             if job is not None and job.since == passed.since and self._is_full(job) is None:
                 return passed.seq, passed.words
         return None
+
+    @staticmethod
+    def _has_labels(job: Job, event: LeaseGranted) -> None:
+        lacks = f"the job demands {label_words(job.requires)} of its worker, which has "
+        need(meets(event.labels, job.requires), lacks + (label_words(event.labels) or "no labels"))
+        need(bool(job.requires) or not event.labels, "labels are told, and the job demands none")
 
     def _within_limits(self, place: str, job: Job, event: LeaseGranted, now: int) -> None:
         state, queue = self._state, self._state.queue(place)
@@ -119,11 +129,15 @@ class Grants:
             return None
         return of_key(key)
 
-    def _in_order(self, queue: str, job: Job, record: Record) -> None:
-        first = self._next(queue, lambda each: True)
+    def _in_order(self, queue: str, job: Job, record: Record, labels: dict[str, str]) -> None:
+        first = self._next(queue, lambda each: True, labels)
         if first is not None and (first.task != job.task or self._release(first) != self._release(job)):
             release = self._release(job)
-            first = self._next(queue, lambda e: e.task == job.task and self._release(e) in (None, release))
+
+            def alike(each: Job) -> bool:
+                return each.task == job.task and self._release(each) in (None, release)
+
+            first = self._next(queue, alike, labels)
         if first is None or first.key == job.key or not self._comes_before(queue, first, job):
             return
         words = (
@@ -142,12 +156,12 @@ class Grants:
         # Within an acquire turns are taken by priority, and where one ends is not in the log.
         return queue not in self._granted
 
-    def _next(self, queue: str, wanted: Callable[[Job], bool]) -> Job | None:
-        """Whose turn it is among those that are wanted; the line is as it was."""
+    def _next(self, queue: str, wanted: Callable[[Job], bool], labels: dict[str, str]) -> Job | None:
+        """Whose turn it is among those that are wanted and demand no other labels; the line is as it was."""
         line = self._state.ready(queue)
         if line is None:
             return None
-        found = line.pick(self._state.jobs, 1, wanted, self._is_full, lambda job: True)
+        found = line.pick(self._state.jobs, 1, wanted, self._is_full, lambda job: True, labels)
         if not found:
             return None
         line.add(address(found[0].tenant, found[0].key), found[0])

@@ -38,6 +38,7 @@ from writ.schemas.events import (
     SignalReceived,
     WaitReason,
 )
+from writ.schemas.fleet import label_words, meets
 from writ.schemas.lifecycle import TERMINAL, Job, evolve
 from writ.schemas.operations import OPERATION_CAUSE, selects
 from writ.schemas.policy import Isolation
@@ -87,6 +88,8 @@ def _submitted(
     queue, find = state.queue(place), partial(state.find, record.tenant)
     need(first.policy == queue.version, f"accepted under policy {first.policy}, not {queue.version}")
     need(first.due_at is None or first.due_at > record.at, "due_at is not later than the record")
+    demanded = queue.policy.requires
+    need(meets(first.requires, demanded), f"the queue demands {label_words(demanded)} of each worker")
     _may_be_taken(state, record.tenant, record.at, place, first, find)
     job = evolve(None, first, record)
     parent = None if first.parent is None else find(first.parent)

@@ -449,6 +449,20 @@ async def test_prices_and_the_policy_of_a_tenant_reach_every_partition(pair: Pai
     await pair.check()
 
 
+async def test_a_drained_worker_is_given_nothing_in_any_partition(pair: Pair) -> None:
+    await pair.ask("drain_worker", "-", worker="w1", reason="kernel update")
+    for queue in QUEUES:
+        await pair.submit(queue, id="a")
+        assert "leases" not in await pair.ask("acquire", queue, worker="w1")
+    await pair.ask("undrain_worker", "-", worker="w1")
+    for queue in QUEUES:
+        await pair.acquire(queue)
+    for twin in pair.twins:
+        report = await verify(twin.log)
+        assert report.ok, report.lines()
+    await pair.check()
+
+
 @pytest.mark.parametrize("crashed", [0, 1, None])
 async def test_what_a_tenant_was_given_is_told_once_whoever_crashes(pair: Pair, crashed: int | None) -> None:
     """And the version behind it alone, when there is one."""

@@ -318,9 +318,10 @@ ELSEWHERE: Final = {
     *KEEPING,
     *ASSETS,
     *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS, *QUOTA_EVENTS, *PROCESS_EVENTS, *GATE_EVENTS)),
+    *("WorkerDrained", "WorkerUndrained"),
 }
 """Standing still, floods of refusals, long histories, alarms, erasure, principals, releases, several
-partitions, what workers say of themselves: tested elsewhere."""
+partitions, what workers say of themselves, and who is drained: tested elsewhere."""
 
 seen: Counter[str] = Counter()
 played: set[str] = set()

@@ -1122,6 +1122,13 @@ async def nobody_who_may_override(s: Scene) -> str:
     return s.reason(await s.twin.ask("promote_release", who="ci", **asked))
 
 
+@row("drained", bounds.DRAINED_MAX, "at most")
+async def many_drained(s: Scene) -> str:
+    for number in range(bounds.DRAINED_MAX):
+        await s.do("drain_worker", worker=f"w{number}")
+    return await s.ask("drain_worker", worker="one-more")
+
+
 # Principals. A log without tenants governs nobody: there whoever asks may give anything.
 PAST = "2020-01-01T00:00:00Z"
 
