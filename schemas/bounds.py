@@ -71,9 +71,6 @@ DRAINED_MAX: Final = 500
 
 LIVE_MAX: Final = 2_000_000
 """Jobs of one partition that have not ended: its leader has them in memory. Beyond it submits are refused."""
-TASKS_TOLD_MAX: Final = 200
-TASKS_TOLD_MAX_BYTES: Final = 128 * 1024
-"""Of the schemas of all tasks that a worker tells of; beyond that it tells of none."""
 
 TASKS_TOLD_MAX: Final = 200
 TASKS_TOLD_MAX_BYTES: Final = 128 * 1024

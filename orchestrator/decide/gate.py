@@ -8,6 +8,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from writ.schemas.bounds import SECOND_US
+from writ.schemas.evaluations import Outcome
 from writ.schemas.gates import DAYS, Approvals, Gate, GateSpec, Window
 from writ.schemas.principals import Principal, PrincipalKind, Role, covers
 from writ.schemas.processes import (
@@ -15,7 +16,6 @@ from writ.schemas.processes import (
     Check,
     DrillRecorded,
     EvaluationRecorded,
-    Outcome,
     Process,
     Release,
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from writ.schemas.due_times import zone_fault
+from writ.schemas.evaluations import Outcome
 from writ.schemas.facts import Fact
 from writ.schemas.gates import DAYS, GATES_MAX, Gate, GateDeclared, GateRemoved
 from writ.schemas.principals import WHOLE_TENANT, Principal, PrincipalKind, Role, scope_fault
@@ -18,7 +19,6 @@ from writ.schemas.processes import (
     Check,
     DrillRecorded,
     EvaluationRecorded,
-    Outcome,
     PolicyChecked,
     Process,
     PromotionBlocked,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from writ.schemas.evaluations import Outcome
 from writ.schemas.events import Fact
 from writ.schemas.gates import GateDeclared, GateRemoved
 from writ.schemas.processes import (
@@ -12,7 +13,6 @@ from writ.schemas.processes import (
     Check,
     DrillRecorded,
     EvaluationRecorded,
-    Outcome,
     PolicyChecked,
     PromotionBlocked,
     PromotionProposed,

@@ -121,7 +121,7 @@ class Around(NamedTuple):
 
 
 async def around(client: Client, job: JobView) -> Around:
-    """Asks for the job's queue, its process and its tenant."""
+    """Asks for the job's queue with its workers, its process and its tenant."""
     from writ.broker.errors import PermissionDenied, Refused
 
     queues = (await client.queues(job.queue)).queues
@@ -174,7 +174,7 @@ def explained(steps: Sequence[Step], wall_us: int, seen: Around | None = None) -
 
     # A log that is ahead of this machine's clock must not put the past into the future.
     now = max(wall_us, steps[-1].record.at)
-    queue, process, tenant = seen or Around()
+    queue, process, tenant, workers = seen or Around()
     use = None if tenant is None else standing_of(tenant)
     if queue is None:
         return explain(steps, now, None, use)
@@ -183,6 +183,5 @@ def explained(steps: Sequence[Step], wall_us: int, seen: Around | None = None) -
     grants, retries = (None if each is None else bucket_of(each) for each in (queue.grants, queue.retries))
     state = Queue(queue.policy, queue.version, queue.mode, queue.reason, grants, retries)
     running, pending = (queue.jobs.get(name, 0) for name in ("running", "pending"))
-    workers = None if seen is None else seen.workers
     standing = QueueStanding(state, running, pending, queue.running_by_key, process, workers)
     return explain(steps, now, standing, use)
