@@ -211,4 +211,4 @@ def test_signing_out_ends_the_session(shop: Api) -> None:
     assert visitor.get("/console/jobs").status == 200
     assert visitor.post("/console/sign-out", {}).status == 403, "not by a page of somebody else's"
     assert visitor.post("/console/sign-out", {"csrf": visitor.word()}).status == 303
-    assert visitor.get("/console/jobs").status == 303
+    shop.until(lambda: visitor.get("/console/jobs").status == 303)
