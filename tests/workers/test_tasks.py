@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 import pytest
@@ -127,3 +128,19 @@ def test_parameters_that_cannot_be_filled_are_refused() -> None:
     for function, words in refused:
         with pytest.raises(TaskError, match=words):
             Task(function)
+
+
+def test_a_task_tells_what_it_takes() -> None:
+    @task
+    def send(to: str, ctx: Context, kind: Literal["letter", "mail"] = "mail", copies: int = 1) -> None:
+        """Sends it.
+
+        More of that.
+        """
+
+    schema = json.loads(send.input_schema())
+    (shape,) = schema["$defs"].values()
+    assert schema["description"] == "Sends it."
+    assert (list(shape["properties"]), shape["required"]) == (["to", "kind", "copies"], ["to"])
+    assert sorted(shape["properties"]["kind"]["enum"]) == ["letter", "mail"]
+    assert shape["properties"]["copies"]["default"] == 1

@@ -132,6 +132,16 @@ async def test_what_a_worker_says_of_itself_is_recorded_when_it_is_new_and_now_a
     await twin.check()
 
 
+async def test_what_tasks_take_is_recorded_where_it_is_new(twin: Twin) -> None:
+    about = {"host": "vm-1", "version": "0.1.0", "slots": 10}
+    one, other = {"mail": '{"type":"object"}'}, {"mail": '{"type":"null"}'}
+    too_long = {"mail": "x" * bounds.TASKS_TOLD_MAX_BYTES}
+    for told in ({"tasks": one}, {}, {"tasks": one}, {"tasks": other}, {"tasks": too_long}):
+        assert await twin.acquire(about=about | told) == []
+    assert [event.tasks for event in await twin.events(WorkerSeen)] == [one, other]
+    await twin.check()
+
+
 async def test_a_worker_of_many_names_does_not_flood_the_log(twin: Twin) -> None:
     about = {"host": "vm-1", "version": "0.1.0", "slots": 10}
     for number in range(2 * bounds.REFUSALS_BURST):
