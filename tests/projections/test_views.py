@@ -382,6 +382,27 @@ async def check_traffic(run: Run, path: Path) -> None:
         late = newest - KEPT_MINUTES[MINUTE] - 30
         check_flow(run, db, late, max(week, late // HOUR * HOUR), HOUR)
         check_flow(run, db, None, week, HOUR)
+        check_minutes(run, db, newest)
+
+
+def check_minutes(run: Run, db: sqlite3.Connection, newest: int) -> None:
+    """One by one they are what the log has in them, of all queues together and of each."""
+    for queue in (None, *{after.queue for *_, after in steps(run.records)}):
+        counted: Counter[tuple[str, str]] = Counter()
+        for record, event, _, after in steps(run.records):
+            if queue in (None, after.queue) and newest - 100 < record.at // MINUTE_US:
+                minute = timestamp(record.at // MINUTE_US * MINUTE_US)
+                counted[minute, type(event).__name__] += 1
+        told = traffic(db, "default", TrafficQuery(queue=queue, minutes=100)).minutes
+        assert [each.at for each in told] == sorted({each.at for each in told})
+        for each in told:
+            assert each.submitted == counted[each.at, "JobSubmitted"]
+            assert (each.completed, each.failed) == (
+                counted[each.at, "JobCompleted"],
+                counted[each.at, "AttemptFailed"],
+            )
+        completed = sum(n for (_, name), n in counted.items() if name == "JobCompleted")
+        assert sum(each.completed for each in told) == completed
 
 
 def check_flow(run: Run, db: sqlite3.Connection, since: int | None, first: int, span: int) -> None:
