@@ -57,7 +57,8 @@ def test_a_page_of_another_origin_and_a_name_that_points_here_are_refused(api: A
 
 def test_every_error_is_a_problem(api: Api) -> None:
     assert api.get("/v1/nothing").is_problem(404)
-    assert api.get("/").is_problem(404)
+    assert api.get("/elsewhere").is_problem(404)
+    assert api.get("/").headers["location"] == "/console"
     assert api.get(f"{JOBS}/none").is_problem(404)
     wrong = api.ask("PATCH", JOBS, {})
     assert wrong.is_problem(405)
