@@ -67,6 +67,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.releasing import RELEASE_VERBS, Promoted
 from writ.schemas.schedules import ScheduleSpec
 from writ.schemas.sealed import seal
+from writ.schemas.subjects import led_subject
 from writ.schemas.tenants import TenantPolicy
 
 WAIT_S = 10.0
@@ -256,6 +257,25 @@ async def test_a_denied_publish_or_subscribe_is_an_error_and_no_timeout(
     with pytest.raises(PermissionDenied, match=r"may not subscribe to writ.feed.default.job.x"):
         await wire.subscribe("writ.feed.default.job.x", lambda subject, body: None)
     assert await wire.publish_submit("writ.submit.default.owner.q", b"{}", "1") == 1
+    await wire.close()
+
+
+async def test_what_a_leader_owes_is_unanswered_as_soon_as_another_leads(
+    server: Server, backstage: Backstage
+) -> None:
+    """Nobody says that the one who was asked is dead: without this an acquire waits for its whole time."""
+    wire = await NatsWire.connect(Target(server.url), "one")
+    acquire = "writ.lease.default.owner.acquire.q"
+    for subject in (acquire, JOBS):
+        await backstage.serve(subject, lambda _: None)
+    leased = asyncio.create_task(wire.request(acquire, b"{}", WAIT_S))
+    asked = asyncio.create_task(wire.request(JOBS, b"{}", WAIT_S))
+    await until(lambda: len(backstage.asked) == 2)
+    await backstage.nats.publish(led_subject(0), b"")
+    with pytest.raises(NoAnswer, match="its leader is gone"):
+        await leased
+    assert not asked.done(), "the views answer that"
+    asked.cancel()
     await wire.close()
 
 
