@@ -148,7 +148,7 @@ class OpenPart:
             return self._newest[1]
         start, end = self._offsets[block], self._offsets[block + 1]
         packed = self._blocks.piece(start, end - start)
-        if _mark(packed) != self._marks[_MARK_BYTES * block : _MARK_BYTES * (block + 1)]:
+        if _mark(packed) != bytes(self._marks[_MARK_BYTES * block : _MARK_BYTES * (block + 1)]):
             raise SnapshotDamaged(
                 f"block {block} of ended jobs {self.part.name} holds other bytes than were put there"
             )

@@ -137,12 +137,12 @@ class Chaos:
         name = self._name("isolated")
         words = ("worker", str(tasks), "--queue", harness.QUEUE, "--concurrency", "4", "--name", name)
         command = self.stage.writ(*words, "--isolate", "plain")
-        self._isolated = self.stage.run(name, *command, **self.stage._credentials())
+        self._isolated = self.stage.run(name, *command, **self.stage.credentials())
 
     async def _submit(self) -> int:
         """Submits as long as faults are to come; how many jobs were acknowledged."""
         ledger = os.open(self.stage.ledger / "client.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        key = Path(self.stage._credentials()["NATS_NKEY"])
+        key = Path(self.stage.credentials()["NATS_NKEY"])
         jobs = 0
         async with Client(Target(self.stage.url, key)) as client:
             while not self._enough:
@@ -262,7 +262,7 @@ class Chaos:
                 await stage.ended(process, name, PATIENCE_S)
         summary = await stage.verdict()
         assert summary["jobs"] == summary["acknowledged"] == jobs
-        said = await stage._output(*stage.writ("replay", "--verify", "--dir", str(stage.directory)))
+        said = await stage.output(*stage.writ("replay", "--verify", "--dir", str(stage.directory)))
         summary["verify"] = said.decode().strip().splitlines()[-1]
         link = await connect(
             Target(stage.url, stage.directory / "keys" / "log.creds"), "chaos", inbox_prefix="_INBOX"

@@ -14,6 +14,7 @@ from .reach import directory_of, node_info, with_dir
 from .usage import UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
+    from writ.broker.hardened import HardenedClient
     from writ.orchestrator.engine import Engine
 
 _PATIENCE_S: Final = 15.0
@@ -67,7 +68,7 @@ async def _engine(args: Namespace, directory: Path, parts: AsyncExitStack) -> En
     if url is None:
         reason = f"no node runs in {directory}, and no --broker-url is given"
         raise CommandError(reason, [with_dir("writ up", directory)], UNREACHABLE)
-    links = []
+    links: list[HardenedClient] = []
     for user in ("log", "answer"):
         keys = directory / "keys" / f"{user}.creds"
         if not keys.exists():

@@ -131,13 +131,13 @@ class Stage:
         """`writ worker` on the tasks that keep the ledger."""
         tasks = str(HERE / "ledger_tasks.py")
         words = ("worker", tasks, "--queue", QUEUE, "--concurrency", str(concurrency), "--name", name)
-        return self.run(name, *self.writ(*words), **self._credentials())
+        return self.run(name, *self.writ(*words), **self.credentials())
 
     def submitter(self, jobs: int, held_back: int, lease_s: float) -> subprocess.Popen[bytes]:
         """The client; the last `held_back` jobs come after `release`."""
         numbers = (str(jobs), str(held_back), str(lease_s))
         program = (sys.executable, "-P", str(HERE / "submitter.py"))
-        return self.run("submitter", *program, QUEUE, *numbers, str(self.go), **self._credentials())
+        return self.run("submitter", *program, QUEUE, *numbers, str(self.go), **self.credentials())
 
     def release(self) -> None:
         self.go.touch()
@@ -160,7 +160,7 @@ class Stage:
             return {}
         return found
 
-    def _credentials(self) -> dict[str, str]:
+    def credentials(self) -> dict[str, str]:
         return {"NATS_URL": self.url, "NATS_NKEY": self.key_path}
 
     def watch(self) -> LogWatch:
@@ -176,10 +176,10 @@ class Stage:
     async def verdict(self) -> dict[str, Any]:
         """What the checker, a program of its own, makes of log, ledger and `writ jobs --json`."""
         jobs = self.root / "jobs.json"
-        listed = await self._output(*self.writ("jobs", "--json", "--dir", str(self.directory)))
+        listed = await self.output(*self.writ("jobs", "--json", "--dir", str(self.directory)))
         jobs.write_bytes(listed)
         key = self.directory / "keys" / "log.creds"
-        said = await self._output(
+        said = await self.output(
             sys.executable,
             *("-I", str(HERE / "checker.py"), "--url", self.url, "--key", str(key)),
             *("--ledger", str(self.ledger), "--jobs", str(jobs)),
@@ -187,7 +187,7 @@ class Stage:
         summary: dict[str, Any] = json.loads(said)
         return summary
 
-    async def _output(self, *command: str) -> bytes:
+    async def output(self, *command: str) -> bytes:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=self.root, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
