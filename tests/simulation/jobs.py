@@ -188,7 +188,7 @@ class JobRules:
             need(over or job.deadline <= record.at, "timed out too early")
         else:
             self._by_holder(job, record)
-        job.error = event.error
+        job.error, job.permanent = event.error, event.permanent
         job.losses += event.crashed
         job.failures += not event.crashed
         self._free(job, "fail", record)
@@ -233,6 +233,7 @@ class JobRules:
         need(job.cancel is None or job.undoes, "a retry after cancel was accepted")
         need(error.class_ not in _NEVER, f"class {error.class_} is never retried")
         need(error.type not in policy.non_retryable_types, f"type {error.type} is not to be retried")
+        need(not job.permanent, "a retry of what would fail again, whoever tried")
         need(event.failures == job.failures, f"counts {event.failures} failures, there were {job.failures}")
         rules = Rules.of(policy, error.class_)
         need(event.max_attempts == rules.max_attempts, "names another maximum")
@@ -389,7 +390,7 @@ class JobRules:
         bonds = self._fold.bonds
         held: dict[str, object] = {
             "exhausted": failed and policy.on_exhausted == "dead_letter" and job.exhausted(),
-            "non_retryable": failed and job.error.type in policy.non_retryable_types,
+            "non_retryable": failed and (job.permanent or job.error.type in policy.non_retryable_types),
             "policy": failed and job.error.class_ == "policy",
             "poison": (failed and job.error.class_ == "poison")
             or (job.owes == "lost" and job.losses >= policy.max_lease_losses),

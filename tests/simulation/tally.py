@@ -79,8 +79,8 @@ class Tally:
     __slots__ = (
         "asks", "attempt", "base_us", "calls", "cancel", "cancel_seq", "dead", "dropped", "due_at",
         "ended_at", "ended_by", "error", "excused", "expires_at", "failures", "given", "granted_at",
-        "key", "last_token", "limits", "losses", "opened", "operation", "output", "owes", "principal",
-        "priority", "queue",
+        "key", "last_token", "limits", "losses", "opened", "operation", "output", "owes", "permanent",
+        "principal", "priority", "queue",
         "reason", "records", "retry", "round", "round_at", "round_due", "signals", "since", "source",
         "started", "state", "steps", "stood", "task", "tenant", "token", "undoes", "wait", "worker",
     )  # fmt: skip
@@ -121,6 +121,7 @@ class Tally:
         self.cancel: str | None = None
         self.cancel_seq = 0
         self.error: Any = None
+        self.permanent = False
         self.output: bytes | None = None
         self.dead: str | None = None
         self.dropped: str | None = None
