@@ -17,8 +17,10 @@ from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SubmitJob
 from writ.schemas.granting import NKEY_PATTERN
 from writ.schemas.ids import KEY_PATTERN
 from writ.schemas.notes import DIGEST_PATTERN
+from writ.schemas.processes import VERSION_PATTERN
 from writ.schemas.rejections import Rejection, RejectionKind
 
+VERSION = rf"^{VERSION_PATTERN}$(?!\n)"
 TYPES: dict[str, type[msgspec.Struct]] = {"submit": SubmitJob, **LEASE_VERBS, **CONTROL_VERBS}
 WRONG: dict[type[inspect.Type], object] = {
     inspect.StrType: 5,
@@ -56,9 +58,12 @@ def sound(kind: inspect.Type) -> Any:
             tagged = {kind.tag_field: kind.tag} if kind.tag_field else {}
             return {**tagged, **{f.encode_name: sound(f.type) for f in fields if f.required}}
         case inspect.StrType(pattern=pattern):
-            return {KEY_PATTERN: "q~a", DIGEST_PATTERN: "ab" * 32, NKEY_PATTERN: "U" + "A" * 55}.get(
-                pattern or "", "a"
-            )
+            return {
+                KEY_PATTERN: "q~a",
+                DIGEST_PATTERN: "ab" * 32,
+                NKEY_PATTERN: "U" + "A" * 55,
+                VERSION: "1.0.0",
+            }.get(pattern or "", "a")
         case inspect.IntType(ge=ge) | inspect.FloatType(ge=ge):
             return ge if ge is not None else 1
         case inspect.EnumType(cls=cls):
@@ -75,6 +80,8 @@ def sound(kind: inspect.Type) -> Any:
             return True
         case inspect.RawType():
             return None
+        case inspect.BytesType():
+            return ""
         case _:
             raise NotImplementedError(f"no sound value of {kind}")
 
@@ -104,6 +111,8 @@ def broken(kind: inspect.Type) -> Iterator[Fault]:
                 yield Fault("", [], f">= {least}", "an array of 0")
             if most:
                 yield Fault("", [sound(item)] * (most + 1), f"<= {most}", f"an array of {most + 1}")
+        case inspect.BytesType(max_length=most) if most:
+            yield Fault("", "AAAA" * (most // 3 + 1), f"<= {most}", "bytes")
         case inspect.EnumType(cls=cls):
             yield Fault("", "nope", ", ".join([m.value for m in cls]), "'nope'")
         case inspect.LiteralType(values=values):
@@ -165,6 +174,10 @@ def test_every_constraint_of_every_message_is_refused_in_full(verb: str, fault: 
     rejection = refusal(verb, msgspec.json.encode(fault.value))
     assert rejection.kind is RejectionKind.MALFORMED
     assert rejection.field == fault.path.lstrip(".")
+    if verb == "set_asset":  # what is wrong in it may be a secret: it is never said again
+        assert fault.limit in rejection.reason
+        assert not fault.shown.startswith('"') or fault.shown not in rejection.reason
+        return
     for words in (fault.path.rpartition(".")[2], fault.limit, fault.shown):
         assert words in rejection.reason
 

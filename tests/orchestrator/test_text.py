@@ -39,6 +39,10 @@ _GIVEN: dict[str, Any] = {
     "content": {"type": "job_asked", "tenant": "default", "key": "mail~a"},
     "why": {"kind": "denied", "reason": "no"},
     "params": seal(b"{}"),
+    "secret": True,
+    "checks": [],
+    "verdict": {"outcome": "pass", "dimensions": [], "items": 1, "repeats": 1},
+    "gate": {},
 }
 
 

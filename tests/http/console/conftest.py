@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, without a window.
+
+    While it is there an event loop runs in this thread, and no other can: it goes before the next module.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: make setup")
     if CHROMIUM is None:
         pytest.skip("no Chromium is on the path: apt-get install chromium")
