@@ -105,7 +105,7 @@ class Asking:
                 unanswered = unanswered or isinstance(error, NoAnswer)
                 await trying.again(said or error)
                 continue
-            if answer_type is not RecordsPage:  # records are told as they are stored
+            if not issubclass(answer_type, RecordsPage):  # records are told as they are stored
                 data = self.coder.opened(data)
             try:
                 answer = msgspec.json.decode(data, type=answer_type)

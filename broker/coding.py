@@ -99,7 +99,7 @@ class Coder:
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [self._plain(each) for each in value]
+            return [self._plain(each) for each in cast("list[object]", value)]
         if isinstance(value, str):
             return self._plain_text(value) if value.startswith(_TEXT) else value
         if not isinstance(value, dict):
@@ -112,7 +112,7 @@ class Coder:
         if found is _NOT:
             return {**fields, **more}
         # What was put into an input of another job's output stands beside it.
-        return {**(found or {}), **more} if more else found
+        return {**cast("dict[str, Any]", found or {}), **more} if more else found
 
     def _plain_text(self, text: str) -> str:
         name, _, data = text.removeprefix(_TEXT).partition(":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -19,12 +19,13 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 def use_in(event: bytes, public: str) -> str | None:
     """Who has connected with a public key, in words; None where an event tells of another connection."""
     try:
-        client = _decode(event).get("client")
+        told = _decode(event).get("client")
     except msgspec.MsgspecError:
         return None
-    if not isinstance(client, dict) or client.get("user") != public:
+    client = cast("dict[str, object]", told) if isinstance(told, dict) else {}
+    if client.get("user") != public:
         return None
-    host, name = (str(client.get(field, ""))[:_WORDS_MAX] for field in ("host", "name"))  # pyright: ignore
+    host, name = (str(client.get(field, ""))[:_WORDS_MAX] for field in ("host", "name"))
     called = f", calling itself {name!r}" if name else ""
     return f"somebody connected from {host or 'an unknown host'} as {BREAK_GLASS}{called}"
 

@@ -96,7 +96,7 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
-            return [self.value(each) for each in list(value)]
+            return [self.value(each) for each in cast("list[object]", value)]
         if isinstance(value, dict):
             fields = cast("dict[str, Any]", value)
             return {self.text(name): self.value(each) for name, each in fields.items()}

@@ -69,7 +69,8 @@ class Resampled:
         # In t what is sought is nearly a straight line, and needs no search for a saddlepoint within the
         # search.
         before, t = (wanted - 0.5) / self.deviation, wanted / self.deviation
-        off_before = self._standard(before)[0] - wanted
+        standard, x = self._standard(before)
+        off_before = standard - wanted
         for _ in range(_STEPS):
             standard, x = self._standard(t)
             off = standard - wanted

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import run as fuzz
-from tests.fuzz.edge import Edge
+from tests.fuzz.edge import Edge, Take
 from tests.fuzz.mutations import Mutations
 
 EDGES = 21
@@ -42,8 +42,8 @@ def test_every_edge_refuses_what_is_malformed_with_a_reason(tmp_path: Path) -> N
 def test_an_edge_that_fails_hangs_or_gives_no_reason_is_told_of() -> None:
     """The measure itself: each of these is a fault, and what is refused with a reason is none."""
 
-    def held_by(take: object) -> list[str]:
-        edge = Edge("planted", [b"good"], take, Mutations.of_bytes)  # type: ignore[arg-type]
+    def held_by(take: Take) -> list[str]:
+        edge = Edge("planted", [b"good"], take, Mutations.of_bytes)
         return fuzz.hold(edge, 20, 1).faults
 
     def good(data: bytes) -> str | None:

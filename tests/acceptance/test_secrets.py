@@ -124,7 +124,7 @@ async def test_no_secret_is_found_in_what_anything_writes(own_place: Place, leve
     control = leaked(told, shown)
     missed = [name for name, where in control.items() if not where]
     assert not missed, "the control is not found: this test cannot see a leak"
-    places = set().union(*control.values())
+    places = set[str]().union(*control.values())
     assert any(where.startswith(".writ/jetstream") for where in places), places
     assert "worker.log" in places
     assert json.loads(said[0])["state"] == "completed"

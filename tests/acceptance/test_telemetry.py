@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ async def agent(ctx: Context) -> str:
 
 
 @contextmanager
-def receiver() -> Iterator[tuple[str, list[Any]]]:
+def receiver() -> Generator[tuple[str, list[Any]]]:
     """A collector of OTLP over HTTP: where it is, and the spans that have come."""
     spans: list[Any] = []
 

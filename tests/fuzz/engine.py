@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 from tests.orchestrator.engine.conftest import Twin
 from writ.orchestrator.access_desk import Founder
-from writ.schemas.codec import decode
+from writ.schemas.codec import Record, decode
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS
 from writ.schemas.events import CommandRejected
 from writ.schemas.principals import Role
@@ -83,7 +83,7 @@ async def _decided(twin: Twin, body: bytes) -> str | None:
     return " | ".join(reasons) if reasons else None
 
 
-async def _after(twin: Twin, seq: int) -> Any:
+async def _after(twin: Twin, seq: int) -> AsyncIterator[list[Record]]:
     async for part in twin.log.read(seq + 1):
         yield [decode(each.body) for each in part]
 

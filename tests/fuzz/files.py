@@ -11,7 +11,7 @@ from typing import Final
 from writ.broker.jwt import KeyKind
 from writ.broker.keys import KeyFileError, load, new_seed
 from writ.cli import contexts, declared
-from writ.cli.submit import _read_jobs
+from writ.cli.submit import read_jobs
 from writ.cli.usage import CommandError
 from writ.http.oidc import OidcFault, read_settings
 from writ.schemas.access import PolicyFault, policy_text, read_policy
@@ -98,7 +98,7 @@ def access_policy() -> Edge:
 
 def jobs_file(directory: Path) -> Edge:
     path = directory / "jobs.ndjson"
-    take = _of_file(path, lambda: _read_jobs(str(path), {"task": "t"}), CommandError)
+    take = _of_file(path, lambda: read_jobs(str(path), {"task": "t"}), CommandError)
 
     def ways(mutations: Mutations, sample: bytes) -> bytes:
         lines = sample.split(b"\n")

@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import inspect
@@ -145,10 +145,11 @@ class Mutations:
             case 2:
                 del holder[key]
             case 3 if isinstance(holder, dict):
+                fields = cast("dict[str, Any]", holder)
                 name = draw.choice(
                     (key + "x", key.upper(), "", "\ud800", "x" * 3_000, "__proto__", "a`b", "$")
                 )
-                holder[name] = holder.pop(key) if draw.random() < 0.5 else holder[key]
+                fields[name] = fields.pop(key) if draw.random() < 0.5 else fields[key]
             case 4:
                 other, at = draw.choice(places)
                 holder[key] = json.loads(json.dumps(other[at])) if at in _keys(other) else None
@@ -231,7 +232,7 @@ class Mutations:
 
 
 def _keys(holder: Any) -> Sequence[Any]:
-    return list(holder) if isinstance(holder, dict) else range(len(holder))
+    return list(cast("dict[str, Any]", holder)) if isinstance(holder, dict) else range(len(holder))
 
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:

@@ -40,12 +40,16 @@ class Node:
     @property
     def info(self) -> dict[str, Any]:
         if self._info is None:
-            self.directory.mkdir()
-            self._info = json.loads(self.writ("up", "--detach", "--json"))
-            for number in range(5):
-                self.writ("submit", "mail", "t", f'{{"n": {number}}}', "--id", f"j{number}")
-            self.writ("cancel", "j1", "--reason", "to try")
+            self._info = self._started()
         return self._info
+
+    def _started(self) -> dict[str, Any]:
+        self.directory.mkdir()
+        info: dict[str, Any] = json.loads(self.writ("up", "--detach", "--json"))
+        for number in range(5):
+            self.writ("submit", "mail", "t", f'{{"n": {number}}}', "--id", f"j{number}")
+        self.writ("cancel", "j1", "--reason", "to try")
+        return info
 
     def writ(self, *words: str) -> str:
         command = [sys.executable, "-P", "-m", "writ", *words]
@@ -57,7 +61,7 @@ class Node:
 
     def http_pid(self) -> int:
         """The process of the HTTP API, which starts with the first connection."""
-        address = urlsplit(self.info["http_url"])
+        address = urlsplit(str(self.info["http_url"]))
         with socket.create_connection((str(address.hostname), int(str(address.port))), timeout=20) as plain:
             plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert plain.recv(100)
@@ -260,7 +264,7 @@ def _http_samples(token: str, port: int) -> list[bytes]:
 
 def of_http(node: Node) -> Edge:
     """Requests to a node that runs: heads, paths, query strings, headers and bodies."""
-    port = int(str(urlsplit(node.info["http_url"]).port))
+    port = int(str(urlsplit(str(node.info["http_url"])).port))
     token = Path(node.info["token_path"]).read_text(encoding="utf-8").strip()
     samples = _http_samples(token, port)
 

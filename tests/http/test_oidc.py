@@ -7,7 +7,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from oidc_provider_mock import User, run_server_in_thread  # type: ignore[import-untyped]
 
 from writ.http.id_tokens import NotVouchedFor, Provider, ProviderFailed
@@ -88,7 +89,7 @@ class Browser:
     """Follows redirects by hand, and keeps the cookies of the node."""
 
     api: Api
-    cookies: dict[str, str] = field(default_factory=dict)
+    cookies: dict[str, str] = field(default_factory=dict[str, str])
 
     def get(self, address: str) -> Got:
         sent = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
@@ -217,26 +218,23 @@ class Crooked:
     """A provider that signs what it is told to."""
 
     issuer: str = ""
-    keys: dict[str, Any] = field(default_factory=dict)
-    says: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict[str, Any])
+    says: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def token(self, kid: str | None = "one", algorithm: str = "RS256", key: Any = None, **other: Any) -> str:
         now = int(time.time())
-        claims = {"iss": self.issuer, "aud": "writ", "sub": "7", "nonce": NONCE, "iat": now, "exp": now + 60}
-        claims |= other
-        claims = {name: value for name, value in claims.items() if value is not None}
+        usual = {"iss": self.issuer, "aud": "writ", "sub": "7", "nonce": NONCE, "iat": now, "exp": now + 60}
+        claims = {name: value for name, value in {**usual, **other}.items() if value is not None}
         head = {} if kid is None else {"kid": kid}
         return jwt.encode(claims, self.keys[kid or "one"] if key is None else key, algorithm, head)
 
     def public(self) -> list[dict[str, Any]]:
-        told = []
+        told: list[dict[str, Any]] = []
         for kid, key in self.keys.items():
-            kind = (
-                jwt.algorithms.RSAAlgorithm
-                if isinstance(key, rsa.RSAPrivateKey)
-                else jwt.algorithms.ECAlgorithm
-            )
-            told.append(json.loads(kind.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"})
+            public = key.public_key()
+            of_rsa = isinstance(key, rsa.RSAPrivateKey)
+            jwk = RSAAlgorithm.to_jwk(public) if of_rsa else ECAlgorithm.to_jwk(public)
+            told.append(json.loads(jwk) | {"kid": kid, "use": "sig"})
         return told
 
 
@@ -263,7 +261,7 @@ def crooked() -> Iterator[Crooked]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -362,7 +360,7 @@ def test_a_provider_that_is_another_or_sends_us_elsewhere_is_refused(crooked: Cr
 
 
 @contextmanager
-def _refused(match: str) -> Iterator[None]:
+def _refused(match: str) -> Generator[None]:
     with pytest.raises(OidcFault, match=match):
         yield
 

@@ -126,11 +126,14 @@ def test_what_another_page_sends_under_the_cookie_changes_nothing(api: Api) -> N
         {"Origin": f"http://127.0.0.1:{api.port + 1}"},
         {"Cookie": other.cookie},
     ]
+    changes: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("POST", JOBS, {"task": "forged"}),
+        ("PUT", "/v1/queues/q", {"policy": {}}),
+        ("DELETE", SESSION, None),
+        ("DELETE", "/v1/principals/owner/tokens/t", None),
+    ]
     for forged in forgeries:
-        for method, path, body in (
-            ("POST", JOBS, {"task": "forged"}), ("PUT", "/v1/queues/q", {"policy": {}}),
-            ("DELETE", SESSION, None), ("DELETE", "/v1/principals/owner/tokens/t", None),
-        ):  # fmt: skip
+        for method, path, body in changes:
             assert mine.ask(method, path, body, **forged).is_problem(403), (forged, method, path)
     for site in ("cross-site", "same-site"):
         assert mine.ask("GET", "/v1/jobs", Sec_Fetch_Site=site).is_problem(403)

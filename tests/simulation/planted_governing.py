@@ -156,7 +156,8 @@ def priority_inverted(patch: Patch) -> None:
     def pick(self: Ready, jobs: Any, count: int, *limits: Any) -> list[Any]:
         picked: list[Any] = []
         skipped: list[Any] = []
-        wanted, full, fits, labels = (*limits, None)[:4]
+        wanted, full, fits = limits[:3]
+        labels = limits[3] if len(limits) > 3 else None
         for priority in sorted(self._lines, reverse=True):
             if not self._pick_line(priority, jobs, count, wanted, full, fits, labels, picked, skipped):
                 break

@@ -108,8 +108,10 @@ def _oidc(args: Namespace) -> Path | None:
         return None
     try:
         from writ.http.oidc import OidcFault, provider_of, read_settings
-
-        path = Path(args.oidc)
+    except ImportError as error:
+        raise UsageError(f"--oidc wants {error.name}: pip install 'writ-orchestrator[oidc]'") from error
+    path = Path(args.oidc)
+    try:
         provider_of(path, read_settings(path))
     except ImportError as error:
         raise UsageError(f"--oidc wants {error.name}: pip install 'writ-orchestrator[oidc]'") from error

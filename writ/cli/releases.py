@@ -326,7 +326,7 @@ async def _canary(args: Namespace) -> int:
             return _said(args, f"no canary of {name} in {args.scope}")
         if ref is None:
             raise UsageError(f"which release of {name}?", [f"writ release canary {name}@1.0.0 --percent 10"])
-        keys = args.key or []
+        keys: list[str] = args.key or []
         answer = await _asked(
             client.start_canary(name, ref, args.reason, percent=args.percent, keys=keys, scope=args.scope),
             name,

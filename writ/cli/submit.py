@@ -37,7 +37,7 @@ def submit(args: Namespace) -> int:
     if args.file is not None:
         if given is not None or args.id is not None:
             raise UsageError("--file brings its own inputs and ids", _HELP)
-        jobs = _read_jobs(args.file, {"task": task} | _options(args))
+        jobs = read_jobs(args.file, {"task": task} | _options(args))
         return asyncio.run(_many(args, queue, jobs))
     if task is None:
         raise UsageError("TASK is missing: which task shall run?", ["writ submit QUEUE TASK '{\"a\": 1}'"])
@@ -125,7 +125,7 @@ def _retry(args: Namespace) -> dict[str, Any] | None:
     return policy or None
 
 
-def _read_jobs(name: str, defaults: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+def read_jobs(name: str, defaults: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """Each line's number and job. Raises UsageError for what is no job."""
     if name == "-":
         lines = sys.stdin.read().splitlines()

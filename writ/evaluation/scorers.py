@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -261,9 +261,9 @@ LOWER_IS_BETTER: Final = (Cost, Latency)
 def _at(value: Any, field: str | None, missing: Any) -> Any:
     for step in field.split(".") if field else ():
         if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
+            value = cast("dict[str, Any]", value)[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(cast("list[object]", value)):
+            value = cast("list[object]", value)[int(step)]
         else:
             return missing
     return value
@@ -293,7 +293,7 @@ def _number(value: Any) -> float | None:
 def _keys(value: Any) -> list[bytes]:
     if not isinstance(value, list):
         raise ScorerError(f"a list must be expected to compare as a set, not {_text(value)[:80]}")
-    return [msgspec.json.encode(each, order="sorted") for each in value]
+    return [msgspec.json.encode(each, order="sorted") for each in cast("list[object]", value)]
 
 
 def _sequence(value: Any) -> list[Any]:

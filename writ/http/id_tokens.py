@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from http.client import HTTPException
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import jwt
@@ -109,7 +109,7 @@ class Provider:
         said = found.get("nonce")
         if not isinstance(said, str) or not hmac.compare_digest(said.encode(), nonce.encode()):
             raise NotVouchedFor("the ID token is of another login: its nonce is not the one of this")
-        of_many = isinstance(found["aud"], list) and len(found["aud"]) > 1
+        of_many = isinstance(found["aud"], list) and len(cast("list[object]", found["aud"])) > 1
         party = found.get("azp", None if of_many else self._client_id)
         if party != self._client_id:
             raise NotVouchedFor(f"the ID token was given to {party!r}, and not to us")
@@ -131,11 +131,12 @@ class Provider:
         if not isinstance(found, list):
             raise ProviderFailed(f"{self.issuer} tells no keys")
         keys: dict[str | None, jwt.PyJWK] = {}
-        for each in found:
-            if not isinstance(each, dict) or each.get("use", "sig") != "sig" or each.get("kty") == "oct":
+        for each in cast("list[object]", found):
+            told = cast("dict[str, Any]", each) if isinstance(each, dict) else {}
+            if not told or told.get("use", "sig") != "sig" or told.get("kty") == "oct":
                 continue
             try:
-                keys[each.get("kid")] = jwt.PyJWK(each)
+                keys[told.get("kid")] = jwt.PyJWK(told)
             except jwt.PyJWTError:
                 continue  # of a kind that we do not know: what it signs is refused
         return keys
@@ -160,7 +161,7 @@ class Provider:
             found = None
         if not isinstance(found, dict):
             raise ProviderFailed(f"{address} does not answer with JSON of at most {ANSWER_MAX_BYTES} bytes")
-        return found
+        return cast("dict[str, Any]", found)
 
 
 def is_safe(address: str) -> bool:

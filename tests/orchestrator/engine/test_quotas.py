@@ -251,11 +251,12 @@ async def test_only_the_host_makes_tenants_and_sets_quotas(host: Twin) -> None:
     assert "error" not in made
     again = await host.ask("create_tenant", queue="-", who="owner", name="acme", key=OTHER)
     assert "error" not in again, "the same once more changes nothing"
-    for verb, fields in (
-        ("create_tenant", {"name": "other", "key": "U" + "C" * 55}),
-        ("set_quotas", {"name": "acme", "quotas": {}}),
-        ("list_tenants", {}),
-    ):
+    verbs: dict[str, dict[str, Any]] = {
+        "create_tenant": {"name": "other", "key": "U" + "C" * 55},
+        "set_quotas": {"name": "acme", "quotas": {}},
+        "list_tenants": {},
+    }
+    for verb, fields in verbs.items():
         body = msgspec.json.encode(fields)
         answer = await host.hub.request("acme", "owner", verb, "-", body, "control")
         assert b"[deny.host]" in answer

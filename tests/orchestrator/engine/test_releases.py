@@ -217,12 +217,10 @@ def measured(score: float, *more: tuple[str, float], items: int = 100) -> list[d
     ]
 
 
-EVALUATED: dict[str, Any] = {
-    "release": B,
-    "data": "golden",
-    "data_version": "d" * 64,
-    "measured": measured(1.0),
-}
+def evaluated(**other: Any) -> Any:
+    """The fields of an evaluation of `B` that went well, or of one that differs."""
+    usual = {"release": B, "data": "golden", "data_version": "d" * 64, "measured": measured(1.0)}
+    return {**usual, **other}
 
 
 async def gated(twin: Twin, **spec: Any) -> None:
@@ -234,12 +232,12 @@ async def test_no_data_is_not_success_and_an_evaluation_lets_it_through(twin: Tw
     await published(twin, A, B)
     await gated(twin, process="inv", evaluations=["golden"])
     assert "no data is not success" in await refused(twin, "promote_release", release=B)
-    told_ = await told(twin, "record_evaluation", **EVALUATED | {"measured": measured(1.0, items=2)})
+    told_ = await told(twin, "record_evaluation", **evaluated(measured=measured(1.0, items=2)))
     assert told_["position"] > 0
     assert "inconclusive" in await refused(twin, "promote_release", release=B)
-    await told(twin, "record_evaluation", **EVALUATED | {"release": A})
+    await told(twin, "record_evaluation", **evaluated(release=A))
     assert "inconclusive" in await refused(twin, "promote_release", release=B), "of another release"
-    await told(twin, "record_evaluation", **EVALUATED)
+    await told(twin, "record_evaluation", **evaluated())
     answer = await told(twin, "promote_release", release=B)
     assert [check["outcome"] for check in answer["checks"]] == ["pass", "pass"]
     (event,) = await twin.events(ReleasePromoted)
@@ -256,17 +254,17 @@ async def test_an_evaluation_of_which_a_part_failed_or_that_is_empty_is_no_pass(
         (measured(1.0, ("tone", 0.5)), "fail"),
         (measured(1.0, items=0), "inconclusive"),
     ):
-        await told(twin, "record_evaluation", **EVALUATED | {"measured": scores})
+        await told(twin, "record_evaluation", **evaluated(measured=scores))
         assert f"golden: {outcome}" in await refused(twin, "promote_release", release=B)
     twice = measured(1.0, ("accuracy", 1.0))
-    assert "scored once" in await refused(twin, "record_evaluation", **EVALUATED | {"measured": twice})
+    assert "scored once" in await refused(twin, "record_evaluation", **evaluated(measured=twice))
     await twin.check()
 
 
 async def test_a_forbidden_tool_blocks_hard_whatever_the_scores(twin: Twin) -> None:
     await published(twin, A, B)
     await gated(twin, evaluations=["golden"], policies=["forbidden_tools"])
-    await told(twin, "record_evaluation", **EVALUATED)
+    await told(twin, "record_evaluation", **evaluated())
     await told(twin, "record_policy_check", release=B, check="forbidden_tools", found=["mail.send"])
     assert "found 1" in await refused(twin, "promote_release", release=B, override=True, reason="now")
     await told(twin, "record_policy_check", release=B, check="forbidden_tools")

@@ -132,7 +132,7 @@ async def test_a_tenant_that_is_made_while_the_engine_leads_gets_a_line_of_its_o
         ("default", "mail~after"),
     ]
     assert twin.engine is not None
-    assert twin.engine._inbox.tenants == frozenset({"acme", "default"})
+    assert twin.engine._inbox.tenants == frozenset({"acme", "default"})  # pyright: ignore[reportPrivateUsage]
     await twin.check()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# What a standby has followed is told to nobody.
+# pyright: reportPrivateUsage=false
 import asyncio
 from typing import TYPE_CHECKING, Any
 

@@ -88,8 +88,8 @@ def test_what_is_tolerated_is_no_failure_and_what_is_beyond_is() -> None:
 def test_where_lower_is_better_more_is_a_drop() -> None:
     cost = Dimension("cost", better=Better.LOWER, relative=True, tolerate=0.05, detect=0.2)
     rng = random.Random(7)
-    cheap: Scores = tuple(tuple(rng.gauss(100, 5) for _ in range(5)) for _ in range(40))
-    dear: Scores = tuple(tuple(value * 1.3 for value in tries if value is not None) for tries in cheap)
+    cheap = tuple(tuple(rng.gauss(100, 5) for _ in range(5)) for _ in range(40))
+    dear = tuple(tuple(value * 1.3 for value in tries) for tries in cheap)
     assert one(cheap, cheap, cost).outcome is Outcome.PASS
     compared = one(dear, cheap, cost)
     assert compared.outcome is Outcome.FAIL
