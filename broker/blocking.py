@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from writ.schemas.stores import File
 
 from .client import Client
 from .connect import Target
@@ -25,6 +27,10 @@ def _blocking(
         return self.run(lambda client: method(client, *args, **kwargs))
 
     return call
+
+
+async def _next(parts: AsyncGenerator[bytes, None]) -> bytes | None:
+    return await anext(parts, None)
 
 
 class SyncClient:
@@ -186,6 +192,16 @@ class SyncClient:
     delete_schedule = _blocking(Client.delete_schedule)
     trigger_schedule = _blocking(Client.trigger_schedule)
     backfill_schedule = _blocking(Client.backfill_schedule)
+
+    @wraps(Client.read_file)
+    def read_file(self, file: File | str) -> Generator[bytes, None, None]:
+        parts = self._client.read_file(file)
+        try:
+            while (part := self.run(lambda _: _next(parts))) is not None:
+                yield part
+        finally:
+            if not self._loop.is_closed():
+                self._run(parts.aclose())
 
     def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         """What `work` makes of the client, on its thread."""

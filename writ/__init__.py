@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from writ.broker.results import JobHandle
     from writ.schemas.commands import Approval, Command, Plan, SubmitJob
     from writ.schemas.errors import ErrorClass
+    from writ.schemas.evaluations import Better, Dimension, Measured, Outcome
     from writ.schemas.events import (
         DeadReason,
         Filter,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         OperationVerb,
         WaitReason,
     )
+    from writ.schemas.gates import Approvals, GateSpec, PolicyName, Window
     from writ.schemas.policy import (
         ClassRetry,
         Isolation,
@@ -51,7 +53,9 @@ if TYPE_CHECKING:
         ToolPolicy,
     )
     from writ.schemas.principals import Role
+    from writ.schemas.processes import Alias, Pinned
     from writ.schemas.queries import Query
+    from writ.schemas.quotas import Budget, Period, Quotas
     from writ.schemas.rejections import RejectionKind
     from writ.schemas.schedules import Overlap, ScheduleSpec
     from writ.schemas.states import State
@@ -76,8 +80,12 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Alias",
     "Approval",
+    "Approvals",
     "AttemptLimits",
+    "Better",
+    "Budget",
     "Cancelled",
     "ChildFailed",
     "ClassRetry",
@@ -85,12 +93,14 @@ __all__ = [
     "Command",
     "Context",
     "DeadReason",
+    "Dimension",
     "ErrorClass",
     "FailJob",
     "File",
     "FileBroken",
     "FileMissing",
     "Filter",
+    "GateSpec",
     "Isolation",
     "JobCancelled",
     "JobEnded",
@@ -98,6 +108,7 @@ __all__ = [
     "JobHandle",
     "JobNotFound",
     "Limits",
+    "Measured",
     "NoAnswer",
     "NoResponders",
     "NotDone",
@@ -107,13 +118,18 @@ __all__ = [
     "OnParentEnd",
     "OnTimeout",
     "OperationVerb",
+    "Outcome",
     "OutcomeUnknown",
     "Overlap",
+    "Period",
     "PermissionDenied",
+    "Pinned",
     "Plan",
+    "PolicyName",
     "PolicyViolation",
     "Query",
     "QueuePolicy",
+    "Quotas",
     "Refused",
     "RejectionKind",
     "Reproduces",
@@ -135,6 +151,7 @@ __all__ = [
     "Unreachable",
     "WaitReason",
     "WaitTimedOut",
+    "Window",
     "Worker",
     "WritError",
     "__version__",
@@ -174,6 +191,8 @@ _ROOMS = {
         "OperationVerb",
         "WaitReason",
     ),
+    "writ.schemas.evaluations": ("Better", "Dimension", "Measured", "Outcome"),
+    "writ.schemas.gates": ("Approvals", "GateSpec", "PolicyName", "Window"),
     "writ.schemas.policy": (
         "ClassRetry",
         "Isolation",
@@ -184,6 +203,8 @@ _ROOMS = {
         "Retry",
         "ToolPolicy",
     ),
+    "writ.schemas.processes": ("Alias", "Pinned"),
+    "writ.schemas.quotas": ("Budget", "Period", "Quotas"),
     "writ.schemas.rejections": ("RejectionKind",),
     "writ.schemas.schedules": ("Overlap", "ScheduleSpec"),
     "writ.schemas.states": ("State",),

@@ -1044,6 +1044,14 @@ simple(
     "proposed this",
     "another person",
 )
+simple(
+    "one dimension scored twice",
+    _of_release(
+        "record_evaluation", release="1.0.0", data="golden", data_version="d" * 64,
+        measured=[{"dimension": {"name": "exact"}, "candidate": [[1.0]]}] * 2,
+    ),
+    "measured cannot be judged", "may be scored once", "['exact', 'exact']",
+)  # fmt: skip
 simple("no such gate", _of_release("remove_gate", name="g"), "there is no gate", "gate", "g")
 simple("scope of a gate", _gate(scope="a b"), "scope", "letters, digits", "' '")
 simple("days of a gate", _gate(freeze_windows=[{"days": ["someday"]}]), "'someday'", "is no day", "mon, tue")
