@@ -458,6 +458,7 @@ def test_a_role_opens_its_own_subjects_and_no_others(tmp_path: Path, role: Role)
         "operate": "writ.control.acme.robot.*.*",
         "ask": "writ.query.acme.robot.>",
         "read": "writ.query.acme.robot.>",
+        "store": "writ.store.acme.robot.*.*",
     }
     feed = ("writ.feed.acme.>", "writ.led.*") if role == "read" else ("writ.led.*",)
     assert principal.permissions().publish == (opened[role],)

@@ -31,6 +31,7 @@ from writ.broker.errors import (
     SubmitRefused,
     Unreachable,
 )
+from writ.broker.moving import FileBroken
 from writ.broker.owned import server_binary
 from writ.broker.submits import new_job_id
 from writ.broker.wire import NatsWire
@@ -67,6 +68,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.releasing import RELEASE_VERBS, Promoted
 from writ.schemas.schedules import ScheduleSpec
 from writ.schemas.sealed import seal
+from writ.schemas.stores import File, FileLine, FileTold, PartTold
 from writ.schemas.subjects import led_subject
 from writ.schemas.tenants import TenantPolicy
 
@@ -978,6 +980,11 @@ async def test_the_blocking_client_does_the_same(server: Server, backstage: Back
     await backstage.serve("writ.query.default.owner.status", lambda _: NodeStatus(version="1"))
     await backstage.serve("writ.query.default.owner.jobs", page(view()))
     await backstage.serve("writ.control.default.owner.*.q", lambda _: Answer())
+    file = File("0" * 64, 4)
+    parts_told = (PartTold(data=b"lo", next=2), PartTold(data=b"ng", last=True))
+    stores = "writ.store.default.owner"
+    await backstage.serve(f"{stores}.find_file.-", lambda _: FileTold(found=FileLine(file, 0)))
+    await backstage.serve(f"{stores}.get_part.-", lambda nth: parts_told[(nth - 1) % 2])
 
     def use() -> None:
         with SyncClient(server.url) as client:
@@ -992,6 +999,13 @@ async def test_the_blocking_client_does_the_same(server: Server, backstage: Back
             client.approve("7", "q", data={"by": "me"})
             with pytest.raises(SubmitRefused):
                 client.submit("a.b", "t")
+            parts = client.read_file(file)
+            assert (next(parts), next(parts)) == (b"lo", b"ng")
+            with pytest.raises(FileBroken, match="holds something else"):
+                next(parts)
+            unread = client.read_file(file)
+            assert next(unread) == b"lo"
+        unread.close()
         with pytest.raises(RuntimeError, match="closed"):
             client.status()
 

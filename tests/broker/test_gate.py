@@ -117,7 +117,7 @@ def test_who_has_signed_gets_its_own_account_and_permissions_for_an_hour() -> No
     assert token["iss"] == trust.account("default.bot").public
     assert (token["iat"], token["exp"]) == (NOW_S - SKEW_S, NOW_S + LIFE_S)
     assert token["nats"]["pub"] == {"allow": ["writ.submit.default.bot.*"]}
-    assert token["nats"]["sub"] == {"allow": ["_INBOX.>", "_INBOX_bot.>"]}
+    assert token["nats"]["sub"] == {"allow": ["_INBOX.>", "_INBOX_bot.>", "writ.led.*"]}
 
 
 def test_a_login_that_was_changed_within_the_second_counts_from_the_next() -> None:

@@ -213,7 +213,8 @@ def test_a_batch_is_sealed_and_its_end_is_told(node: Shell) -> None:
 
 
 def test_a_queue_is_paused_drained_and_resumed(node: Shell) -> None:
-    assert node("queue", "pause", "p1", "--reason", "night").out == "queue p1 is paused\n"
+    told = node("queue", "pause", "p1", "--reason", "night").out
+    assert told.startswith("queue p1 is paused, ahead of time: it never had a job or a policy")
     job = submitted(node, "p1", "hello")
     view = done(node("queue", "show", "p1", "--json"))
     assert (view["mode"], view["reason"], view["jobs"]) == ("paused", "night", {"pending": 1})

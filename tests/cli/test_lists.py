@@ -70,7 +70,7 @@ def test_the_audit_tells_who_did_what_and_what_was_refused(node: Shell) -> None:
     assert worker["host"] == socket.gethostname()
     assert worker["slots"] >= 1
     row = next(line for line in node("workers").out.splitlines() if worker["worker"] in line)
-    assert row.split()[1:3] == [worker["host"], worker["version"]]
+    assert row.split()[2:4] == [worker["host"], worker["version"]]
     (queue,) = [each for each in done(node("queue", "list", "--json")) if each["queue"] == "q"]
     assert queue["traffic"]["granted"] >= 2
     assert queue["traffic"]["waits"]["p95_s"] > 0

@@ -154,7 +154,8 @@ def test_an_absent_view_has_the_position_of_its_file(writ: Shell) -> None:
 
     writ.until(away)
     assert told["away"].endswith("was ended by SIGKILL")
-    assert (told["position"], told["lag"]) == (seen, 0)
+    assert told["position"] >= seen, "more may have been recorded meanwhile"
+    assert told["lag"] == 0
     assert writ("down").code == 0
 
 

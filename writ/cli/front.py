@@ -43,6 +43,7 @@ FRONT = """\
   writ price list               what the tokens of models cost; `writ price set` says it
   writ erase ID --reason R      make the content of a job unreadable for good; --subject for many
   writ hold list                what must not be erased; add or remove one
+  writ tenant list              who shares the node; create or show one, set its quotas and budget
   writ operation list           what was planned for many jobs, and how far it is; show one
   writ batch list               groups of jobs, and how far they are; show one, or seal it
 
@@ -69,6 +70,7 @@ FRONT = """\
 
 {b}The node{n}
   writ status                   is it up, who leads, how far behind is each view
+  writ orchestrator             run one more over the log, which leads when nobody does
   writ views rebuild NAME       build a view anew from the log, beside the one that answers
   writ archive status           what was moved out of the broker; run moves what is due
   writ env                      where it is, for other programs: eval "$(writ env)"
