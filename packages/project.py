@@ -125,7 +125,12 @@ def _matched(folder: Path, project: Project) -> Iterator[str]:
                 yield path.as_posix()
 
 
+def pins(requirements: str) -> list[str]:
+    """The lines of a lock file, each with what was broken off, and without remarks."""
+    lines = [line.strip() for line in requirements.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def unpinned(requirements: str) -> list[str]:
     """The lines of a lock file that do not name one version."""
-    lines = [line.strip() for line in requirements.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line and not line.startswith("#") and not _PINNED.fullmatch(line)]
+    return [line for line in pins(requirements) if not _PINNED.fullmatch(line)]

@@ -1,6 +1,6 @@
-"""Environments that are made for processes: a folder of code, and a virtual environment with what it pins.
+"""Environments that are made for releases: a folder of code, and a virtual environment with what it pins.
 
-    <cache>/code/<digest of the package>/          the package's files, unpacked
+    <cache>/code/<digest of the release>/files/    the package's files, unpacked
     <cache>/environments/<digest of the pins>/     a virtual environment, with `made.json` in it
 
 Each is made beside its place and renamed into it, under a lock of its own: whoever is killed meanwhile leaves
@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -28,32 +27,20 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from writ.packages import Package
+from writ.packages.project import pins, unpinned
+
 from .errors import WorkerError
 
 log = logging.getLogger("writ.worker")
 
 MADE: Final = "made.json"
 INSTALL_WAIT_S: Final = 900.0
-_PINNED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(\[[^\]]*\])?==[A-Za-z0-9.!+_-]+( .*)?")
 _GROUND: Final = "environments"
 
 
-class Code(NamedTuple):
-    """What a worker is to run: the files of a process by their paths, whose digest was checked.
-
-    `requirements` pins all that it needs, one `name==version` a line, with hashes or without.
-    """
-
-    name: str
-    version: str
-    digest: str
-    module: str
-    requirements: str
-    files: Mapping[str, bytes]
-
-
 class Environment(NamedTuple):
-    """Where a process runs: its interpreter, its own folder, and the path that modules are looked for on."""
+    """Where a release runs: its interpreter, its own folder, and the path that modules are looked for on."""
 
     python: Path
     folder: Path
@@ -74,17 +61,6 @@ def default_cache() -> Path:
     return Path(home) / "writ"
 
 
-def pins(requirements: str) -> list[str]:
-    """The lines of a requirements text that pin something. Raises WorkerError for one that does not."""
-    joined = requirements.replace("\\\n", " ")
-    lines = [line.strip() for line in joined.splitlines()]
-    found = [line for line in lines if line and not line.startswith("#")]
-    for line in found:
-        if not _PINNED.fullmatch(line):
-            raise WorkerError(f"requirement {line[:200]!r} is not pinned: write name==version")
-    return found
-
-
 def digest_of_pins(requirements: str) -> str:
     """The key of an environment: what is pinned, for this interpreter on this machine."""
     about = [sys.implementation.cache_tag, platform.python_version(), sysconfig.get_platform()]
@@ -92,22 +68,28 @@ def digest_of_pins(requirements: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def provision(code: Code, cache: Path) -> Environment:
-    """The environment of a process, made where it is not there. Raises WorkerError."""
-    key = digest_of_pins(code.requirements)
-    place, folder = cache / _GROUND / key, cache / "code" / code.digest
+def provision(package: Package, cache: Path) -> Environment:
+    """The environment of a release, made where it is not there. Raises WorkerError."""
+    named = f"{package.manifest.name}@{package.manifest.version}"
+    loose = unpinned(package.requirements)
+    if loose:
+        raise WorkerError(
+            f"{named} does not pin {loose[0][:200]!r} to one version; lock and publish it again"
+        )
+    key = digest_of_pins(package.requirements)
+    place, folder = cache / _GROUND / key, cache / "code" / package.digest / "files"
     try:
         with _locked(cache / _GROUND / f"{key}.lock"):
-            made = _made(place, code.requirements)
+            made = _made(place, package.requirements)
             if made is None:
-                log.info("an environment is made for %s@%s: %s", code.name, code.version, place)
-                made = _whole(place, lambda root: _install(root, place, code.requirements))
-        with _locked(cache / "code" / f"{code.digest}.lock"):
-            if not _holds(folder, code.files):
-                shutil.rmtree(folder, ignore_errors=True)
-                _whole(folder, lambda root: _unpack(root, code.files))
+                log.info("an environment is made for %s: %s", named, place)
+                made = _whole(place, lambda root: _install(root, place, package.requirements))
+        with _locked(cache / "code" / f"{package.digest}.lock"):
+            if not _holds(folder, package.files):
+                shutil.rmtree(folder.parent, ignore_errors=True)  # with what a killed one left there
+                package.unpack(folder)
     except OSError as error:
-        raise WorkerError(f"no environment for {code.name}@{code.version} in {cache}: {error}") from error
+        raise WorkerError(f"no environment for {named} in {cache}: {error}") from error
     return Environment(_python(place), folder, (str(folder), *made.path))
 
 
@@ -120,7 +102,7 @@ def _locked(path: Path) -> Generator[None]:
         yield
 
 
-def _whole(place: Path, make: Callable[[Path], _Made | None]) -> _Made:
+def _whole(place: Path, make: Callable[[Path], _Made]) -> _Made:
     """Makes a folder beside its place, and renames it there; what killed ones left there goes first."""
     for left in place.parent.glob(f".{place.name}-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -132,7 +114,7 @@ def _whole(place: Path, make: Callable[[Path], _Made | None]) -> _Made:
     except BaseException:
         shutil.rmtree(root, ignore_errors=True)
         raise
-    return made or _Made("", "", ())
+    return made
 
 
 def _python(place: Path) -> Path:
@@ -203,13 +185,6 @@ def _run(words: list[str | None], fails: str) -> str:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise WorkerError(f"{fails}: {said[-1] if said else f'status {done.returncode}'}")
     return done.stdout
-
-
-def _unpack(root: Path, files: Mapping[str, bytes]) -> None:
-    for path, content in files.items():
-        place = root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
 
 
 def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:

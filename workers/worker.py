@@ -47,7 +47,7 @@ from .tasks import Around, Task
 
 log = logging.getLogger("writ.worker")
 
-Tasks = Iterable[Task[..., Any]] | ModuleType | str
+Tasks = Iterable[Task[..., Any] | ModuleType | str] | ModuleType | str
 Connect = Callable[[], Awaitable[Wire]]
 CONNECT_WAIT_S: Final = 30.0
 WEIGHT_MAX: Final = 1_000
@@ -60,11 +60,12 @@ class Worker:
 
     `queues` is one queue's name or several; as a mapping it gives each a weight of 1 to 1,000: while two have
     jobs, one of weight 3 gets three leases for each one of weight 1. `tasks` are the tasks themselves, or the
-    module, module name or file that they stand in. Each of `around` stands around every task, outside of what
-    the task itself has (see `task`). `name` tells this worker from others of its principal; made from host,
-    process and a chance number if not given. `target` is a broker's url or a Target, from the environment if
-    not given. `drain_s` is how long running tasks may go on after a drain was asked for; `wait_s` [5, up to
-    30] is how long an acquire waits for jobs, and so how long the drain of an idle worker may take.
+    modules, module names or files that they stand in, one or several. Each of `around` stands around every
+    task, outside of what the task itself has (see `task`). `name` tells this worker from others of its
+    principal; made from host, process and a chance number if not given. `target` is a broker's url or a
+    Target, from the environment if not given. `drain_s` is how long running tasks may go on after a drain was
+    asked for; `wait_s` [5, up to 30] is how long an acquire waits for jobs, and so how long the drain of an
+    idle worker may take.
 
     Leases are kept alive on a thread of their own: a task that blocks the event loop keeps its lease. While
     the broker is away tasks go on, and their results are reported when it is back.
@@ -72,7 +73,7 @@ class Worker:
     `labels` are names and values that jobs may demand of their worker, as `{"gpu": "true"}`.
 
     With `isolate` ("plain", "landlock" or "bubblewrap": docs/isolation.md) each attempt runs in a process of
-    its own, held to `limits`; `tasks` is then a module, its name or file, and is not imported here. What
+    its own, held to `limits`; `tasks` are then modules, their names or files, and are not imported here. What
     stands around tasks is then given to the tasks themselves. With an `environment` (see `environments.py`)
     they run by its interpreter, with the modules that are there.
 
@@ -138,7 +139,7 @@ class Worker:
                 raise WorkerError(f"{reason}: leave around out, and give it to each task: @task(around=...)")
             secrets = [] if self.target.key_path is None else [self.target.key_path]
             self._pool = Pool(
-                _place(tasks), level, limits or AttemptLimits(), secrets, concurrency, environment
+                _places(tasks), level, limits or AttemptLimits(), secrets, concurrency, environment
             )
             self.tasks = {name: Task(_elsewhere, name) for name in self._pool.tasks}
         self._connect = connect or self._connect_nats
@@ -368,13 +369,23 @@ def _restore(loop: asyncio.AbstractEventLoop, number: int, before: Any) -> None:
         signal.signal(number, before)
 
 
-def _place(tasks: Tasks) -> str:
-    """Where the tasks stand, for other processes to load them from."""
+def _several(tasks: Tasks) -> Iterable[Task[..., Any] | ModuleType | str]:
     if isinstance(tasks, str):
-        return tasks
+        return [tasks]
     if isinstance(tasks, ModuleType):
-        return getattr(tasks, "__file__", None) or tasks.__name__
-    raise WorkerError("isolated attempts load their tasks themselves: give the module, its name or its file")
+        return [tasks]
+    return tasks
+
+
+def _places(tasks: Tasks) -> list[str]:
+    """Where the tasks stand, for other processes to load them from."""
+    found: list[str] = []
+    for each in _several(tasks):
+        if isinstance(each, Task):
+            reason = "isolated attempts load their tasks themselves"
+            raise WorkerError(f"{reason}: give the module, its name or its file")
+        found.append(each if isinstance(each, str) else getattr(each, "__file__", None) or each.__name__)
+    return found
 
 
 def _elsewhere() -> None:
@@ -382,12 +393,12 @@ def _elsewhere() -> None:
 
 
 def _by_name(tasks: Tasks) -> dict[str, Task[..., Any]]:
-    if isinstance(tasks, str):
-        found = load(tasks)
-    elif isinstance(tasks, ModuleType):
-        found = tasks_in(tasks)
-    else:
-        found = list(tasks)
+    found: list[Task[..., Any]] = []
+    for each in _several(tasks):
+        if isinstance(each, str):
+            found += load(each)
+        else:
+            found += tasks_in(each) if isinstance(each, ModuleType) else [each]
     named: dict[str, Task[..., Any]] = {}
     for each in found:
         if not isinstance(each, Task):  # pyright: ignore[reportUnnecessaryIsInstance] - users get this wrong

@@ -1,4 +1,4 @@
-"""Provisioned environments: made once, whole or not at all, of what was pinned, for checked code."""
+"""Environments of releases: made once, whole or not at all, of what was pinned, for checked code alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from writ.workers.environments import Code, default_cache, digest_of_pins, provision
+from writ.broker.jwt import KeyKind, Signer
+from writ.packages import Package, build, open_package
+from writ.workers.environments import default_cache, digest_of_pins, provision
 from writ.workers.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -64,71 +66,147 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def package(folder: Path, **changed: Any) -> Path:
-    """The folder of a package."""
-    folder.mkdir()
-    about = {"name": "invoices", "version": "1.4.0", "module": "work.py"} | changed
-    (folder / "process.json").write_text(json.dumps(about))
-    (folder / "requirements.txt").write_text("pinned==1.0\n")
-    (folder / "work.py").write_text(TASKS)
-    (folder / "helpers.py").write_text("def twice(n):\n    return 2 * n\n")
+PROJECT = """\
+name = "invoices"
+version = "{version}"
+modules = ["work", "more.tasks"]
+files = ["**/*.py"]
+"""
+SIGNER = Signer(KeyKind.USER, bytes(range(32)))
+
+
+def project(folder: Path, version: str = "1.4.0", twice: str = "2 * n") -> Path:
+    """The folder of a process, whose tasks stand in two modules."""
+    for path, text in {
+        "process.toml": PROJECT.format(version=version),
+        "requirements.lock": "pinned==1.0\n",
+        "work.py": TASKS,
+        "helpers.py": f"def twice(n):\n    return {twice}\n",
+        "more/__init__.py": "",
+        "more/tasks.py": "from writ import task\n\n@task\ndef other() -> str:\n    return 'other'\n",
+    }.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
     return folder
 
 
-def code(requirements: str = "pinned==1.0\n", **files: bytes) -> Code:
-    return Code("invoices", "1.4.0", "d" * 64, "work.py", requirements, files or {"work.py": b"x = 1\n"})
+def package(folder: Path) -> Package:
+    return open_package(build(project(folder), SIGNER.public, SIGNER.sign))
+
+
+def published(place: Place, version: str = "1.4.0", twice: str = "2 * n") -> str:
+    """Publishes a release; its digest. Its package is left in `<version>.writpkg`."""
+    folder = project(place.root / f"sources-{version}", version, twice)
+    said = place.json("publish", "--folder", str(folder), "--out", str(place.root / f"{version}.writpkg"))
+    return str(said["digest"])
 
 
 @pytest.mark.parametrize("level", ["plain", "landlock"])
-def test_attempts_run_in_the_environment_of_their_process(own_place: Place, index: Path, level: str) -> None:
+def test_attempts_run_in_the_environment_of_their_release(own_place: Place, index: Path, level: str) -> None:
     """Must hold: `writ worker --process NAME@VERSION` makes a virtual environment from the package's pinned
     requirements, and attempts run in it, without the worker's own packages.
     """
     root = own_place.root
-    cache, source = str(root / "cache"), str(package(root / "package"))
-    options = ("--process", "invoices@1.4.0", "--package", source, "--cache", cache, "--isolate", level)
+    published(own_place)
+    (root / "work.py").write_text("raise RuntimeError('it stands where the worker was started')")
+    options = ("--process", "invoices@1.4.0", "--cache", str(root / "cache"), "--isolate", level)
     with own_place.worker(*options, "--queue", "q"):
-        said = json.loads(own_place.writ("submit", "q", "where", "--wait").stdout)
+        wanted = ("--process", "invoices@1.4.0", "--wait")
+        said = json.loads(own_place.writ("submit", "q", "where", *wanted).stdout)
+        other = json.loads(own_place.writ("submit", "q", "other", *wanted).stdout)
     (made,) = [each for each in (root / "cache" / "environments").iterdir() if each.is_dir()]
     assert said == [7, 4, str(made), False]
+    assert other == "other"
 
 
-def test_a_package_that_was_changed_is_refused(own_place: Place, index: Path) -> None:
-    """A tampered package is refused by the worker, by its digest; so is one that is another's."""
+def test_a_worker_serves_the_release_that_its_process_names(own_place: Place, index: Path) -> None:
+    """Must hold: jobs that name a release are run by its code, and by no other; after a rollback the next
+    jobs run the other release's code.
+    """
+    cache = str(own_place.root / "cache")
+    first = published(own_place, "1.4.0", "2 * n")
+    own_place.writ("release", "promote", "invoices@1.4.0", "--reason", "it passed")
+    published(own_place, "1.5.0", "3 * n")
+
+    def told(process: str) -> int:
+        return int(
+            json.loads(own_place.writ("submit", "q", "where", "--process", process, "--wait").stdout)[1]
+        )
+
+    def worker(process: str) -> Any:
+        return own_place.worker("--process", process, "--cache", cache, "--queue", "q")
+
+    with worker("invoices@live"), worker("invoices@candidate"):
+        assert [told("invoices@live"), told("invoices@1.5.0")] == [4, 6]
+        own_place.writ("release", "promote", "invoices@1.5.0", "--reason", "it passed, too")
+        assert [told("invoices@live") for _ in range(3)] == [6] * 3
+        own_place.writ("release", "rollback", "invoices", "--reason", "wrong totals")
+        assert [told("invoices@live") for _ in range(3)] == [4] * 3
+        assert told(f"invoices@{first}") == 4
+        assert told("invoices@previous") == 6
+
+
+def test_a_package_that_is_not_its_release_is_refused(own_place: Place, index: Path) -> None:
+    """Must hold: a tampered package is refused by the worker, from a file and from the store; so is one that
+    another key has signed, and one of another release.
+    """
     root = own_place.root
-    source = package(root / "package")
+    first, second = published(own_place), published(own_place, "1.5.0")
+    at_hand = root / "1.4.0.writpkg"
+    (kept,) = [each for each in (root / ".writ" / "packages").rglob("*") if first in each.name]
 
-    def worker(*options: str) -> str:
-        given = ("worker", "--package", str(source), "--cache", str(root / "cache"), "--queue", "q", *options)
-        done = own_place.writ(*given, check=False)
-        assert done.returncode != 0
+    def refused(process: str, *options: str) -> str:
+        words = ("--process", process, "--cache", str(root / "cache"), "--queue", "q", *options)
+        done = own_place.writ("worker", *words, check=False)
+        assert done.returncode == 1, done.stderr
         return done.stderr
 
-    said = worker("--process", "invoices@1.4.0", "--digest", "0" * 64)
-    digest = said.partition("has digest ")[2].partition(",")[0]
-    assert len(digest) == 64
-    (source / "helpers.py").write_text("def twice(n):\n    return 3 * n\n")
-    assert "it was changed" in worker("--process", "invoices@1.4.0", "--digest", digest)
-    assert "is invoices@1.4.0, and not invoices@2" in worker("--process", "invoices@2")
-    (source / "requirements.txt").write_text("pinned>=1\n")
-    assert "'pinned>=1' is not pinned" in worker("--process", "invoices@1.4.0")
-    assert not (root / "cache" / "environments").exists() or not list((root / "cache").rglob("bin"))
+    tampered = root / "tampered.writpkg"
+    tampered.write_bytes(at_hand.read_bytes().replace(b"return 2 * n", b"return 7 * n"))
+    assert "is refused" in refused("invoices@1.4.0", "--package", str(tampered))
+    signed = build(root / "sources-1.4.0", SIGNER.public, SIGNER.sign)
+    tampered.write_bytes(signed)
+    assert open_package(signed).digest == first
+    assert "whose signature does not count" in refused("invoices@1.4.0", "--package", str(tampered))
+    assert f"it is release {first}, and not {second}" in refused(
+        f"invoices@{second}", "--package", str(at_hand)
+    )
+    kept.write_bytes(kept.read_bytes().replace(b"return 2 * n", b"return 7 * n"))
+    assert "the package of invoices@1.4.0 is refused" in refused("invoices@1.4.0")
+    assert "no release 9.9.9" in refused("invoices@9.9.9")
+    assert not (root / "cache").exists(), "nothing of it was unpacked"
+
+
+def test_a_worker_of_a_revoked_release_ends_and_another_does_not_start(own_place: Place, index: Path) -> None:
+    published(own_place)
+    options = ("--process", "invoices@1.4.0", "--cache", str(own_place.root / "cache"), "--queue", "q")
+    with own_place.worker(*options) as process:
+        asked = ("submit", "q", "other", "--process", "invoices@1.4.0", "--wait")
+        assert json.loads(own_place.writ(*asked).stdout) == "other"
+        own_place.writ("release", "revoke", "invoices@1.4.0", "--reason", "it leaks")
+        assert process.wait(30) == 0
+    assert "invoices@1.4.0 is revoked: it leaks" in (own_place.root / "worker.log").read_text()
+    done = own_place.writ("worker", *options, check=False)
+    assert done.returncode == 1
+    assert "invoices@1.4.0 is revoked, and no lease is given for it: it leaks" in done.stderr
 
 
 MAKING = """
 import sys
 from pathlib import Path
-from writ.workers.environments import Code, provision
+from writ.packages import open_package
+from writ.workers.environments import provision
 
-code = Code("invoices", "1.4.0", "d" * 64, "work.py", "pinned==1.0\\n", {"work.py": b"x = 1\\n"})
-print(provision(code, Path(sys.argv[1])).python)
+print(provision(open_package(Path(sys.argv[2])), Path(sys.argv[1])).python)
 """
 
 
 def test_workers_that_start_together_make_one_environment(index: Path, tmp_path: Path) -> None:
     """Safe under concurrent starts, and whole or not at all: one is killed in the middle, three go on."""
     cache = tmp_path / "cache"
-    words = [sys.executable, "-c", MAKING, str(cache)]
+    content = build(project(tmp_path / "invoices"), SIGNER.public, SIGNER.sign)
+    (tmp_path / "invoices.writpkg").write_bytes(content)
+    words = [sys.executable, "-c", MAKING, str(cache), str(tmp_path / "invoices.writpkg")]
     key = digest_of_pins("pinned==1.0\n")
     first = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
     end = time.monotonic() + 60
@@ -144,16 +222,19 @@ def test_workers_that_start_together_make_one_environment(index: Path, tmp_path:
     assert said == {str(cache / "environments" / key / "bin" / "python")}
     assert [each.name for each in (cache / "environments").iterdir() if each.is_dir()] == [key], "no rest"
     made = (cache / "environments" / key / "made.json").stat().st_ino
-    provision(code(), cache)
+    provision(open_package(content), cache)
     assert (cache / "environments" / key / "made.json").stat().st_ino == made, "it is made once"
 
 
 def test_what_is_kept_is_checked(index: Path, tmp_path: Path) -> None:
-    folder = provision(code(), tmp_path).folder
+    given, cache = package(tmp_path / "invoices"), tmp_path / "cache"
+    folder = provision(given, cache).folder
     (folder / "work.py").write_text("x = 2\n")
-    (folder / "more.py").write_text("")
-    assert (provision(code(), tmp_path).folder / "work.py").read_text() == "x = 1\n"
-    assert not (folder / "more.py").exists()
+    (folder / "besides.py").write_text("")
+    assert (provision(given, cache).folder / "work.py").read_text() == TASKS
+    assert not (folder / "besides.py").exists()
     with pytest.raises(WorkerError, match=r"what is pinned cannot be installed: .*nothing-of-the-name"):
-        provision(code("nothing-of-the-name==1.0\n"), tmp_path)
+        provision(given._replace(requirements="nothing-of-the-name==1.0\n"), cache)
+    with pytest.raises(WorkerError, match="'pinned>=1' to one version"):
+        provision(given._replace(requirements="pinned>=1\n"), cache)
     assert default_cache().name == "writ"

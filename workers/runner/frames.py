@@ -45,7 +45,7 @@ BROKEN: Final = "protocol"
 class Setup(msgspec.Struct, frozen=True):
     """What a mould is for. `path` is the module search path, `secrets` what no attempt may read."""
 
-    module: str
+    modules: tuple[str, ...]
     level: Isolation
     limits: AttemptLimits
     path: tuple[str, ...]

@@ -30,12 +30,12 @@ def main() -> None:
     setup = read_setup(control.recv(MESSAGE_MAX_BYTES))
     sys.path[:] = setup.path
     try:
-        tasks = {task.name: task for task in load(setup.module)}
+        tasks = {task.name: task for module in setup.modules for task in load(module)}
     except LoadError as error:
         control.send(encode(Broken(str(error))))
         return
     except BaseException as error:
-        words = f"{setup.module} cannot be imported: {type(error).__name__}: {error}"
+        words = f"{', '.join(setup.modules)} cannot be imported: {type(error).__name__}: {error}"
         control.send(encode(Broken(words[:4_000])))
         return
     kernel.adopt_orphans()

@@ -73,6 +73,8 @@ class Mould:
             self._process = subprocess.Popen(
                 [*ahead, *_interpreter(environment), str(theirs.fileno())],
                 env=_environment(),
+                # Modules are looked for where it stands, too: that must be the release's code, not ours.
+                cwd=None if environment is None else environment.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_stderr() else subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -143,12 +145,12 @@ class Pool:
     """Starts attempts at one level. `secrets` are files that none may read. With an `environment` they run
     there: by its interpreter, with its modules and none of the worker's but Writ and what that needs.
 
-    Raises LevelLacking where the machine lacks it, LoadError where the module cannot be imported.
+    Raises LevelLacking where the machine lacks it, LoadError where a module cannot be imported.
     """
 
     def __init__(
         self,
-        module: str,
+        modules: Sequence[str],
         level: Isolation,
         limits: AttemptLimits,
         secrets: Sequence[Path],
@@ -161,10 +163,11 @@ class Pool:
         self.level, self.limits = level, limits
         hidden = tuple([os.path.abspath(secret) for secret in secrets])
         self._environment = environment
-        path = dict.fromkeys([os.getcwd(), *map(os.path.abspath, sys.path)])
+        here, path = Path.cwd(), dict.fromkeys([os.getcwd(), *map(os.path.abspath, sys.path)])
         if environment is not None:
-            path = dict.fromkeys(environment.path)
-        self._setup = Setup(_absolute(module), level, limits, tuple(path), hidden)
+            here, path = environment.folder, dict.fromkeys(environment.path)
+        whole = tuple([_absolute(each, here) for each in modules])
+        self._setup = Setup(whole, level, limits, tuple(path), hidden)
         _clear_up()
         self._root = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
@@ -247,11 +250,11 @@ def _clear_up() -> None:
             continue  # not ours
 
 
-def _absolute(place: str) -> str:
-    """Where tasks stand, whatever the folder that it is read in."""
+def _absolute(place: str, here: Path) -> str:
+    """Where tasks stand that are named as from `here`, whatever the folder that it is read in."""
     path, colon, name = place.partition(":")
     is_file = path.endswith(".py") or "/" in path
-    return f"{os.path.abspath(path) if is_file else path}{colon}{name}"
+    return f"{os.path.abspath(here / path) if is_file else path}{colon}{name}"
 
 
 def _interpreter(environment: Environment | None) -> list[str]:

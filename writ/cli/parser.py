@@ -235,7 +235,7 @@ def _add_job_commands(to: Subparsers) -> None:
         to, "worker", "Run the tasks of a Python module: pkg.module, or a path to a .py file.",
         "  writ worker invoices --queue billing --concurrency 20\n"
         "  writ worker invoices --queue mail=3,reports=1          (three of mail for each of reports)\n"
-        "  writ worker --process invoices@1.4.0 --package invoices-1.4.0.zip --queue billing",
+        "  writ worker --process invoices@1.4.0 --queue billing",
     )  # fmt: skip
     worker.add_argument("module", metavar="MODULE", nargs="?", help="left out with --process")
     _add_process(worker)
@@ -309,10 +309,11 @@ def _add_job_commands(to: Subparsers) -> None:
 
 
 def _add_process(worker: Parser) -> None:
-    group = worker.add_argument_group("a process in an environment of its own, isolated")
-    group.add_argument("--process", metavar="NAME@VERSION", help="the process, instead of MODULE")
-    group.add_argument("--package", metavar="PATH", help="the folder or zip with its code and what it pins")
-    group.add_argument("--digest", metavar="SHA256", help="of the package; another one is refused")
+    group = worker.add_argument_group("a release in an environment of its own, isolated")
+    group.add_argument(
+        "--process", metavar="NAME@REF", help="version, digest or alias of what to run, instead of MODULE"
+    )
+    group.add_argument("--package", metavar="PATH", help="its .writpkg, at hand [from the node's store]")
     group.add_argument("--cache", metavar="DIR", help="where environments are kept [~/.cache/writ]")
 
 

@@ -1,103 +1,121 @@
-"""`writ worker --process NAME@VERSION`: reading a package's folder or zip, and making its environment."""
+"""`writ worker --process NAME@REF`: the package of a release, checked, and the environment made from it."""
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
+import asyncio
+import logging
+import threading
 from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-from msgspec import Meta
-
-from .usage import USAGE, CommandError
+from .reach import connected
+from .releases import named_release
+from .usage import CommandError
 
 if TYPE_CHECKING:
-    from writ.workers.environments import Code, Environment
+    from writ.broker.client import Client
+    from writ.packages import Package
+    from writ.schemas.processes import Release
+    from writ.workers import Worker
+    from writ.workers.environments import Environment
 
-MANIFEST: Final = "process.json"
-REQUIREMENTS: Final = "requirements.txt"
-SIZE_MAX_BYTES: Final = 256 * 1024 * 1024
-_Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_\-.]+$(?!\n)")]
+log = logging.getLogger("writ.worker")
 
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a package says of itself; `module` is the file with its tasks."""
-
-    name: _Name
-    version: _Name
-    module: str
+REVOKED_LOOK_S: Final = 5.0
 
 
-def environment_of(args: Namespace) -> tuple[Environment, str]:
-    """The environment that the options ask for, and the file in it with the tasks. Raises CommandError."""
+class Provisioned(NamedTuple):
+    """A release that stands ready to run: `named` is NAME@VERSION, `modules` are where its tasks stand."""
+
+    named: str
+    digest: str
+    modules: tuple[str, ...]
+    environment: Environment
+
+
+def provisioned(args: Namespace, queues: Sequence[str]) -> Provisioned:
+    """The release that the options name, for a worker of these queues. Raises CommandError, WorkerError."""
     from writ.workers.environments import default_cache, provision
 
-    if args.package is None:
-        raise CommandError(
-            "--process wants --package: the folder or zip with its code", [_EXAMPLE], code=USAGE
-        )
-    name, at, version = args.process.partition("@")
-    if not (name and at and version):
-        raise CommandError(f"--process {args.process!r} is not NAME@VERSION", [_EXAMPLE], code=USAGE)
-    code = read_package(Path(args.package))
-    if (code.name, code.version) != (name, version):
-        raise CommandError(f"{args.package} is {code.name}@{code.version}, and not {args.process}")
-    if args.digest is not None and code.digest != args.digest.lower():
-        reason = f"{args.package} has digest {code.digest}, and not {args.digest}: it was changed"
-        raise CommandError(f"{reason}, or is another one")
-    environment = provision(code, Path(args.cache) if args.cache else default_cache())
-    return environment, str(environment.folder / code.module)
+    package = asyncio.run(_fetched(args, queues))
+    environment = provision(package, Path(args.cache) if args.cache else default_cache())
+    manifest = package.manifest
+    return Provisioned(f"{manifest.name}@{manifest.version}", package.digest, manifest.modules, environment)
 
 
-_EXAMPLE: Final = "writ worker --process invoices@1.4.0 --package invoices-1.4.0.zip --queue billing"
+async def _fetched(args: Namespace, queues: Sequence[str]) -> Package:
+    """The package, from the store or the file at hand: that of the release, byte for byte, or none."""
+    from writ.broker.errors import Refused
+    from writ.packages import PackageError, open_package
+
+    name, ref = named_release(args.process)
+    async with connected(args) as client:
+        release = await _release(client, name, ref, queues)
+        named = f"{name}@{release.version}"
+        if release.revoked is not None:
+            reason = f"{named} is revoked, and no lease is given for it: {release.revoked}"
+            raise CommandError(reason, [f"writ release list {name}"])
+        try:
+            at_hand = Path(args.package) if args.package else None
+            source = at_hand or await client.package(release.digest, queue=queues[0])
+            return open_package(source, digest=release.digest, trusted=[release.key])
+        except Refused as error:
+            raise CommandError(f"the package of {named} cannot be fetched: {error}") from error
+        except PackageError as error:
+            whose = args.package or f"the package of {named}"
+            hints = [f"writ publish      (from the sources of {name}, as its next version)"]
+            raise CommandError(f"{whose} is refused, and is not {named}: {error}", hints) from error
+        except OSError as error:
+            raise CommandError(f"{args.package} cannot be read: {error.strerror}") from error
 
 
-def read_package(source: Path) -> Code:
-    """What a package holds, with its digest: over the digests of all its files. Raises CommandError."""
-    from writ.workers.environments import Code
+async def _release(client: Client, name: str, ref: str, queues: Sequence[str]) -> Release:
+    """What the log knows the release as; the same for all queues, as an alias may differ by scope."""
+    from writ.broker.errors import Refused
 
     try:
-        files = _unzipped(source) if source.is_file() else _walked(source)
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-        raise CommandError(f"{source} cannot be read: {error}") from error
-    if MANIFEST not in files:
-        raise CommandError(f"{source} holds no {MANIFEST}, and so is no package")
-    try:
-        manifest = msgspec.json.decode(files[MANIFEST], type=Manifest)
-        requirements = files.get(REQUIREMENTS, b"").decode()
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CommandError(
-            f"{source} has a {MANIFEST} or {REQUIREMENTS} that cannot be read: {error}"
-        ) from error
-    if manifest.module not in files or not manifest.module.endswith(".py"):
-        raise CommandError(f"{source} names {manifest.module!r} for its tasks, which is no .py file in it")
-    sums = sorted((path, hashlib.sha256(content).hexdigest()) for path, content in files.items())
-    digest = hashlib.sha256(msgspec.json.encode(sums)).hexdigest()
-    return Code(manifest.name, manifest.version, digest, manifest.module, requirements, files)
+        process = await client.process(name, queue=queues[0])
+    except Refused as error:
+        raise CommandError(str(error), ["writ release list"]) from error
+    found: dict[str, Release] = {}
+    for queue in queues:
+        release = process.find(ref, queue)
+        if release is None:
+            hints = [f"writ release list {name}"]
+            raise CommandError(f"{name} has no release {ref} for queue {queue}", hints)
+        found[queue] = release
+    if len({release.digest for release in found.values()}) > 1:
+        each = ", ".join(f"{release.version} for {queue}" for queue, release in found.items())
+        raise CommandError(f"{name}@{ref} is {each}: a worker holds one of them, so start one for each")
+    return found[queues[0]]
 
 
-def _walked(folder: Path) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    left = SIZE_MAX_BYTES
-    for place in sorted(folder.rglob("*")):
-        if "__pycache__" in place.parts or not place.is_file():
-            continue
-        left -= place.stat().st_size
-        if left < 0:
-            raise CommandError(f"{folder} holds more than {SIZE_MAX_BYTES} bytes; it is no package")
-        found[place.relative_to(folder).as_posix()] = place.read_bytes()
-    return found
+# --- while it works -------------------------------------------------------------------------------------
 
 
-def _unzipped(file: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(file) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        for entry in entries:
-            parts = Path(entry.filename).parts
-            if entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename:
-                raise CommandError(f"{file} holds {entry.filename!r}, which leaves its folder")
-        if sum(entry.file_size for entry in entries) > SIZE_MAX_BYTES:
-            raise CommandError(f"{file} holds more than {SIZE_MAX_BYTES} bytes; it is no package")
-        return {entry.filename: archive.read(entry) for entry in entries}
+def drain_when_revoked(args: Namespace, worker: Worker, held: Provisioned) -> None:
+    """Lets a worker end, on a thread that looks every few seconds, when nothing is granted to it any more."""
+    threading.Thread(
+        target=lambda: asyncio.run(_until_revoked(args, worker, held)), name="writ-release", daemon=True
+    ).start()
+
+
+async def _until_revoked(args: Namespace, worker: Worker, held: Provisioned) -> None:
+    from writ.broker.errors import WritError
+
+    reason: str | None = None
+    while reason is None:
+        await asyncio.sleep(REVOKED_LOOK_S)
+        with suppress(WritError, CommandError):  # the worker itself tells of a broker that is away
+            async with connected(args) as client:
+                reason = await _revoked(client, held, worker.queues[0])
+    log.warning("%s is revoked: %s; worker %s drains and ends", held.named, reason, worker.name)
+    worker.drain()
+
+
+async def _revoked(client: Client, held: Provisioned, queue: str) -> str | None:
+    process = await client.process(held.named.partition("@")[0], queue=queue)
+    return process.releases[held.digest].revoked

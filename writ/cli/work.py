@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import telemetry
 from .dev import traces
 from .processes import log_to_stderr, when_stdin_ends
-from .provision import environment_of
+from .provision import drain_when_revoked, provisioned
 from .reach import find, target_of, with_dir
 from .tags import pairs_of
 from .usage import UNREACHABLE, USAGE, CommandError
@@ -38,22 +38,26 @@ def worker(args: Namespace) -> int:
         reason = "--traces looks into attempts in the worker's own process, and --isolate has them in others"
         raise CommandError(f"{reason}: leave one of them out", code=USAGE)
     if (args.module is None) is (args.process is None):
-        raise CommandError("give MODULE, or --process NAME@VERSION", ["writ worker --help"], code=USAGE)
+        raise CommandError("give MODULE, or --process NAME@REF", ["writ worker --help"], code=USAGE)
+    if args.package is not None and args.process is None:
+        reason = "--package wants --process NAME@REF: the release that it is"
+        raise CommandError(reason, ["writ worker --help"], code=USAGE)
     log_to_stderr(args.log_format)
     telemetry.begin("writ-worker")
     queues = weighted(args.queue or [DEFAULT_QUEUE])
     try:
-        environment, module = (None, args.module) if args.process is None else environment_of(args)
+        held = None if args.process is None else provisioned(args, tuple(queues))
         around = [traces(SystemClock().mono_us)] if args.traces else []
         made = Worker(
             queues,
-            module,
+            args.module if held is None else held.modules,
             around=around,
             concurrency=args.concurrency or 10,
             name=args.name,
             target=target,
-            isolate=args.isolate or ("none" if environment is None else "plain"),
-            environment=environment,
+            isolate=args.isolate or ("none" if held is None else "plain"),
+            environment=None if held is None else held.environment,
+            releases=() if held is None else (held.digest,),
             limits=_limits(args),
             codecs=[_codec(each) for each in args.codec],
             labels=pairs_of(args.label, "--label", "gpu=true") or {},
@@ -74,6 +78,9 @@ def worker(args: Namespace) -> int:
             serve_worker(made, args.metrics_port)
         except PortTaken as error:
             raise CommandError(str(error)) from error
+    if held is not None:
+        print(f"worker {made.name} holds {held.named}, release {held.digest}", flush=True)
+        drain_when_revoked(args, made, held)
     tasks = ", ".join(sorted(made.tasks))
     print(f"worker {made.name} serves {', '.join(made.queues)} with {tasks}", flush=True)
     try:
