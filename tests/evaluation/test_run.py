@@ -52,7 +52,7 @@ scorer = { kind = "number", field = "length" }
 name = "policy"
 minimum = 1.0
 every = true
-scorer = { kind = "policy", secrets = ["too long"] }
+scorer = { kind = "leaked_secrets", patterns = ["too long"] }
 """
 
 
@@ -140,6 +140,7 @@ def test_plans_that_cannot_be_followed_say_why(plan: str) -> None:
     assert "Invalid value" in refused(plan, PLAN.replace('kind = "number"', 'kind = "numbr"'))
     assert "unknown field `minimun`" in refused(plan, PLAN.replace("minimum", "minimun"))
     assert "every = true needs a minimum" in refused(plan, PLAN.replace("minimum = 1.0\n", ""))
+    assert "a policy holds in each try" in refused(plan, PLAN.replace("every = true\n", ""))
     assert "use minimum" in refused(plan, PLAN.replace("minimum", "maximum"))
     assert "must be more than tolerate" in refused(
         plan, PLAN.replace('"length"\nscorer', '"length"\ntolerate = 0.2\nscorer')

@@ -80,7 +80,7 @@ def test_a_job_that_did_not_complete_is_worth_nothing(kind: str) -> None:
         ({"kind": "json_schema"}, {"type": "wrong"}, "the schema is wrong"),
         ({"kind": "python", "function": "nowhere:at_all"}, None, "cannot be loaded"),
         ({"kind": "python", "function": "nocolon"}, None, "cannot be loaded"),
-        ({"kind": "policy", "secrets": ["("]}, None, "no regular expression"),
+        ({"kind": "leaked_secrets", "patterns": ["("]}, None, "no regular expression"),
     ],
 )
 def test_what_cannot_be_scored_says_why(table: dict[str, Any], expected: Any, reason: str) -> None:
@@ -106,21 +106,25 @@ def test_cost_and_time_are_the_logs() -> None:
     assert scorer(kind="cost").score(item, Answer("completed")) is None
 
 
-def test_policy_blocks_tools_secrets_and_spending() -> None:
+@pytest.mark.parametrize(
+    ("policy", "broken"),
+    [
+        ({"kind": "forbidden_tools", "tools": ["send_*", "pay"]}, {"tools": ("read", "send_mail")}),
+        ({"kind": "forbidden_tools", "tools": ["send_*", "pay"]}, {"tools": ("pay",), "state": "dead"}),
+        ({"kind": "leaked_secrets", "patterns": [r"sk-\w{4}"]}, {"output": {"x": ["sk-abcd"]}}),
+        ({"kind": "leaked_secrets", "patterns": [r"sk-\w{4}"]}, {"texts": ("told sk-abcd",)}),
+        ({"kind": "over_budget", "usd": 0.001}, {"cost_microusd": 1001}),
+    ],
+)
+def test_policies_see_tools_secrets_and_spending(policy: dict[str, Any], broken: dict[str, Any]) -> None:
     item = Item("a", None)
-    policy = scorer(kind="policy", forbidden_tools=["send_*", "pay"], secrets=[r"sk-\w{4}"], budget_usd=0.001)
     fine = Answer("completed", {"x": "sk-"}, cost_microusd=1000, tools=("read", "payments"))
-    assert policy.score(item, fine) == 1
-    for broken in (
-        msgspec.structs.replace(fine, tools=("read", "send_mail")),
-        msgspec.structs.replace(fine, tools=("pay",)),
-        msgspec.structs.replace(fine, output={"x": ["sk-abcd"]}),
-        msgspec.structs.replace(fine, texts=("told sk-abcd",)),
-        msgspec.structs.replace(fine, cost_microusd=1001),
-        msgspec.structs.replace(fine, state="dead", tools=("pay",)),
-    ):
-        assert policy.score(item, broken) == 0
-    assert policy.score(item, msgspec.structs.replace(fine, cost_microusd=None)) is None
+    assert scorer(**policy).score(item, fine) == 1
+    assert scorer(**policy).score(item, msgspec.structs.replace(fine, **broken)) == 0
+
+
+def test_what_has_no_price_is_not_within_a_budget() -> None:
+    assert scorer(kind="over_budget", usd=1.0).score(Item("a", None), Answer("completed")) is None
 
 
 class _Endpoint(BaseHTTPRequestHandler):

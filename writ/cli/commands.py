@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "publish": ("releases", "publish"),
     "release": ("releases", "release"),
     "gate": ("releases", "gate"),
+    "evaluate": ("evaluations", "evaluate"),
     "submit": ("submit", "submit"),
     "jobs": ("jobs", "jobs"),
     "job": ("jobs", "job"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .options import Parser, Subparsers, command, number
+from .options import Parser, Subparsers, command, number, whole
 
 
 def add(to: Subparsers) -> None:
@@ -11,6 +11,7 @@ def add(to: Subparsers) -> None:
     _add_publish(to)
     _add_release(to)
     _add_gate(to)
+    _add_evaluate(to)
 
 
 def _add_projects(to: Subparsers) -> None:
@@ -120,3 +121,30 @@ def _add_gate(to: Subparsers) -> None:
     remove = command(verbs, "remove", "End a gate.", prog="writ gate")
     remove.add_argument("name", metavar="NAME")
     remove.add_argument("--reason", required=True, metavar="R", help="why")
+
+
+def _add_evaluate(to: Subparsers) -> None:
+    evaluate = command(
+        to, "evaluate", "Try a release on a data set, hold it against another, and record what that proves.",
+        "  writ worker writ.evaluation.scoring --queue scoring        (scores; needed once)\n"
+        "  writ evaluate run golden --process invoices@candidate --baseline invoices@live --gate\n"
+        "  writ evaluate run golden --task extract_new --baseline-task extract",
+    )  # fmt: skip
+    verbs = evaluate.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    evaluate.commands = verbs.choices
+    run = command(
+        verbs, "run", "A job for each item and repeat of a plan, and the verdict on what they came to.",
+        "  writ evaluate run golden --process invoices@candidate --html out.html",
+        prog="writ evaluate",
+    )  # fmt: skip
+    run.add_argument("plan", metavar="PLAN", help="a .toml file, or a name: evaluations/PLAN.toml")
+    run.add_argument("--process", metavar="NAME@REF", help="the release to try; without, just a task")
+    run.add_argument("--baseline", metavar="NAME@REF", help="the release to hold it against")
+    run.add_argument("--task", metavar="T", help="what is tried [the plan's]")
+    run.add_argument("--baseline-task", metavar="T", help="what it is held against [--task, with --baseline]")
+    run.add_argument("--repeats", type=whole(1), metavar="N", help="tries of each item [the plan's]")
+    run.add_argument("--gate", action="store_true", help="exit 0 for pass, 1 for fail, 4 for inconclusive")
+    for form, what in (("junit", "JUnit XML"), ("markdown", "Markdown"), ("html", "a page with plots")):
+        run.add_argument(f"--{form}", metavar="FILE", help=f"write {what} there")
+    show = command(verbs, "show", "What evaluations and checks proved of a release.", prog="writ evaluate")
+    _one(show)

@@ -10,10 +10,10 @@ detect = 0.05
 scorer = { kind = "number", field = "total", absolute = 0.005 }
 
 [[dimension]]
-name = "policy"
+name = "tools"
 minimum = 1.0
 every = true
-scorer = { kind = "policy", forbidden_tools = ["send_*"] }
+scorer = { kind = "forbidden_tools", tools = ["send_*"] }
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from writ.schemas.evaluations import Better, Dimension
 from writ.schemas.forms import TaskName, Token
 
 from .data import DataError, DataSet, read_data
-from .scorers import LOWER_IS_BETTER, AnyScorer
+from .scorers import LOWER_IS_BETTER, AnyScorer, Policy
 
 REPEATS_MAX: Final = 100
 FOLDER: Final = "evaluations"
@@ -120,3 +120,5 @@ def _check(path: Path, plan: Plan) -> None:
             raise PlanError(f"{where}: {wrong} bounds nothing where {each.better} is better; use {bound}")
         if each.every and getattr(each, bound) is None:
             raise PlanError(f"{where}: every = true needs a {bound}")
+        if isinstance(each.scorer, Policy) and not (each.every and each.minimum == 1):
+            raise PlanError(f"{where}: a policy holds in each try; add minimum = 1.0 and every = true")

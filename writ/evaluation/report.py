@@ -38,7 +38,7 @@ def regressions(found: Evaluation) -> list[Changed]:
         sign = 1.0 if measured.dimension.better is Better.HIGHER else -1.0
         changes: list[Changed] = []
         for item, ours, theirs in zip(found.items, measured.candidate, measured.baseline, strict=True):
-            means = [_mean(side) for side in (ours, theirs)]
+            means = [mean(side) for side in (ours, theirs)]
             if means[0] is None or means[1] is None or means[0] == means[1]:
                 continue
             changes.append(Changed(item, measured.dimension.name, sign * (means[0] - means[1]), ours, theirs))
@@ -73,7 +73,7 @@ def markdown(found: Evaluation) -> str:
     if worse:
         lines += ["", f"{len(worse)} items are worse in a dimension; the first:", ""]
         for moved in worse[:10]:
-            was, now = (_number(_mean(side)) for side in (moved.baseline, moved.candidate))
+            was, now = (_number(mean(side)) for side in (moved.baseline, moved.candidate))
             lines.append(f"- `{moved.item}` {moved.dimension}: {was} to {now}")
     for name, stable in found.stability.items():
         if stable.flaky:
@@ -223,7 +223,8 @@ def _badge(outcome: Outcome) -> str:
     return f'<span class="badge {outcome}">{_MARKS[outcome]}</span>'
 
 
-def _mean(values: tuple[float | None, ...]) -> float | None:
+def mean(values: tuple[float | None, ...]) -> float | None:
+    """Of the values that are there; None without any."""
     there = [value for value in values if value is not None]
     return fmean(there) if there else None
 

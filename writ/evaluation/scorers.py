@@ -213,31 +213,39 @@ class Latency(Scorer, frozen=True, tag="latency"):
         return answer.run_s
 
 
-class Policy(Scorer, frozen=True, tag="policy"):
-    """1 where no rule was broken: no forbidden tool called, no secret written, no more spent than
-    `budget_usd`.
+class Policy(Scorer, frozen=True):
+    """Base of what must hold in each try: 1 where it does. Its kind is the name of a gate's policy check."""
 
-    `forbidden_tools` may end in `*`; `secrets` are regular expressions, looked for in all that was written.
-    """
 
-    forbidden_tools: tuple[str, ...] = ()
-    secrets: tuple[str, ...] = ()
-    budget_usd: float | None = None
+class ForbiddenTools(Policy, frozen=True, tag="forbidden_tools"):
+    """1 where none of `tools` was called; a name may end in `*`."""
+
+    tools: tuple[str, ...]
 
     def score(self, item: Item, answer: Answer) -> float | None:
-        if any(_names(rule, tool) for rule in self.forbidden_tools for tool in answer.tools):
-            return 0.0
+        return float(not any(_names(rule, tool) for rule in self.tools for tool in answer.tools))
+
+
+class LeakedSecrets(Policy, frozen=True, tag="leaked_secrets"):
+    """1 where none of `patterns`, regular expressions, is found in all that was written."""
+
+    patterns: tuple[str, ...]
+
+    def score(self, item: Item, answer: Answer) -> float | None:
         written = "\n".join([_text(answer.output), *answer.texts])
         try:
-            if any(re.search(pattern, written) for pattern in self.secrets):
-                return 0.0
+            return float(not any(re.search(pattern, written) for pattern in self.patterns))
         except re.error as error:
-            raise ScorerError(f"one of the secrets is no regular expression: {error}") from error
-        if self.budget_usd is None:
-            return 1.0
-        if answer.cost_microusd is None:
-            return None
-        return float(answer.cost_microusd <= self.budget_usd * 1e6)
+            raise ScorerError(f"one of the patterns is no regular expression: {error}") from error
+
+
+class OverBudget(Policy, frozen=True, tag="over_budget"):
+    """1 where no more than `usd` was spent on models; missing where one has no price."""
+
+    usd: float
+
+    def score(self, item: Item, answer: Answer) -> float | None:
+        return None if answer.cost_microusd is None else float(answer.cost_microusd <= self.usd * 1e6)
 
 
 AnyScorer = (
@@ -252,7 +260,9 @@ AnyScorer = (
     | Custom
     | Cost
     | Latency
-    | Policy
+    | ForbiddenTools
+    | LeakedSecrets
+    | OverBudget
 )
 
 LOWER_IS_BETTER: Final = (Cost, Latency)
