@@ -16,6 +16,10 @@ help: ## List these targets
 demo: $(READY) ## Run the demonstration (SEED=n repeats a run)
 	@$(BIN)/writ demo $(if $(SEED),--seed $(SEED))
 
+.PHONY: example
+example: $(READY) ## Take four releases of an invoice reader through evaluation and gate (SEED=n: other invoices)
+	@$(BIN)/python -m examples.invoices.run $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: test
 test: $(READY) ## Run every test (ARGS='-k lease' narrows the run)
 	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
