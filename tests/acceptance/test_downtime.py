@@ -79,8 +79,9 @@ class Downtime:
         self.node: Node | None = None
 
     async def start(self, ahead_us: int = 0) -> Node:
-        self._monkeypatch.setattr("writ.node.SystemClock", lambda: MovedClock(ahead_us))
-        self._monkeypatch.setattr("writ.node.JetStreamLog", MovedLog)
+        for room in ("node", "engines"):
+            self._monkeypatch.setattr(f"writ.{room}.SystemClock", lambda: MovedClock(ahead_us))
+        self._monkeypatch.setattr("writ.engines.JetStreamLog", MovedLog)
         self._monkeypatch.setattr(MovedLog, "ahead_us", ahead_us)
         self.node = await Node.start(self._directory)
         return self.node

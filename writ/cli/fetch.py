@@ -121,9 +121,11 @@ class Around(NamedTuple):
 
 
 async def around(client: Client, job: JobView) -> Around:
-    """Asks for the job's queue with its workers, its process and its tenant."""
+    """Asks for the job's queue with its workers, its process and its tenant: for a job that has not ended."""
     from writ.broker.errors import PermissionDenied, Refused
 
+    if job.finished_at is not None:
+        return Around()
     queues = (await client.queues(job.queue)).queues
     process: Process | None = None
     with suppress(PermissionDenied, Refused):
