@@ -193,8 +193,8 @@ class SyncClient:
     trigger_schedule = _blocking(Client.trigger_schedule)
     backfill_schedule = _blocking(Client.backfill_schedule)
 
-    @wraps(Client.read_file)
     def read_file(self, file: File | str) -> Generator[bytes, None, None]:
+        """What a file holds, in parts, by its reference or its SHA-256. Raises FileBroken."""
         parts = self._client.read_file(file)
         try:
             while (part := self.run(lambda _: _next(parts))) is not None:
