@@ -16,6 +16,7 @@ import pytest
 
 from writ.broker.jwt import KeyKind, Signer
 from writ.packages import Package, build, open_package
+from writ.packages.archive import unzipped, zipped
 from writ.workers.environments import default_cache, digest_of_pins, provision
 from writ.workers.errors import WorkerError
 
@@ -162,8 +163,11 @@ def test_a_package_that_is_not_its_release_is_refused(own_place: Place, index: P
         return done.stderr
 
     tampered = root / "tampered.writpkg"
-    tampered.write_bytes(at_hand.read_bytes().replace(b"return 2 * n", b"return 7 * n"))
-    assert "is refused" in refused("invoices@1.4.0", "--package", str(tampered))
+    parts = unzipped(at_hand.read_bytes())
+    evil = zipped({**parts, "code/helpers.py": b"def twice(n):\n    return 7 * n\n"})
+    tampered.write_bytes(evil)
+    changed = "code/helpers.py is not the file that was packaged"
+    assert changed in refused("invoices@1.4.0", "--package", str(tampered))
     signed = build(root / "sources-1.4.0", SIGNER.public, SIGNER.sign)
     tampered.write_bytes(signed)
     assert open_package(signed).digest == first
@@ -171,8 +175,10 @@ def test_a_package_that_is_not_its_release_is_refused(own_place: Place, index: P
     assert f"it is release {first}, and not {second}" in refused(
         f"invoices@{second}", "--package", str(at_hand)
     )
-    kept.write_bytes(kept.read_bytes().replace(b"return 2 * n", b"return 7 * n"))
-    assert "the package of invoices@1.4.0 is refused" in refused("invoices@1.4.0")
+    kept.write_bytes(evil)
+    said = refused("invoices@1.4.0")
+    assert "the package of invoices@1.4.0 is refused" in said
+    assert changed in said
     assert "no release 9.9.9" in refused("invoices@9.9.9")
     assert not (root / "cache").exists(), "nothing of it was unpacked"
 
