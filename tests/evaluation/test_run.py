@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,16 @@ def test_plans_that_cannot_be_followed_say_why(plan: str) -> None:
     assert "words2.jsonl cannot be read" in refused(plan, PLAN.replace("words.jsonl", "words2.jsonl"))
     with pytest.raises(PlanError, match=r"evaluations/absent\.toml cannot be read"):
         prepare("absent")
+
+
+@testing.virtual
+async def test_jobs_that_nobody_takes_are_told_of(plan: str) -> None:
+    rewrite(plan, PLAN.replace('queue = "test"', 'queue = "nobody"', 1))
+    said: list[str] = []
+    async with testing.System([good, score]) as system:
+        evaluator = Evaluator(system.client, prepare(plan), said.append)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(40):
+                await evaluator.evaluate(side("good"), None)
+    stuck = "0 of 90 jobs in queue nobody have ended; is there a worker for them? writ queue show nobody"
+    assert said[1:] == [stuck, stuck]

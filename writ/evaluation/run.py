@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +35,7 @@ AT_ONCE: Final = 100
 """Jobs that are waited for together."""
 CHUNK_BYTES: Final = 128 * 1024
 """Of answers in one job that scores; its input may be twice that."""
+TELL_EVERY_S: Final = 15.0
 _PAGE: Final = 500
 
 
@@ -78,6 +79,7 @@ class Evaluator:
         self._prepared = prepared
         self._tell = tell
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._ended = 0
 
     async def evaluate(self, candidate: Side, baseline: Side | None) -> Evaluation:
         """Tries and scores each side, and judges. Raises what `Client` raises."""
@@ -87,7 +89,8 @@ class Evaluator:
         total = sum(len(tries) for each in handles.values() for tries in each)
         self._tell(f"{total} jobs in queue {prepared.plan.queue}: {len(prepared.data.items)} items,"
                    f" {prepared.plan.repeats} repeats, {len(sides)} sides")  # fmt: skip
-        answers = {name: await self._answers(each) for name, each in handles.items()}
+        async with self._telling(prepared.plan.queue, total):
+            answers = {name: await self._answers(each) for name, each in handles.items()}
         scored = {name: await self._score(name, sides[name], each) for name, each in answers.items()}
         measured = tuple(
             Measured(
@@ -120,6 +123,27 @@ class Evaluator:
             },
         )
 
+    @asynccontextmanager
+    async def _telling(self, queue: str, total: int) -> AsyncIterator[None]:
+        """Tells how far it is while jobs are waited for, and what to look at where nothing moves."""
+        self._ended = 0
+
+        async def tell() -> None:
+            before = 0
+            while True:
+                await asyncio.sleep(TELL_EVERY_S)
+                still = (
+                    "" if self._ended > before else f"; is there a worker for them? writ queue show {queue}"
+                )
+                before = self._ended
+                self._tell(f"{before} of {total} jobs in queue {queue} have ended{still}")
+
+        telling = asyncio.create_task(tell())
+        try:
+            yield
+        finally:
+            telling.cancel()
+
     async def _submit(self, side: Side) -> list[list[JobHandle]]:
         prepared = self._prepared
         plan, repeats = prepared.plan, range(prepared.plan.repeats)
@@ -145,6 +169,7 @@ class Evaluator:
             async with self._room:
                 with suppress(JobEnded):
                     await self._client.result(handle)
+                self._ended += 1
                 return answer_of([record async for record in self._records(handle)])
 
         flat = await asyncio.gather(*(one(handle) for tries in handles for handle in tries))
@@ -181,8 +206,13 @@ class Evaluator:
             for chunk in chunks
         ]
         handles = await self._client.submit_many(plan.scoring_queue, jobs)
-        parts = await asyncio.gather(*(self._scored(handle, len(chunk), len(scorers))
-                                       for handle, chunk in zip(handles, chunks, strict=True)))  # fmt: skip
+        async with self._telling(plan.scoring_queue, len(chunks)):
+            parts = await asyncio.gather(
+                *(
+                    self._scored(handle, len(chunk), len(scorers))
+                    for handle, chunk in zip(handles, chunks, strict=True)
+                )
+            )
         return Scored(
             tuple(tuple(row for part in parts for row in part.values[i]) for i in range(len(scorers))),
             tuple(dict.fromkeys(fault for part in parts for fault in part.faults)),
@@ -194,6 +224,8 @@ class Evaluator:
         except JobEnded as error:
             nothing: Scores = ((),) * items
             return Scored((nothing,) * scorers, (f"scoring job {handle.id}: {error}",))
+        finally:
+            self._ended += 1
 
 
 def answer_of(records: Iterable[Record]) -> Answer:
