@@ -12,6 +12,7 @@ from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS
 from writ.schemas.events import CommandRejected, Record
 from writ.schemas.principals import Role
+from writ.schemas.records import Record
 from writ.testing import VirtualLoop
 
 from .edge import Edge
