@@ -76,7 +76,7 @@ def provision(package: Package, cache: Path) -> Environment:
         raise WorkerError(
             f"{named} does not pin {loose[0][:200]!r} to one version; lock and publish it again"
         )
-    key = digest_of_pins(package.requirements)
+    key, cache = digest_of_pins(package.requirements), cache.absolute()
     place, folder = cache / _GROUND / key, cache / "code" / package.digest / "files"
     try:
         with _locked(cache / _GROUND / f"{key}.lock"):

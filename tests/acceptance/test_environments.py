@@ -110,7 +110,7 @@ def test_attempts_run_in_the_environment_of_their_release(own_place: Place, inde
     root = own_place.root
     published(own_place)
     (root / "work.py").write_text("raise RuntimeError('it stands where the worker was started')")
-    options = ("--process", "invoices@1.4.0", "--cache", str(root / "cache"), "--isolate", level)
+    options = ("--process", "invoices@1.4.0", "--cache", "cache", "--isolate", level)
     with own_place.worker(*options, "--queue", "q"):
         wanted = ("--process", "invoices@1.4.0", "--wait")
         said = json.loads(own_place.writ("submit", "q", "where", *wanted).stdout)
