@@ -10,7 +10,7 @@ from tests.orchestrator.engine.conftest import Twin
 from writ.orchestrator.access_desk import Founder
 from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS
-from writ.schemas.events import CommandRejected, Record
+from writ.schemas.events import CommandRejected
 from writ.schemas.principals import Role
 from writ.schemas.records import Record
 from writ.testing import VirtualLoop

@@ -56,6 +56,7 @@ async def evaluate(
     # A task without a release is known by its name alone, and may be other code than at the last run.
     run = secrets.token_hex(8)
     sides = [await _side(client, prepared, each, run) for each in asked]
+    moved: list[Side] = []
     for _ in range(STARTS_MAX):
         evaluator = Evaluator(client, prepared, tell)
         found = await evaluator.evaluate(sides[0], sides[1] if baseline is not None else None)

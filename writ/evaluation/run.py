@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -124,7 +124,7 @@ class Evaluator:
         )
 
     @asynccontextmanager
-    async def _telling(self, queue: str, total: int) -> AsyncIterator[None]:
+    async def _telling(self, queue: str, total: int) -> AsyncGenerator[None]:
         """Tells how far it is while jobs are waited for, and what to look at where nothing moves."""
         self._ended = 0
 
