@@ -28,6 +28,7 @@ FRONT = """\
   writ publish                  make it a release: a signed package; --patch raises the version
   writ release list             releases and their aliases; show, fetch, promote, rollback, canary,
                                 freeze, unfreeze, revoke or approve one
+  writ evaluate run PLAN        try a release on data, hold it against another; show what was proved
   writ gate list                what a promotion takes; apply a file of them, or remove one
 
 {b}Govern{n}
