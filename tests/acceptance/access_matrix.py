@@ -91,8 +91,11 @@ _MESSAGES: Final[dict[str, dict[str, Any]]] = {
     **dict.fromkeys(("rollback_release", "freeze_release", "unfreeze_release", "end_canary"), _RELEASE),
     "approve_promotion": _RELEASE | {"number": 1},
     "record_evaluation": _RELEASED
-    | {"data": "d", "data_version": "0" * 64, "outcome": "pass", "items": 1, "repeats": 1}
-    | {"dimensions": [{"name": "a", "outcome": "pass"}]},
+    | {
+        "data": "d",
+        "data_version": "0" * 64,
+        "measured": [{"dimension": {"name": "a"}, "candidate": [[1.0]]}],
+    },
     "record_drill": _RELEASED | {"drill": "d", "outcome": "pass"},
     "record_policy_check": _RELEASED | {"check": "over_budget"},
     "declare_gate": {"name": "nobodys", "gate": {"process": "nothing"}},

@@ -14,6 +14,7 @@ from writ.schemas.commands import CONTROL_VERBS, Fence, Planned, SubmitJob, Toke
 from writ.schemas.granting import PublicKey
 from writ.schemas.ids import split_job_key
 from writ.schemas.processes import ProcessName
+from writ.schemas.subjects import NO_QUEUE
 from writ.schemas.supposed import Supposed
 from writ.schemas.verbs import QUERY_VERBS
 
@@ -35,6 +36,12 @@ PROCESS: Final = "/v1/processes/{process}"
 
 class OfQueue(msgspec.Struct, frozen=True, kw_only=True):
     queue: Token
+
+
+class AsSeenFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever may look from one queue alone names it."""
+
+    queue: Token = NO_QUEUE
 
 
 class OfJob(OfQueue, frozen=True, kw_only=True):
@@ -227,7 +234,7 @@ PRINCIPALS: Final = (
     _ask(f"{PRINCIPAL}/proposals/{{number}}/decline", "decline_access", OfProposal),
 )
 RELEASES: Final = (
-    _ask("/v1/processes", "list_processes", msgspec.Struct, method="GET"),
+    _ask("/v1/processes", "list_processes", AsSeenFrom, method="GET"),
     _ask(f"{PROCESS}/releases", "publish_release", OfProcess),
     _ask(f"{PROCESS}/promote", "promote_release", OfProcess),
     _ask(f"{PROCESS}/promotions/{{number}}/approve", "approve_promotion", OfPromotion),
