@@ -10,19 +10,14 @@ SHA-256.
 from __future__ import annotations
 
 import base64
-from typing import Any, Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import msgspec
 from nats.aio.client import Client as Nats
-from nats.errors import Error as NatsError
 
+from .bucket import Bucket
 from .keyvalue import text_of, token_of
 from .ports import NotStored, OutcomeUnknown
-from .streams import REQUEST_TIMEOUT_S, ApiError, api
-
-_NO_STREAM: Final = 10059
-_NO_MESSAGE: Final = 10037
-_EXISTS: Final = 10058
+from .streams import ApiError, api
 
 
 class Part(NamedTuple):
@@ -106,34 +101,37 @@ class JetStreamFiling:
     """A bucket of the broker, made when the first part is put."""
 
     def __init__(self, nats: Nats, bucket: str, max_bytes: int) -> None:
-        self._nats = nats
-        self._stream = f"OBJ_{bucket}"
         self._prefix = f"$O.{bucket}."
-        self._max_bytes = max_bytes
-        self._made = False
+        self._bucket = Bucket(
+            nats,
+            f"OBJ_{bucket}",
+            "Writ: files of a tenant, by what they hold.",
+            [f"{self._prefix}C.>", f"{self._prefix}M.>"],
+            max_bytes=max_bytes,
+        )
 
     async def put(self, upload: str, data: bytes) -> None:
-        await self._make()
+        await self._bucket.make()
         await self._store(f"{self._prefix}C.{upload}", data)
 
     async def part(self, upload: str, after: int) -> Part | None:
         body = {"next_by_subj": f"{self._prefix}C.{upload}", "seq": after + 1}
-        found = await self._message(body)
+        found = await self._bucket.message(body)
         return None if found is None else Part(base64.b64decode(found.get("data", "")), int(found["seq"]))
 
     async def drop(self, upload: str) -> None:
-        await self._purge(f"{self._prefix}C.{upload}")
+        await self._bucket.purge(f"{self._prefix}C.{upload}")
 
     async def tell(self, name: str, info: bytes) -> None:
-        await self._make()
+        await self._bucket.make()
         await self._store(f"{self._prefix}M.{token_of(name)}", info, {"Nats-Rollup": "sub"})
 
     async def told(self, name: str) -> bytes | None:
-        found = await self._message({"last_by_subj": f"{self._prefix}M.{token_of(name)}"})
+        found = await self._bucket.message({"last_by_subj": f"{self._prefix}M.{token_of(name)}"})
         return None if found is None else base64.b64decode(found.get("data", ""))
 
     async def forget(self, name: str) -> None:
-        await self._purge(f"{self._prefix}M.{token_of(name)}")
+        await self._bucket.purge(f"{self._prefix}M.{token_of(name)}")
 
     async def names(self) -> list[str]:
         return sorted([text_of(token) for token in await self._tokens("M")])
@@ -142,62 +140,12 @@ class JetStreamFiling:
         return await self._tokens("C")
 
     async def _tokens(self, kind: str) -> list[str]:
-        prefix = f"{self._prefix}{kind}."
-        try:
-            info = await api(self._nats, f"STREAM.INFO.{self._stream}", {"subjects_filter": f"{prefix}>"})
-        except ApiError as error:
-            if error.code == _NO_STREAM:
-                return []
-            raise OutcomeUnknown(str(error)) from error
-        return sorted([subject.removeprefix(prefix) for subject in info["state"].get("subjects") or {}])
-
-    async def _message(self, body: dict[str, Any]) -> dict[str, Any] | None:
-        try:
-            found = await api(self._nats, f"STREAM.MSG.GET.{self._stream}", body)
-        except ApiError as error:
-            if error.code in (_NO_MESSAGE, _NO_STREAM):
-                return None
-            raise OutcomeUnknown(str(error)) from error
-        message: dict[str, Any] = found["message"]
-        return message
-
-    async def _purge(self, subject: str) -> None:
-        try:
-            await api(self._nats, f"STREAM.PURGE.{self._stream}", {"filter": subject})
-        except ApiError as error:
-            if error.code != _NO_STREAM:
-                raise OutcomeUnknown(str(error)) from error
+        return await self._bucket.under(f"{self._prefix}{kind}.")
 
     async def _store(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> None:
-        try:
-            answer = await self._nats.request(subject, data, timeout=REQUEST_TIMEOUT_S, headers=headers)
-        except (NatsError, OSError, TimeoutError) as silent:
-            raise OutcomeUnknown(f"the broker does not answer: {silent}") from silent
-        error = msgspec.json.decode(answer.data).get("error")
+        error = (await self._bucket.store(subject, data, headers)).get("error")
         if error:
             raise NotStored(str(error.get("description", "refused")))
-
-    async def _make(self) -> None:
-        if self._made:
-            return
-        config = {
-            "name": self._stream,
-            "description": "Writ: files of a tenant, by what they hold.",
-            "subjects": [f"{self._prefix}C.>", f"{self._prefix}M.>"],
-            "retention": "limits",
-            "discard": "new",
-            "storage": "file",
-            "num_replicas": 1,
-            "max_bytes": self._max_bytes,
-            "allow_direct": True,
-            "allow_rollup_hdrs": True,
-        }
-        try:
-            await api(self._nats, f"STREAM.CREATE.{self._stream}", config)
-        except ApiError as error:
-            if error.code != _EXISTS:
-                raise OutcomeUnknown(str(error)) from error
-        self._made = True
 
 
 async def buckets_of(nats: Nats, kind: str) -> list[str]:

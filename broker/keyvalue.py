@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-import msgspec
 from nats.aio.client import Client as Nats
-from nats.errors import Error as NatsError
 
+from .bucket import Bucket
 from .clock import Clock, SystemClock
-from .ports import NotStored, OutcomeUnknown
-from .streams import REQUEST_TIMEOUT_S, ApiError, api
+from .ports import NotStored
 
-_NO_STREAM: Final = 10059
-_NO_MESSAGE: Final = 10037
 _WRONG_REVISION: Final = 10071
-_EXISTS: Final = 10058
 
 
 class Entry(NamedTuple):
@@ -117,22 +112,20 @@ class JetStreamKeyValue:
     """A bucket of the broker, made when the first value is put."""
 
     def __init__(self, nats: Nats, bucket: str, description: str) -> None:
-        self._nats = nats
-        self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
-        self._description = description
-        self._made = False
+        self._bucket = Bucket(
+            nats,
+            f"KV_{bucket}",
+            description,
+            [f"{self._prefix}>"],
+            max_msgs_per_subject=1,
+            allow_msg_ttl=True,
+        )
 
     async def get(self, key: str) -> Entry | None:
-        try:
-            found = await api(
-                self._nats, f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._prefix + key}
-            )
-        except ApiError as error:
-            if error.code in (_NO_MESSAGE, _NO_STREAM):
-                return None
-            raise OutcomeUnknown(str(error)) from error
-        message = found["message"]
+        message = await self._bucket.message({"last_by_subj": self._prefix + key})
+        if message is None:
+            return None
         if b"Nats-Marker-Reason" in base64.b64decode(message.get("hdrs", "")):
             return None  # it is over its time
         return Entry(base64.b64decode(message.get("data", "")), int(message["seq"]))
@@ -140,19 +133,13 @@ class JetStreamKeyValue:
     async def put(
         self, key: str, value: bytes, *, ttl_s: float | None = None, revision: int | None = None
     ) -> int:
-        await self._make()
+        await self._bucket.make()
         headers: dict[str, str] = {}
         if ttl_s is not None:
             headers["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
         if revision is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
-        try:
-            answer = await self._nats.request(
-                self._prefix + key, value, timeout=REQUEST_TIMEOUT_S, headers=headers or None
-            )
-        except (NatsError, OSError, TimeoutError) as silent:
-            raise OutcomeUnknown(f"the broker does not answer: {silent}") from silent
-        said: dict[str, Any] = msgspec.json.decode(answer.data)
+        said = await self._bucket.store(self._prefix + key, value, headers or None)
         error = said.get("error")
         if error:
             if error.get("err_code") == _WRONG_REVISION:
@@ -161,44 +148,7 @@ class JetStreamKeyValue:
         return int(said["seq"])
 
     async def delete(self, key: str) -> bool:
-        try:
-            done = await api(self._nats, f"STREAM.PURGE.{self._stream}", {"filter": self._prefix + key})
-        except ApiError as error:
-            if error.code == _NO_STREAM:
-                return False
-            raise OutcomeUnknown(str(error)) from error
-        return bool(done.get("purged"))
+        return await self._bucket.purge(self._prefix + key)
 
     async def keys(self, under: str) -> list[str]:
-        try:
-            body = {"subjects_filter": f"{self._prefix}{under}.>"}
-            info = await api(self._nats, f"STREAM.INFO.{self._stream}", body)
-        except ApiError as error:
-            if error.code == _NO_STREAM:
-                return []
-            raise OutcomeUnknown(str(error)) from error
-        subjects: dict[str, int] = info["state"].get("subjects") or {}
-        return sorted([subject.removeprefix(self._prefix) for subject in subjects])
-
-    async def _make(self) -> None:
-        if self._made:
-            return
-        config = {
-            "name": self._stream,
-            "description": self._description,
-            "subjects": [f"{self._prefix}>"],
-            "retention": "limits",
-            "discard": "new",
-            "storage": "file",
-            "num_replicas": 1,
-            "max_msgs_per_subject": 1,
-            "allow_direct": True,
-            "allow_rollup_hdrs": True,
-            "allow_msg_ttl": True,
-        }
-        try:
-            await api(self._nats, f"STREAM.CREATE.{self._stream}", config)
-        except ApiError as error:
-            if error.code != _EXISTS:
-                raise OutcomeUnknown(str(error)) from error
-        self._made = True
+        return await self._bucket.under(self._prefix, f"{under}.")
