@@ -27,11 +27,9 @@ WINDOW_RECORDS: Final = 16_384
 WINDOW_BYTES: Final = 32 * 1024 * 1024
 """Of record bodies; decoded they take two to three times as much."""
 
-REST_MIN_S: Final = 0.05
-REST_MAX_S: Final = 0.25
-REST_RECORDS: Final = 500
-"""While nobody waits for them, records are gathered so long; the longest where so many have come since the
-last rest. Each view then stores one batch in place of many, and one row for a job that came and went."""
+REST_S: Final = 0.25
+"""While nobody waits for them, records that follow others are gathered so long. Each view then stores one batch
+in place of many, and one row for a job that came and went."""
 
 STALL_S: Final = 5.0
 """A follower that others have waited for so long reads for itself. Shorter, and on a busy machine each view
@@ -200,7 +198,6 @@ class _Feed:
         self._ends: list[Position] = []
         self._sizes: list[int] = []
         self._size = 0
-        self._rested = base  # the newest record at the last rest
         self._fault: str | None = None
         self.followers: set[Follower] = set()
         self.came = _Signal()
@@ -268,7 +265,7 @@ class _Feed:
                 await self._read()
             except Exception as error:
                 log.warning("the log could not be read for the views, and is read again: %r", error)
-            await asyncio.sleep(REST_MAX_S)
+            await asyncio.sleep(REST_S)
 
     async def _read(self) -> None:
         """Returns where there is a fault. Raises what the log raises."""
@@ -342,12 +339,10 @@ class _Feed:
                     self.trim()
 
     async def _rest(self) -> None:
-        came, self._rested = self.newest - self._rested, self.newest
         if self.newest < self._feeds.last or self._feeds.hurry.is_set():
             return
-        rest_s = max(REST_MIN_S, REST_MAX_S * min(1.0, came / REST_RECORDS))
         with suppress(TimeoutError):
-            async with asyncio.timeout(rest_s):
+            async with asyncio.timeout(REST_S):
                 await self._feeds.hurry.wait()
 
     async def _watch(self) -> None:
