@@ -16,8 +16,8 @@ from nats.aio.client import Client as Nats
 
 from .bucket import Bucket
 from .keyvalue import text_of, token_of
-from .ports import NotStored, OutcomeUnknown
-from .streams import ApiError, api
+from .ports import NotStored
+from .streams import names_of
 
 
 class Part(NamedTuple):
@@ -151,13 +151,4 @@ class JetStreamFiling:
 async def buckets_of(nats: Nats, kind: str) -> list[str]:
     """The buckets of files of a kind that there are. Raises OutcomeUnknown."""
     start = f"OBJ_writ-{kind}-"
-    found: list[str] = []
-    while True:
-        try:
-            told = await api(nats, "STREAM.NAMES", {"offset": len(found)})
-        except ApiError as error:
-            raise OutcomeUnknown(str(error)) from error
-        names: list[str] = told.get("streams") or []
-        found += names
-        if not names or len(found) >= int(told.get("total", 0)):
-            return [name.removeprefix("OBJ_") for name in found if name.startswith(start)]
+    return [name.removeprefix("OBJ_") for name in await names_of(nats) if name.startswith(start)]

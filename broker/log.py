@@ -77,11 +77,22 @@ class JetStreamLog:
 
     @classmethod
     async def open(
-        cls, nats: HardenedClient, partition: int = 0, *, replicas: int = 1, epoch_floor: int = 0
+        cls,
+        nats: HardenedClient,
+        partition: int = 0,
+        *,
+        replicas: int = 1,
+        epoch_floor: int = 0,
+        first_seq: int = 1,
     ) -> JetStreamLog:
-        """Makes the stream where there is none. Raises BrokerTooOld, StreamMismatch or OutcomeUnknown."""
+        """Makes the stream where there is none, to begin with record `first_seq`.
+
+        Raises BrokerTooOld, StreamMismatch or OutcomeUnknown.
+        """
         check_version(nats)
-        epoch = await ensure_log(nats, partition, replicas=replicas, epoch_floor=epoch_floor)
+        epoch = await ensure_log(
+            nats, partition, replicas=replicas, epoch_floor=epoch_floor, first_seq=first_seq
+        )
         return cls(nats, partition, epoch)
 
     async def last_seq(self) -> int:

@@ -108,9 +108,14 @@ def _submit_config(replicas: int) -> dict[str, Any]:
     }
 
 
-async def ensure_log(nats: Nats, partition: int, *, replicas: int = 1, epoch_floor: int = 0) -> int:
-    """Makes or checks a partition's log stream; its epoch. A new one gets an epoch above `epoch_floor`."""
-    return await _ensure(nats, _log_config(partition, replicas), epoch_floor)
+async def ensure_log(
+    nats: Nats, partition: int, *, replicas: int = 1, epoch_floor: int = 0, first_seq: int = 1
+) -> int:
+    """Makes or checks a partition's log stream; its epoch.
+
+    A new one gets an epoch above `epoch_floor`, and its first record will be `first_seq`.
+    """
+    return await _ensure(nats, _log_config(partition, replicas), epoch_floor, first_seq)
 
 
 async def ensure_submit(nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) -> int:
@@ -118,7 +123,7 @@ async def ensure_submit(nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) 
     return await _ensure(nats, _submit_config(replicas), epoch_floor)
 
 
-async def _ensure(nats: Nats, wanted: dict[str, Any], epoch_floor: int) -> int:
+async def _ensure(nats: Nats, wanted: dict[str, Any], epoch_floor: int, first_seq: int = 1) -> int:
     name = wanted["name"]
     try:
         have = await api(nats, f"STREAM.INFO.{name}")
@@ -126,7 +131,8 @@ async def _ensure(nats: Nats, wanted: dict[str, Any], epoch_floor: int) -> int:
         if missing.code != _NO_STREAM:
             raise
         metadata = {_EPOCH: str(epoch_floor + 1), _FORMAT: _FORMAT_NOW}
-        have = await api(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata})
+        begin = {"first_seq": first_seq} if first_seq > 1 else {}
+        have = await api(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata} | begin)
     return _check(name, wanted, have["config"])
 
 
@@ -210,6 +216,20 @@ async def stored_us(nats: Nats, stream: str, seq: int) -> int:
     message = (await api(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
     at = datetime.fromisoformat(message["time"])  # of a nanosecond's digits it takes six
     return (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
+async def names_of(nats: Nats) -> list[str]:
+    """The names of all streams that there are. Raises OutcomeUnknown."""
+    found: list[str] = []
+    while True:
+        try:
+            told = await api(nats, "STREAM.NAMES", {"offset": len(found)})
+        except ApiError as error:
+            raise OutcomeUnknown(str(error)) from error
+        names: list[str] = told.get("streams") or []
+        found += names
+        if not names or len(found) >= int(told.get("total", 0)):
+            return found
 
 
 async def newest_seq(nats: Nats, stream: str) -> int:

@@ -571,9 +571,9 @@ class Partition:
                     self.put(place, renewed(job, record.at), undo)
             case LeaderElected(leader=leader):
                 self.leader = leader
-                self._give_time_back(record.at, undo)
+                self._give_time_back(record, undo)
             case TimeResumed():
-                self._give_time_back(record.at, undo)
+                self._give_time_back(record, undo)
             case PartitionOpened():
                 self.links.open(event)
             case ContentErased():
@@ -618,9 +618,9 @@ class Partition:
         else:
             where[key] = value
 
-    def _give_time_back(self, at: int, undo: Undo | None) -> None:
+    def _give_time_back(self, record: Record, undo: Undo | None) -> None:
         for place in sorted(self.running):
-            self.put(place, regranted(self.jobs[place], at), undo)
+            self.put(place, regranted(self.jobs[place], record.at, record.epoch), undo)
 
     def advance(self, record: Record, body_digest: str) -> None:
         """Moves the position behind a stored record."""

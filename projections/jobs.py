@@ -264,9 +264,9 @@ class JobsView:
                         self._dirty[place] = row
                 case LeaderElected(leader=leader, version=version):
                     self._leader = (leader, version, record.seq)
-                    self._give_time_back(record.at)
+                    self._give_time_back(record)
                 case TimeResumed():
-                    self._give_time_back(record.at)
+                    self._give_time_back(record)
                 case _:
                     pass  # nothing changed: a barrier, a warning, a refusal
 
@@ -315,12 +315,12 @@ class JobsView:
     def _link(self, row: Row, kind: str, name: str) -> None:
         self._links.append((row.job.tenant, kind, name, row.opened))
 
-    def _give_time_back(self, at: int) -> None:
-        """Each live lease gets at least a whole one; all running jobs are in memory."""
+    def _give_time_back(self, record: Record) -> None:
+        """Each live lease of this epoch gets at least a whole one; all running jobs are in memory."""
         for rows in (self._loaded, self._kept, self._dirty):
             for place, row in list(rows.items()):
                 if row.job.lease is not None and self._row(place) is row:
-                    row.job = regranted(row.job, at)
+                    row.job = regranted(row.job, record.at, record.epoch)
                     self._dirty[place] = row
 
     # --- storing ----------------------------------------------------------------------------------------

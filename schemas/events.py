@@ -33,7 +33,7 @@ and on the way, without a place in that order:
 
 and those of recorded steps, tools, usage and compensation (`steps.py`).
 
-Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barrier (partition);
+Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barrier, log_restored (partition);
 queue_declared, queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
 history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded and those of
@@ -53,6 +53,7 @@ from typing import Final
 import msgspec
 
 from .assets import ASSET_EVENTS, AssetRead
+from .backups import LogRestored
 from .errors import AttemptError, ErrorClass
 from .facts import Fact as Fact  # noqa: PLC0414  # told as one of these
 from .fleet import FLEET_EVENTS
@@ -596,6 +597,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     TimeResumed,
     Barrier,
     PartitionOpened,
+    LogRestored,
     *LINK_EVENTS,
     QueueDeclared,
     QueuePaused,

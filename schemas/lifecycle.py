@@ -43,7 +43,7 @@ from .events import (
     WaitReason,
     type_names,
 )
-from .ids import fencing_token
+from .ids import fencing_token, token_position
 from .jobs import HeldLease as HeldLease  # noqa: PLC0414 - for all who fold, like the others of jobs
 from .jobs import Job as Job  # noqa: PLC0414
 from .jobs import Reopened as Reopened  # noqa: PLC0414
@@ -453,9 +453,14 @@ def renewed(job: Job, at: int) -> Job:
     return replace(job, lease=replace(job.lease, expires_at=at + micros(job.limits.lease_s)))
 
 
-def regranted(job: Job, at: int) -> Job:
-    """The job after time resumed: its lease lives at least a whole `lease_s` from `at`."""
+def regranted(job: Job, at: int, epoch: int) -> Job:
+    """The job after time resumed in a log of an epoch: its lease lives at least a whole `lease_s` from `at`.
+
+    One that was granted in an earlier epoch is over: what became of it elsewhere is not in this log.
+    """
     assert job.lease is not None
+    if token_position(job.lease.token)[0] < epoch:
+        return replace(job, lease=replace(job.lease, expires_at=min(job.lease.expires_at, at)))
     expires_at = max(job.lease.expires_at, at + micros(job.limits.lease_s))
     return replace(job, lease=replace(job.lease, expires_at=expires_at))
 

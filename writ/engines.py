@@ -20,6 +20,7 @@ from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.requests import NatsRequests
 from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
+from writ.orchestrator.restoring import check_unfinished
 from writ.orchestrator.snapshots import Snapshots
 from writ.orchestrator.strongroom import ASSET_BUCKET
 from writ.schemas.bounds import LIVE_MAX
@@ -52,8 +53,10 @@ async def wire_engine(
     """An engine with a node's directory beside it: archive, snapshots, key store.
 
     The connections are those of the users `log` and `answer`; streams that are not there are made, with so
-    many `replicas`. Raises the errors of `JetStreamLog.open`.
+    many `replicas`. Raises the errors of `JetStreamLog.open`, and BackupError
+    where the directory was not restored to the end.
     """
+    check_unfinished(directory)
     floors = _read_epochs(directory)
     live = await JetStreamLog.open(logs, replicas=replicas, epoch_floor=floors.get("log", 0))
     intake = await JetStreamIntake.open(logs, replicas=replicas, epoch_floor=floors.get("submit", 0))

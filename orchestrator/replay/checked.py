@@ -164,7 +164,8 @@ def _wrong(checkpoint: Checkpoint, before: Checkpoint | None, after: str, partit
         return "does not name the checkpoint that stands before it: one was taken out, or put in"
     if before is None:
         return None
-    if checkpoint.origin != before.origin:
+    of, was = checkpoint.origin, before.origin
+    if of.site != was.site or of.epoch < was.epoch:  # a later epoch is that of the same log, restored
         return f"is of {checkpoint.origin}, the one before of {before.origin}"
     if checkpoint.size <= before.size or checkpoint.at < before.at:
         return f"comes after one of {before.size} records, and is not newer"
@@ -223,6 +224,7 @@ class Checker:
 
     def __init__(self, epoch: int, found: Sequence[Signed]) -> None:
         self._epoch = epoch
+        self._reached = 0
         self._found = found
         self._tree = Tree()
         self._faults: list[Fault] = []
@@ -238,6 +240,7 @@ class Checker:
     def take(self, leaves: Leaves) -> Place:
         """The leaves of the next records; where they end."""
         self._faults += leaves.faults[: FAULTS_MAX - len(self._faults)]
+        self._reached = leaves.end.epoch
         tree, first = self._tree, self._tree.size
         last = first + len(leaves.hashes)
         while tree.size < last:
@@ -257,6 +260,14 @@ class Checker:
                 those = f"of records {self._good + 1} to {size} one or more are others"
                 self._fault(size, f"{those} than {folder} has signed")
 
+    def _goes_on(self, folder: str, newest: Checkpoint) -> bool:
+        """Whether the log is what was signed in an earlier epoch, and says itself that it is of a later one.
+
+        So it is where it was restored, and what is not in the log was not signed.
+        """
+        whole = folder not in self._differing and newest.size <= self._tree.size
+        return whole and newest.origin.epoch < self._epoch == self._reached
+
     def _fault(self, seq: int, reason: str) -> None:
         if len(self._faults) < FAULTS_MAX:
             self._faults.append(Fault(seq, _SIGNED, reason))
@@ -272,7 +283,7 @@ class Checker:
                 self._fault(size, f"{folder} has nothing signed yet: {_FIRST}")
             for newest in checkpoints[-1:]:
                 covered = max(covered, newest.size)
-                if newest.origin.epoch != self._epoch:
+                if newest.origin.epoch != self._epoch and not self._goes_on(folder, newest):
                     made = (
                         f"the log is of epoch {self._epoch}, {folder} has signed epoch {newest.origin.epoch}"
                     )

@@ -99,7 +99,10 @@ def _moved(job: Job, record: Record) -> Job:
     if job.lease is None:
         return job
     for event in record.events:
-        job = renewed(job, record.at) if isinstance(event, LeasesRenewed) else regranted(job, record.at)
+        if isinstance(event, LeasesRenewed):
+            job = renewed(job, record.at)
+        else:
+            job = regranted(job, record.at, record.epoch)
     return job
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from writ.broker.coding import encoding_of
 from writ.schemas.assets import AssetRead, AssetRemoved, AssetSet
+from writ.schemas.backups import LogRestored
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.errors import AttemptError
 from writ.schemas.events import (
@@ -377,6 +378,10 @@ def governing_words(event: Fact, actor: str) -> str:
             return f"alarm {alarm.value}: {one_line(reason)}"
         case Barrier():
             return "nothing changed: proof that its leader led"
+        case LogRestored(last=last, taken_at=taken_at):
+            return (
+                f"restored up to record {last} from a backup of {clock_time(taken_at)}; no older lease lives"
+            )
         case PartitionOpened(partitions=partitions):
             return f"the log begins as one of {partitions}"
         case MessageSent(content=content):

@@ -309,7 +309,7 @@ class History:
     def _give_time_back(self) -> History:
         for key, job in self.jobs.items():
             if job.lease is not None:
-                self.jobs[key] = regranted(job, self.at)
+                self.jobs[key] = regranted(job, self.at, self.epoch)
         return self
 
     def beat(self, worker: str, *keys: str) -> History:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from writ.schemas import codec
 from writ.schemas.assets import AssetRead, AssetRemoved, AssetSet
+from writ.schemas.backups import LogRestored
 from writ.schemas.codec import CodecError, decode, digest, encode
 from writ.schemas.commands import SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
@@ -451,6 +452,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     QueueDraining: st.builds(QueueDraining, TEXT),
     QueueResumed: st.builds(QueueResumed, TEXT),
     PartitionOpened: st.builds(PartitionOpened, NUMBER),
+    LogRestored: st.builds(LogRestored, NUMBER, NUMBER, NUMBER),
     MessageSent: st.builds(MessageSent, CONTENT),
     MessageAccepted: st.builds(MessageAccepted, MARK, CONTENT),
     MessageSettled: st.builds(MessageSettled, MARK, NUMBER),

@@ -303,10 +303,13 @@ def test_a_beat_moves_the_deadline_and_a_resume_only_ever_later(history: Histori
     assert beaten is not None
     assert beaten.expires_at == later + 30_000_000
     long = replace(job, lease=replace(job.lease, expires_at=later + 10**12))
-    assert regranted(long, later) == long
-    moved = regranted(job, later).lease
+    assert regranted(long, later, 1) == long
+    moved = regranted(job, later, 1).lease
     assert moved is not None
     assert moved.expires_at == later + 30_000_000
+    ended = regranted(long, later, 2).lease
+    assert ended is not None
+    assert ended.expires_at == later, "what was leased in an earlier epoch is leased no more"
 
 
 def test_the_next_deadline_is_the_earliest(history: Histories) -> None:

@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
 from writ.schemas.assets import ASSET_EVENTS, AssetRead
+from writ.schemas.backups import LogRestored
 from writ.schemas.events import (
     OTHER_EVENTS,
     AlarmRaised,
@@ -58,7 +59,7 @@ _UNREACHED: Final = {DeadReason.HISTORY_LIMIT, WaitReason.CHILD, WaitReason.FROZ
 """10,000 and 50,000 records are too many for a history, and no task asks for the others yet."""
 
 _NEVER: Final = (
-    *(HistoryLong, AlarmRaised, PriceSet, TenantDeclared, WorkerSeen),
+    *(HistoryLong, AlarmRaised, LogRestored, PriceSet, TenantDeclared, WorkerSeen),
     *PRINCIPAL_EVENTS,
     *PROCESS_EVENTS,
     *QUOTA_EVENTS,

@@ -17,6 +17,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "orchestrator": ("orchestrating", "orchestrator"),
     "views": ("views", "views"),
     "archive": ("archive", "archive"),
+    "backup": ("backups", "backup"),
+    "restore": ("backups", "restore"),
     "env": ("variables", "env"),
     "demo": ("demo", "demo"),
     "worker": ("work", "worker"),

@@ -181,6 +181,7 @@ def _add_node_commands(to: Subparsers) -> None:
     status.add_argument("--wait", type=number(0), metavar="SECONDS", help="wait that long for it to be up")
     _add_views(to)
     _add_archive(to)
+    _add_backup(to)
     command(to, "env", "Where the node is, as shell variables.", '  eval "$(writ env)"')
     demo = command(
         to, "demo", "A short real run on a node of its own: success, retry, killed worker, dead letter.",
@@ -228,6 +229,39 @@ def _add_archive(to: Subparsers) -> None:
         "--snapshot-every", type=whole(1), metavar="N", help="records that a start may have to fold [20000]"
     )
     with_parent(run)
+
+
+def _add_backup(to: Subparsers) -> None:
+    url = "the broker, or several with commas [that of the node in --dir]"
+    backup = command(
+        to, "backup", "All that the node of --dir holds, taken while it runs; a later one adds what is new.",
+        "  writ backup /backups/writ --keys\n  writ backup /backups/writ --check",
+    )  # fmt: skip
+    backup.add_argument("folder", metavar="DIR")
+    backup.add_argument(
+        "--keys",
+        action="store_true",
+        help="with all secrets of the node, as all later ones: keep it safe",
+    )
+    backup.add_argument(
+        "--check", action="store_true", help="take none: read the one that is there, all of it"
+    )
+    backup.add_argument(
+        "--wait", type=number(0), default=60.0, metavar="SECONDS",
+        help="for the log to have what was submitted before [60]",
+    )  # fmt: skip
+    backup.add_argument("--broker-url", metavar="URL", help=url)
+    restore = command(
+        to, "restore", "Make a node of a backup, in a --dir and a broker that hold nothing.",
+        "  writ restore /backups/writ --dir .writ && writ up --dir .writ",
+    )  # fmt: skip
+    restore.add_argument("folder", metavar="DIR")
+    restore.add_argument(
+        "--broker-url", metavar="URL", help="a broker without streams [one of its own in --dir]"
+    )
+    restore.add_argument(
+        "--replicas", type=whole(1, 5), default=1, metavar="R", help="copies of each stream in a cluster [1]"
+    )
 
 
 def _add_job_commands(to: Subparsers) -> None:

@@ -1,0 +1,377 @@
+"""A backup of all that a node holds, taken while it runs; and whether one is whole.
+
+    DIR/backup.json              what the backup is of, written last and at once
+    DIR/log/<p>/<first>.segment  the log from its first record on, as an archive
+    DIR/<time>/...               snapshots of the other streams, checkpoints, and the secrets where asked for
+
+The log is added to: a second backup into the same folder reads what is new. It is consistent by its order.
+Checkpoints go first, so that none tells of a record that is missing. Then the intake's end is looked at, and
+what stands before it is waited for in the log; so each submit that was acknowledged before is a record, and
+the intake itself need not be kept. Then the log; and last what the log points at, buckets and keys, which
+were there before the records that name them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from writ.broker.archive import SEGMENT_MAX_BYTES, SEGMENT_MAX_RECORDS, Archive, ArchivedLog
+from writ.broker.hardened import HardenedClient
+from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.notary import checkpoints_folder
+from writ.broker.objects import FolderObjects, sync_folder
+from writ.broker.ports import Message, NotStored, Stored
+from writ.broker.streams import names_of
+from writ.broker.transfer import snapshot
+from writ.schemas.backups import FORMAT, Kind, LogKept, Manifest, PartKept
+from writ.schemas.codec import CodecError, decode, digest
+from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mirror_stream
+
+from .replay.checked import Checked, check_log, signed_in
+
+MANIFEST: Final = "backup.json"
+PLAIN: Final = ("checkpoints",)
+SECRETS: Final = ("keys", "vault", "http.token", "tls")
+"""Of a node's directory: what a backup always has, and what it has besides where keys are asked for."""
+
+_LOOK_S: Final = 0.1
+
+
+class BackupError(Exception):
+    """A backup cannot be taken, or is not whole. The text says why, and what to do."""
+
+
+class Taken(NamedTuple):
+    """A backup and how many records were added to it."""
+
+    manifest: Manifest
+    added: int
+
+
+class KeptLog:
+    """The log in a backup, to be read like any."""
+
+    def __init__(self, archive: Archive, epoch: int) -> None:
+        self.archive = archive
+        self.partition = archive.partition
+        self.epoch = epoch
+
+    async def last_seq(self) -> int:
+        return self.archive.last
+
+    async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
+        raise NotStored("a backup takes no records")
+
+    def read(
+        self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
+    ) -> AsyncIterator[list[Stored]]:
+        return self.archive.lists(max(1, start), subjects)
+
+
+def _archive_in(folder: Path, partition: int) -> Archive:
+    return Archive(FolderObjects(folder / "log" / str(partition)), partition)
+
+
+async def log_in(folder: Path, kept: LogKept) -> KeptLog:
+    """The log of a partition as a backup has it: what a later one that failed has added is left out.
+
+    Raises BackupError, ArchiveDamaged, OSError.
+    """
+    archive = _archive_in(folder, kept.partition)
+    await archive.refresh()
+    archive.segments = [segment for segment in archive.segments if segment.last <= kept.last]
+    if (archive.last, archive.digest) != (kept.last, kept.digest):
+        raise BackupError(
+            f"the log of partition {kept.partition} in {folder} ends at record {archive.last}, and was taken "
+            f"up to record {kept.last}; use another backup"
+        )
+    return KeptLog(archive, kept.epoch)
+
+
+# --- taking ---------------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """What a backup is taken of: a node's directory, and a connection of its user `log`."""
+
+    directory: Path
+    link: HardenedClient
+    version: str
+
+
+async def take(source: Source, folder: Path, now: int, *, keys: bool, wait_s: float) -> Taken:
+    """Takes a backup into a folder, or brings the one that is there up to date; `now` is UTC microseconds.
+
+    Waits for `wait_s` until the log has what was submitted before. Raises BackupError, ArchiveDamaged,
+    StreamRefused, OutcomeUnknown, OSError.
+    """
+    before = _before(folder)
+    keys = keys or (before is not None and before.keys)
+    beside = f"at-{now}"
+    parts = _Parts(folder, beside)
+    for name in PLAIN:
+        parts.copy(source.directory, name)
+    streams = await names_of(source.link)
+    numbers = [n for n in range(len(streams)) if log_stream(n) in streams]
+    if not numbers:
+        raise BackupError("the broker has no log: there is nothing to back up")
+    intake = await JetStreamIntake.open(source.link)
+    await _settled(intake, wait_s)
+    logs: list[LogKept] = []
+    added = 0
+    for number in numbers:
+        live = await JetStreamLog.open(source.link, number)
+        archive = _archive_in(folder, number)
+        kept, more = await _copy_log(source.directory, live, folder, archive)
+        _check_same(before, kept)
+        await asyncio.to_thread(parts.segments, number, archive, before)
+        logs.append(kept)
+        added += more
+    own = {SUBMIT_STREAM, *map(log_stream, numbers), *map(mirror_stream, numbers)}
+    for name in sorted(set(streams) - own):
+        await parts.stream(source.link, name)
+    if keys:
+        for name in SECRETS:
+            parts.copy(source.directory, name)
+        parts.copy(source.directory, "audit", "key.")
+    manifest = Manifest(
+        version=source.version,
+        at=now,
+        keys=keys,
+        intake_epoch=intake.epoch,
+        folder=beside,
+        logs=tuple(logs),
+        parts=tuple(parts.kept),
+    ).sealed
+    old = before.parts if before is not None else ()
+    await _check_parts(folder, [part for part in manifest.parts if part not in old])
+    _finish(folder, manifest)
+    return Taken(manifest, added)
+
+
+def _before(folder: Path) -> Manifest | None:
+    """The backup that is in a folder, which is made where there is none."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return read_manifest(folder) if (folder / MANIFEST).exists() else None
+
+
+def _finish(folder: Path, manifest: Manifest) -> None:
+    """From here on the backup is this one; what belonged to the one before goes."""
+    sync_tree(folder / manifest.folder)
+    _replace(folder / MANIFEST, _text(manifest))
+    for old in folder.glob("at-*"):
+        if old.name != manifest.folder:
+            shutil.rmtree(old)
+
+
+async def _settled(intake: JetStreamIntake, wait_s: float) -> None:
+    """Returns when all that is in the intake now is in the log: its leader then forgets it there."""
+    last = await intake.last_seq()
+    try:
+        async with asyncio.timeout(wait_s):
+            while await intake.first_seq() <= last:  # noqa: ASYNC110 - the broker tells nobody of a purge
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        left = await intake.first_seq()
+        raise BackupError(
+            f"submits {left} to {last} of the intake are not in the log after {wait_s:g} s, and the backup "
+            "would lack them; see with writ status whether anybody leads, or give it longer with --wait"
+        ) from None
+
+
+async def _copy_log(
+    directory: Path, live: JetStreamLog, folder: Path, archive: Archive
+) -> tuple[LogKept, int]:
+    """Adds to a backup what it does not have of a log; what it has then, and how many records came."""
+    await archive.refresh()
+    first, before = await live.first_seq(), archive.last
+    log = ArchivedLog.beside(directory, live)
+    await log.archive.refresh()
+    row: list[Stored] = []
+    size_bytes = 0
+    prev = archive.digest
+    async for messages in log.read(before + 1):
+        for message in messages:
+            if _prev_of(message) != prev:
+                raise BackupError(
+                    f"record {message.seq} of partition {live.partition} does not continue record "
+                    f"{message.seq - 1} as the backup in {folder} has it: the backup is of another log, or "
+                    "one of the two was changed; compare with writ audit verify, and back up to a new folder"
+                )
+            prev = digest(message.body)
+            row.append(message)
+            size_bytes += len(message.body)
+            if len(row) == SEGMENT_MAX_RECORDS or size_bytes >= SEGMENT_MAX_BYTES:
+                await _add(archive, row)
+                row, size_bytes = [], 0
+    if row:
+        await _add(archive, row)
+    return LogKept(live.partition, live.epoch, first, archive.last, archive.digest), archive.last - before
+
+
+def _prev_of(message: Stored) -> str | None:
+    try:
+        return decode(message.body).prev
+    except CodecError:
+        return None
+
+
+async def _add(archive: Archive, row: Sequence[Stored]) -> None:
+    """Adds a segment, and reads back what came to stand there."""
+    segment = await archive.add(row)
+    if await archive.read(segment) != list(row):
+        raise BackupError(f"segment {segment.name} of the backup does not read as it was written")
+
+
+def _check_same(before: Manifest | None, kept: LogKept) -> None:
+    for log in before.logs if before is not None else ():
+        if log.partition == kept.partition and kept.epoch < log.epoch:
+            raise BackupError(
+                f"the backup is of epoch {log.epoch} of partition {log.partition}, and this log of epoch "
+                f"{kept.epoch}: it is older than its backup; back up to a new folder"
+            )
+
+
+class _Parts:
+    """The files of one state of a backup, in a folder of their own."""
+
+    def __init__(self, folder: Path, beside: str) -> None:
+        self._folder = folder
+        self._beside = beside
+        self.kept: list[PartKept] = []
+
+    def copy(self, directory: Path, name: str, begins: str = "") -> None:
+        """A file of the node's directory, or those in a folder of it whose names begin so, if any."""
+        path = directory / name
+        if path.is_dir():
+            for inner in sorted(path.iterdir()):
+                if inner.name.startswith(begins):
+                    self.copy(directory, f"{name}/{inner.name}")
+        elif path.is_file():
+            with self._open(name) as file:
+                content = path.read_bytes()
+                file.write(content)
+            self._keep(name, name, hashlib.sha256(content).hexdigest(), len(content), Kind.FILE)
+
+    async def stream(self, link: HardenedClient, name: str) -> None:
+        """A snapshot of a stream: each part behind its length."""
+        hashed, size_bytes = hashlib.sha256(), 0
+        with self._open(f"streams/{name}") as file:
+            async for part in snapshot(link, name):
+                framed = len(part).to_bytes(4, "big") + part
+                hashed.update(framed)
+                size_bytes += len(framed)
+                await asyncio.to_thread(file.write, framed)
+        self._keep(name, f"streams/{name}", hashed.hexdigest(), size_bytes, Kind.STREAM)
+
+    def _open(self, name: str) -> Any:
+        path = self._folder / self._beside / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+    def segments(self, partition: int, archive: Archive, before: Manifest | None) -> None:
+        """The segments of a log; those that the backup before had are taken for what they were."""
+        known = {part.path: part for part in before.parts} if before is not None else {}
+        for segment in archive.segments:
+            path = f"log/{partition}/{segment.name}"
+            if path in known:
+                self.kept.append(known[path])
+            else:
+                content = (self._folder / path).read_bytes()
+                sha256 = hashlib.sha256(content).hexdigest()
+                self.kept.append(PartKept(segment.name, path, sha256, len(content), Kind.SEGMENT))
+
+    def _keep(self, name: str, path: str, sha256: str, size_bytes: int, kind: Kind) -> None:
+        self.kept.append(PartKept(name, f"{self._beside}/{path}", sha256, size_bytes, kind))
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes all files below a folder durable. Raises OSError."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(os.path.join(where, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(where))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.new")
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    sync_folder(path.parent)
+
+
+def _text(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+
+
+# --- verifying ------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the backup in a folder says of itself. Raises BackupError, OSError."""
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except FileNotFoundError:
+        raise BackupError(f"{folder} holds no backup that was finished: {MANIFEST} is missing") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BackupError(f"{path} cannot be read: {error}; use another backup") from error
+    if manifest.format != FORMAT:
+        raise BackupError(
+            f"the backup in {folder} has format {manifest.format}, and this Writ reads {FORMAT}; "
+            f"restore it with Writ {manifest.version}"
+        )
+    if content != _text(manifest.sealed):
+        raise BackupError(f"{path} is not what was written there; use another backup")
+    return manifest
+
+
+async def verify(folder: Path) -> tuple[Manifest, list[Checked]]:
+    """Reads all of a backup: every part's checksum, each log's chain, every checkpoint that was signed of it.
+
+    Raises BackupError at the first fault, ArchiveDamaged, OSError.
+    """
+    manifest = read_manifest(folder)
+    await _check_parts(folder, manifest.parts)
+    checks: list[Checked] = []
+    for kept in manifest.logs:
+        log = await log_in(folder, kept)
+        signed = signed_in(checkpoints_folder(folder / manifest.folder), kept.partition)
+        found = [signed] if signed.checkpoints or signed.faults else []
+        checked = await check_log(log, found)
+        if not checked.ok:
+            raise BackupError(f"the log in {folder} is not whole: {'; '.join(checked.lines()[2:])}")
+        checks.append(checked)
+    return manifest, checks
+
+
+async def _check_parts(folder: Path, parts: Sequence[PartKept]) -> None:
+    for part in parts:
+        path = folder / part.path
+        try:
+            found = await asyncio.to_thread(_sha256, path)
+        except FileNotFoundError:
+            raise BackupError(f"{path} of the backup is missing; use another backup") from None
+        if found != part.sha256:
+            raise BackupError(f"{path} holds other bytes than were put there; use another backup")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
