@@ -252,7 +252,7 @@ def test_the_drill_of_the_documentation(tmp_path: Path) -> None:
 async def test_a_backup_waits_for_what_was_submitted_and_is_refused_where_nobody_takes_it(
     tmp_path: Path,
 ) -> None:
-    """What is acknowledged and in no log yet would be missing: the broker has it, and no orchestrator runs."""
+    """What is acknowledged and in no log yet would be missing: here no orchestrator runs."""
     async with await EmbeddedBroker.start(tmp_path / "writ") as broker:
         key = broker.key_path("log")
         link = await connect(Target(broker.url, key), "test", inbox_prefix="_INBOX")

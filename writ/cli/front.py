@@ -74,7 +74,7 @@ FRONT = """\
   writ orchestrator             run one more over the log, which leads when nobody does
   writ views rebuild NAME       build a view anew from the log, beside the one that answers
   writ archive status           what was moved out of the broker; run moves what is due
-  writ backup DIR               all that it holds, while it runs; `writ restore DIR` makes a node of it
+  writ backup DIR               all that it holds, while it runs; `writ restore DIR` makes it anew
   writ env                      where it is, for other programs: eval "$(writ env)"
   writ down                     stop it
 
