@@ -60,12 +60,15 @@ class Batch(NamedTuple):
 
     def before(self, seq: int) -> Batch:
         """The part before a record."""
-        part = seq - self.records[0].seq
-        return Batch(self.records[:part], self.ends[:part])
+        return self.part(slice(seq - self.records[0].seq))
 
     def only(self, index: int) -> Batch:
         """One of its records."""
-        return Batch(self.records[index : index + 1], self.ends[index : index + 1])
+        return self.part(slice(index, index + 1))
+
+    def part(self, part: slice) -> Batch:
+        """Some of its records."""
+        return Batch(self.records[part], self.ends[part])
 
 
 class _Signal:
@@ -92,13 +95,21 @@ class Follower:
 
     async def next(self, limit: int) -> Batch:
         """All records that have come behind `at`, at most `limit`; waits for one. Raises Halted."""
+        return (await self._next(limit))[0]
+
+    async def stored(self, limit: int) -> Sequence[Stored]:
+        """The messages that `next` would hand out the records of, in place of it; each has been checked."""
+        return (await self._next(limit))[1]
+
+    async def _next(self, limit: int) -> tuple[Batch, Sequence[Stored]]:
         while True:
             feed = self._feed = self._feeds.place(self, self._feed)
-            batch = feed.behind(self.at, limit)
-            if batch is not None:
+            part = feed.behind(self.at, limit)
+            if part is not None:
+                batch, stored = feed.cut(part)
                 self.at = batch.ends[-1]
                 feed.trim()
-                return batch
+                return batch, stored
             await feed.came.wait()
 
     def leave(self) -> None:
@@ -196,7 +207,7 @@ class _Feed:
         self._before: Position | None = None if base else Position()
         self._records: list[Record] = []
         self._ends: list[Position] = []
-        self._sizes: list[int] = []
+        self._stored: list[Stored] = []
         self._size = 0
         self._fault: str | None = None
         self.followers: set[Follower] = set()
@@ -217,8 +228,8 @@ class _Feed:
         """Whether a follower that stands there will find what it needs."""
         return self._fault is None and self.base <= seq <= self.newest + self._feeds.window
 
-    def behind(self, at: Position, limit: int) -> Batch | None:
-        """The records behind a position; None where they are still to come. Raises Halted."""
+    def behind(self, at: Position, limit: int) -> slice | None:
+        """Where the records behind a position are; None where they are still to come. Raises Halted."""
         index = at.seq - self.base
         known = None
         if index <= len(self._records):
@@ -230,11 +241,14 @@ class _Feed:
             ready = len(self._records) - index
             far = self.newest < self._feeds.last and self._fault is None and not self.full
             if ready and not (far and ready < self._feeds.window // _WORTH):
-                part = slice(index, index + limit)
-                return Batch(self._records[part], self._ends[part])
+                return slice(index, index + limit)
         if self._fault is not None:
             raise Halted(self._fault)
         return None
+
+    def cut(self, part: slice) -> tuple[Batch, Sequence[Stored]]:
+        """A part of the window, as records and as they are stored."""
+        return Batch(self._records[part], self._ends[part]), self._stored[part]
 
     def trim(self) -> None:
         """Forgets what all followers have, but for a tail, in which those of another reading find a place."""
@@ -245,8 +259,8 @@ class _Feed:
         if count <= 0:
             return
         self._before = self._ends[count - 1]
-        self._size -= sum(self._sizes[:count])
-        for part in (self._records, self._ends, self._sizes):
+        self._size -= sum([len(stored.body) for stored in self._stored[:count]])
+        for part in (self._records, self._ends, self._stored):
             del part[:count]
         self.base += count
         self._room.give()
@@ -310,16 +324,18 @@ class _Feed:
         partition, epoch = self._log.partition, self._log.epoch
         at = self._ends[-1] if self._ends else self._before
         assert at is not None
-        records, ends, sizes = self._records, self._ends, self._sizes
+        records, ends, kept, size = self._records, self._ends, self._stored, self._size
         try:
-            for seq, subject, body, _ in stored:
+            for each in stored:
+                seq, subject, body, _ = each
                 record, at = link(at, seq, subject, body, partition, epoch)
                 records.append(record)
                 ends.append(at)
-                sizes.append(len(body))
-                self._size += len(body)
+                kept.append(each)
+                size += len(body)
         except Violation as violation:
             self._fail(str(violation))
+        self._size = size
 
     def _fail(self, reason: str) -> None:
         self._fault = reason

@@ -56,7 +56,7 @@ VIEWS: Final[tuple[Callable[[], View], ...]] = (
 OPTIONAL: Final[tuple[Callable[[], View], ...]] = (SearchView,)
 """Views that a node has only where they were asked for."""
 
-APART: Final[frozenset[Callable[[], View]]] = frozenset({JobsView, AttemptsView, TrafficView, SearchView})
+APART: Final[frozenset[Callable[[], View]]] = frozenset({JobsView, TrafficView, MetricsView, SearchView})
 """Views that a second process folds while they are far behind (see `helping`): as costly as the rest."""
 
 

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from writ.broker.ports import Log
 from writ.projections import places
-from writ.projections.feed import Batch, Feeds
+from writ.projections.feed import Batch, Feeds, Halted
 from writ.projections.folded import Folded
-from writ.projections.helping import FAR_RECORDS, catch_up
+from writ.projections.helping import FAR_RECORDS, PART_RECORDS, catch_up, handed_on
 from writ.projections.jobs import JobsView
 from writ.schemas.chain import Position
 from writ.schemas.codec import decode, digest
@@ -38,10 +38,15 @@ class Helping:
 
     async def fold(self, name: str, path: Path) -> None:
         self.asked.append(f"{name} {path.name}")
-        feeds = Feeds(self.log)
+        feeds, file = Feeds(self.log), await Folded.open(path, JobsView())
         try:
-            await catch_up(path, feeds, JobsView())
+            at = file.reached.position
+            parts = handed_on(feeds, await feeds.follow(at))
+            await catch_up([file], at, parts, self.log.partition, self.log.epoch)
+        except Halted:
+            pass
         finally:
+            await file.close()
             await feeds.close()
         if self.until is not None:
             raise OSError("the helper was killed")
@@ -92,6 +97,33 @@ async def test_what_halts_a_view_halts_it_where_its_helper_stopped(
         await until(lambda: runner.halted)
         assert "record 602: its prev is" in (runner.halted or "")
         assert runner.position == 601
+
+
+async def test_files_that_stand_apart_are_folded_by_one_reading(
+    history: Histories, running: Running, dump: Dump, tmp_path: Path
+) -> None:
+    """Such as after a kill. One that knows another record than the log has is left where it stands."""
+    told = history.wander(5, 3 * PART_RECORDS)
+    last = len(told.records)
+    async with running(told.log(), "alone.db") as runner:
+        assert await runner.wait_for(last, 20)
+        whole = dump(runner.path)
+    records = [decode(each.body) for each in told.records]
+    ends = [
+        Position(record.epoch, record.seq, digest(told.records[record.seq - 1].body)) for record in records
+    ]
+    files = [await Folded.open(tmp_path / f"{name}.db", JobsView()) for name in ("new", "further", "other")]
+    feeds = Feeds(told.log())
+    try:
+        assert await files[1].apply(Batch(records[:9_000], ends[:9_000])) is None
+        strange = [*ends[:8_999], ends[8_999]._replace(digest="0" * 64)]
+        assert await files[2].apply(Batch(records[:9_000], strange)) is None
+        parts = handed_on(feeds, await feeds.follow(Position()))
+        await catch_up(files, Position(), parts, feeds.log.partition, feeds.log.epoch)
+        assert [file.reached.position.seq for file in files] == [last, last, 9_000]
+        assert [dump(file.path) == whole for file in files] == [True, True, False]
+    finally:
+        await asyncio.gather(feeds.close(), *[file.close() for file in files])
 
 
 async def test_a_file_that_another_process_has_moved_on_is_not_folded_into_twice(

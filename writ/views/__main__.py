@@ -82,7 +82,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     if not settings.search:
         for make in OPTIONAL:  # what is not kept in step must not answer, nor stay
             places.remove(directory / f"{make().name}.db")
-    apart = Apart(settings)
+    apart = Apart(feeds)
     parts.push_async_callback(apart.close)
     runners = [
         Runner(directory / f"{make().name}.db", feeds, make, helper=apart.fold if make in APART else None)
