@@ -143,10 +143,10 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
 
         `input` is anything msgspec writes as JSON, at most 256 KiB; parameters of the task are matched to its
         fields by name. An `id` makes the submit idempotent: while a job of that id is known to the queue, a
-        further submit of it is the same job. `priority` is 1 to 5 [3; 1 first]. `delay_s` and `not_before` (a
-        datetime with time zone) say when it may first run; give one. `lease_s` [30] is how soon a dead worker
-        is noticed, `attempt_timeout_s` [900] bounds one attempt, `job_timeout_s` [86,400] all of them,
-        `expires_in_s` [none] the time to the first start; all in seconds.
+        further submit of it is the same job, and one of another task or input is refused. `priority` is 1 to
+        5 [3; 1 first]. `delay_s` and `not_before` (a datetime with time zone) say when it may first run: give
+        one. `lease_s` [30] is how soon a dead worker is noticed, `attempt_timeout_s` [900] bounds an attempt,
+        `job_timeout_s` [86,400] all of them, `expires_in_s` [none] the time to the first start; in seconds.
 
         `fairness_key` takes turns with others of its priority, `concurrency_key` shares the queue's
         `key_concurrency` slots, and one live job at a time has a `unique_key`. With `approval` a person must
@@ -303,10 +303,14 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        try:
-            return await self.job(job.id, job.queue, timeout_s=timeout_s)  # waits for what was submitted
-        except JobNotFound:
-            pass
+        view: JobView | None = None
+        with suppress(JobNotFound):
+            view = await self.job(job.id, job.queue, timeout_s=timeout_s)  # waits for what was submitted
+        if view is not None:
+            waiter = Verdict(job, loop)
+            waiter.refused(self._refusals.get(job.seq, ()))  # the job of its id may be another one's
+            if not waiter.outcome.done():
+                return view
         outcome = await self._told(Verdict(job, loop), until)
         standing = stand_in(outcome)
         if isinstance(outcome, Exception) and standing is None:

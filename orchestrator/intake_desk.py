@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+from writ.broker.coding import encoded_by
 from writ.schemas import bounds
 from writ.schemas.access import Resource, denied
 from writ.schemas.commands import SubmitJob
@@ -100,9 +101,9 @@ class IntakeDesk:
         tenant, principal, _, queue = address
         command, place = element.command, f"{tenant}.{queue}"
         index = element.source.index if many else None
-        existing = self._state.job(tenant, queue, element.job_id)
-        if existing is not None:
-            return None
+        known_job = self._state.job(tenant, queue, element.job_id)
+        if known_job is not None:
+            return self._once_more(command, known_job, index)
         policy = self._state.queue(place)
         find = partial(self._state.find, tenant)
         refused = self._office.guard.naming(address, command, round_.now, index)
@@ -150,6 +151,15 @@ class IntakeDesk:
         )
         self._hold_back(round_, tenant, key, command, find)
         return None
+
+    def _once_more(self, command: SubmitJob, job: Job, index: int | None) -> Rejection | None:
+        """What is said of a submit whose id is that of a job: nothing where it is the same one once more."""
+        sealing, sent = self._office.sealing, bytes(command.input)
+        digest = sealing.seal_of(job)(sent).digest
+        content = sealing.open(job.input) if job.first_input is None else None
+        if content is not None and encoded_by(content) is not None and encoded_by(sent) is not None:
+            digest = ""  # a cipher of the submitter's own says the same in other bytes each time
+        return intake.another(command, job, content, digest, index)
 
     def _plain(self, tenant: str, reproduced: str, key: str) -> depend.Known | None:
         """A job by its key; the one that is to be reproduced with its content in plain, to be compared."""

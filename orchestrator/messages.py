@@ -134,12 +134,25 @@ def open_link(partition: int, stored: Stored) -> Linked | None:
     return Linked(partition, record.epoch, record.seq, record.events, len(stored.body))
 
 
+def _too_large(body: bytes) -> Rejection | None:
+    """Why a message fits no round: one that waited for room would keep all others waiting for ever."""
+    if len(body) <= bounds.MESSAGE_MAX_BYTES:
+        return None
+    reason = (
+        f"the message has {len(body)} bytes; at most {bounds.MESSAGE_MAX_BYTES} are taken: send less at once"
+    )
+    return Rejection(RejectionKind.TOO_LARGE, reason)
+
+
 def open_request(subject: str, body: bytes, send: Send) -> Asked:
     """Takes a request apart; what is wrong with it becomes the command's rejection.
 
     Raises ValueError where the subject is not one that is served.
     """
     address = parse_served(subject)
+    large = _too_large(body)
+    if large is not None:
+        return Asked(address, large, send, 0)
     verb = address.verb
     decoders = _system_decoders if address.tenant == SYSTEM_TENANT else _decoders
     open_ = decoders.get(verb)
@@ -169,9 +182,9 @@ def open_submit(epoch: int, seq: int, subject: str, body: bytes) -> Submitted:
     Raises ValueError where the subject is not that of a submit.
     """
     address = parse_served(subject)
-    elements = submits.split(body)
+    elements = _too_large(body) or submits.split(body)
     if isinstance(elements, Rejection):
-        return Submitted(epoch, seq, -1, address, [], [elements], len(body))
+        return Submitted(epoch, seq, -1, address, [], [elements], 0)
     single = len(elements) == 1 and not isinstance(elements[0], msgspec.Raw)
     sound: list[Element] = []
     refused: list[Rejection] = []

@@ -87,7 +87,8 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     the end that waits for the steps to be undone, or did. `reserve_microusd` is what an attempt may cost.
     `process` is the release that it asks for, and
     `release` the digest of the one that its newest lease was for.
-    `requires` are labels that its worker must have.
+    `requires` are labels that its worker must have. `first_input` is the digest of the input that it was
+    submitted with, where somebody has changed that since.
     """
 
     tenant: str
@@ -148,6 +149,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     release: str | None = None
     trace: str | None = None
     requires: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    first_input: str | None = None
 
     @property
     def queue(self) -> str:

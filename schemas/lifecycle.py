@@ -366,6 +366,7 @@ def _evolve_waiting(job: Job, target: State, event: Fact, record: Record) -> Job
                 due_at=job.due_at if due_at is None else due_at,
                 round_due=job.round_due if due_at is None else due_at,
                 input=job.input if content is None else content,
+                first_input=job.first_input if content is None else job.first_input or job.input.digest,
             )
             if job.state is S.SUSPENDED:
                 return edited

@@ -75,6 +75,30 @@ def _unreproducible(
     return Rejection(RejectionKind.CONFLICT, f"{wanted.job}, to be reproduced, {why}", "reproduces", index)
 
 
+def another(
+    command: SubmitJob, known: Job, content: bytes | None, digest: str, index: int | None
+) -> Rejection | None:
+    """Why a submit does not stand for the job that has its id: that is of another task or another input.
+
+    `digest` is that of the submit's input, made as the job's was, and empty where that can be made no more.
+    `content` is the job's input, where it can be compared: JSON that says the same is the same input.
+    """
+    first = known.first_input or known.input.digest
+    if command.task != known.task:
+        why = f"is of task {known.task}, and this submit of {command.task}"
+    elif digest in (first, "") or (content is not None and _says(content) == _says(bytes(command.input))):
+        return None
+    else:
+        why = f"has the input with digest {first}, and this submit the one with {digest}"
+    reason = f"job {known.id} {why}; what is another job needs an id of its own"
+    return Rejection(RejectionKind.CONFLICT, reason, "id", index)
+
+
+def _says(content: bytes) -> bytes:
+    """JSON without what makes no difference: blanks, and the order of fields."""
+    return msgspec.json.encode(msgspec.json.decode(content), order="sorted")
+
+
 def clashes(command: SubmitJob, live: Job, on_clash: OnClash, index: int | None) -> Rejection | None:
     """What is said of a second submit with a unique key; nothing where it replaces the first."""
     reason = f"unique_key {command.unique_key} belongs to the live job {live.key}; on_clash is {on_clash}"

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Annotated, Any, Final
 
@@ -19,6 +19,9 @@ from .problems import Fault
 
 Cursor = Annotated[str, Meta(max_length=1_000)] | None
 """The name of a page as callers see it: not to be taken apart."""
+
+_DIGITS_MAX: Final = 400
+"""Of a whole number written with an exponent: more than any that a float has."""
 
 _STEP: Final = re.compile(r"\[[^\]]*\]()|\.?([^.\[\]]+)")
 """Of the place of a fault: a field's name, or nothing for an element of a list or a value of a mapping."""
@@ -77,8 +80,8 @@ def _with_whole_numbers(sent: bytes, place: str) -> bytes:
     """
     try:
         return bytes(_whole(msgspec.Raw(sent), [name for _, name in _STEP.findall(place)]))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return sent  # it is broken behind that place
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation):
+        return sent  # it is broken at that place, or behind it
 
 
 def _whole(value: msgspec.Raw, steps: Sequence[str]) -> msgspec.Raw:
@@ -95,7 +98,8 @@ def _whole(value: msgspec.Raw, steps: Sequence[str]) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(fields))
     if not steps and (begins == b"-" or begins.isdigit()):
         number = Decimal(text.decode())
-        return msgspec.Raw(b"%d" % int(number)) if number == number.to_integral_value() else value
+        if number.adjusted() < _DIGITS_MAX and number == number.to_integral_value():
+            return msgspec.Raw(b"%d" % int(number))
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -263,6 +264,7 @@ BIG = "x" * bounds.INLINE_MAX_BYTES
 INLINE = f"at most {bounds.INLINE_MAX_BYTES} are carried inline"
 BIG_BYTES = f"{bounds.INLINE_MAX_BYTES + 2} bytes"
 TYPES = ["x" * 16_385]
+TOO_LONG = b'[{"task":"%b"}]' % (b"x" * bounds.BATCH_MAX_BYTES)
 
 # Submits: their form, what they name, and what the queue allows.
 simple("bytes", lambda s: s.bad(b'{"task":"\xff"}'), "UTF-8", "byte 9", "0xff")
@@ -271,6 +273,9 @@ simple("no json array", lambda s: s.bad(b"[{]"), "JSON", "malformed", "byte 2")
 simple("no json element", lambda s: s.bad(b'{"task":"\\ud800"}'), "JSON", "not JSON", "truncated")
 simple("no jobs", lambda s: s.bad(b"[]"), "array", f"1 to {bounds.SUBMIT_ARRAY_MAX_JOBS}", "no job")
 simple("many jobs", lambda s: s.bad([{"task": "t"}] * 501), "array", "at most 500", "501 jobs")
+simple(
+    "large submit", lambda s: s.bad(TOO_LONG), "message", f"at most {bounds.MESSAGE_MAX_BYTES}", len(TOO_LONG)
+)
 simple("wrong type", lambda s: s.job(priority=9), "priority", "<= 5", "9")
 simple("unreadable input", lambda s: s.bad(b'{"task":"t","input":1e999}'), "input", "read", "out of range")
 simple("large input", lambda s: s.job(input=BIG), "input", INLINE, BIG_BYTES)
@@ -337,6 +342,27 @@ async def live_max(s: Scene) -> str:
     await s.twin.stop()
     await s.twin.start()
     return await s.job()
+
+
+simple(
+    "large request",
+    lambda s: s.raw("acquire", TOO_LONG),
+    "message",
+    f"at most {bounds.MESSAGE_MAX_BYTES}",
+    len(TOO_LONG),
+)
+
+
+@row("job a", "task t", "of u")
+async def another_task(s: Scene) -> str:
+    await s.submit()
+    return await s.bad({"task": "u", "id": "a"})
+
+
+@row("job a", hashlib.sha256(b"1").hexdigest(), hashlib.sha256(b"2").hexdigest())
+async def another_input(s: Scene) -> str:
+    await s.submit(input=1)
+    return await s.job(id="a", input=2)
 
 
 @row("unique_key u", "on_clash is reject", "mail~a")
