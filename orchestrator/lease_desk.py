@@ -81,7 +81,7 @@ class LeaseDesk:
         if command.about is not None:
             self._hear(round_, asked, command, command.about)
         until = self._office.clock.mono_us() + round(command.wait_s * bounds.SECOND_US)
-        waiter = Waiter(tenant, principal, queue, command, asked.send, until)
+        waiter = Waiter(tenant, principal, queue, command, asked.send, until, round_.now)
         # Those who wait already have had their chance at what is ready: what is left is not for them.
         if not self._grant(round_, waiter):
             if command.wait_s > 0:
@@ -253,10 +253,12 @@ class LeaseDesk:
         if actor is None:
             events = lease.grant(job, command, principal, principal, reserved, process)
             round_.record(tenant, "job", job.key, events, actor=principal, vouched=False, cause="acquire")
-        return self._lease(self._state.jobs[f"{tenant}.{job.key}"])
+        return self._lease(self._state.jobs[f"{tenant}.{job.key}"], round_.now - waiter.since)
 
-    def _lease(self, job: Job) -> commands.Lease:
+    def _lease(self, job: Job, parked_us: int) -> commands.Lease:
+        """The lease just granted of a job, to an acquire that waited so long."""
         queue = self._state.queue(f"{job.tenant}.{job.queue}")
+        strict = queue.policy.strict_lease
         content = self._office.sealing.open(job.input)
         if job.input_from:
             content = self._filled(job, content)
@@ -281,6 +283,8 @@ class LeaseDesk:
             job.release,
             job.trace,
             lease.waited_ms(job),
+            strict,
+            parked_us / bounds.SECOND_US if strict else 0.0,
         )
 
     def _filled_bytes(self, job: Job) -> int:

@@ -10,9 +10,6 @@ from .replay.text import clock_time
 CLOCK_MAX_S = 2.0
 """Whose clock is further than this off the broker's does not lead: log time would follow it."""
 
-_SLEW = 20
-"""Log time may run one part in this many faster or slower than the monotonic clock."""
-
 
 class ClockOff(Exception):
     """This engine's clock and the broker's do not agree: it does not lead."""
@@ -45,7 +42,7 @@ class LogTime:
         elapsed = max(0, mono - self._mono)
         self._mono = mono
         error = self._clock.wall_us() - (self._at + elapsed)
-        most = elapsed // _SLEW
+        most = elapsed // bounds.SLEW
         self._at += elapsed + max(-most, min(most, error))
         return self._at
 

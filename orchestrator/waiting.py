@@ -13,7 +13,7 @@ from writ.schemas.commands import Acquire
 
 
 class Waiter(msgspec.Struct, frozen=True, eq=False):
-    """A parked acquire; `until` is monotonic time in microseconds."""
+    """A parked acquire; `until` is monotonic time in microseconds, `since` the log time at which it came."""
 
     tenant: str
     principal: str
@@ -21,6 +21,7 @@ class Waiter(msgspec.Struct, frozen=True, eq=False):
     command: Acquire
     send: Answer
     until: int
+    since: int
 
 
 class Waiting:

@@ -80,6 +80,10 @@ REASON_MAX_CHARS: Final = 1_000
 SHARDS: Final = 256
 SECOND_US: Final = 1_000_000
 """Log time is counted in microseconds."""
+
+SLEW: Final = 20
+"""Log time may run one part in this many faster or slower than a monotonic clock."""
+
 REFUSALS_NAMED_MAX: Final = 100
 """Refused elements that one record names singly; it counts the rest."""
 

@@ -495,7 +495,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `progress` is the newest that was said in the round.
     `network` is whether an isolated attempt may use one. `release` is the digest of the release to run.
     `trace` is the trace context that the job was submitted with, and `waited_ms` how long it was ready before
-    its first lease.
+    its first lease. The work on a `strict` one ends before the lease can be over by the worker's own
+    clock; it was granted when its acquire had waited for `parked_s`.
     """
 
     id: str
@@ -518,6 +519,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     release: str | None = None
     trace: str | None = None
     waited_ms: int | None = None
+    strict: bool = False
+    parked_s: float = 0.0
 
 
 class Acquired(Answer, frozen=True):

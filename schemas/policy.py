@@ -164,7 +164,8 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     is kept apart by more than `plain` may use the network. `reserve_microusd` is what an attempt may cost:
     so much of the tenant's budget is set apart for each before it starts. `assets` are names, in which `*`
     stands for anything, each with the tasks whose jobs may read it.
-    `requires` are labels that each new job of the queue demands of its worker, beside its own.
+    `requires` are labels that each new job of the queue demands of its worker, beside its own. With
+    `strict_lease` a worker that cannot renew a lease stops the work before the job can be another's.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -185,6 +186,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     reserve_microusd: Reserve | None = None
     assets: AssetGrants = {}
     requires: Labels = {}
+    strict_lease: bool = False
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

@@ -33,6 +33,11 @@ class Stop(Enum):
     LOST = "the lease was lost: another worker may have the job"
     TIMEOUT = "the attempt ran longer than attempt_timeout_s"
     RELEASE = "the worker is draining"
+    LAPSED = "the lease could not be renewed in time: another worker may have the job soon"
+
+
+GRACE_S: Final = 2.0
+"""From being told to stop to SIGTERM, and from there to SIGKILL."""
 
 
 class Fault(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
     acquire --> begin (hands) --> finished --> complete | fail | release, repeated until answered
                    |  every third of a lease: renew --> lost: stop, report nothing
                    |                                    cancel: stop, report `cancelled`
+                   |  no answer, and the queue is strict: stop before the lease may be over, release
                    '-- after 1 s: start
 
 A slot is taken from the asking for a lease until its user code has ended. A lease is held, and renewed,
@@ -24,29 +25,26 @@ from writ.broker.clock import Clock
 from writ.broker.coding import Coder
 from writ.broker.errors import PermissionDenied, Unreachable, WireError
 from writ.broker.wire import Wire
-from writ.schemas.bounds import LEASES_PER_REQUEST_MAX, RENEWALS_PER_REQUEST_MAX
+from writ.schemas.bounds import LEASES_PER_REQUEST_MAX
 from writ.schemas.commands import (
     Acquire,
     Acquired,
     Answer,
     Lease,
-    Renew,
-    Renewed,
     Reported,
-    SignalCame,
     Start,
     Withdraw,
     WorkerAbout,
 )
 from writ.schemas.errors import ErrorClass
-from writ.schemas.rejections import Rejection, RejectionKind
 
 from .asking import Asking, Refused, TryLater
+from .beats import Beats
 from .children import Errands
 from .errors import Cancelled, WorkerError
 from .faults import Fault, Stop
 from .hands import Hands, Outbox, from_anywhere
-from .line import Counts, Line, Post, heard, held
+from .line import Counts, Line, Post, held
 from .notes import Notes
 from .recording import first_run, recorded_steps
 from .redaction import Redactor
@@ -65,6 +63,7 @@ STRAGGLER_S: Final = 60.0
 """How long a late answer is still listened for: leases that it brings are run or released, never lost."""
 
 STARTED_AFTER_S: Final = 1.0
+TICK_S: Final = 0.5
 SCARCE_WAIT_S: Final = 1.0
 """The wait of an acquire while there are fewer free slots than queues: the others want their turn."""
 
@@ -115,6 +114,16 @@ class Keeper:
             self._asking, post.worker, self.counts, entropy, self._spawn, self._changed.set, self._fail
         )
 
+        self._beats = Beats(
+            self._asking,
+            post.worker,
+            clock,
+            self.counts,
+            self._spawn,
+            self._stop,
+            self._tell_heard,
+            self._changed.set,
+        )
         self._notes = Notes(self._asking, post.worker, entropy, self._spawn, self._all_noted, self._fail)
         self._unsent: set[Run] = set()
         """Runs that have ended, and of which not everything noted or said is in the log."""
@@ -199,7 +208,9 @@ class Keeper:
             text = run.stop.value
             kind = ErrorClass.TIMEOUT if run.stop is Stop.TIMEOUT else ErrorClass.CANCELLED
             run.fault = Fault(kind, "NotStarted", text)
-        if run.sleep is not None:
+        if run.stop is Stop.LAPSED:
+            line.given_back.append(run)  # whatever became of it: nobody could know whether it was in time
+        elif run.sleep is not None:
             line.asleep[run.sleep.verb].append(run)
         elif run.fault is None:
             line.completed.append(run)
@@ -269,12 +280,12 @@ class Keeper:
         try:
             await asyncio.wait({asking}, timeout=wait_s + PATIENCE_S)
             if asking.done():
-                taken = self._acquired(line, asking.result(), count)
+                taken = self._acquired(line, asking.result(), count, asked_us)
                 idle_us = self._now_us() - asked_us
                 empty_early = taken == 0 and not self._draining and idle_us < wait_s * _SECOND_US / 2
                 self._rest(line, "no lease, and no wait" if empty_early else None)
             else:
-                self._spawn(self._straggler(line, asking))
+                self._spawn(self._straggler(line, asking, asked_us))
                 self._rest(line, f"no answer to acquire within {wait_s + PATIENCE_S:g} s")
         except (PermissionDenied, Unreachable) as error:
             self._fail(error)
@@ -295,20 +306,24 @@ class Keeper:
             self._changed.set()
         self._fill()
 
-    async def _straggler(self, line: Line, asking: asyncio.Future[Acquired]) -> None:
+    async def _straggler(self, line: Line, asking: asyncio.Future[Acquired], asked_us: int) -> None:
         """Waits for an answer that is late: what it brings is run where there is room, else released."""
         try:
             answer = await asking
         except (WireError, TryLater, Refused):
             return
-        log.warning("an acquire of queue %s was answered late with %d leases", line.queue, len(answer.leases))
+        if answer.leases:
+            log.warning(
+                "an acquire of queue %s was answered late with %d leases", line.queue, len(answer.leases)
+            )
         room = max(0, self._free)
-        taken = self._acquired(line, msgspec.structs.replace(answer, leases=answer.leases[:room]), 0)
+        there = msgspec.structs.replace(answer, leases=answer.leases[:room])
+        taken = self._acquired(line, there, 0, asked_us)
         self._free -= taken
         self._return(line, answer.leases[room:])
 
-    def _acquired(self, line: Line, answer: Acquired, asked: int) -> int:
-        """Starts work on what an acquire brought; how many slots that takes."""
+    def _acquired(self, line: Line, answer: Acquired, asked: int, asked_us: int) -> int:
+        """Starts work on what an acquire of `asked_us` brought; how many slots that takes."""
         leases = answer.leases
         line.hot = asked > 0 and len(leases) >= asked
         if not leases:
@@ -319,6 +334,7 @@ class Keeper:
             return 0
         runs: list[Run] = []
         unknown: list[Lease] = []
+        late: list[Lease] = []
         key = self._asking.coder.digest_key
         for lease in leases:
             if key:
@@ -328,21 +344,29 @@ class Keeper:
                 unknown.append(lease)
             elif lease.token not in line.held:
                 told, spans = Spans.begin(lease, line.tenant, line.queue)
-                run = line.held[lease.token] = Run(told, line, task, self._clock, spans)
+                run = Run(told, line, task, self._clock, spans)
+                run.granted(asked_us, lease.parked_s)
+                if run.lapses(self._now_us()):
+                    late.append(lease)
+                    continue
+                line.held[lease.token] = run
                 runs.append(run)
         if unknown:
             log.error(
                 "queue %s gave leases for tasks that this worker lacks, as %s", line.queue, unknown[0].task
             )
             self._return(line, unknown)
+        if late:
+            log.warning("queue %s gave %d strict leases that came too late to work on", line.queue, len(late))
+            self._return(line, late)
         if runs:
             assert self._hands is not None
             self._hands.begin([run for run in runs if not _has_past(run)])
             for run in runs:
                 if _has_past(run):
                     self._spawn(self._recall(run))
-            self._arm_beat(line, min(run.lease.lease_s for run in runs) / 3)
-            self._arm_tick()
+            self._beats.keep(line, runs)
+            self._arm_tick(runs)
         return len(runs)
 
     async def _recall(self, run: Run) -> None:
@@ -397,78 +421,6 @@ class Keeper:
 
     # --- keeping ----------------------------------------------------------------------------------------
 
-    def _arm_beat(self, line: Line, in_s: float) -> None:
-        """The next beat of a queue comes within `in_s` seconds."""
-        loop = asyncio.get_running_loop()
-        if line.beat is not None:
-            if line.beat.when() <= loop.time() + in_s:
-                return
-            line.beat.cancel()
-        line.beat = loop.call_later(in_s, self._beat, line)
-
-    def _beat(self, line: Line) -> None:
-        line.beat = None
-        if not line.held:
-            return
-        interval_s = min(run.lease.lease_s for run in line.held.values()) / 3
-        self._arm_beat(line, interval_s)
-        if not line.beating:
-            line.beating = True
-            self._spawn(self._renew(line, min(interval_s, REPORT_TIMEOUT_S)))
-
-    async def _renew(self, line: Line, timeout_s: float) -> None:
-        """One beat: all leases of a queue. One unanswered is followed by the next one sooner."""
-        try:
-            runs = list(line.held.values())
-            for start in range(0, len(runs), RENEWALS_PER_REQUEST_MAX):
-                part = runs[start : start + RENEWALS_PER_REQUEST_MAX]
-                command = Renew(self._post.worker, heard(part))
-                answer = await self._asking.ask(line.queue, "renew", command, Renewed, timeout_s)
-                self._lose(line, part, answer.lost)
-                wanted = set(answer.cancel)
-                self._stop([run for run in part if run.lease.id in wanted], Stop.CANCEL)
-                if answer.signals:
-                    self._hear(part, answer.signals)
-            line.unheard = False
-        except (WireError, TryLater) as error:
-            level = logging.INFO if line.unheard else logging.WARNING
-            log.log(level, "the leases of queue %s were not renewed: %s", line.queue, error)
-            line.unheard = True
-            self._arm_beat(line, min(1.0, timeout_s))
-        except Refused as error:
-            log.error("renewing the leases of queue %s is refused: %s", line.queue, error)
-        finally:
-            line.beating = False
-
-    def _hear(self, runs: Iterable[Run], signals: Mapping[str, Iterable[SignalCame]]) -> None:
-        """Signals that came for jobs, by their ids."""
-        told = [run for run in runs if signals.get(run.lease.id)]
-        for run in told:
-            run.heard += signals[run.lease.id]
-        assert self._hands is not None
-        self._hands.heard(told)
-
-    def _lose(self, line: Line, runs: list[Run], lost: Iterable[Rejection]) -> None:
-        """Leases that are void: their work ends, and nothing is reported of it."""
-        gone: list[Run] = []
-        for rejection in lost:
-            if rejection.kind is RejectionKind.TRY_LATER or rejection.index is None:
-                continue
-            run = runs[rejection.index]
-            if line.held.get(run.lease.token) is not run:
-                continue  # reported meanwhile
-            del line.held[run.lease.token]
-            if run.ended:
-                # Its report is under way or waits: accepted just before this beat, or void.
-                run.stop = Stop.LOST
-                continue
-            self.counts.lost += 1
-            told = "job %s in queue %s: lease lost: %s"
-            log.warning(told, run.lease.id, line.queue, rejection.reason, extra={"writ": run.where})
-            gone.append(run)
-        self._stop(gone, Stop.LOST)
-        self._changed.set()
-
     def _stop(self, runs: Iterable[Run], why: Stop) -> None:
         told: list[Run] = []
         for run in runs:
@@ -479,23 +431,33 @@ class Keeper:
             assert self._hands is not None
             self._hands.interrupt(told)
 
-    def _arm_tick(self) -> None:
-        if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(STARTED_AFTER_S / 2, self._on_tick)
+    def _tell_heard(self, runs: list[Run]) -> None:
+        assert self._hands is not None
+        self._hands.heard(runs)
+
+    def _arm_tick(self, runs: Iterable[Run]) -> None:
+        """The next tick comes soon, or earlier where the work on one of these must stop."""
+        loop, now_us = asyncio.get_running_loop(), self._now_us()
+        stops = [(run.until_us - now_us) / _SECOND_US for run in runs if run.until_us is not None]
+        in_s = max(0.0, min(TICK_S, *stops)) if stops else TICK_S
+        if self._tick is not None:
+            if self._tick.when() <= loop.time() + in_s:
+                return
+            self._tick.cancel()
+        self._tick = loop.call_later(in_s, self._on_tick)
 
     def _on_tick(self) -> None:
         """Twice a second while leases are held: says what has started, ends what ran too long."""
         self._tick = None
         now_us = self._now_us()
         long_ago = now_us - round(STARTED_AFTER_S * _SECOND_US)
-        busy = False
+        busy: list[Run] = []
         for line in self._lines:
             begun: list[Run] = []
             over: list[Run] = []
             for run in line.held.values():
                 if run.ended:
                     continue
-                busy = True
                 if run.began_us and run.began_us <= long_ago and not run.start_sent:
                     run.start_sent = True
                     begun.append(run)
@@ -503,11 +465,21 @@ class Keeper:
                     self._tell(run)
                 if now_us - run.taken_us >= run.lease.attempt_timeout_s * _SECOND_US:
                     over.append(run)
+                if run.lapses(now_us):
+                    self._lapse(run)
+                busy.append(run)
             for start in range(0, len(begun), LEASES_PER_REQUEST_MAX):
                 self._spawn(self._started(line, begun[start : start + LEASES_PER_REQUEST_MAX]))
             self._stop(over, Stop.TIMEOUT)
         if busy:
-            self._arm_tick()
+            self._arm_tick([run for run in busy if run.stop is None])
+
+    def _lapse(self, run: Run) -> None:
+        """The work on a strict lease ends: it may be over soon, and the broker does not tell."""
+        if run.stop is None:
+            told = "job %s in queue %s is stopped: its lease of %g s was not renewed in time, and is strict"
+            log.warning(told, run.lease.id, run.queue, run.lease.lease_s, extra={"writ": run.where})
+            self._stop([run], Stop.LAPSED)
 
     async def _started(self, line: Line, runs: list[Run]) -> None:
         try:

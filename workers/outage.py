@@ -41,7 +41,7 @@ class Outage:
     def _lost(self) -> None:
         self._soon, self._told = None, True
         log.warning(
-            "%s has lost the broker at %s: what runs goes on, and is reported when it is back",
+            "%s has lost the broker at %s: what runs goes on, but for strict queues, and is reported later",
             self._who,
             self._url,
         )

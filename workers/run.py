@@ -12,7 +12,7 @@ import msgspec
 from writ.broker.clock import Clock
 from writ.broker.coding import encoded_by
 from writ.broker.tracing import within
-from writ.schemas.bounds import INLINE_MAX_BYTES
+from writ.schemas.bounds import INLINE_MAX_BYTES, SECOND_US, SLEW
 from writ.schemas.commands import Lease
 from writ.schemas.errors import ErrorClass
 from writ.schemas.policy import Isolation
@@ -20,7 +20,7 @@ from writ.schemas.policy import Isolation
 from .assets import Assets
 from .context import Context
 from .errors import Cancelled, FailJob
-from .faults import Fault, Stop, fault_of
+from .faults import GRACE_S, Fault, Stop, fault_of
 from .journal import Journal, running
 from .saying import Said
 from .steps import Rewind, Sleep, drive
@@ -42,6 +42,7 @@ class Run:
 
     `stop` is set by the keeper and read by all, and `heard` are the signals that came, oldest first.
     `taken_us` is when the lease came, `began_us` when user code did, by the worker's own monotonic clock.
+    `until_us` is when the work must be told to stop, where the lease is strict and nothing renews it.
     `isolation` is the level that it came to run at. With `sleep` the job waits, and nothing else is reported.
     `spans` are OpenTelemetry's, where that is used.
     """
@@ -68,6 +69,7 @@ class Run:
         "stop",
         "taken_us",
         "task",
+        "until_us",
     )
 
     def __init__(
@@ -94,6 +96,7 @@ class Run:
         self.run_ms = 0
         self.ended = False
         self.start_sent = False
+        self.until_us: int | None = None
 
     @property
     def queue(self) -> str:
@@ -166,6 +169,21 @@ class Run:
         """Whether something noted is not in the log yet."""
         journal = self._journal
         return journal is not None and bool(journal.outbox or journal.sending)
+
+    @property
+    def grace_s(self) -> float:
+        """From being told to stop to SIGTERM, and on to SIGKILL: less where a strict lease is short."""
+        return min(GRACE_S, self.lease.lease_s / 12) if self.lease.strict else GRACE_S
+
+    def granted(self, asked_us: int, parked_s: float = 0.0) -> None:
+        """The lease was granted or renewed, `parked_s` after that was asked for at the earliest."""
+        if self.lease.strict:
+            lives_s = (parked_s + self.lease.lease_s) * SLEW / (SLEW + 1)  # log time may be that much faster
+            self.until_us = asked_us + round((lives_s - 2 * self.grace_s) * SECOND_US)
+
+    def lapses(self, now_us: int) -> bool:
+        """Whether the work must be told to stop, as the lease may be over soon."""
+        return self.until_us is not None and now_us >= self.until_us
 
     def check(self) -> None:
         """Raises Cancelled where the work shall stop."""

@@ -68,7 +68,8 @@ class Worker:
     idle worker may take.
 
     Leases are kept alive on a thread of their own: a task that blocks the event loop keeps its lease. While
-    the broker is away tasks go on, and their results are reported when it is back.
+    the broker is away tasks go on, and their results are reported when it is back; those of queues with
+    `strict_lease` are stopped before another worker can have the job.
 
     `labels` are names and values that jobs may demand of their worker, as `{"gpu": "true"}`.
 

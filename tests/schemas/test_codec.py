@@ -243,6 +243,7 @@ POLICY = st.builds(
     st.builds(ToolPolicy, NAMES, NAMES, st.none() | st.integers(0, 9), NAMES),
     st.none() | st.floats(0, 9),
     st.booleans(),
+    strict_lease=st.booleans(),
 )
 ALIAS = st.sampled_from(Alias)
 CHECKED = st.sampled_from(Checked)

@@ -62,11 +62,12 @@ class Orchestra:
         queue: str = "q",
         lease_s: float = 30.0,
         attempt_timeout_s: float = 900.0,
+        **more: Any,
     ) -> str:
-        """A pending job; its id."""
+        """A pending job; its id. `more` are further fields of its lease."""
         token = next(self._tokens)
         raw = msgspec.Raw(msgspec.json.encode(data))
-        lease = commands.Lease(id or f"job-{token}", task, token, 1, raw, lease_s, attempt_timeout_s)
+        lease = commands.Lease(id or f"job-{token}", task, token, 1, raw, lease_s, attempt_timeout_s, **more)
         self._pending.setdefault(queue, deque()).append(lease)
         return lease.id
 

@@ -8,12 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
+from writ.broker.clock import SystemClock
 from writ.broker.connect import Target
 from writ.broker.errors import PermissionDenied
 from writ.schemas.bounds import MESSAGE_MAX_BYTES
@@ -480,6 +481,66 @@ async def test_tasks_go_on_while_the_broker_is_away_and_are_reported_afterwards(
         await orchestra.until(lambda: len(orchestra.completed) == 3)
     assert orchestra.completed == jobs
     assert made.stale == 0
+
+
+async def test_strict_work_ends_before_its_lease_can_and_is_not_told_as_done(orchestra: Orchestra) -> None:
+    ended: dict[str, int] = {}
+
+    @task
+    async def stubborn(ctx: Context) -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        ended[ctx.id] = time.monotonic_ns()
+        return "done"
+
+    job = orchestra.add("stubborn", lease_s=1, strict=True)
+    async with running(worker(orchestra, stubborn), orchestra):
+        await orchestra.until(lambda: len(orchestra.called("renew")) >= 4)  # it outlives its first lease
+        renewed_ns = time.monotonic_ns()
+        orchestra.away = True
+        await orchestra.until(lambda: job in ended)
+        orchestra.away = False
+        await orchestra.until(lambda: orchestra.released)
+    assert ended[job] < renewed_ns + 1_000_000_000
+    assert (orchestra.released, orchestra.completed, orchestra.failed) == ([job], {}, {})
+
+
+async def test_a_renewal_without_a_verdict_does_not_prolong_a_strict_lease(
+    orchestra: Orchestra,
+) -> None:
+    @task
+    async def endless() -> None:
+        await asyncio.sleep(60)
+
+    def answer(call: Any) -> bytes | None:
+        if call.verb != "renew":
+            return None
+        unknown = [
+            Rejection(RejectionKind.TRY_LATER, "ask again", None, at)
+            for at in range(len(call.command.leases))
+        ]
+        return msgspec.json.encode(Renewed(lost=tuple(unknown)))
+
+    orchestra.answer = answer
+    job = orchestra.add("endless", lease_s=1, strict=True)
+    async with running(worker(orchestra, endless), orchestra):
+        await orchestra.until(lambda: orchestra.released)
+    assert orchestra.released == [job]
+
+
+@pytest.mark.parametrize(("parked_s", "begins"), [(5.0, True), (0.0, False)])
+async def test_strict_work_that_comes_too_late_is_not_begun(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch, parked_s: float, begins: bool
+) -> None:
+    """An acquire may wait longer than a lease lives: how long the grant was parked says how much is left."""
+    clock = SystemClock()
+    asked_us = clock.mono_us()
+    monkeypatch.setattr(clock, "mono_us", lambda: asked_us + (5_000_000 if orchestra.live else 0))
+    job = orchestra.add("double", {"n": 1}, lease_s=2, strict=True, parked_s=parked_s)
+    async with running(worker(orchestra, double, clock=clock), orchestra):
+        await orchestra.until(lambda: orchestra.completed or orchestra.released)
+    assert (job in orchestra.completed) is begins
+    assert (job in orchestra.released) is not begins
 
 
 async def test_try_later_is_asked_again(orchestra: Orchestra) -> None:

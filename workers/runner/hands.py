@@ -26,7 +26,7 @@ from writ.schemas.commands import SignalCame, Snooze, Suspend
 from writ.schemas.errors import ErrorClass
 
 from ..children import Errand, ToSay
-from ..faults import Fault
+from ..faults import GRACE_S, Fault
 from ..redaction import Redactor
 from ..run import Run
 from ..steps import Sleep
@@ -62,7 +62,6 @@ from .pool import NotIsolated, Pool, Started
 
 log = logging.getLogger("writ.worker")
 task_log = logging.getLogger("writ.task")
-GRACE_S: Final = 2.0
 KEPT_BYTES: Final = 64 * 1024
 _MS: Final = 1_000
 _TYPE_MAX_CHARS: Final = 256
@@ -182,8 +181,9 @@ class Attempt:
         """The run's `stop` was set: says so, then ends the processes."""
         assert self._run.stop is not None
         self._tell(Told(self._run.stop.name))
-        self._timers.append(self._loop.call_later(GRACE_S, self._started.tell, TERM))
-        self._timers.append(self._loop.call_later(2 * GRACE_S, self.kill))
+        grace_s = self._run.grace_s
+        self._timers.append(self._loop.call_later(grace_s, self._started.tell, TERM))
+        self._timers.append(self._loop.call_later(2 * grace_s, self.kill))
 
     def hear(self) -> None:
         """The run's `heard` has grown: says by what."""

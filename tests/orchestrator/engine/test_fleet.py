@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from msgspec.structs import replace
 
 from writ.orchestrator.replay.history import Entry
@@ -167,3 +168,21 @@ async def test_a_worker_tells_its_labels_and_queues(twin: Twin) -> None:
     await twin.acquire(about=about, labels=BOTH)
     seen = [WorkerSeen("vm-1", "0.1.0", 10, {}, labels, ("mail", "news")) for labels in (GPU, BOTH)]
     assert await twin.events(WorkerSeen) == seen
+
+
+async def test_a_lease_of_a_strict_queue_says_so_and_how_long_its_acquire_had_waited(twin: Twin) -> None:
+    await submit(twin, ("a", {}))
+    (loose,) = await twin.acquire()
+    assert "strict" not in loose
+    await twin.ask("declare", policy={"strict_lease": True})
+    asking = asyncio.create_task(twin.acquire(wait_s=20))
+    await twin.settled()
+    await asyncio.sleep(3)
+    await submit(twin, ("b", {}))
+    (late,) = await asking
+    await submit(twin, ("c", {}))
+    (prompt,) = await twin.acquire(wait_s=20)
+    assert (late["strict"], prompt["strict"]) == (True, True)
+    assert late["parked_s"] == pytest.approx(3, abs=0.01)
+    assert prompt.get("parked_s", 0.0) == 0.0
+    await twin.check()
