@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvloop
 
-from writ.broker.embedded import local_principal
+from writ.broker.doors import local_principal
 from writ.cli.processes import when_stdin_ends
 from writ.node import Node
 

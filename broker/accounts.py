@@ -44,6 +44,9 @@ MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 AUTH_SUBJECT: Final = "$SYS.REQ.USER.AUTH"
 """Where the broker asks whether to let somebody in."""
 
+SERVERS: Final = "$SYS.REQ.SERVER.PING.JSZ"
+"""What every server of the broker answers with how its JetStream stands."""
+
 _SHARDS: Final = "{{partition(256,%s)}}"
 
 
@@ -94,8 +97,10 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
     # Answers for logins; the broker makes the reply subjects.
     "gate": InternalUser(GATE_ACCOUNT, Permissions(publish=("$SYS._INBOX.>",), subscribe=(AUTH_SUBJECT,))),
     # Tells the broker what the accounts are, and hears who connects.
+    # It also asks each server how it keeps what it stores.
     "system": InternalUser(
-        SYSTEM_ACCOUNT, Permissions(publish=("$SYS.REQ.CLAIMS.UPDATE",), subscribe=("_INBOX.>", CONNECTS))
+        SYSTEM_ACCOUNT,
+        Permissions(publish=("$SYS.REQ.CLAIMS.UPDATE", SERVERS), subscribe=("_INBOX.>", CONNECTS)),
     ),
 }
 """Writ's own users, by name. A further one is a further row."""
@@ -188,14 +193,27 @@ class Principal:
         return Permissions(publish=self.services(), subscribe=(*inboxes, *self.streams()))
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerSettings:
-    """What the configuration says besides accounts. Paths are absolute; the defaults suit one machine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSettings:
+    """What accounts say, of whichever broker.
 
-    `max_file_store_bytes` None leaves it to nats-server (three quarters of the free disk at start).
     `response_threshold_s` is how long a request may wait for its answer before the broker forgets the way
     back; a later answer is lost without a word. It must exceed the longest long poll. After `login_life_s`,
     an hour at most, a principal's connection breaks, and comes back by itself where it is let in still.
+    """
+
+    max_connections_per_principal: int = 1_000
+    max_subscriptions_per_principal: int = 10_000
+    response_threshold_s: int = 300
+    login_life_s: int = 3_600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings(AccountSettings):
+    """What the configuration of a broker of our own says besides. Paths are absolute; the defaults suit one
+    machine.
+
+    `max_file_store_bytes` None leaves it to nats-server (three quarters of the free disk at start).
     """
 
     port: int
@@ -208,14 +226,10 @@ class BrokerSettings:
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
     max_pending_bytes: int = 64 * 1024 * 1024
     max_connections: int = 10_000
-    max_connections_per_principal: int = 1_000
-    max_subscriptions_per_principal: int = 10_000
     max_memory_store_bytes: int = 256 * 1024 * 1024
     max_file_store_bytes: int | None = None
     write_deadline_s: int = 10
-    response_threshold_s: int = 300
     login_timeout_s: int = 5
-    login_life_s: int = 3_600
     tls: TlsFiles | None = None
     log_size_limit_bytes: int = 16 * 1024 * 1024
 
@@ -248,14 +262,39 @@ def render(settings: BrokerSettings, trust: Trust) -> str:
         *([f"  max_file_store: {file_store}"] if file_store is not None else []),
         "}",
         f"authorization {{ timeout: {settings.login_timeout_s} }}",
+        *_trusted(trust, _quoted(settings.accounts_dir)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def render_trust(trust: Trust, issued_s: int) -> str:
+    """The text of the file that a broker's own configuration includes to work for Writ.
+
+    It names no principal and holds no secret. The folder in which the broker keeps what accounts are comes
+    from its environment, `WRIT_BROKER_ACCOUNTS`.
+    """
+    own = own_accounts(AccountSettings(), trust, issued_s)
+    lines = [
+        "# Written by `writ broker trust`: whom the broker believes. The same on every server of a cluster.",
+        *_trusted(trust, "$WRIT_BROKER_ACCOUNTS"),
+        "# Writ's own accounts; those of principals are told to the broker by Writ.",
+        "resolver_preload {",
+        *[f"  {trust.account(name).public}: {token}" for name, token in own.items()],
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _trusted(trust: Trust, accounts_dir: str) -> list[str]:
+    return [
         f"operator: {trust.operator_token}",
         f"system_account: {trust.account(SYSTEM_ACCOUNT).public}",
         "# What a client shows that has no token: it lets nobody in, but has the gate asked.",
         f"default_sentinel: {_sentinel(trust)}",
-        f"resolver: {{ type: full, dir: {_quoted(settings.accounts_dir)} }}",
-        "",
+        f"resolver: {{ type: full, dir: {accounts_dir} }}",
     ]
-    return "\n".join(lines)
 
 
 def _tls(files: TlsFiles | None) -> list[str]:
@@ -267,7 +306,7 @@ def _tls(files: TlsFiles | None) -> list[str]:
     return [f"tls {{ {named}, handshake_first: auto, timeout: 5 }}"]
 
 
-def own_accounts(settings: BrokerSettings, trust: Trust, issued_s: int) -> dict[str, str]:
+def own_accounts(settings: AccountSettings, trust: Trust, issued_s: int) -> dict[str, str]:
     """The tokens of Writ's own accounts, by name."""
     claims: dict[str, dict[str, Any]] = {
         SYSTEM_ACCOUNT: {},
@@ -281,7 +320,7 @@ def own_accounts(settings: BrokerSettings, trust: Trust, issued_s: int) -> dict[
 
 
 def principal_account(
-    settings: BrokerSettings, trust: Trust, principal: Principal, issued_s: int, changed_s: int = 0
+    settings: AccountSettings, trust: Trust, principal: Principal, issued_s: int, changed_s: int = 0
 ) -> str:
     """The token of a principal's account. Connections that were admitted up to `changed_s` end with it."""
     claims: dict[str, Any] = {
@@ -315,7 +354,7 @@ def _sentinel(trust: Trust) -> str:
     return trust.user_token(GATE_ACCOUNT, trust.user("sentinel").public, claims, 1)
 
 
-def _service_account(settings: BrokerSettings) -> dict[str, Any]:
+def _service_account(settings: AccountSettings) -> dict[str, Any]:
     threshold_ns = settings.response_threshold_s * 1_000_000_000
     services = ("writ.submit.>", "writ.lease.>", "writ.control.>", "writ.query.>", "writ.store.>")
     return {

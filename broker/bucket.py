@@ -11,7 +11,8 @@ from nats.aio.client import Client as Nats
 from nats.errors import Error as NatsError
 
 from .ports import OutcomeUnknown
-from .streams import REQUEST_TIMEOUT_S, ApiError, api
+from .spread import Spread
+from .streams import REQUEST_TIMEOUT_S, ApiError, api, move
 
 _NO_STREAM: Final = 10059
 _NO_MESSAGE: Final = 10037
@@ -20,7 +21,6 @@ _KEPT: Final = {
     "retention": "limits",
     "discard": "new",
     "storage": "file",
-    "num_replicas": 1,
     "allow_direct": True,
     "allow_rollup_hdrs": True,
 }
@@ -29,10 +29,14 @@ _KEPT: Final = {
 class Bucket:
     """One stream, made once. Every method raises OutcomeUnknown where the broker does not answer."""
 
-    def __init__(self, nats: Nats, stream: str, description: str, subjects: list[str], **more: Any) -> None:
+    def __init__(
+        self, nats: Nats, stream: str, description: str, subjects: list[str], spread: Spread, **more: Any
+    ) -> None:
         self._nats = nats
         self._stream = stream
-        self._config = {"name": stream, "description": description, "subjects": subjects, **_KEPT, **more}
+        self._config = {"name": stream, "description": description, "subjects": subjects}
+        self._config |= {**_KEPT, **spread.config(), **more}
+        self._spread = spread
         self._made = False
 
     async def make(self) -> None:
@@ -44,7 +48,15 @@ class Bucket:
         except ApiError as error:
             if error.code != _EXISTS:
                 raise OutcomeUnknown(str(error)) from error
+            await self._move()
         self._made = True
+
+    async def _move(self) -> None:
+        try:
+            info = await api(self._nats, f"STREAM.INFO.{self._stream}")
+            await move(self._nats, info["config"], self._spread)
+        except ApiError as error:
+            raise OutcomeUnknown(str(error)) from error
 
     async def message(self, body: dict[str, Any]) -> dict[str, Any] | None:
         """The stored message that is asked for, if there is one."""

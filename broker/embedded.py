@@ -28,24 +28,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote
 
 import nats
 import nats.errors
 import nats.js.errors
 
-from .accounts import ALL_ROLES, INTERNAL_USERS, SERVICE_ACCOUNT, BrokerSettings, Principal, Role, render
+from .accounts import SERVICE_ACCOUNT, BrokerSettings, Principal, render
 from .clock import SystemClock
-from .connect import Target, connect, login
+from .connect import login
+from .doors import DEFAULT_TENANT, OWNER, Doors, local_principal, prepare, write_credentials
 from .free_ports import choose_port
-from .gate import Gate
-from .glass import BREAK_GLASS, watch
-from .keys import DIRECTORY_MODE, load_or_create
 from .owned import (
     DEFAULT_DIRECTORY,
     POLL_S,
     STOP_GRACE_S,
-    BrokerError,
     BrokerStartError,
     OwnerLock,
     read,
@@ -56,15 +52,12 @@ from .owned import (
     tail,
     write,
 )
-from .roll import AccountsRefused, Roll
+from .roll import Roll
 from .tls import CA_FILE
 from .trust import Trust
 
 if TYPE_CHECKING:
-    from .hardened import HardenedClient
-
-DEFAULT_TENANT: Final = "default"
-OWNER: Final = "owner"
+    pass
 
 READY_TIMEOUT_S: Final = 30.0
 
@@ -80,16 +73,7 @@ class BrokerExit:
     log_tail: str
 
 
-def local_principal(directory: Path, tenant: str, name: str, roles: frozenset[Role] = ALL_ROLES) -> Principal:
-    """A principal whose seed is kept in the broker's directory, made at first use.
-
-    Raises ValueError for a bad name and `KeyFileError` for a key file that cannot be used.
-    """
-    key = load_or_create(_principal_key_path(directory, tenant, name))
-    return Principal(tenant=tenant, name=name, public=key.public, roles=roles)
-
-
-class EmbeddedBroker:
+class EmbeddedBroker(Doors):
     """A running nats-server. Make one with `start`; end it with `stop`, or use it as `async with`."""
 
     def __init__(
@@ -97,14 +81,13 @@ class EmbeddedBroker:
         directory: Path,
         settings: BrokerSettings,
         roll: Roll,
+        trust: Trust,
         process: asyncio.subprocess.Process,
         lock: OwnerLock,
         log_offset: int,
     ) -> None:
-        self.directory = directory
+        super().__init__(directory, roll, trust)
         self.settings = settings
-        self.roll = roll
-        self._links: list[HardenedClient] = []
         self._process = process
         self._lock = lock
         self._log_offset = log_offset
@@ -133,7 +116,7 @@ class EmbeddedBroker:
         principals that cannot be told apart.
         """
         program = binary or server_binary()
-        directory = _prepare(directory)
+        directory = prepare(directory)
         lock = OwnerLock.take(directory)
         try:
             await stop_orphan(directory)
@@ -151,16 +134,17 @@ class EmbeddedBroker:
                 )
                 settings = configure(settings) if configure else settings
                 write(directory / "broker.conf", render(settings, trust))
-                _write_credentials(directory, trust)
+                write_credentials(directory, trust)
                 _write_authority(directory, settings)
                 roll = Roll(trust, settings, SystemClock())
                 roll.prepare(everyone, directory / "accounts")
                 offset = size_of(directory / "broker.log")
                 process = await spawn(program, directory)
-                broker = cls(directory, settings, roll, process, lock, offset)
+                broker = cls(directory, settings, roll, trust, process, lock, offset)
                 try:
                     await broker._until_ready(ready_timeout_s)
-                    await broker._open(Gate(trust, roll, SystemClock(), settings.login_life_s))
+                    await broker._follow()
+                    await broker._open_gate(settings.login_life_s)
                 except BaseException as error:
                     await broker._end(signal.SIGKILL)
                     lost_the_port = "address already in use" in str(error)
@@ -180,6 +164,11 @@ class EmbeddedBroker:
         await self.stop()
 
     @property
+    def founders(self) -> tuple[Principal, ...]:
+        """Whom a log that is empty begins with."""
+        return self.principals
+
+    @property
     def port(self) -> int:
         """The port it listens on."""
         return self.settings.port
@@ -194,54 +183,6 @@ class EmbeddedBroker:
     def pid(self) -> int:
         """The server's process id."""
         return self._process.pid
-
-    def key_path(self, name: str) -> Path:
-        """The file that lets in an internal user (`log`, `answer`) or a principal (`owner`, `acme.robot`).
-
-        A bare name means the tenant `default`. Raises KeyError when no seed of that name is kept here.
-        """
-        if name in INTERNAL_USERS:
-            return _credentials_path(self.directory, name)
-        tenant, dot, principal = name.partition(".")
-        if not dot:
-            tenant, principal = DEFAULT_TENANT, name
-        path = _principal_key_path(self.directory, tenant, principal)
-        if not path.exists():
-            raise KeyError(f"no seed of {name!r} in {path.parent}; make one with local_principal()")
-        return path
-
-    @property
-    def principals(self) -> tuple[Principal, ...]:
-        """Whom the gate lets in."""
-        return self.roll.principals
-
-    async def set_principals(self, principals: Sequence[Principal]) -> None:
-        """Replace the principals of the running broker; `owner` is one only if it is among them.
-
-        Whose roles changed, or who lost a key or token, is disconnected, and comes back with what it may do
-        now; who is gone is disconnected for good. All other connections are as before. Raises `BrokerError`
-        when the broker does not take an account, ValueError for principals that cannot be told apart.
-        """
-        try:
-            await self.roll.set(principals)
-        except AccountsRefused as error:
-            raise BrokerError(f"the broker did not take the new principals: {error}") from error
-
-    async def _open(self, gate: Gate) -> None:
-        self.roll.follow(await self._link("system"))
-        self.gate_link = await self._link("gate")
-        await gate.open(self.gate_link)
-
-    async def _link(self, user: str) -> HardenedClient:
-        target = Target(self.url, self.key_path(user))
-        link = await connect(target, f"writ:{user}", inbox_prefix="_INBOX")
-        self._links.append(link)
-        return link
-
-    async def tell_break_glass(self, heard: Callable[[str], None]) -> None:
-        """Has `heard` called with words about each connection of the user `break-glass` from here on."""
-        public = Trust.in_directory(self.directory / "keys").user(BREAK_GLASS).public
-        await watch(self._links[0], public, heard)
 
     async def wait(self) -> BrokerExit:
         """Return when the server process has ended, by itself (`expected` False) or through `stop`."""
@@ -263,11 +204,7 @@ class EmbeddedBroker:
         self._lock.release()
 
     async def _end(self, how: signal.Signals) -> None:
-        closing = {asyncio.create_task(link.close()) for link in self._links}
-        self._links = []
-        if closing:
-            # Not awaited one by one: nats-py may cancel whoever closes a connection that is broken.
-            await asyncio.wait(closing, timeout=STOP_GRACE_S)
+        await self._close_links()
         if self._process.returncode is None:
             self._ending = True
             with contextlib.suppress(ProcessLookupError):
@@ -328,22 +265,6 @@ def _with_owner(directory: Path, principals: Sequence[Principal]) -> tuple[Princ
     return (local_principal(directory, DEFAULT_TENANT, OWNER), *principals)
 
 
-def _principal_key_path(directory: Path, tenant: str, name: str) -> Path:
-    # Names may hold a slash. The dot, which they cannot hold, keeps these files apart from internal users'.
-    return directory / "keys" / f"{quote(tenant, safe='@+=,:')}.{quote(name, safe='@+=,:')}.nk"
-
-
-def _credentials_path(directory: Path, user: str) -> Path:
-    return directory / "keys" / f"{user}.creds"
-
-
-def _write_credentials(directory: Path, trust: Trust) -> None:
-    now_s = SystemClock().wall_us() // 1_000_000
-    for name, user in INTERNAL_USERS.items():
-        text = trust.credentials(user.account, name, user.permissions.claims(), now_s)
-        write(_credentials_path(directory, name), text)
-
-
 def _write_authority(directory: Path, settings: BrokerSettings) -> None:
     path = directory / "keys" / CA_FILE
     if settings.tls is None:
@@ -359,16 +280,3 @@ def _name_the_data(directory: Path, trust: Trust) -> None:
     old, new = streams / SERVICE_ACCOUNT, streams / trust.account(SERVICE_ACCOUNT).public
     if old.is_dir() and not new.exists():
         old.rename(new)
-
-
-def _prepare(directory: Path) -> Path:
-    directory = directory.absolute().resolve()
-    try:
-        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        for name in ("keys", "accounts"):
-            inner = directory / name
-            inner.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-            inner.chmod(DIRECTORY_MODE)
-    except OSError as error:
-        raise BrokerError(f"directory {directory}: {error.strerror}; choose another with --dir") from error
-    return directory

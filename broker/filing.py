@@ -16,8 +16,9 @@ from nats.aio.client import Client as Nats
 
 from .bucket import Bucket
 from .keyvalue import text_of, token_of
-from .ports import NotStored
-from .streams import names_of
+from .ports import NotStored, OutcomeUnknown
+from .spread import ALONE, Spread
+from .streams import ApiError, api, names_of
 
 
 class Part(NamedTuple):
@@ -100,13 +101,14 @@ class MemoryFiling:
 class JetStreamFiling:
     """A bucket of the broker, made when the first part is put."""
 
-    def __init__(self, nats: Nats, bucket: str, max_bytes: int) -> None:
+    def __init__(self, nats: Nats, bucket: str, max_bytes: int, spread: Spread = ALONE) -> None:
         self._prefix = f"$O.{bucket}."
         self._bucket = Bucket(
             nats,
             f"OBJ_{bucket}",
             "Writ: files of a tenant, by what they hold.",
             [f"{self._prefix}C.>", f"{self._prefix}M.>"],
+            spread,
             max_bytes=max_bytes,
         )
 

@@ -17,6 +17,7 @@ from nats.aio.client import Client as Nats
 from .bucket import Bucket
 from .clock import Clock, SystemClock
 from .ports import NotStored
+from .spread import ALONE, Spread
 
 _WRONG_REVISION: Final = 10071
 
@@ -111,13 +112,14 @@ class MemoryKeyValue:
 class JetStreamKeyValue:
     """A bucket of the broker, made when the first value is put."""
 
-    def __init__(self, nats: Nats, bucket: str, description: str) -> None:
+    def __init__(self, nats: Nats, bucket: str, description: str, spread: Spread = ALONE) -> None:
         self._prefix = f"$KV.{bucket}."
         self._bucket = Bucket(
             nats,
             f"KV_{bucket}",
             description,
             [f"{self._prefix}>"],
+            spread,
             max_msgs_per_subject=1,
             allow_msg_ttl=True,
         )

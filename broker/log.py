@@ -17,6 +17,7 @@ from writ.schemas.subjects import SUBMIT_STREAM, log_stream, shard_in, submits_o
 from .hardened import HardenedClient
 from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Shards, Stored, WrongLastSequence
 from .reader import read_stream
+from .spread import ALONE, Spread
 from .streams import (
     REQUEST_TIMEOUT_S,
     ApiError,
@@ -81,7 +82,7 @@ class JetStreamLog:
         nats: HardenedClient,
         partition: int = 0,
         *,
-        replicas: int = 1,
+        spread: Spread = ALONE,
         epoch_floor: int = 0,
         first_seq: int = 1,
     ) -> JetStreamLog:
@@ -91,7 +92,7 @@ class JetStreamLog:
         """
         check_version(nats)
         epoch = await ensure_log(
-            nats, partition, replicas=replicas, epoch_floor=epoch_floor, first_seq=first_seq
+            nats, partition, spread=spread, epoch_floor=epoch_floor, first_seq=first_seq
         )
         return cls(nats, partition, epoch)
 
@@ -189,9 +190,9 @@ class JetStreamIntake:
         self._met: set[int] = set()
 
     @classmethod
-    async def open(cls, nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) -> JetStreamIntake:
+    async def open(cls, nats: Nats, *, spread: Spread = ALONE, epoch_floor: int = 0) -> JetStreamIntake:
         """Makes the stream where there is none."""
-        return cls(nats, await ensure_submit(nats, replicas=replicas, epoch_floor=epoch_floor))
+        return cls(nats, await ensure_submit(nats, spread=spread, epoch_floor=epoch_floor))
 
     async def last_seq(self) -> int:
         return await newest_seq(self._nats, SUBMIT_STREAM)

@@ -9,6 +9,7 @@ from writ.schemas.subjects import mirror_stream
 from .hardened import HardenedClient
 from .ports import Stored
 from .reader import read_stream
+from .spread import ALONE, Spread
 from .streams import ensure_mirror, newest_seq, oldest_seq
 
 
@@ -20,9 +21,9 @@ class Mirror:
         self._stream = mirror_stream(partition)
 
     @classmethod
-    async def open(cls, nats: HardenedClient, partition: int, *, replicas: int = 1) -> Mirror:
+    async def open(cls, nats: HardenedClient, partition: int, *, spread: Spread = ALONE) -> Mirror:
         """Makes the stream where there is none; it copies what there is. Raises OutcomeUnknown, ApiError."""
-        await ensure_mirror(nats, partition, replicas=replicas)
+        await ensure_mirror(nats, partition, spread=spread)
         return cls(nats, partition)
 
     async def last_seq(self) -> int:

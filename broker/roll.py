@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import nats.errors
 
 from .accounts import (
-    BrokerSettings,
+    AccountSettings,
     Principal,
     closed_account,
     own_accounts,
@@ -40,7 +40,7 @@ class AccountsRefused(Exception):
 class Roll:
     """Who is known, as principals of the broker; a `Register` for the gate."""
 
-    def __init__(self, trust: Trust, settings: BrokerSettings, clock: Clock) -> None:
+    def __init__(self, trust: Trust, settings: AccountSettings, clock: Clock) -> None:
         self._trust = trust
         self._settings = settings
         self._clock = clock
@@ -84,6 +84,18 @@ class Roll:
         """From here on changes are told to the broker, on a connection of the user `system`."""
         self._system = system
 
+    async def begin(self, principals: Sequence[Principal]) -> None:
+        """Makes these the principals of a broker that may have them already: nobody is disconnected.
+
+        Raises ValueError for two of one name or key, AccountsRefused.
+        """
+        refuse_repeats(principals)
+        now_s = self._now_s()
+        await self.tell(
+            {p.account: principal_account(self._settings, self._trust, p, now_s) for p in principals}
+        )
+        self._enter([Entry(each) for each in principals])
+
     async def set(self, principals: Sequence[Principal]) -> None:
         """Makes these the principals. Who has changed or gone is disconnected; the others stay as they are,
         and so does who has but got a further key or token.
@@ -111,8 +123,7 @@ class Roll:
         for name in before.keys() - self._entries.keys():
             changed[name] = closed_account(self._trust, name, now_s)
         try:
-            for name, token in changed.items():
-                await self._tell(name, token)
+            await self.tell(changed)
         except AccountsRefused:
             for name in changed:  # so that the next call sees a change again
                 self._entries.pop(name, None)
@@ -123,6 +134,11 @@ class Roll:
         everyone = self._entries.values()
         self._by_key = {key: each for each in everyone for key in each.principal.keys}
         self._by_token = {digest: each for each in everyone for digest in each.principal.tokens}
+
+    async def tell(self, tokens: Mapping[str, str]) -> None:
+        """Tells the broker what accounts are, by their names. Raises AccountsRefused."""
+        for name, token in tokens.items():
+            await self._tell(name, token)
 
     async def _tell(self, name: str, token: str) -> None:
         if self._system is None:

@@ -18,6 +18,7 @@ from writ.schemas import bounds
 from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, log_stream, mirror_stream
 
 from .ports import OutcomeUnknown
+from .spread import ALONE, Spread
 
 REQUIRED: Final = (2, 12)
 """The first server with atomic batches."""
@@ -72,7 +73,7 @@ def check_version(nats: Nats) -> None:
         )
 
 
-def _log_config(partition: int, replicas: int) -> dict[str, Any]:
+def _log_config(partition: int, spread: Spread) -> dict[str, Any]:
     return {
         "name": log_stream(partition),
         "description": "Writ: the log of a partition. Written by its leader alone.",
@@ -80,7 +81,7 @@ def _log_config(partition: int, replicas: int) -> dict[str, Any]:
         "retention": "limits",
         "discard": "new",
         "storage": "file",
-        "num_replicas": replicas,
+        **spread.config(),
         "max_msg_size": bounds.RECORD_MAX_BYTES,
         "allow_atomic": True,
         "allow_direct": True,
@@ -93,7 +94,7 @@ def _log_config(partition: int, replicas: int) -> dict[str, Any]:
     }
 
 
-def _submit_config(replicas: int) -> dict[str, Any]:
+def _submit_config(spread: Spread) -> dict[str, Any]:
     return {
         "name": SUBMIT_STREAM,
         "description": "Writ: submits on their way into the log.",
@@ -101,7 +102,7 @@ def _submit_config(replicas: int) -> dict[str, Any]:
         "retention": "limits",
         "discard": "new",
         "storage": "file",
-        "num_replicas": replicas,
+        **spread.config(),
         "max_msg_size": -1,
         "allow_direct": True,
         "duplicate_window": 120_000_000_000,
@@ -109,21 +110,28 @@ def _submit_config(replicas: int) -> dict[str, Any]:
 
 
 async def ensure_log(
-    nats: Nats, partition: int, *, replicas: int = 1, epoch_floor: int = 0, first_seq: int = 1
+    nats: Nats,
+    partition: int,
+    *,
+    spread: Spread = ALONE,
+    epoch_floor: int = 0,
+    first_seq: int = 1,
 ) -> int:
     """Makes or checks a partition's log stream; its epoch.
 
     A new one gets an epoch above `epoch_floor`, and its first record will be `first_seq`.
     """
-    return await _ensure(nats, _log_config(partition, replicas), epoch_floor, first_seq)
+    return await _ensure(nats, _log_config(partition, spread), spread, epoch_floor, first_seq)
 
 
-async def ensure_submit(nats: Nats, *, replicas: int = 1, epoch_floor: int = 0) -> int:
+async def ensure_submit(nats: Nats, *, spread: Spread = ALONE, epoch_floor: int = 0) -> int:
     """Makes or checks the intake stream; its epoch."""
-    return await _ensure(nats, _submit_config(replicas), epoch_floor)
+    return await _ensure(nats, _submit_config(spread), spread, epoch_floor)
 
 
-async def _ensure(nats: Nats, wanted: dict[str, Any], epoch_floor: int, first_seq: int = 1) -> int:
+async def _ensure(
+    nats: Nats, wanted: dict[str, Any], spread: Spread, epoch_floor: int, first_seq: int = 1
+) -> int:
     name = wanted["name"]
     try:
         have = await api(nats, f"STREAM.INFO.{name}")
@@ -133,7 +141,19 @@ async def _ensure(nats: Nats, wanted: dict[str, Any], epoch_floor: int, first_se
         metadata = {_EPOCH: str(epoch_floor + 1), _FORMAT: _FORMAT_NOW}
         begin = {"first_seq": first_seq} if first_seq > 1 else {}
         have = await api(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata} | begin)
-    return _check(name, wanted, have["config"])
+    epoch = _check(name, wanted, have["config"])
+    await move(nats, have["config"], spread)
+    return epoch
+
+
+async def move(nats: Nats, have: dict[str, Any], spread: Spread) -> None:
+    """Brings a stream, of this configuration, to where it shall be, if that is wanted and not so.
+
+    Raises OutcomeUnknown, ApiError.
+    """
+    wanted = spread.config()
+    if spread.move and any(have.get(setting) != value for setting, value in wanted.items()):
+        await api(nats, f"STREAM.UPDATE.{have['name']}", have | wanted)
 
 
 def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:
@@ -152,11 +172,11 @@ def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:
     return int(metadata[_EPOCH])
 
 
-async def ensure_mirror(nats: Nats, partition: int, *, replicas: int = 1) -> None:
+async def ensure_mirror(nats: Nats, partition: int, *, spread: Spread = ALONE) -> None:
     """Makes the audit copy of a partition's log where there is none. Raises OutcomeUnknown, ApiError."""
     name = mirror_stream(partition)
     try:
-        await api(nats, f"STREAM.INFO.{name}")
+        await move(nats, (await api(nats, f"STREAM.INFO.{name}"))["config"], spread)
     except ApiError as missing:
         if missing.code != _NO_STREAM:
             raise
@@ -166,7 +186,7 @@ async def ensure_mirror(nats: Nats, partition: int, *, replicas: int = 1) -> Non
             "mirror": {"name": log_stream(partition)},
             "retention": "limits",
             "storage": "file",
-            "num_replicas": replicas,
+            **spread.config(),
             "deny_delete": True,
             "deny_purge": True,
         }

@@ -18,6 +18,7 @@ from writ.broker.clock import SystemClock
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.requests import NatsRequests
+from writ.broker.spread import ALONE, Spread
 from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.restoring import check_unfinished
@@ -48,18 +49,18 @@ async def wire_engine(
     *,
     founders: Sequence[Founder] = (),
     live_max: int = LIVE_MAX,
-    replicas: int = 1,
+    spread: Spread = ALONE,
 ) -> Wired:
     """An engine with a node's directory beside it: archive, snapshots, key store.
 
-    The connections are those of the users `log` and `answer`; streams that are not there are made, with so
-    many `replicas`. Raises the errors of `JetStreamLog.open`, and BackupError
-    where the directory was not restored to the end.
+    The connections are those of the users `log` and `answer`; streams that are not there are made,
+    with this `spread`. Raises the errors of `JetStreamLog.open`, and BackupError where the directory
+    was not restored to the end.
     """
     check_unfinished(directory)
     floors = _read_epochs(directory)
-    live = await JetStreamLog.open(logs, replicas=replicas, epoch_floor=floors.get("log", 0))
-    intake = await JetStreamIntake.open(logs, replicas=replicas, epoch_floor=floors.get("submit", 0))
+    live = await JetStreamLog.open(logs, spread=spread, epoch_floor=floors.get("log", 0))
+    intake = await JetStreamIntake.open(logs, spread=spread, epoch_floor=floors.get("submit", 0))
     _write_epochs(directory, {"log": live.epoch, "submit": intake.epoch})
     engine = Engine(
         ArchivedLog.beside(directory, live),
@@ -72,7 +73,7 @@ async def wire_engine(
         snapshots=Snapshots.beside(directory, live.partition),
         keys=Vault(vault_path(directory)),
         founders=founders,
-        assets=JetStreamKeyValue(logs, ASSET_BUCKET, "Writ: the sealed values of assets."),
+        assets=JetStreamKeyValue(logs, ASSET_BUCKET, "Writ: the sealed values of assets.", spread),
         live_max=live_max,
     )
     return Wired(engine, live, live.epoch, intake.epoch)

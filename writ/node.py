@@ -16,14 +16,17 @@ import msgspec
 from writ.broker.alarms import raise_alarm
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
-from writ.broker.embedded import DEFAULT_TENANT, OWNER, EmbeddedBroker
+from writ.broker.doors import DEFAULT_TENANT, OWNER
+from writ.broker.embedded import EmbeddedBroker
 from writ.broker.gate import LIFE_S
 from writ.broker.glass import BREAK_GLASS
+from writ.broker.joined import JoinedBroker
 from writ.broker.log import JetStreamLog
 from writ.broker.owned import DEFAULT_DIRECTORY
 from writ.broker.ports import AppendFailed
 from writ.broker.queries import teller
 from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
+from writ.broker.spread import ALONE, Spread
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.logtime import Budget
 from writ.schemas import catalog
@@ -35,6 +38,7 @@ from writ.schemas.queries import PartitionStatus
 
 from .archiving import Archiving
 from .engines import replace_file, wire_engine
+from .joining import Join
 from .metrics.components import component
 from .metrics.of_engine import of_engine
 from .principals import Doorkeeper, founders, owner_of
@@ -98,11 +102,17 @@ class Node:
     """Everything that `writ up` runs. Make it with `start`; it stops with `stop`, or when a part fails."""
 
     def __init__(
-        self, directory: Path, broker: EmbeddedBroker, views: Views, http: Http | None = None
+        self,
+        directory: Path,
+        broker: EmbeddedBroker | JoinedBroker,
+        views: Views,
+        http: Http | None = None,
+        spread: Spread = ALONE,
     ) -> None:
         self.directory = directory
         self.broker = broker
         self.http = http
+        self._spread = spread
         self.engine: Engine | None = None
         self._links: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -130,13 +140,15 @@ class Node:
         tls: TlsFiles | None = None,
         login_life_s: int = LIFE_S,
         live_max: int = LIVE_MAX,
+        join: Join | None = None,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
         With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
         served, beside that of each part. With `search` the words of inputs and errors are indexed. `host` is
         the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
-        a principal's login counts, `live_max` how many jobs may be there that have not ended.
+        a principal's login counts, `live_max` how many jobs may be there that have not ended. With `join` no
+        broker is started.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
         cannot be folded, ChildFailed where the views do not start.
@@ -144,17 +156,22 @@ class Node:
         if views is None:
             views = Views(directory)
             await views.spawn()  # it loads its modules while the broker starts
+        spread = ALONE
+        broker: EmbeddedBroker | JoinedBroker
         try:
-            broker = await EmbeddedBroker.start(
-                directory,
-                port,
-                principals,
-                configure=lambda found: replace(found, host=host, tls=tls, login_life_s=login_life_s),
-            )
+            if join is None:
+                broker = await EmbeddedBroker.start(
+                    directory,
+                    port,
+                    principals,
+                    configure=lambda found: replace(found, host=host, tls=tls, login_life_s=login_life_s),
+                )
+            else:
+                broker, spread = await join.open(directory, login_life_s, owns=True)
         except BaseException:
             await views.stop()
             raise
-        node = cls(directory, broker, views, http)
+        node = cls(directory, broker, views, http, spread)
         try:
             await node._open(metrics_port, search, audit or AuditCopies(), live_max)
         except BaseException:
@@ -165,8 +182,10 @@ class Node:
     async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
-        own = founders(self.broker.principals)
-        wired = await wire_engine(self.directory, logs, answers, founders=own, live_max=live_max)
+        own = founders(self.broker.founders)
+        wired = await wire_engine(
+            self.directory, logs, answers, founders=own, live_max=live_max, spread=self._spread
+        )
         engine = self.engine = wired.engine
         self._spawn(engine.run(), _ENGINE)
         self._spawn(self._tell(engine, logs), "page of metrics")
@@ -183,6 +202,7 @@ class Node:
             search,
             tuple([str(folder.absolute()) for folder in audit.checkpoints]),
             audit.mirror,
+            self._spread,
         )
         self._spawn(self._guard(), "broker guard")
         self.views.speaks_for(answers, self._standing)
@@ -190,11 +210,12 @@ class Node:
         self._spawn(self.views.keep(settings), "keeper of the views")
         await self._until(engine.is_led)
         self._spawn(self._keep_doors(engine, logs), "doorkeeper")
-        budget = Budget(TOLD_BURST, TOLD_PER_S)
-        refusals = Refusals(lambda key: owner_of(key, engine.state), DEFAULT_TENANT, budget.take)
-        log_file = Path(self.broker.settings.log_file)
-        told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
-        self._spawn(told, "teller of what the broker refuses")
+        if isinstance(self.broker, EmbeddedBroker):  # the log file of another is not ours to read
+            budget = Budget(TOLD_BURST, TOLD_PER_S)
+            refusals = Refusals(lambda key: owner_of(key, engine.state), DEFAULT_TENANT, budget.take)
+            log_file = Path(self.broker.settings.log_file)
+            told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
+            self._spawn(told, "teller of what the broker refuses")
         self._spawn(self._tell_break_glass(engine, logs, wired.live), "alarm of break-glass")
         info = self._info()
         if self.http is not None:  # its token is there before anybody can read where it is
@@ -213,7 +234,8 @@ class Node:
         """Serves what this process tells of itself."""
 
         async def source() -> list[Family]:
-            return of_engine(engine, link, self.broker.pid)
+            pid = self.broker.pid if isinstance(self.broker, EmbeddedBroker) else None
+            return of_engine(engine, link, pid)
 
         async with component(self.directory, catalog.ENGINE, source):
             await asyncio.get_running_loop().create_future()
@@ -249,6 +271,9 @@ class Node:
     async def _guard(self) -> None:
         """Starts the broker again where it died by itself: its data are on disk, and everyone reconnects."""
         while True:
+            if not isinstance(self.broker, EmbeddedBroker):
+                await self.broker.wait()
+                continue
             exit_ = await self.broker.wait()
             if exit_.expected:
                 return

@@ -20,7 +20,7 @@ from writ.schemas.subjects import NO_QUEUE
 
 if TYPE_CHECKING:
     from writ.broker.clock import Clock
-    from writ.broker.embedded import EmbeddedBroker
+    from writ.broker.doors import Doors
     from writ.orchestrator.state import Partition
 
 log = logging.getLogger("writ.node")
@@ -30,6 +30,9 @@ CHANGES: Final = "writ.log.*.*.principal.*"
 
 AGAIN_US: Final = SECOND_US // 2
 """How soon what the broker did not take is told to it again."""
+
+LOOK_S: Final = 1.0
+"""How often it is looked at all the same: who stands by folds a change after it was heard of."""
 
 SETTLE_S: Final = 0.05
 """Changes that come so close together are one for the broker."""
@@ -123,11 +126,11 @@ class Doorkeeper:
         await link.subscribe(CHANGES.replace("writ.log.*", "writ.feed"), cb=heard)
         self._changed.set()
 
-    async def keep(self, broker: EmbeddedBroker, state: Partition) -> None:
+    async def keep(self, broker: Doors, state: Partition) -> None:
         """One change: waits for it, and hands the broker all that are to be let in."""
-        left_s = None if self._due is None else max(0.0, (self._due - self._clock.wall_us()) / SECOND_US)
+        due_s = LOOK_S if self._due is None else (self._due - self._clock.wall_us()) / SECOND_US
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), left_s)
+            await asyncio.wait_for(self._changed.wait(), min(LOOK_S, max(0.0, due_s)))
             await asyncio.sleep(SETTLE_S)
         self._changed.clear()
         now = self._clock.wall_us()

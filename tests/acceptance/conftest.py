@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from writ.broker.connect import Target, connect
-from writ.broker.embedded import local_principal
+from writ.broker.doors import local_principal
 from writ.broker.log import JetStreamLog
 from writ.broker.ports import Stored
 from writ.node import Node

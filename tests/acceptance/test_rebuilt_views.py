@@ -25,7 +25,8 @@ import pytest
 
 from writ.broker.client import Client
 from writ.broker.connect import Target, connect
-from writ.broker.embedded import DEFAULT_TENANT, OWNER, EmbeddedBroker
+from writ.broker.doors import DEFAULT_TENANT, OWNER
+from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.ports import Message, Stored
 from writ.broker.streams import api

@@ -23,7 +23,8 @@ from nats.js import JetStreamContext
 
 from writ.broker.accounts import ALL_ROLES, BrokerSettings, Principal, Role, refuse_repeats
 from writ.broker.connect import login
-from writ.broker.embedded import EmbeddedBroker, local_principal
+from writ.broker.doors import local_principal
+from writ.broker.embedded import EmbeddedBroker
 from writ.broker.keys import load_or_create
 from writ.schemas.ids import shard_of
 

@@ -22,7 +22,8 @@ from nats.aio.client import Client
 
 from writ.broker.accounts import BrokerSettings
 from writ.broker.connect import login
-from writ.broker.embedded import EmbeddedBroker, local_principal
+from writ.broker.doors import local_principal
+from writ.broker.embedded import EmbeddedBroker
 from writ.broker.free_ports import PortInUseError
 from writ.broker.keys import KeyFileError, load_or_create
 from writ.broker.owned import AlreadyRunningError, BrokerError, BrokerStartError, owner_pid, server_binary

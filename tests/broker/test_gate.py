@@ -23,7 +23,8 @@ import pytest
 from writ.broker.accounts import BrokerSettings, Principal, render
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect, login
-from writ.broker.embedded import EmbeddedBroker, local_principal
+from writ.broker.doors import local_principal
+from writ.broker.embedded import EmbeddedBroker
 from writ.broker.errors import NoAnswer, NotAdmitted, PermissionDenied
 from writ.broker.gate import LIFE_S, SKEW_S, Entry, Gate
 from writ.broker.jwt import KeyKind, Signer, claims_in, signer_in
@@ -355,7 +356,9 @@ async def test_data_kept_under_an_accounts_name_are_found(tmp_path: Path) -> Non
 
 def test_the_configuration_names_no_principal_and_no_secret(tmp_path: Path) -> None:
     trust = Trust(Signer(KeyKind.OPERATOR, b"o" * 32))
-    text = render(BrokerSettings(4222, "/data", "/log", "/accounts"), trust)
+    text = render(
+        BrokerSettings(port=4222, store_dir="/data", log_file="/log", accounts_dir="/accounts"), trust
+    )
     assert json.dumps("/accounts") in text
     secrets = [trust.operator.seed, *(trust.user(n).seed for n in ("log", "gate", "system", "sentinel"))]
     assert not [seed for seed in secrets if seed in text]

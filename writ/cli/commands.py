@@ -14,6 +14,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("nodes", "up"),
     "down": ("nodes", "down"),
     "status": ("nodes", "status"),
+    "broker": ("brokers", "broker"),
     "orchestrator": ("orchestrating", "orchestrator"),
     "views": ("views", "views"),
     "archive": ("archive", "archive"),

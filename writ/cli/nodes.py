@@ -26,6 +26,7 @@ from .views import table
 if TYPE_CHECKING:
     from writ.broker.client import Client
     from writ.broker.tls import TlsFiles
+    from writ.joining import Join
     from writ.node import Node
     from writ.schemas.queries import NodeStatus
 
@@ -84,6 +85,7 @@ async def _serve(args: Namespace) -> int:
             tls=tls,
             login_life_s=args.login_life,
             live_max=args.live_max,
+            join=_join(args),
         )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,6 +102,24 @@ async def _serve(args: Namespace) -> int:
         if on_terminal() and not args.json and not args.quiet:
             print("\nstopping", flush=True)
         await node.stop()
+
+
+def _join(args: Namespace) -> Join | None:
+    """The broker to join, where one is given. Raises UsageError for what goes with a broker of our own."""
+    own = ("port", "tls", "tls_cert", "tls_key", "tls_ca")
+    if args.broker_url is None:
+        if args.replicas not in (None, 1) or args.placement:
+            raise UsageError("--replicas and --placement are for a broker that is joined: give --broker-url")
+        return None
+    for name in own:
+        if getattr(args, name):
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"--{option} is for a broker that the node starts, and --broker-url names another"
+            )
+    from writ.joining import Join
+
+    return Join(args.broker_url, args.replicas, tuple(args.placement))
 
 
 def _oidc(args: Namespace) -> Path | None:
@@ -243,6 +263,7 @@ def _detach(args: Namespace) -> int:
     offset = log.tell()
     _certificates(args, directory)  # what is wrong with them is told here, and not in a log
     _oidc(args)
+    _join(args)
     names = (
         "oidc",
         "http_origin",
@@ -255,12 +276,15 @@ def _detach(args: Namespace) -> int:
         "tls_cert",
         "tls_key",
         "tls_ca",
+        "broker_url",
+        "replicas",
     )
     told = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names]
     given = [word for name, value in told if value is not None for word in (name, str(value))]
     flags = ("tls", "no_tls", "search", "audit_mirror")
     given += [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
     given += [word for folder in args.checkpoints for word in ("--checkpoints", folder)]
+    given += [word for tag in args.placement for word in ("--placement", tag)]
     command = writ_command("up", "--quiet", "--dir", str(directory), *given)
     with log:
         child = subprocess.Popen(

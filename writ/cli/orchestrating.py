@@ -31,14 +31,18 @@ def orchestrator(args: Namespace) -> int:
 
 async def _run(args: Namespace) -> int:
     from writ.broker.errors import Unreachable, WireError
+    from writ.broker.owned import BrokerError
 
     directory = directory_of(args)
     async with AsyncExitStack() as parts:
         try:
-            engine = await _engine(args, directory, parts)
+            if args.broker_url is None:
+                engine = await _beside(directory, parts)
+            else:
+                engine = await _joined(args, directory, parts)
         except Unreachable as error:
             raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
-        except WireError as error:
+        except (WireError, BrokerError) as error:
             raise CommandError(str(error)) from error
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -60,11 +64,11 @@ async def _tell(engine: Engine) -> None:
     print(f"orchestrator {engine.name} leads from record {engine.state.seq}", flush=True)
 
 
-async def _engine(args: Namespace, directory: Path, parts: AsyncExitStack) -> Engine:
-    from writ.broker.connect import Target, connect
+async def _beside(directory: Path, parts: AsyncExitStack) -> Engine:
+    """On the broker of the node in a directory, which lets principals in itself."""
     from writ.engines import wire_engine
 
-    url = args.broker_url or (node_info(directory) or {}).get("url")
+    url = (node_info(directory) or {}).get("url")
     if url is None:
         reason = f"no node runs in {directory}, and no --broker-url is given"
         raise CommandError(reason, [with_dir("writ up", directory)], UNREACHABLE)
@@ -73,7 +77,39 @@ async def _engine(args: Namespace, directory: Path, parts: AsyncExitStack) -> En
         keys = directory / "keys" / f"{user}.creds"
         if not keys.exists():
             raise CommandError(f"{keys} is missing: copy the folder keys of the node to {directory}")
-        links.append(await connect(Target(str(url), keys), f"writ:{user}", inbox_prefix="_INBOX"))
-        parts.push_async_callback(links[-1].close)
-    wired = await wire_engine(directory, *links, replicas=args.replicas)
-    return wired.engine
+        links.append(await _link(str(url), keys, user, parts))
+    return (await wire_engine(directory, *links)).engine
+
+
+async def _joined(args: Namespace, directory: Path, parts: AsyncExitStack) -> Engine:
+    """On a broker that runs by itself: this process lets principals in as well, as any that joined it."""
+    from writ.broker.clock import SystemClock
+    from writ.engines import wire_engine
+    from writ.joining import Join
+    from writ.principals import Doorkeeper, founders
+
+    join = Join(args.broker_url, args.replicas, tuple(args.placement))
+    broker, spread = await join.open(directory, args.login_life)
+    parts.push_async_callback(broker.stop)
+    links = [await _link(broker.url, broker.key_path(user), user, parts) for user in ("log", "answer")]
+    own = founders(broker.founders)
+    engine = (await wire_engine(directory, *links, founders=own, spread=spread)).engine
+
+    async def keep_doors() -> None:
+        await engine.is_led.wait()
+        doorkeeper = Doorkeeper(SystemClock())
+        await doorkeeper.listen(links[0])
+        while True:
+            await doorkeeper.keep(broker, engine.state)
+
+    keeping = asyncio.create_task(keep_doors())
+    parts.callback(keeping.cancel)
+    return engine
+
+
+async def _link(url: str, keys: Path, user: str, parts: AsyncExitStack) -> HardenedClient:
+    from writ.broker.connect import Target, connect
+
+    link = await connect(Target(url, keys), f"writ:{user}", inbox_prefix="_INBOX")
+    parts.push_async_callback(link.close)
+    return link

@@ -130,10 +130,6 @@ def _add_node_commands(to: Subparsers) -> None:
     )
     up.add_argument("--host", default="127.0.0.1", help="address of the broker [127.0.0.1]; others want TLS")
     up.add_argument(
-        "--login-life", type=whole(1, 3_600), default=3_600, metavar="SECONDS",
-        help="how long a login at the broker counts, at most an hour [3600]; clients renew it themselves",
-    )  # fmt: skip
-    up.add_argument(
         "--tls", action="store_true",
         help="speak TLS, with certificates made in --dir; a later start without it speaks TLS as well",
     )  # fmt: skip
@@ -159,6 +155,11 @@ def _add_node_commands(to: Subparsers) -> None:
         action="store_true",
         help="have the broker keep a copy of the log, and compare",
     )
+    up.add_argument(
+        "--broker-url", metavar="URL",
+        help="join a broker that runs already, or the servers of one with commas, instead of starting one",
+    )  # fmt: skip
+    _add_joining(up)
     up.add_argument("--quiet", action="store_true", help="print nothing when it is up")
     with_parent(up)
     beside = command(
@@ -168,11 +169,9 @@ def _add_node_commands(to: Subparsers) -> None:
     beside.add_argument(
         "--broker-url", metavar="URL", help="the broker, or several with commas [that of the node in --dir]"
     )
-    beside.add_argument(
-        "--replicas", type=whole(1, 5), default=1, metavar="R",
-        help="copies of each stream that is made in a cluster of brokers [1]; 3 outlive the loss of one",
-    )  # fmt: skip
+    _add_joining(beside)
     with_parent(beside)
+    _add_broker(to)
     command(to, "down", "Stop the node of --dir and wait until it is gone.", "  writ down")
     status = command(
         to, "status", "Is the node up, who leads, how far behind is each view. Exits 1 if it is not well.",
@@ -190,6 +189,38 @@ def _add_node_commands(to: Subparsers) -> None:
     demo.add_argument("--seed", type=whole(0), metavar="N", help="which jobs are slow, flaky and broken")
     demo.add_argument("--jobs", type=whole(4), metavar="N", help="at most so many jobs [all distributions]")
     demo.add_argument("--keep", action="store_true", help="keep the directory, to look around in afterwards")
+
+
+def _add_joining(to: Parser) -> None:
+    to.add_argument(
+        "--login-life", type=whole(1, 3_600), default=3_600, metavar="SECONDS",
+        help="how long a login at the broker counts, at most an hour [3600]; clients renew it themselves",
+    )  # fmt: skip
+    to.add_argument(
+        "--replicas", type=whole(1, 5), metavar="R",
+        help="servers that keep each stream [3 in a cluster of three or more, else 1]; with it, those that "
+        "are there are changed to it as well",
+    )  # fmt: skip
+    to.add_argument(
+        "--placement", action="append", default=[], metavar="TAG",
+        help="keep streams on servers with this tag alone; repeat for more",
+    )  # fmt: skip
+
+
+def _add_broker(to: Subparsers) -> None:
+    broker = command(
+        to, "broker", "What a broker that Writ does not start needs of it.",
+        "  writ broker trust /etc/nats/trust.conf --dir /var/lib/writ",
+    )  # fmt: skip
+    verbs = broker.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser, required=True)
+    broker.commands = verbs.choices
+    trust = command(
+        verbs,
+        "trust",
+        "Write whom it believes, for its configuration to include.",
+        prog="writ broker",
+    )
+    trust.add_argument("file", metavar="FILE", help="where to write it; the same on every server")
 
 
 def _add_views(to: Subparsers) -> None:

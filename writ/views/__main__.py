@@ -13,7 +13,7 @@ from writ.broker.alarms import raise_alarm
 from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
-from writ.broker.embedded import DEFAULT_TENANT
+from writ.broker.doors import DEFAULT_TENANT
 from writ.broker.filing import JetStreamFiling, buckets_of
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
@@ -21,6 +21,7 @@ from writ.broker.mirror import Mirror
 from writ.broker.objects import FolderObjects
 from writ.broker.queries import serve_queries, teller
 from writ.broker.requests import NatsRequests
+from writ.broker.spread import Spread
 from writ.broker.streams import look_at
 from writ.broker.vault import Vault, vault_path
 from writ.children.life import live
@@ -117,18 +118,18 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     )
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
-    house = _storehouse(queries, logs)
+    house = _storehouse(queries, logs, settings.spread)
     parts.push_async_callback(_end, asyncio.create_task(house.keep(), name="sweeper of files"))
     await serve_queries(answers, house.answer, STORE_SERVED)
     await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
 
 
-def _storehouse(queries: Queries, link: Any) -> Storehouse:
+def _storehouse(queries: Queries, link: Any, spread: Spread) -> Storehouse:
     return Storehouse(
         queries.admit,
-        lambda bucket: JetStreamFiling(link, bucket, FILES_MAX_BYTES),
-        lambda bucket: JetStreamKeyValue(link, bucket, "Writ: memory of runs and agents."),
+        lambda bucket: JetStreamFiling(link, bucket, FILES_MAX_BYTES, spread),
+        lambda bucket: JetStreamKeyValue(link, bucket, "Writ: memory of runs and agents.", spread),
         partial(buckets_of, link, FILES),
         SystemClock(),
     )
@@ -145,7 +146,7 @@ async def _watch(settings: Settings, checkpoints: Checkpointing, link: Any, log_
     names = [log_stream(settings.partition), SUBMIT_STREAM]
     mirror = None
     if settings.audit_mirror:
-        mirror = await Mirror.open(link, settings.partition)
+        mirror = await Mirror.open(link, settings.partition, spread=settings.spread)
         names.append(mirror_stream(settings.partition))
 
     async def report(alarm: Alarm) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from writ.broker.spread import ALONE, Spread
 from writ.children.keeper import Child
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class Settings(msgspec.Struct, frozen=True):
     """What the process is told; the keys are paths of seed files, the directory is the node's.
 
-    `checkpoints` are folders for copies of the node's own; with `audit_mirror` the log is mirrored.
+    `checkpoints` are folders for copies of the node's own; with `audit_mirror` the log is mirrored. `spread`
+    is how streams that are made are kept.
     """
 
     directory: str
@@ -34,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
     search: bool = False
     checkpoints: tuple[str, ...] = ()
     audit_mirror: bool = False
+    spread: Spread = ALONE
 
 
 class Views(Child[Settings]):
