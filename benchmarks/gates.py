@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from typing import Final, NamedTuple
 
-from writ.orchestrator.statistics import Canary, judge
+from writ.orchestrator.statistics import Stream, judge
 from writ.schemas.evaluations import Dimension, Measured, Outcome, Scores
 
 FLAKY: Final = 0.3
@@ -62,11 +62,10 @@ def _tried(chances: list[float], rng: random.Random) -> Scores:
 
 def alarmed(success: float, rng: random.Random) -> bool:
     """Whether a canary that is as good as its baseline is condemned at any look."""
-    canary = Canary(level=CANARY_LEVEL)
+    stream = Stream(level=CANARY_LEVEL)
     for _ in range(PAIRS):
-        canary.canary(float(rng.random() < success))
-        canary.baseline(float(rng.random() < success))
-        if canary.outcome is Outcome.FAIL:
+        stream = stream.canary(float(rng.random() < success)).baseline(float(rng.random() < success))
+        if stream.outcome is Outcome.FAIL:
             return True
     return False
 

@@ -116,6 +116,7 @@ class SyncClient:
     freeze_release = _blocking(Client.freeze_release)
     unfreeze_release = _blocking(Client.unfreeze_release)
     revoke_release = _blocking(Client.revoke_release)
+    canaries = _blocking(Client.canaries)
     start_canary = _blocking(Client.start_canary)
     end_canary = _blocking(Client.end_canary)
     approve_release = _blocking(Client.approve_release)

@@ -16,9 +16,9 @@ from nats.aio.client import Client as Nats
 
 from .bucket import Bucket
 from .keyvalue import text_of, token_of
-from .ports import NotStored, OutcomeUnknown
+from .ports import NotStored
 from .spread import ALONE, Spread
-from .streams import ApiError, api, names_of
+from .streams import names_of
 
 
 class Part(NamedTuple):

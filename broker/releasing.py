@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from writ.schemas import releasing
+from writ.schemas.canaries import CanaryPolicy, Finding
 from writ.schemas.commands import Answer, Command
 from writ.schemas.evaluations import Measured, Outcome
 from writ.schemas.gates import Gate, GateSpec, PolicyName
@@ -90,6 +91,14 @@ class Releasing(Looking, Operating):
         answer = await self.send(queue, command, timeout_s=timeout_s)
         assert isinstance(answer, Processes)
         return answer.processes
+
+    async def canaries(
+        self, process: str | None = None, *, queue: str = NO_QUEUE, timeout_s: float = 10.0
+    ) -> tuple[Finding, ...]:
+        """What canaries that are judged have shown until now, in the partition that holds the queue."""
+        answer = await self.send(queue, releasing.ListProcesses(process=process), timeout_s=timeout_s)
+        assert isinstance(answer, Processes)
+        return answer.canaries
 
     async def process(self, name: str, *, queue: str = NO_QUEUE, timeout_s: float = 10.0) -> Process:
         """One process. Raises Refused, of kind not_found, where nothing of it was published."""
@@ -182,11 +191,21 @@ class Releasing(Looking, Operating):
         percent: float = 0.0,
         keys: Sequence[str] = (),
         scope: str = "*",
+        policy: CanaryPolicy | None = None,
         timeout_s: float = 10.0,
     ) -> Promoted:
-        """Gives a release to some of the jobs that name live: a percentage, or those of fairness `keys`."""
+        """Gives a release to some of the jobs that name live: a percentage, or those of fairness `keys`.
+
+        With a `policy` the orchestrator judges it by the results of its jobs, and acts.
+        """
         command = releasing.StartCanary(
-            process=process, release=release, percent=percent, keys=tuple(keys), scope=scope, reason=reason
+            process=process,
+            release=release,
+            percent=percent,
+            keys=tuple(keys),
+            scope=scope,
+            policy=policy,
+            reason=reason,
         )
         answer = await self._of_release(command, timeout_s)
         assert isinstance(answer, Promoted)

@@ -184,6 +184,7 @@ def _metrics() -> str:
         ("TENANTS_MAX", "tenants told by name; the others are `other`"),
         ("QUEUES_MAX", "queues of all tenants told by name; the others are `other` of their tenant"),
         ("TASKS_MAX", "tasks of all queues told by name; the others are `other` of their queue"),
+        ("PROCESSES_MAX", "processes of all tenants told by name; the others are `other` of their tenant"),
         ("MODELS_MAX", "models of all tenants told by name; the others are `other` of their tenant"),
         ("TOOLS_MAX", "tools of all tenants told by name; the others are `other` of their tenant"),
     ):

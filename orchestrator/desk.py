@@ -15,6 +15,7 @@ from writ.schemas.sealed import Keys
 from .access_desk import AccessDesk
 from .alarm_desk import AlarmDesk
 from .asset_desk import AssetDesk
+from .canary_desk import CanaryDesk
 from .control_desk import ControlDesk
 from .decide import timers
 from .hosting_desk import HostingDesk
@@ -52,6 +53,7 @@ class Desk:
         self.schedules = ScheduleDesk(self.office)
         self.links = LinkDesk(self.office)
         self.incidents = Incidents(state)
+        self.canaries = CanaryDesk(self.office)
         self.access = AccessDesk(self.office)
         self.hosting = HostingDesk(self.office)
         self._verbs: dict[type[commands.Command], Callable[[Round, Asked, Any], None]] = {
@@ -124,6 +126,7 @@ class Desk:
         self.office.consequences.follow(round_)
         self.leases.match(round_)
         # Behind whatever records what becomes of a job.
+        self.canaries.flush(round_)
         self.links.flush(round_)
         self.incidents.flush(round_)
         self.hosting.flush(round_)
@@ -137,6 +140,7 @@ class Desk:
             bool(self.office.consequences)
             or bool(self.links)
             or bool(self.incidents)
+            or self.canaries.hurries
             or bool(self.office.stirred)
             or self.operating.hurries
         )

@@ -15,6 +15,7 @@ from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.lifecycle import TERMINAL, Job
 from writ.schemas.links import (
     GONE,
+    CanaryTold,
     Content,
     FleetTold,
     JobAsked,
@@ -120,6 +121,8 @@ class LinkDesk:
         for record in round_.records:
             if record.kind == "job":
                 self._notice(record)
+                if self._state.watches and links.home_of_tenant(record.tenant) != links.number:
+                    self._spreads[record.tenant] = None
             elif record.kind in ("prices", "tenant", "process") or _changes_others(record):
                 self._spreads[record.tenant] = None
         contents: dict[int, list[tuple[Content, int]]] = {}
@@ -193,6 +196,8 @@ class LinkDesk:
             start = f"{tenant}."
             processes = [each for place, each in self._state.processes.items() if place.startswith(start)]
             contents += [ProcessTold(tenant, each.version, each.told()) for each in processes]
+        else:
+            yield from self._untold_findings(tenant)
         for partition in range(links.partitions):
             if partition == links.number:
                 continue
@@ -201,6 +206,15 @@ class LinkDesk:
                     yield partition, content
             if at_home:
                 yield from self._untold_prices(tenant, partition)
+
+    def _untold_findings(self, tenant: str) -> Iterator[tuple[int, CanaryTold]]:
+        """What was decided here of the tenant's canaries, for its home to judge."""
+        links, home = self._links, self._links.home_of_tenant(tenant)
+        for place, watch in self._state.watches.items():
+            if watch.decided and place.startswith(f"{tenant}."):
+                told = CanaryTold(tenant, watch.revision, watch.found(links.number))
+                if links.told_of(told, home) < told.version:
+                    yield home, told
 
     def _of_host(self, tenant: str) -> Iterator[OfTenant]:
         """What the host says of a tenant: that there is one, its first owner, and what it may use."""

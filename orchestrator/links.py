@@ -10,6 +10,7 @@ from writ.schemas.links import (
     NOTHING,
     UNHEARD_OF_S,
     Afar,
+    CanaryTold,
     Content,
     FleetTold,
     JobAsked,
@@ -54,6 +55,8 @@ def kind_of(content: OfTenant) -> str:
             return f"principal.{principal.name}"
         case ProcessTold(process=process):
             return f"process.{process.name}"
+        case CanaryTold(found=found):
+            return f"canary.{found.process}~{found.scope}"
         case _:
             return "hosted"
 

@@ -61,7 +61,12 @@ class ReleaseDesk:
             for place, each in sorted(self._state.processes.items())
             if place.startswith(start) and command.process in (None, each.name)
         ]
-        answer = releasing.Processes(None, round_.position, tuple(found))
+        watched = [
+            watch.found(self._state.number)
+            for place, watch in sorted(self._state.watches.items())
+            if place.startswith(start) and command.process in (None, watch.process)
+        ]
+        answer = releasing.Processes(None, round_.position, tuple(found), tuple(watched))
         round_.answer(asked.send, encode(answer), verdict_only=True)
 
     def _list_gates(self, round_: Round, asked: Asked, command: releasing.ListGates) -> None:
@@ -89,10 +94,14 @@ def decide(
     state: Partition, tenant: str, actor: str, command: releasing.OfProcess, now: int
 ) -> promotion.Outcomes:
     """What becomes of a process, from what the log says: for who asks, and for who judges it again."""
-    process = state.processes.get(f"{tenant}.{command.process}", Process(command.process))
+    return promotion.DECIDED[type(command)](at_home(state, tenant, command.process, actor, now), command)
+
+
+def at_home(state: Partition, tenant: str, process: str, actor: str, now: int) -> promotion.At:
+    """What a decision about a process is made from, in the tenant's home."""
     known = [each for each in state.principals.values() if each.tenant == tenant]
-    at = promotion.At(process, gates_of(state, tenant), known, actor, now, tenant in state.governed)
-    return promotion.DECIDED[type(command)](at, command)
+    there = state.processes.get(f"{tenant}.{process}", Process(process))
+    return promotion.At(there, gates_of(state, tenant), known, actor, now, tenant in state.governed)
 
 
 def decide_gate(

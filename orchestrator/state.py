@@ -10,6 +10,7 @@ from typing import Any
 
 from writ.schemas import bounds
 from writ.schemas.assets import Asset, evolve_asset
+from writ.schemas.canaries import Finding
 from writ.schemas.codec import digest
 from writ.schemas.events import (
     ContentErased,
@@ -27,6 +28,7 @@ from writ.schemas.events import (
 from writ.schemas.fleet import Fleet, WorkerDrained, WorkerUndrained, evolve_fleet
 from writ.schemas.gates import Gate, evolve_gate
 from writ.schemas.hosting import HOSTED
+from writ.schemas.ids import fencing_token
 from writ.schemas.lifecycle import (
     TERMINAL,
     IllegalTransition,
@@ -40,6 +42,7 @@ from writ.schemas.lifecycle import (
 )
 from writ.schemas.links import (
     Afar,
+    CanaryTold,
     Content,
     FleetTold,
     MessageAccepted,
@@ -63,6 +66,7 @@ from writ.schemas.sealed import UNSEALED
 from writ.schemas.steps import UsageRecorded
 from writ.schemas.tenants import UNDECLARED, Tenant, evolve_tenant
 
+from .canaries import Watch, begun, judged_by_results, observed
 from .deadlines import Deadlines
 from .decide.quotas import Standing
 from .jobs import Jobs
@@ -153,6 +157,12 @@ class Partition:
     gates: dict[str, Gate]
     """By `<tenant>.<name>`."""
 
+    watches: dict[str, Watch]
+    """Canaries that are judged, by `<tenant>.<process>~<scope>`."""
+
+    findings: dict[str, Finding]
+    """What other partitions have decided of them, by `<tenant>.<process>~<scope>~<partition>`."""
+
     erased: dict[str, int]
     """Keys that were destroyed, and the record that says so."""
 
@@ -189,6 +199,8 @@ class Partition:
         self.hosted = {}
         self.processes = {}
         self.gates = {}
+        self.watches = {}
+        self.findings = {}
         self.access_changes = 0
         """Grows with every change of tenants and principals, and of one taken back."""
 
@@ -407,6 +419,7 @@ class Partition:
             for event in record.events:
                 process = evolve_process(process, event, record.key, record.actor, record.at, record.seq)
             self._put_process(place, process, undo)
+            self._watch(place, record, undo)
         elif record.kind == "gate":
             kept = None if undo is None else undo.kept
             self._keep(self.gates, f"{record.tenant}.{record.key}", evolve_gate(record.events[-1]), kept)
@@ -434,6 +447,8 @@ class Partition:
         queue = self.queues.get(place_of_queue)
         if record.tenant in self.accounts:
             self._charge(events, record, undo)
+        if self.watches:
+            self._observe(place, events, undo)
         for event in events:
             if isinstance(event, LeaseGranted):
                 # Jobs without a fairness key take turns like those of one key: else they starve the others.
@@ -548,8 +563,42 @@ class Partition:
                 self._put_access(self.principals, address(tenant, principal.name), principal, undo)
             case ProcessTold(tenant=tenant, process=process):
                 self._put_process(f"{tenant}.{process.name}", process, undo)
+                self._watch(f"{tenant}.{process.name}", record, undo)
+            case CanaryTold(tenant=tenant, found=found):
+                place = f"{tenant}.{found.process}~{found.scope}~{found.partition}"
+                self._keep(self.findings, place, found, None if undo is None else undo.kept)
             case _:
                 pass  # of a job
+
+    def _watch(self, place: str, record: Record, undo: Undo | None) -> None:
+        """A process has changed: what is compared in its canaries goes on where it is as it was."""
+        kept = None if undo is None else undo.kept
+        process = self.processes[place]
+        judged = {f"{place}~{scope}": canary for scope, canary in judged_by_results(process).items()}
+        for where in [w for w in self.watches if w.startswith(f"{place}~") and w not in judged]:
+            self._keep(self.watches, where, None, kept)
+        for where, canary in judged.items():
+            known = self.watches.get(where)
+            if known is None or known.revision != process.revision(canary):
+                since = fencing_token(record.epoch, record.seq)
+                self._keep(self.watches, where, begun(process, canary, since, self.links.partitions), kept)
+        for where in [w for w in self.findings if w.startswith(f"{place}~")]:
+            watch = self.watches.get(where.rpartition("~")[0])
+            if watch is None or watch.revision != self.findings[where].revision:
+                self._keep(self.findings, where, None, kept)
+
+    def _observe(self, place: str, events: tuple[Fact, ...], undo: Undo | None) -> None:
+        """What a job's events say of a canary."""
+        job = self.jobs[place]
+        process = self.process_of(job)
+        canary = None if process is None else process.canary(job.queue)
+        if process is None or canary is None:
+            return
+        where = f"{job.tenant}.{process.name}~{canary.scope}"
+        watch = self.watches.get(where)
+        now = None if watch is None else observed(watch, process, canary, job, events)
+        if now is not watch:
+            self._keep(self.watches, where, now, None if undo is None else undo.kept)
 
     def _put_long(self, place: str, told: int | None, undo: Undo | None = None) -> None:
         if undo is not None:

@@ -16,8 +16,10 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.schemas import catalog
+from writ.schemas.canaries import CanaryJudged
 from writ.schemas.chain import Violation
 from writ.schemas.errors import ErrorClass
+from writ.schemas.evaluations import Outcome
 from writ.schemas.events import (
     AttemptFailed,
     CommandRejected,
@@ -50,6 +52,7 @@ from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import TERMINAL, TRANSITIONS, IllegalTransition, State
 from writ.schemas.metrics import OTHER, SECONDS, Histogram, Metric, Names, histogram
 from writ.schemas.principals import AccessDenied
+from writ.schemas.processes import CanaryStarted
 from writ.schemas.records import Record
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.schedules import ScheduleFired, ScheduleSkipped
@@ -180,6 +183,7 @@ def label_names() -> dict[str, Names]:
         "task": Names(catalog.TASKS_MAX),
         "model": Names(catalog.MODELS_MAX),
         "tool": Names(catalog.TOOLS_MAX),
+        "process": Names(catalog.PROCESSES_MAX),
     }
 
 
@@ -187,7 +191,7 @@ class MetricsView:
     """The fold. One for each log; its runner alone calls it (see `view.View`)."""
 
     name = "metrics"
-    version = 2
+    version = 3
     schema = _SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:
@@ -267,6 +271,11 @@ class MetricsView:
                     self._add(catalog.DUE_TIMES, (*self._tenant(record.tenant), "fired"))
                 case ScheduleSkipped(count=count):
                     self._add(catalog.DUE_TIMES, (*self._tenant(record.tenant), "skipped"), count)
+                case CanaryStarted(policy=policy) if policy is not None:
+                    for outcome in (Outcome.PASS, Outcome.FAIL):
+                        self._judged(record, outcome, 0)
+                case CanaryJudged(found=found):
+                    self._judged(record, found.watched.outcome)
                 case LeaderElected():
                     self._add(catalog.ELECTIONS, ())
                 case TimeResumed(gap_ms=gap_ms):
@@ -368,6 +377,11 @@ class MetricsView:
     def _refuse(self, tenant: str, kinds: dict[RejectionKind, int]) -> None:
         for kind, count in kinds.items():
             self._add(catalog.REFUSALS, (*self._tenant(tenant), kind.value), count)
+
+    def _judged(self, record: Record, outcome: Outcome, count: int = 1) -> None:
+        """A verdict on a canary of the record's process, or none yet: then the counter begins at zero."""
+        process = self.names["process"].fold(self._tenant(record.tenant), record.key)
+        self._add(catalog.CANARIES, (*process, outcome.value), count)
 
     def _count_happened(self) -> None:
         """What happened to jobs, how often, as the numbers that tell of it."""

@@ -31,6 +31,9 @@ MODELS_MAX: Final = 50
 TOOLS_MAX: Final = 100
 """Tools of all tenants that are told by name."""
 
+PROCESSES_MAX: Final = 50
+"""Processes of all tenants that are told by name."""
+
 _catalog: dict[str, Metric] = {}
 _by_source: dict[str, list[Metric]] = {}
 _MILLION: Final = 1_000_000
@@ -168,6 +171,13 @@ DUE_TIMES: Final = _metric(
     C,
     "Due times of schedules, by what came of them: fired or skipped.",
     ("tenant", "outcome"),
+)
+CANARIES: Final = _metric(
+    LOG,
+    "writ_canaries_judged_total",
+    C,
+    "Verdicts on canaries that are judged: fail where one was proved worse than live, pass where not.",
+    ("tenant", "process", "outcome"),
 )
 RECORDS_TOTAL: Final = _metric(LOG, "writ_log_records_total", C, "Records of the log.", ("kind",))
 ELECTIONS: Final = _metric(LOG, "writ_leader_elections_total", C, "Leaders elected.")

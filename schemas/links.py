@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from .bounds import SHARDS
+from .canaries import Finding
 from .facts import Fact
 from .ids import shard_of
 from .prices import Price
@@ -120,6 +121,14 @@ class ProcessTold(msgspec.Struct, frozen=True, gc=False, tag="process_told"):
     process: Process
 
 
+class CanaryTold(msgspec.Struct, frozen=True, gc=False, tag="canary_told"):
+    """What a partition has decided of a canary from its own jobs; `version` is the finding's revision."""
+
+    tenant: str
+    version: int
+    found: Finding
+
+
 class FleetTold(msgspec.Struct, frozen=True, gc=False, tag="fleet_told"):
     """The workers of a tenant that are drained."""
 
@@ -128,9 +137,11 @@ class FleetTold(msgspec.Struct, frozen=True, gc=False, tag="fleet_told"):
     drained: tuple[str, ...]
 
 
-OfTenant = PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold | ProcessTold | FleetTold
+OfTenant = (
+    PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold | ProcessTold | FleetTold | CanaryTold
+)
 """What the home partition tells all others as soon as it holds, and they adopt: that of the tenant, or of
-the host tenant for what only the host says."""
+the host tenant for what only the host says. `CanaryTold` is what the others tell the tenant's home."""
 
 Content = JobAsked | JobTold | OfTenant
 

@@ -12,6 +12,7 @@ whole tenant, `billing/*` a folder, `invoices` one queue; for a job the narrowes
     release_frozen         no lease for a release, or for all of the process; release_unfrozen ends that
     release_revoked        no lease for a release, ever again
     canary_started         some of the jobs that name live get another release; canary_ended
+    canary_judged          what the canary's results proved, see `canaries`
     release_approved       a person says yes to a release
     evaluation_recorded    what an evaluation of a release proved
     drill_recorded         how a drill with a release went
@@ -32,6 +33,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from .bounds import TOKEN_MAX_BYTES
+from .canaries import CanaryJudged, CanaryPolicy
 from .evaluations import Measured, Outcome, Verdict
 from .facts import Fact
 from .principals import WHOLE_TENANT, covers
@@ -173,7 +175,8 @@ class ReleaseRevoked(Fact, frozen=True):
 class CanaryStarted(Fact, frozen=True):
     """Of the jobs that name live in the scope some get `digest`.
 
-    They are `percent` of them, by the hash of their key, and those whose fairness key is in `keys`.
+    They are `percent` of them, by the hash of their key, and those whose fairness key is in `keys`. With a
+    `policy` it is judged as their results come.
     """
 
     scope: str
@@ -182,6 +185,7 @@ class CanaryStarted(Fact, frozen=True):
     percent: float = 0.0
     keys: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    policy: CanaryPolicy | None = None
 
 
 class CanaryEnded(Fact, frozen=True):
@@ -240,6 +244,7 @@ PROCESS_EVENTS: Final[tuple[type[Fact], ...]] = (
     ReleaseRevoked,
     CanaryStarted,
     CanaryEnded,
+    CanaryJudged,
     ReleaseApproved,
     EvaluationRecorded,
     DrillRecorded,
@@ -301,13 +306,18 @@ class Pointer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Canary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Which of the jobs that name live in a scope get another release."""
+    """Which of the jobs that name live in a scope get another release.
+
+    It is judged by `policy`, until it was `judged`.
+    """
 
     scope: str
     digest: str
     seq: int
     percent: float = 0.0
     keys: tuple[str, ...] = ()
+    policy: CanaryPolicy | None = None
+    judged: Outcome | None = None
 
     def takes(self, key: str, fairness_key: str | None) -> bool:
         """Whether a job is one of them, by its key: the same at each grant."""
@@ -353,6 +363,16 @@ class Process(msgspec.Struct, frozen=True, omit_defaults=True):
         """The canary for a queue."""
         held = [each for each in self.canaries if covers(each.scope, queue)]
         return max(held, key=lambda each: len(each.scope), default=None)
+
+    def revision(self, canary: Canary) -> int:
+        """The record that last changed what a canary is compared with, or how."""
+        lives = [
+            each.seq
+            for each in self.pointers
+            if each.alias is Alias.LIVE
+            and (covers(each.scope, canary.scope) or covers(canary.scope, each.scope))
+        ]
+        return max(canary.seq, *lives)
 
     def find(self, ref: str, scope: str = WHOLE_TENANT) -> Release | None:
         """A release by its alias in a scope, its version, or its digest."""
@@ -427,9 +447,15 @@ def evolve_process(process: Process | None, event: Fact, name: str, actor: str, 
         case ReleaseFrozen(digest=digest) | ReleaseUnfrozen(digest=digest) | ReleaseRevoked(digest=digest):
             return _changed(known, str(digest), event)
         case CanaryStarted():
-            canary = Canary(event.scope, event.digest, seq, event.percent, event.keys)
+            canary = Canary(event.scope, event.digest, seq, event.percent, event.keys, event.policy)
             kept = _without_canary(known, event.scope)
             return replace(kept, canaries=(*kept.canaries, canary))
+        case CanaryJudged(scope=scope, found=found):
+            judged = [
+                replace(each, judged=found.watched.outcome) if each.scope == scope else each
+                for each in known.canaries
+            ]
+            return replace(known, canaries=tuple(judged))
         case CanaryEnded(scope=scope):
             return _without_canary(known, scope)
         case PromotionBlocked():

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from .bounds import TOKEN_MAX_BYTES
+from .canaries import CanaryPolicy, Finding
 from .evaluations import Measured, Outcome
 from .forms import Answer, Command, Fence, JobKey, Reason, Token
 from .gates import Gate, GateSpec, PolicyName
@@ -96,11 +97,15 @@ class RevokeRelease(OfProcess, frozen=True, kw_only=True):
 
 
 class StartCanary(InScope, frozen=True, kw_only=True):
-    """Gives a release to some of the jobs that name live: by percentage, or by fairness key."""
+    """Gives a release to some of the jobs that name live: by percentage, or by fairness key.
+
+    With a `policy` the orchestrator judges it by the results of its jobs, and acts.
+    """
 
     release: _Ref
     percent: Annotated[float, Meta(ge=0, le=100)] = 0.0
     keys: Annotated[tuple[Token, ...], Meta(max_length=1_000)] = ()
+    policy: CanaryPolicy | None = None
 
 
 class EndCanary(InScope, frozen=True, kw_only=True):
@@ -180,7 +185,10 @@ class Promoted(Answer, frozen=True):
 
 
 class Processes(Answer, frozen=True):
+    """`canaries` are what this partition has found of those that are judged."""
+
     processes: tuple[Process, ...] = ()
+    canaries: tuple[Finding, ...] = ()
 
 
 class Gates(Answer, frozen=True):

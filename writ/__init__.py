@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from writ.broker.moving import FileBroken
     from writ.broker.results import JobHandle
+    from writ.schemas.canaries import CanaryPolicy, Measure, OnFine, OnWorse
     from writ.schemas.commands import Approval, Command, Plan, SubmitJob
     from writ.schemas.errors import ErrorClass
     from writ.schemas.evaluations import Better, Dimension, Measured, Outcome
@@ -86,6 +87,7 @@ __all__ = [
     "AttemptLimits",
     "Better",
     "Budget",
+    "CanaryPolicy",
     "Cancelled",
     "ChildFailed",
     "ClassRetry",
@@ -108,6 +110,7 @@ __all__ = [
     "JobHandle",
     "JobNotFound",
     "Limits",
+    "Measure",
     "Measured",
     "NoAnswer",
     "NoResponders",
@@ -115,8 +118,10 @@ __all__ = [
     "OnClash",
     "OnDead",
     "OnExhausted",
+    "OnFine",
     "OnParentEnd",
     "OnTimeout",
+    "OnWorse",
     "OperationVerb",
     "Outcome",
     "OutcomeUnknown",
@@ -178,6 +183,7 @@ _ROOMS = {
     ),
     "writ.broker.moving": ("FileBroken",),
     "writ.broker.results": ("JobHandle",),
+    "writ.schemas.canaries": ("CanaryPolicy", "Measure", "OnFine", "OnWorse"),
     "writ.schemas.commands": ("Approval", "Command", "Plan", "SubmitJob"),
     "writ.schemas.principals": ("Role",),
     "writ.schemas.queries": ("Query",),

@@ -52,6 +52,7 @@ from writ.schemas.releasing import (
     UnfreezeRelease,
 )
 
+from ..canaries import policy_fault
 from ..statistics import judge
 from .gate import evaluate, failed, holds, in_words, matching
 from .release import bar
@@ -267,6 +268,8 @@ def start_canary(at: At, command: StartCanary) -> Outcomes:
         return release
     if not command.percent and not command.keys:
         return Rejection(RejectionKind.MALFORMED, "give a percentage or keys", "percent")
+    if command.policy is not None and (wrong := policy_fault(command.policy)) is not None:
+        return Rejection(RejectionKind.MALFORMED, f"policy cannot judge: {wrong}", "policy")
     live = at.process.pointer(Alias.LIVE, command.scope)
     if live is None:
         return _conflict(f"live of {at.process.name} points at nothing in {command.scope}; promote first")
@@ -280,7 +283,10 @@ def start_canary(at: At, command: StartCanary) -> Outcomes:
     if failed(checks):
         return (PromotionBlocked(command.scope, Alias.LIVE, release.digest, command.reason, checks),)
     return (
-        CanaryStarted(command.scope, release.digest, command.reason, command.percent, command.keys, checks),
+        CanaryStarted(
+            *(command.scope, release.digest, command.reason, command.percent, command.keys, checks),
+            policy=command.policy,
+        ),
     )
 
 

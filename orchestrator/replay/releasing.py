@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from writ.schemas.canaries import CanaryJudged, CanaryPolicy
 from writ.schemas.evaluations import Outcome
 from writ.schemas.events import Fact
 from writ.schemas.gates import GateDeclared, GateRemoved
@@ -25,6 +26,7 @@ from writ.schemas.processes import (
     ReleaseUnfrozen,
 )
 
+from ..decide.canary import in_words
 from .wording import one_line
 
 _SHORT: int = 12
@@ -65,11 +67,24 @@ def release_words(event: Fact, actor: str) -> str:
             return f"no lease for {_which(digest)} ever again, {by}: {one_line(reason)}"
         case CanaryStarted(scope=scope, digest=digest, percent=percent, keys=keys, reason=reason):
             keyed = f" and {len(keys)} fairness keys" if keys else ""
-            return f"{percent:g} %{keyed} of live in {scope} get {short(digest)}, {by}: {one_line(reason)}"
+            judged = "" if event.policy is None else f", {policy_words(event.policy)}"
+            what = f"{percent:g} %{keyed} of live in {scope} get {short(digest)}{judged}"
+            return f"{what}, {by}: {one_line(reason)}"
+        case CanaryJudged(scope=scope, digest=digest, policy=policy, found=found):
+            after = policy.on_worse.value if found.watched.outcome is Outcome.FAIL else policy.on_fine.value
+            where = f"{short(digest)} in {scope}, against live since record {found.revision}"
+            return f"{where}: {in_words(found)}; a bet wins {1 / found.level:g} to 1, then {after}"
         case CanaryEnded(scope=scope, digest=digest, reason=reason):
             return f"no canary of {short(digest)} in {scope} any more, {by}: {one_line(reason)}"
         case _:
             return _found_words(event, actor)
+
+
+def policy_words(policy: CanaryPolicy) -> str:
+    """How a canary is judged."""
+    asked = f"level {policy.level:g}, {policy.minimum} results each, a drop of {policy.detect:g}"
+    then = f"{policy.on_worse.value} where worse, {policy.on_fine.value} where not"
+    return f"judged by its {policy.measure.value} ({asked}): {then}"
 
 
 def _found_words(event: Fact, actor: str) -> str:

@@ -64,6 +64,7 @@ from writ.schemas.ids import token_position
 from writ.schemas.lifecycle import Job
 from writ.schemas.links import (
     GONE,
+    CanaryTold,
     Content,
     FleetTold,
     JobAsked,
@@ -125,6 +126,7 @@ from writ.schemas.steps import (
 )
 from writ.schemas.tenants import TenantDeclared
 
+from ..decide.canary import in_words
 from ..decide.quotas import dollars
 from .history import Step
 from .releasing import release_words, short
@@ -554,6 +556,9 @@ def _said(content: Content) -> str:
         return f"version {content.version} of process {content.process.name} of tenant {content.tenant}"
     if isinstance(content, FleetTold):
         return f"{len(content.drained)} workers of tenant {content.tenant} are drained"
+    if isinstance(content, CanaryTold):
+        found = content.found
+        return f"canary of {found.process} in {found.scope}, tenant {content.tenant}: {in_words(found)}"
     if content.ended_by == GONE:
         return f"there is no {content.key}"
     return f"{content.key} is {content.state}"

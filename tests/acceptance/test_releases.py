@@ -10,20 +10,23 @@ import msgspec
 import pytest
 
 from writ import Client
-from writ.broker.connect import Target
+from writ.broker.connect import Target, connect
 from writ.broker.errors import Refused
 from writ.broker.jwt import Signer, signer_in
+from writ.broker.log import JetStreamLog
 from writ.broker.wire import NatsWire
 from writ.cli.fetch import around, explained, job_with_records
 from writ.cli.releases import history_of
 from writ.node import Node
 from writ.orchestrator.replay.history import steps_of_views
+from writ.orchestrator.replay.verify import verify
 from writ.packages import build, open_package
 from writ.packages.manifest import Kind
 from writ.packages.project import raised, write_version
 from writ.packages.scaffold import new_project
+from writ.schemas.canaries import CanaryPolicy, OnWorse
 from writ.schemas.codec import decode
-from writ.schemas.commands import Acquire, Acquired, Lease
+from writ.schemas.commands import Acquire, Acquired, Answer, Lease
 from writ.schemas.processes import ReleaseRolledBack
 from writ.schemas.queries import LogQuery, RecordsPage
 from writ.schemas.states import State
@@ -68,6 +71,15 @@ class World:
         acquired = msgspec.json.decode(answer, type=Acquired)
         assert acquired.error is None, acquired.error
         return acquired.leases
+
+    async def report(self, lease: Lease, *, well: bool) -> None:
+        """How an attempt went."""
+        held = {"id": lease.id, "token": lease.token}
+        report = held if well else held | {"class": "application", "type": "Wrong", "text": "no"}
+        body = msgspec.json.encode({"worker": "w", "reports": [report]})
+        verb = "complete" if well else "fail"
+        answer = await self._wire.request(f"writ.lease.default.owner.{verb}.q", body, 20)
+        assert msgspec.json.decode(answer, type=Answer).error is None
 
 
 @pytest.fixture
@@ -148,6 +160,34 @@ async def test_no_lease_for_a_frozen_or_revoked_release_within_a_second_and_expl
     page = await owner.jobs(release=world.first)
     assert [job.id for job in page.jobs] == ["a"]
     assert not (await owner.jobs(release=world.second)).jobs
+
+
+async def test_a_canary_that_fails_is_judged_from_the_log_and_rolled_back_by_itself(world: World) -> None:
+    """Of 100 jobs 30 are the canary's, and fail: the orchestrator ends it, and the log proves why."""
+    owner = world.owner
+    await owner.promote_release("inv", world.first, "it passed")
+    policy = CanaryPolicy(on_worse=OnWorse.FREEZE)
+    await owner.start_canary("inv", world.second, "a look", keys=["acme"], policy=policy)
+    jobs = [{"task": "t", "process": "inv@live", "retry": {"max_attempts": 1}} for _ in range(100)]
+    for job in jobs[:30]:
+        job["fairness_key"] = "acme"
+    await owner.submit_many("q", [*jobs, {"task": "t", "id": "last", "process": "inv@live"}])
+    for lease in await world.leases():
+        await world.report(lease, well=lease.release == world.first)
+    (process,) = await owner.processes("inv")
+    assert process.canaries == ()
+    assert process.releases[world.second].frozen is not None
+    history = await history_of(owner, "inv", world.second)
+    judged = history[-3:]
+    assert [each["event"] for each in judged] == ["canary_judged", "canary_ended", "release_frozen"]
+    assert len({each["seq"] for each in judged}) == 1, "the verdict and what follows are one record"
+    assert "worse than live" in judged[0]["says"]
+    link = await connect(Target(world.node.url, world.node.broker.key_path("log")), "verify")
+    try:
+        report = await verify(JetStreamLog(link, 0, 1))
+    finally:
+        await link.close()
+    assert report.ok, "\n".join(report.lines())
 
 
 async def test_publishing_twice_is_one_release_and_a_tampered_package_is_not_kept(world: World) -> None:

@@ -37,6 +37,7 @@ from writ.broker.submits import new_job_id
 from writ.broker.wire import NatsWire
 from writ.schemas import events, submits
 from writ.schemas.assets import ASSET_VERBS, AssetsTold, AssetTold
+from writ.schemas.canaries import CanaryPolicy
 from writ.schemas.codec import encode
 from writ.schemas.commands import (
     CONTROL_VERBS,
@@ -876,6 +877,7 @@ def releases(client: Client) -> list[tuple[Coroutine[Any, Any, object], str, dic
             9,
         ),
         (client.processes("p"), "list_processes", of, ()),
+        (client.canaries("p"), "list_processes", of, ()),
         (
             client.promote_release("p", "1.0.0", "r"),
             "promote_release",
@@ -898,9 +900,9 @@ def releases(client: Client) -> list[tuple[Coroutine[Any, Any, object], str, dic
         (client.unfreeze_release("p", "1.0.0"), "unfreeze_release", named, 9),
         (client.revoke_release("p", "1.0.0"), "revoke_release", named, 9),
         (
-            client.start_canary("p", "1.0.0", percent=5, keys=["k"]),
+            client.start_canary("p", "1.0.0", percent=5, keys=["k"], policy=CanaryPolicy(minimum=5)),
             "start_canary",
-            named | {"percent": 5.0, "keys": ["k"]},
+            named | {"percent": 5.0, "keys": ["k"], "policy": {"minimum": 5}},
             promoted,
         ),
         (client.end_canary("p"), "end_canary", of, 9),

@@ -91,6 +91,8 @@ def told(state: Partition) -> dict[str, Any]:
         "holds": dict(state.holds),
         "processes": dict(state.processes),
         "gates": dict(state.gates),
+        "watches": dict(state.watches),
+        "findings": dict(state.findings),
         "afar": dict(state.links.afar),
         "watched": {p: dict(w) for p, w in state.links.watched.items()},
         "messages": (state.links.sent, state.links.accepted, state.links.settled),

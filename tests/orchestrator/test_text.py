@@ -43,6 +43,10 @@ _GIVEN: dict[str, Any] = {
     "checks": [],
     "verdict": {"outcome": "pass", "dimensions": [], "items": 1, "repeats": 1},
     "gate": {},
+    "found": {
+        **{"process": "p", "scope": "*", "revision": 7, "partition": 0, "level": 0.05},
+        "watched": {"outcome": "fail", "pairs": 30, "change": -0.5, "worse": 40.0, "fine": 0.1},
+    },
 }
 
 

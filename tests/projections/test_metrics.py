@@ -14,7 +14,9 @@ from writ.projections.measured import families_in
 from writ.projections.metrics import MetricsView
 from writ.schemas import catalog
 from writ.schemas.bounds import SECOND_US
+from writ.schemas.canaries import CanaryJudged, CanaryPolicy, Finding, Watched
 from writ.schemas.errors import ErrorClass
+from writ.schemas.evaluations import Outcome
 from writ.schemas.events import (
     DeadReason,
     JobDeadLettered,
@@ -28,6 +30,7 @@ from writ.schemas.events import (
 )
 from writ.schemas.lifecycle import State
 from writ.schemas.metrics import OTHER, Histogram, Metric
+from writ.schemas.processes import CanaryStarted
 from writ.schemas.sealed import seal
 from writ.schemas.steps import (
     CompensationDue,
@@ -170,6 +173,17 @@ async def test_a_queue_is_paused_while_an_operator_says_so(history: Histories, t
     assert (await tell(h))(catalog.PAUSED) == {BILLS: 0}
 
 
+async def test_verdicts_on_canaries_are_counted_from_zero_on(history: Histories, tell: Tell) -> None:
+    """The alert looks for an increase: the first verdict must be one."""
+    h, digest = history(), "b" * 64
+    h.add("process", "inv", (CanaryStarted("*", digest, "a look", 5.0, policy=CanaryPolicy()),))
+    told = (await tell(h))(catalog.CANARIES)
+    assert told == {("default", "inv", "pass"): 0, ("default", "inv", "fail"): 0}
+    found = Finding("inv", "*", 7, 0, 0.05, Watched(Outcome.FAIL, 30, -0.5, 40.0, 0.1))
+    h.add("process", "inv", (CanaryJudged("*", digest, CanaryPolicy(), found),))
+    assert (await tell(h))(catalog.CANARIES) == {**told, ("default", "inv", "fail"): 1}
+
+
 async def test_the_values_of_labels_are_bounded_whatever_the_log_names(
     history: Histories, tell: Tell
 ) -> None:
@@ -185,6 +199,9 @@ async def test_the_values_of_labels_are_bounded_whatever_the_log_names(
                 job.add(UsageRecorded(*held, f"model{queue}", 1, 1, 1))
                 job.add(ToolCalled(*held, f"tool{queue}", "v1", seal(b"1"), "00", ToolOutcome.DONE, run_ms=1))
                 job.completed()
+        for process in range(catalog.PROCESSES_MAX):
+            canary = CanaryStarted("*", "b" * 64, "a look", 5.0, policy=CanaryPolicy())
+            h.add("process", f"p{process}", (canary,))
         for made_up in range(20):
             h.report_refused(f"nowhere{made_up}~x")
     told = await tell(h)
@@ -198,9 +215,10 @@ async def test_the_values_of_labels_are_bounded_whatever_the_log_names(
         "task": (3, tasks),
         "model": (2, models),
         "tool": (2, tools),
+        "process": (2, catalog.PROCESSES_MAX + tenants),
     }
     full = {label for (label,), value in told(catalog.NAMES_FULL).items() if value}
-    assert full == {"tenant", "queue", "task", "model", "tool"}
+    assert full == {"tenant", "queue", "task", "model", "tool", "process"}
     for metric in catalog.BY_SOURCE[catalog.LOG]:
         series = told(metric)
         assert {len(labels) for labels in series} <= {len(metric.labels)}, metric.name

@@ -15,6 +15,15 @@ from hypothesis import strategies as st
 from writ.schemas import codec
 from writ.schemas.assets import AssetRead, AssetRemoved, AssetSet
 from writ.schemas.backups import LogRestored
+from writ.schemas.canaries import (
+    CanaryJudged,
+    CanaryPolicy,
+    Finding,
+    Measure,
+    OnFine,
+    OnWorse,
+    Watched,
+)
 from writ.schemas.codec import CodecError, decode, digest, encode
 from writ.schemas.commands import SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
@@ -83,6 +92,7 @@ from writ.schemas.faults import explain_fault
 from writ.schemas.fleet import WorkerDrained, WorkerUndrained
 from writ.schemas.gates import Approvals, GateDeclared, GateRemoved, GateSpec, PolicyName, Window
 from writ.schemas.links import (
+    CanaryTold,
     FleetTold,
     JobAsked,
     JobTold,
@@ -94,6 +104,7 @@ from writ.schemas.links import (
     PolicyTold,
     PricesTold,
     PrincipalTold,
+    ProcessTold,
     QuotasTold,
     TenantHosted,
 )
@@ -132,15 +143,19 @@ from writ.schemas.principals import (
 )
 from writ.schemas.processes import (
     Alias,
+    Canary,
     CanaryEnded,
     CanaryStarted,
     Check,
     DrillRecorded,
     EvaluationRecorded,
     Pinned,
+    Pointer,
     PolicyChecked,
+    Process,
     PromotionBlocked,
     PromotionProposed,
+    Release,
     ReleaseApproved,
     ReleaseFrozen,
     ReleasePromoted,
@@ -328,6 +343,32 @@ PRINCIPAL = st.builds(
     st.lists(st.builds(Token, TEXT, TEXT, NUMBER, MAYBE), max_size=2).map(tuple),
     st.lists(GRANT, max_size=2).map(tuple),
 )
+CANARY_POLICY = st.builds(
+    CanaryPolicy,
+    st.sampled_from(Measure),
+    *(st.floats(0.01, 0.5), st.floats(0, 0.5), st.floats(0.5, 1), st.integers(1, 1_000)),
+    on_worse=st.sampled_from(OnWorse),
+    on_fine=st.sampled_from(OnFine),
+)
+EVIDENCE = st.floats(0, 1e9)
+FINDING = st.builds(
+    Finding,
+    *(TEXT, TEXT, NUMBER, NUMBER, st.floats(0.001, 0.5)),
+    st.builds(Watched, CHECKED, NUMBER, st.floats(-1, 1), EVIDENCE, EVIDENCE),
+)
+PROCESS = st.builds(
+    Process,
+    NAME,
+    NUMBER,
+    st.dictionaries(
+        TEXT, st.builds(Release, TEXT, TEXT, NUMBER, TEXT, TEXT, NAME, NUMBER, NUMBER, MAYBE_TEXT), max_size=2
+    ),
+    st.lists(st.builds(Pointer, TEXT, ALIAS, TEXT, NUMBER, TEXTS, TEXTS), max_size=2).map(tuple),
+    st.lists(
+        st.builds(Canary, TEXT, TEXT, NUMBER, SHARE, TEXTS, CANARY_POLICY, st.none() | CHECKED), max_size=2
+    ).map(tuple),
+    MAYBE_TEXT,
+)
 OF_TENANT = (
     st.builds(PricesTold, NAME, NUMBER, st.lists(PRICE, max_size=3).map(tuple))
     | st.builds(PolicyTold, NAME, NUMBER, TENANT_POLICY)
@@ -335,6 +376,8 @@ OF_TENANT = (
     | st.builds(TenantHosted, NAME, PRINCIPAL)
     | st.builds(PrincipalTold, NAME, NUMBER, PRINCIPAL)
     | st.builds(FleetTold, NAME, NUMBER, TEXTS)
+    | st.builds(ProcessTold, NAME, NUMBER, PROCESS)
+    | st.builds(CanaryTold, NAME, NUMBER, FINDING)
 )
 CONTENT = (
     OF_TENANT
@@ -430,7 +473,10 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     ReleaseFrozen: st.builds(ReleaseFrozen, TEXT, MAYBE_TEXT),
     ReleaseUnfrozen: st.builds(ReleaseUnfrozen, TEXT, MAYBE_TEXT),
     ReleaseRevoked: st.builds(ReleaseRevoked, TEXT, TEXT),
-    CanaryStarted: st.builds(CanaryStarted, TEXT, TEXT, TEXT, SHARE, TEXTS, CHECKS),
+    CanaryStarted: st.builds(
+        CanaryStarted, TEXT, TEXT, TEXT, SHARE, TEXTS, CHECKS, st.none() | CANARY_POLICY
+    ),
+    CanaryJudged: st.builds(CanaryJudged, TEXT, TEXT, CANARY_POLICY, FINDING),
     CanaryEnded: st.builds(CanaryEnded, TEXT, TEXT, TEXT),
     ReleaseApproved: st.builds(ReleaseApproved, TEXT, TEXT, TEXT),
     EvaluationRecorded: st.builds(

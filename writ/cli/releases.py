@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from writ.broker.client import Client
     from writ.broker.jwt import Signer
+    from writ.schemas.canaries import CanaryPolicy
     from writ.schemas.gates import GateSpec
     from writ.schemas.processes import Process, Release
     from writ.schemas.releasing import Promoted
@@ -150,6 +151,7 @@ def _of(args: Namespace) -> tuple[str, str]:
 async def _list(args: Namespace) -> int:
     async with connected(args) as client:
         found = await client.processes(args.process)
+        canaries = await client.canaries(args.process)
     if args.json:
         print_json(found)
         return 0
@@ -157,6 +159,8 @@ async def _list(args: Namespace) -> int:
         print("no releases")
         next_steps("writ init NAME --type job", "writ publish")
         return 0
+    from writ.orchestrator.decide.canary import in_words
+
     rows = Table(["release", "digest", "published", "by", "aliases", "stands"])
     for process in found:
         for each in sorted(process.releases.values(), key=lambda each: -each.seq):
@@ -170,6 +174,8 @@ async def _list(args: Namespace) -> int:
                 _stands(process, each),
             )
     rows.print()
+    for told in canaries:
+        print(f"canary of {told.process} in {told.scope}: {in_words(told)}")
     return 0
 
 
@@ -187,7 +193,9 @@ def _aliases(process: Process, digest: str) -> list[str]:
         if each.digest == digest
     ]
     return found + [
-        f"canary of {each.percent:g} % in {each.scope}" for each in process.canaries if each.digest == digest
+        f"canary of {each.percent:g} % in {each.scope}" + (f", {each.judged.value}" if each.judged else "")
+        for each in process.canaries
+        if each.digest == digest
     ]
 
 
@@ -327,13 +335,30 @@ async def _canary(args: Namespace) -> int:
         if ref is None:
             raise UsageError(f"which release of {name}?", [f"writ release canary {name}@1.0.0 --percent 10"])
         keys: list[str] = args.key or []
-        answer = await _asked(
-            client.start_canary(name, ref, args.reason, percent=args.percent, keys=keys, scope=args.scope),
-            name,
-            ref,
+        starting = client.start_canary(
+            *(name, ref, args.reason),
+            percent=args.percent,
+            keys=keys,
+            scope=args.scope,
+            policy=_canary_policy(args),
         )
+        answer = await _asked(starting, name, ref)
     some = f"{args.percent:g} %" + (f" and {count(len(keys), 'fairness key')}" if keys else "")
-    return _told(args, answer, f"{some} of live of {name} in {args.scope} get {ref}", name)
+    judged = "" if args.judge is None else f", judged by their {args.judge}"
+    return _told(args, answer, f"{some} of live of {name} in {args.scope} get {ref}{judged}", name)
+
+
+def _canary_policy(args: Namespace) -> CanaryPolicy | None:
+    """How a canary is to be judged; None where nobody asked for it. Raises UsageError."""
+    from writ.schemas.canaries import CanaryPolicy
+
+    if args.judge is None:
+        return None
+    names = ("level", "detect", "tolerate", "minimum", "on_worse", "on_fine")
+    try:
+        return msgspec.convert({"measure": args.judge, **{n: getattr(args, n) for n in names}}, CanaryPolicy)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the canary cannot be judged so: {error}", []) from error
 
 
 async def _asked(asking: Awaitable[Promoted], name: str, ref: str) -> Promoted:

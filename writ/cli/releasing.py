@@ -92,6 +92,15 @@ def _add_release(to: Subparsers) -> None:
         "--key", action="append", metavar="K", help="jobs of this fairness key; repeat for more"
     )
     canary.add_argument("--end", action="store_true", help="end it")
+    canary.add_argument(
+        "--judge", choices=("attempts", "jobs"), help="by first attempts, or by jobs: act on what they prove"
+    )
+    canary.add_argument("--level", type=number(0), default=0.05, metavar="L", help="of error [0.05]")
+    canary.add_argument("--detect", type=number(0), default=0.1, metavar="D", help="drop not missed [0.1]")
+    canary.add_argument("--tolerate", type=number(0), default=0.0, metavar="D", help="drop accepted [0]")
+    canary.add_argument("--minimum", type=whole(1), default=20, metavar="N", help="results of each side [20]")
+    canary.add_argument("--on-worse", choices=("end", "freeze", "hold"), default="end", help="then [end]")
+    canary.add_argument("--on-fine", choices=("hold", "end", "promote"), default="hold", help="then [hold]")
     _one(verb("approve", "Say yes to a release, where a gate asks for persons."), reason=True, scope=True)
     drill = verb("drill", "Tell how a drill with a release went.")
     _one(drill, reason=True)

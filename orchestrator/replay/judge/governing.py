@@ -41,6 +41,7 @@ from writ.schemas.fleet import (
 from writ.schemas.ids import split_job_key
 from writ.schemas.lifecycle import State
 from writ.schemas.links import (
+    CanaryTold,
     Content,
     FleetTold,
     JobAsked,
@@ -389,6 +390,12 @@ class Governing:
             process = self._state.processes.get(address(content.tenant, content.process.name))
             need(process is not None and process.told() == content.process, "tells of another process")
             need(content.version == content.process.version, f"tells of version {content.version}")
+            return
+        if isinstance(content, CanaryTold):
+            found = content.found
+            watch = self._state.watches.get(f"{content.tenant}.{found.process}~{found.scope}")
+            same = watch is not None and watch.decided and watch.found(links.number) == found
+            need(same and content.version == found.revision, "tells of another finding on a canary")
             return
         if isinstance(content, PolicyTold):
             tenant = self._state.tenants.get(content.tenant, UNDECLARED)

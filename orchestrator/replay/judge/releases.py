@@ -6,6 +6,7 @@ from typing import Final
 
 from writ.schemas import releasing
 from writ.schemas.access import allowed
+from writ.schemas.canaries import CanaryJudged
 from writ.schemas.facts import Fact
 from writ.schemas.gates import GateDeclared, GateRemoved, PolicyName
 from writ.schemas.processes import (
@@ -27,10 +28,12 @@ from writ.schemas.processes import (
 )
 from writ.schemas.records import Record
 
+from ...canary_desk import findings, verdict
+from ...consequences import ORCHESTRATOR
 from ...guard import about_release
 from ...release_desk import decide, decide_gate, gates_of
 from ...state import Partition, address
-from .differs import Unrecorded, accepted, need
+from .differs import Differs, Unrecorded, accepted, need
 
 _ANY_PERCENT: Final = 1.0
 """A canary that was blocked does not tell how large it was to be."""
@@ -38,10 +41,22 @@ _ANY_PERCENT: Final = 1.0
 
 def decided_again(state: Partition, record: Record) -> tuple[Fact, ...]:
     """What deciding again gives in the place of a record of a process. Raises Differs and Unrecorded."""
+    if isinstance(record.events[0], CanaryJudged):
+        return _canary_judged(state, record, record.events[0])
     process = state.processes.get(address(record.tenant, record.key), Process(record.key))
     command = _command(record, process)
     _allowed(state, record, command)
     return accepted(decide(state, record.tenant, record.actor, command, record.at))
+
+
+def _canary_judged(state: Partition, record: Record, event: CanaryJudged) -> tuple[Fact, ...]:
+    """The verdict that the results in the log give, which must be what was told."""
+    need(record.actor == ORCHESTRATOR, f"{record.actor} judges no canary")
+    for tenant, found in findings(state):
+        about = (tenant, found.process, found.scope, found.partition)
+        if about == (record.tenant, record.key, event.scope, event.found.partition):
+            return verdict(state, tenant, found, record.at)
+    raise Differs("the results in the log decide nothing about this canary here")
 
 
 def gate_decided_again(state: Partition, record: Record) -> tuple[Fact, ...]:
@@ -130,6 +145,7 @@ def _command(record: Record, process: Process) -> releasing.OfProcess:
                 release=event.digest,
                 percent=event.percent,
                 keys=event.keys,
+                policy=event.policy,
                 reason=event.reason,
             )
         case CanaryEnded(scope=scope, reason=reason):

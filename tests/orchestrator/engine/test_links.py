@@ -13,6 +13,7 @@ from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.replay.verify import verify
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
+from writ.schemas.canaries import CanaryJudged
 from writ.schemas.events import type_names
 from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import Job, State
@@ -28,6 +29,7 @@ from writ.schemas.links import (
     partition_of,
 )
 from writ.schemas.principals import Role
+from writ.schemas.processes import Process
 from writ.schemas.steps import UsageRecorded
 from writ.schemas.tenants import TenantDeclared
 
@@ -285,6 +287,54 @@ async def test_a_child_opened_again_outlives_the_end_of_its_parent(pair: Pair) -
     await pair.start()
     await pair.settled()
     assert pair.state(THERE, "child") is State.PENDING
+    await pair.check()
+
+
+async def test_a_release_and_what_its_canary_proves_are_known_in_both_partitions(pair: Pair) -> None:
+    """Each judges by its own jobs, at half the level; the tenant's home decides, and all are told."""
+    a, b = "a" * 64, "b" * 64
+    home = pair.of("-")
+    far = next(queue for queue in QUEUES if pair.of(queue) is not home)
+    away = pair.of(far)
+
+    async def told(verb: str, **fields: Any) -> None:
+        assert "error" not in await pair.ask(verb, "-", process="inv", **fields)
+
+    async def process() -> tuple[Process | None, Process | None]:
+        await pair.settled()
+        known = [one.engine.state.processes.get("default.inv") for one in (home, away) if one.engine]
+        return known[0], known[1]
+
+    for number, digest in enumerate((a, b), 1):
+        key = f"U{'A' * 55}"
+        await told("publish_release", version=f"{number}.0.0", digest=digest, size_bytes=9, key=key)
+    await told("promote_release", release=a)
+    told_of = await process()
+    assert told_of[1] is not None
+    assert told_of[1].releases.keys() == {a, b}
+    policy = {"minimum": 5, "on_worse": "freeze"}
+    await told("start_canary", release=b, keys=["new"], policy=policy, reason="a look")
+    for number in range(60):
+        side = {"fairness_key": "new"} if number % 2 else {}
+        await pair.submit(far, id=f"j{number}", process="inv@live", retry={"max_attempts": 1}, **side)
+    answer = await pair.ask("acquire", far, worker="w1", count=60, releases=[a, b])
+    failed = {"class": "application", "type": "Wrong", "text": "no"}
+    for lease in answer["leases"]:
+        report = {"id": lease["id"], "token": lease["token"]}
+        if lease["release"] == b:
+            await pair.ask("fail", far, worker="w1", reports=[report | failed])
+        else:
+            await pair.ask("complete", far, worker="w1", reports=[report])
+    (judged,) = await home.events(CanaryJudged)
+    assert isinstance(judged, CanaryJudged)
+    assert (judged.found.partition, judged.found.level) == (away.log.partition, 0.025)
+    for each in await process():
+        assert each is not None
+        assert (each.canaries, each.releases[b].frozen is None) == ((), False)
+    for one in pair.twins:
+        assert one.engine is not None
+        assert not one.engine.state.watches
+        assert not one.engine.state.findings
     await pair.check()
 
 

@@ -1056,6 +1056,15 @@ simple(
     "canary of nothing", _of_release("start_canary", _live(1), release="2.0.0"), "give", "percentage", "keys"
 )
 simple(
+    "canary that cannot be judged",
+    _of_release(
+        "start_canary", _live(1), release="2.0.0", percent=5, policy={"tolerate": 0.3, "detect": 0.2}
+    ),
+    "policy cannot judge",
+    "tolerate=0.3",
+    "detect=0.2",
+)
+simple(
     "canary beside nothing",
     _of_release("start_canary", release="2.0.0", percent=5),
     "live of p",

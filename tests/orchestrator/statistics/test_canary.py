@@ -6,34 +6,38 @@ import random
 
 import pytest
 
-from writ.orchestrator.statistics import Canary, stability
+from writ.orchestrator.statistics import Stream, stability
 from writ.schemas.evaluations import Outcome
 
 
-def watched(p: float, base: float, pairs: int, seed: int, **options: float) -> Canary:
-    rng, canary = random.Random(seed), Canary(**options)
+def watched(p: float, base: float, pairs: int, seed: int, level: float = 0.05, minimum: int = 1) -> Stream:
+    rng, stream = random.Random(seed), Stream(level=level, minimum=minimum)
     for _ in range(pairs):
-        canary.canary(float(rng.random() < p))
-        canary.baseline(float(rng.random() < base))
-    return canary
+        stream = stream.canary(float(rng.random() < p)).baseline(float(rng.random() < base))
+    return stream
 
 
 def test_no_data_is_not_success() -> None:
-    canary = Canary()
-    assert canary.watched().outcome is Outcome.INCONCLUSIVE
+    stream = Stream()
+    assert stream.watched().outcome is Outcome.INCONCLUSIVE
     for _ in range(1000):
-        canary.baseline(1.0)
-    assert canary.watched().outcome is Outcome.INCONCLUSIVE
-    assert canary.watched().pairs == 0
+        stream = stream.baseline(1.0)
+    assert stream.watched().outcome is Outcome.INCONCLUSIVE
+    assert stream.watched().pairs == 0
+    assert len(stream.waiting) == 100, "what waits is bounded"
+
+
+def test_too_little_data_decides_nothing() -> None:
+    assert watched(0.0, 1.0, 19, seed=1, minimum=20).outcome is Outcome.INCONCLUSIVE
+    assert watched(0.0, 1.0, 20, seed=1, minimum=20).outcome is Outcome.FAIL
 
 
 def test_a_canary_that_fails_is_condemned_and_stays_so() -> None:
-    canary = watched(0.7, 0.95, 300, seed=1)
-    assert canary.watched().outcome is Outcome.FAIL
+    stream = watched(0.7, 0.95, 300, seed=1)
+    assert stream.watched().outcome is Outcome.FAIL
     for _ in range(2000):
-        canary.canary(1.0)
-        canary.baseline(0.0)
-    assert canary.watched().outcome is Outcome.FAIL
+        stream = stream.canary(1.0).baseline(0.0)
+    assert stream.watched().outcome is Outcome.FAIL
 
 
 def test_a_canary_that_is_as_good_is_acquitted() -> None:
@@ -50,11 +54,11 @@ def test_false_alarms_stay_under_the_level_however_often_one_looks() -> None:
 
 def test_results_and_bounds_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"between 0 and 1, not 1\.5"):
-        Canary().canary(1.5)
+        Stream().canary(1.5)
     with pytest.raises(ValueError, match="tolerate < detect"):
-        Canary(tolerate=0.2, detect=0.1)
+        Stream(tolerate=0.2, detect=0.1)
     with pytest.raises(ValueError, match="the level"):
-        Canary(level=0)
+        Stream(level=0)
 
 
 def test_stability_counts_what_passes_every_time() -> None:
