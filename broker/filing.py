@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 from typing import NamedTuple, Protocol
 
+import msgspec
 from nats.aio.client import Client as Nats
 
 from .bucket import Bucket
@@ -26,6 +27,22 @@ class Part(NamedTuple):
 
     data: bytes
     seq: int
+
+
+class Info(msgspec.Struct):
+    """What is stored of a file that is whole, as object stores have it: its parts are those of `nuid`."""
+
+    name: str
+    bucket: str
+    nuid: str
+    size: int
+    chunks: int
+    digest: str
+    mtime: str = "1970-01-01T00:00:00Z"
+    metadata: dict[str, str] = {}
+
+
+_info = msgspec.json.Decoder(Info).decode
 
 
 class Filing(Protocol):
@@ -148,6 +165,12 @@ class JetStreamFiling:
         error = (await self._bucket.store(subject, data, headers)).get("error")
         if error:
             raise NotStored(str(error.get("description", "refused")))
+
+
+async def look_up(filing: Filing, name: str) -> Info | None:
+    """What is stored of a file; None where it is not there. Raises OutcomeUnknown."""
+    told = await filing.told(name)
+    return None if told is None else _info(told)
 
 
 async def buckets_of(nats: Nats, kind: str) -> list[str]:

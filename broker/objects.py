@@ -112,7 +112,7 @@ class MemoryObjects:
         return self.kept[name][:size_bytes]
 
     async def open(self, name: str) -> Opened:
-        return _OpenBytes(await self.get(name))
+        return OpenBytes(await self.get(name))
 
     async def put(self, name: str, parts: Iterable[bytes]) -> None:
         self.kept[name] = b"".join(parts)
@@ -121,7 +121,9 @@ class MemoryObjects:
         self.kept.pop(name, None)
 
 
-class _OpenBytes:
+class OpenBytes:
+    """An object that is in memory."""
+
     def __init__(self, content: bytes) -> None:
         self._content = content
 

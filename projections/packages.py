@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from writ.broker.objects import Objects
@@ -21,18 +23,18 @@ _READ_MAX: Final = 4
 
 
 class PackageStore:
-    """Answers `keep_package` and `package`. Each tenant has packages of its own."""
+    """Answers `keep_package` and `package`. Each tenant has packages of its own, in a store of its own."""
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+    def __init__(self, store_of: Callable[[str], Objects]) -> None:
+        self._store_of = cache(store_of)
         self._coming: OrderedDict[str, bytearray] = OrderedDict()
         self._read: OrderedDict[str, bytes] = OrderedDict()
 
     async def keep(self, tenant: str, body: bytes) -> Answer:
         """Takes a part; a package that is there already is whole at once."""
         part = parse(body, KeepPackage)
-        name = f"{tenant}-{part.digest}"
-        if name in await self._objects.names():
+        store, name = self._store_of(tenant), f"{tenant}-{part.digest}"
+        if await _holds(store, part.digest):
             return PackageKept(None, 0, part.size_bytes, True)
         known = bytearray() if part.at == 0 else self._coming.get(name)
         if known is None or len(known) != part.at:
@@ -51,7 +53,7 @@ class PackageStore:
             open_package(whole, digest=part.digest)
         except PackageError as error:
             raise Refused(RejectionKind.MALFORMED, f"the package is refused: {error}", "data") from error
-        await self._objects.put(name, (whole,))
+        await store.put(part.digest, (whole,))
         return PackageKept(None, 0, len(whole), True)
 
     async def part(self, tenant: str, body: bytes) -> Answer:
@@ -61,7 +63,7 @@ class PackageStore:
         whole = self._read.get(name)
         if whole is None:
             try:
-                whole = await self._objects.get(name)
+                whole = await self._store_of(tenant).get(query.digest)
             except FileNotFoundError:
                 reason = f"no package {query.digest} is in the store"
                 raise Refused(RejectionKind.NOT_FOUND, reason, "digest") from None
@@ -69,3 +71,19 @@ class PackageStore:
             if len(self._read) > _READ_MAX:
                 self._read.popitem(last=False)
         return PackagePart(None, 0, len(whole), whole[query.at : query.at + PART_MAX_BYTES])
+
+    async def take_over(self, folder: Objects) -> None:
+        """Moves packages of a folder, `<tenant>-<digest>`, to their stores. Raises OSError."""
+        for name in await folder.names():
+            tenant, _, digest = name.rpartition("-")
+            if not await _holds(self._store_of(tenant), digest):
+                await self._store_of(tenant).put(digest, (await folder.get(name),))
+            await folder.delete(name)
+
+
+async def _holds(store: Objects, digest: str) -> bool:
+    try:
+        await store.get(digest, 0)
+    except FileNotFoundError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from writ.broker.filing import Filing
+from writ.broker.filing import Filing, Info, look_up
 from writ.broker.keyvalue import KeyValue, WrongRevision, bucket_of, text_of, token_of
 from writ.broker.ports import NotStored, OutcomeUnknown
 from writ.projections.asked import Refused
@@ -78,22 +78,6 @@ class _Upload:
     size_bytes: int = 0
     newest: bytes = b""
     hashed: Any = field(default_factory=hashlib.sha256)
-
-
-class _Info(msgspec.Struct):
-    """What is stored of a file that is whole, as object stores have it."""
-
-    name: str
-    bucket: str
-    nuid: str
-    size: int
-    chunks: int
-    digest: str
-    mtime: str = "1970-01-01T00:00:00Z"
-    metadata: dict[str, str] = {}
-
-
-_info = msgspec.json.Decoder(_Info).decode
 
 
 class Storehouse:
@@ -196,7 +180,7 @@ class Storehouse:
     async def _put_file(self, asked: _Asked, command: PutFile) -> FileTold:
         file, bucket = command.file, bucket_of(FILES, asked.tenant)
         filing = self._filing(bucket)
-        known = await self._known(filing, file.sha256)
+        known = await look_up(filing, file.sha256)
         until = self._clock.wall_us() + round(command.keep_s * SECOND_US)
         key = (asked.tenant, asked.principal, command.upload or "")
         upload = self._uploads.get(key)
@@ -224,12 +208,12 @@ class Storehouse:
             await self._filing(upload.bucket).drop(upload.stored_as)
 
     async def _find_file(self, asked: _Asked, command: FindFile) -> FileTold:
-        known = await self._known(self._filing(bucket_of(FILES, asked.tenant)), command.sha256)
+        known = await look_up(self._filing(bucket_of(FILES, asked.tenant)), command.sha256)
         return FileTold(found=None if known is None else _line(known))
 
     async def _get_part(self, asked: _Asked, command: GetPart) -> PartTold:
         filing = self._filing(bucket_of(FILES, asked.tenant))
-        known = await self._known(filing, command.sha256)
+        known = await look_up(filing, command.sha256)
         if known is None:
             raise Refused(RejectionKind.NOT_FOUND, f"there is no file {command.sha256}", "sha256")
         part = await filing.part(known.nuid, command.after)
@@ -238,25 +222,20 @@ class Storehouse:
     async def _list_files(self, asked: _Asked, command: ListFiles) -> FilesTold:
         filing = self._filing(bucket_of(FILES, asked.tenant))
         names = [name for name in await filing.names() if name > command.after]
-        found = [await self._known(filing, name) for name in names[: command.limit]]
+        found = [await look_up(filing, name) for name in names[: command.limit]]
         lines = tuple([_line(each) for each in found if each is not None])
         return FilesTold(files=lines, more=len(names) > command.limit)
 
     async def _drop_file(self, asked: _Asked, command: DropFile) -> Answer:
         filing = self._filing(bucket_of(FILES, asked.tenant))
-        known = await self._known(filing, command.sha256)
+        known = await look_up(filing, command.sha256)
         if known is None:
             raise Refused(RejectionKind.NOT_FOUND, f"there is no file {command.sha256}", "sha256")
         await self._delete(filing, known)
         return Answer()
 
     @staticmethod
-    async def _known(filing: Filing, sha256: str) -> _Info | None:
-        told = await filing.told(sha256)
-        return None if told is None else _info(told)
-
-    @staticmethod
-    async def _delete(filing: Filing, known: _Info) -> None:
+    async def _delete(filing: Filing, known: Info) -> None:
         await filing.forget(known.name)
         await filing.drop(known.nuid)
 
@@ -322,7 +301,7 @@ class Storehouse:
             coming = {upload.stored_as for upload in self._uploads.values()}
             there = set(await filing.uploads())
             for name in await filing.names():
-                known = await self._known(filing, name)
+                known = await look_up(filing, name)
                 if known is not None and int(known.metadata["until"]) <= now:
                     await self._delete(filing, known)
                     count += 1
@@ -352,10 +331,10 @@ def _differs(file: File, parts: int, upload: _Upload) -> str | None:
     return ", ".join(wrong) or None
 
 
-def _info_of(file: File, upload: _Upload, until: int) -> _Info:
+def _info_of(file: File, upload: _Upload, until: int) -> Info:
     digest = base64.urlsafe_b64encode(bytes.fromhex(file.sha256)).decode()
     told = {"until": str(until), "name": file.name, "media": file.media}
-    return _Info(
+    return Info(
         file.sha256,
         upload.bucket,
         upload.stored_as,
@@ -366,7 +345,7 @@ def _info_of(file: File, upload: _Upload, until: int) -> _Info:
     )
 
 
-def _line(known: _Info) -> FileLine:
+def _line(known: Info) -> FileLine:
     told = known.metadata
     return FileLine(
         File(known.name, known.size, told.get("name", ""), told.get("media", "")), int(told["until"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
@@ -14,8 +15,9 @@ from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.doors import DEFAULT_TENANT
+from writ.broker.filed import FiledObjects
 from writ.broker.filing import JetStreamFiling, buckets_of
-from writ.broker.keyvalue import JetStreamKeyValue
+from writ.broker.keyvalue import JetStreamKeyValue, bucket_of
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.mirror import Mirror
 from writ.broker.objects import FolderObjects
@@ -104,7 +106,8 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     watch = await _watch(settings, checkpoints, logs, watched)
     parts.push_async_callback(_end, asyncio.create_task(watch.run(), name="watch"))
     proofs, tell = Proofs(checkpoints, log_), teller(logs)
-    store = PackageStore(FolderObjects(Path(settings.directory) / "packages"))
+    store = PackageStore(lambda tenant: _packages(logs, tenant, settings.spread))
+    await store.take_over(FolderObjects(Path(settings.directory) / "packages"))
     queries = Queries(
         runners,
         log_,
@@ -123,6 +126,12 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     await serve_queries(answers, house.answer, STORE_SERVED)
     await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
+
+
+def _packages(link: Any, tenant: str, spread: Spread) -> FiledObjects:
+    bucket = bucket_of("packages", tenant)
+    filing = JetStreamFiling(link, bucket, FILES_MAX_BYTES, spread)
+    return FiledObjects(filing, bucket, partial(secrets.token_hex, 12))
 
 
 def _storehouse(queries: Queries, link: Any, spread: Spread) -> Storehouse:
