@@ -8,6 +8,7 @@ from typing import Final
 
 from writ.schemas.commands import Answer
 from writ.schemas.errors import ErrorClass
+from writ.schemas.events import WaitReason
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import (
     BatchesPage,
@@ -81,6 +82,7 @@ class Looking(Asking):
         cause: str | None = None,
         tags: Mapping[str, str] | None = None,
         search: str | None = None,
+        waits_for: WaitReason | str | None = None,
         since: datetime.datetime | None = None,
         until: datetime.datetime | None = None,
         limit: int = 100,
@@ -92,7 +94,8 @@ class Looking(Asking):
         `batch`, `schedule` and `operation` are names, `parent` the key `<queue>~<id>` of what started them,
         `release` the digest of one that they had a lease for. `error_class` is that of the last error,
         `actor` who submitted them, from `since` on and before `until`, and `cause` that of dead letters which
-        nobody has settled; they have all the `tags`. `search` are words of their input or last error, where
+        nobody has settled; they have all the `tags`. Suspended ones are those that wait for `waits_for`.
+        `search` are words of their input or last error, where
         the node was started with it. With rare filters a page may hold less than `limit`, and still have a
         `next`.
         """
@@ -110,6 +113,7 @@ class Looking(Asking):
             cause=cause,
             tags=dict(tags or {}),
             search=search,
+            waits_for=None if waits_for is None else WaitReason(waits_for),
             since=since,
             until=until,
             limit=limit,

@@ -20,6 +20,7 @@ LINKS: Final = ("parent", "batch", "operation", "schedule", "release")
 _WALKED: Final = {"cause": "cause", "error": "error_class", "actor": "actor"}
 """Columns with an index of their own, the most telling first, and the filters on them."""
 
+_WAITS: Final = "json_extract(CAST(job AS TEXT), '$.wait.reason') = ?"
 _JOBS: Final = "CROSS JOIN jobs USING (opened)"
 
 
@@ -53,8 +54,7 @@ def find(
         return _by_state(db, tenant, query, equal, span)
     if among is not None:
         equal["tenant"] = tenant  # so that each is looked up: the other view may be ahead
-    terms = [f"{column} = ?" for column in equal]
-    values: list[Any] = [*equal.values()]
+    terms, values = _looked_up(equal, query)
     if query.states:
         terms.append(f"state IN ({', '.join(['?'] * len(query.states))})")
         values += [state.value for state in query.states]
@@ -70,19 +70,29 @@ def find(
 def _by_state(
     db: sqlite3.Connection, tenant: str, query: JobsQuery, equal: dict[str, Any], span: list[int]
 ) -> tuple[list[int], int | None]:
-    """By queue, task and states alone: a walk for each state, merged."""
+    """By queue, task, states and what is waited for alone: a walk for each state, merged."""
     where = "state = ? AND tenant = ? AND opened >= ? AND opened < ?"
     extra: list[Any] = []
     walked = next((column for column in ("queue", "task") if column in equal), None)
     if walked is not None:
         where += f" AND {walked} = ?"
         extra.append(equal.pop(walked))
-    others = Terms(" AND ".join([f"{column} = ?" for column in equal]), [*equal.values()], _JOBS)
-    states = dict.fromkeys(query.states or tuple(State))
+    terms, values = _looked_up(equal, query)
+    others = Terms(" AND ".join(terms), values, _JOBS)
+    waiting = (State.SUSPENDED,) if query.waits_for is not None else tuple(State)
+    states = dict.fromkeys(query.states or waiting)
     walks = [
         Walk("opened", "opened", "jobs", where, [state.value, tenant, *span, *extra]) for state in states
     ]
     return _merged(db, walks, others, query.limit)
+
+
+def _looked_up(equal: dict[str, Any], query: JobsQuery) -> tuple[list[str], list[Any]]:
+    """What is asked of each row by itself, and the values."""
+    terms = [f"{column} = ?" for column in equal]
+    if query.waits_for is None:
+        return terms, [*equal.values()]
+    return [*terms, _WAITS], [*equal.values(), query.waits_for.value]
 
 
 def _merged(

@@ -88,6 +88,7 @@ CREATE TABLE IF NOT EXISTS dead_counts ( -- of those that nobody has settled
     tenant TEXT NOT NULL, queue TEXT NOT NULL, cause TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, cause)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS dead_counts_largest ON dead_counts (tenant, n DESC, queue, cause);
 CREATE TABLE IF NOT EXISTS running_keys (
     tenant TEXT NOT NULL, queue TEXT NOT NULL, concurrency_key TEXT NOT NULL, n INTEGER NOT NULL,
     PRIMARY KEY (tenant, queue, concurrency_key)
@@ -183,7 +184,7 @@ class JobsView:
     """The fold. One for each log; its runner alone calls it (see `runner.View`)."""
 
     name = "jobs"
-    version = 11
+    version = 12
     schema = _SCHEMA + GOVERNING_SCHEMA
 
     def __init__(self, kept_max: int = KEPT_JOBS) -> None:

@@ -54,7 +54,7 @@ from .file import Reader
 from .gate import GATE_VIEW, ONESELF, Gate, Tell
 from .packages import PackageStore
 from .proofs import NoSuchJob, NotProved, Proofs
-from .reading import DeadRow, JobRow, JobRows, JobsReader
+from .reading import DeadRow, JobRow, JobRows, JobsReader, place_of
 from .registry import LISTS, Listed
 from .revealing import revealed, revealed_record
 from .runner import Runner
@@ -290,12 +290,13 @@ class Queries:
         query = parse(body, DeadQuery)
         await self._caught_up(query)
         found = await self._reader.dead(tenant, query)
-        shown, after = fit((self._dead_view(tenant, row) for row in found.rows), query.limit)
+        shown, after = fit((self._dead_view(tenant, query, row) for row in found.rows), query.limit)
         return DeadPage(None, found.position, shown, after or found.next)
 
-    def _dead_view(self, tenant: str, row: DeadRow) -> Seen:
+    def _dead_view(self, tenant: str, query: DeadQuery, row: DeadRow) -> Seen:
         newest = _job_view(revealed(row.newest, self._keys))
-        return Seen(job_key(row.queue, row.cause), DeadView(row.queue, tenant, row.cause, row.n, newest))
+        place = place_of(query, row.queue, row.cause, row.n)
+        return Seen(place, DeadView(row.queue, tenant, row.cause, row.n, newest))
 
     async def _records(self, tenant: str, body: bytes) -> RecordsPage:
         query = parse(body, RecordsQuery)

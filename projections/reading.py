@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from typing import NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -29,10 +29,12 @@ _CONTENT = (
     "SELECT opened, seq, job, i.sealed, o.sealed"
     " FROM jobs LEFT JOIN inputs i USING (opened) LEFT JOIN outputs o USING (opened) WHERE opened = ?"
 )
-_DEAD = (
-    "SELECT c.queue, c.cause, c.n, j.opened, j.task FROM dead_counts AS c CROSS JOIN jobs AS j ON j.opened ="
-    " (SELECT max(opened) FROM jobs WHERE tenant = c.tenant AND queue = c.queue AND cause = c.cause)"
-    " WHERE c.tenant = ? AND (c.queue, c.cause) > (?, ?)"
+_DIGITS: Final = 19
+"""Numbers of fewer digits are those that the database holds."""
+
+_NEWEST_DEAD = (
+    "SELECT opened, task FROM jobs WHERE opened ="
+    " (SELECT max(opened) FROM jobs WHERE tenant = ? AND queue = ? AND cause = ?)"
 )
 _decode_sealed = msgspec.json.Decoder(Sealed).decode
 
@@ -126,31 +128,27 @@ class JobsReader(Reader):
         return await self.read(read)
 
     async def dead(self, tenant: str, query: DeadQuery) -> DeadRows:
-        """Causes of dead letters that nobody has settled, by queue and cause, each with its newest submit."""
-        sql, parts = _DEAD, [tenant, *split_job_key(query.cursor or "")]
-        for column, value in (("queue", query.queue), ("cause", query.cause)):
-            if value is not None:
-                sql += f" AND c.{column} = ?"
-                parts.append(value)
-        sql += " ORDER BY c.queue, c.cause LIMIT ?"
+        """Causes of dead letters that nobody has settled, each with its newest submit."""
+        sql, values = _causes(tenant, query)
 
         def read(db: sqlite3.Connection) -> DeadRows:
             counts: list[tuple[str, str, int, int]] = []
             after = last = None
-            with closing(db.execute(sql, (*parts, SCANNED_MAX + 1))) as walked:
-                for looked, (queue, cause, n, opened, task) in enumerate(walked):
+            with closing(db.execute(sql, values)) as walked:
+                for looked, (queue, cause, n) in enumerate(walked):
                     if looked == SCANNED_MAX or len(counts) == query.limit:
                         after = last
                         break
-                    last = job_key(queue, cause)
-                    if query.task in (None, task):
-                        counts.append((queue, cause, n, opened))
+                    last = place_of(query, queue, cause, n)
+                    found = db.execute(_NEWEST_DEAD, (tenant, queue, cause)).fetchone()
+                    if found is not None and query.task in (None, found[1]):
+                        counts.append((queue, cause, n, found[0]))
             jobs = {row.opened: row for row in _rows(db, [opened for *_, opened in counts])}
             rows = [
                 DeadRow(queue, cause, n, jobs[opened]) for queue, cause, n, opened in counts if opened in jobs
             ]
             if len(rows) < len(counts):
-                after = job_key(rows[-1].queue, rows[-1].cause)
+                after = place_of(query, rows[-1].queue, rows[-1].cause, rows[-1].n)
             return DeadRows(position_of(db), rows, after)
 
         return await self.read(read)
@@ -159,6 +157,33 @@ class JobsReader(Reader):
         """The newest leader that the view has read of."""
         sql = "SELECT leader, version, seq FROM leader"
         return await self.read(lambda db: next((Leader(*row) for row in db.execute(sql)), None))
+
+
+def _causes(tenant: str, query: DeadQuery) -> tuple[str, list[Any]]:
+    """The statement that walks the causes which a query asks for, from its cursor on, and its values."""
+    sql, values, order = "SELECT queue, cause, n FROM dead_counts", list[Any]([tenant]), "queue, cause"
+    if query.largest:
+        sql, order = f"{sql} INDEXED BY dead_counts_largest", "n DESC, queue, cause"
+    sql += " WHERE tenant = ?"
+    for column, value in (("queue", query.queue), ("cause", query.cause)):
+        if value is not None:
+            sql += f" AND {column} = ?"
+            values.append(value)
+    place = query.cursor
+    if query.largest and place is not None:
+        number, _, place = place.partition("~")
+        n = int(number) if number.isascii() and number.isdigit() and len(number) < _DIGITS else 0
+        sql += " AND n <= ? AND (n < ? OR (queue, cause) > (?, ?))"
+        values += [n, n, *split_job_key(place)]
+    elif place is not None:
+        sql += " AND (queue, cause) > (?, ?)"
+        values += split_job_key(place)
+    return f"{sql} ORDER BY {order} LIMIT ?", [*values, SCANNED_MAX + 1]
+
+
+def place_of(query: DeadQuery, queue: str, cause: str, n: int) -> str:
+    """The cursor behind a cause."""
+    return f"{n}~{job_key(queue, cause)}" if query.largest else job_key(queue, cause)
 
 
 def _rows(db: sqlite3.Connection, places: Sequence[int]) -> list[JobRow]:

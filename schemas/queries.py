@@ -70,7 +70,7 @@ class JobsQuery(NewestFirst, frozen=True, kw_only=True):
     `error_class` is that of the last error, `actor` who submitted it, and `cause` that of a dead letter
     which nobody has settled. A job has all the `tags`. `search` are words that are all in its input or last
     error, those in double quotes together. It takes a node that was started with it, and finds nothing in
-    sealed content.
+    sealed content. `waits_for` is the reason for which a job is suspended.
     """
 
     states: tuple[State, ...] = ()
@@ -86,6 +86,7 @@ class JobsQuery(NewestFirst, frozen=True, kw_only=True):
     cause: Token | None = None
     tags: dict[str, str] = {}
     search: Annotated[str, Meta(min_length=1, max_length=SEARCH_MAX_CHARS)] | None = None
+    waits_for: WaitReason | None = None
 
 
 class JobQuery(Query, frozen=True, kw_only=True):
@@ -192,10 +193,14 @@ class BatchesQuery(GovernedQuery, frozen=True, kw_only=True):
 
 
 class DeadQuery(GovernedQuery, frozen=True, kw_only=True):
-    """Dead letters that nobody has settled, by queue and cause."""
+    """Dead letters that nobody has settled, by queue and cause; with `largest` the cause of most comes first.
+
+    A page of the largest goes on from how many there were: what changes meanwhile may come twice, or not.
+    """
 
     task: str | None = None
     cause: Token | None = None
+    largest: bool = False
 
 
 class StatusQuery(Query, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import pytest
 from writ.broker.memory import MemoryIntake
 from writ.projections.queries import Queries
 from writ.projections.shown import timestamp
-from writ.schemas.events import JobDropped, JobSubmitted
+from writ.schemas.events import JobDropped, JobSubmitted, JobSuspended, WaitReason
 from writ.schemas.lifecycle import Job
 from writ.schemas.queries import DeadPage, JobsPage, NodeStatus, RecordsPage
 from writ.schemas.sealed import Sealed, seal
@@ -373,6 +373,27 @@ async def test_jobs_are_found_by_their_tags(history: Histories, asking: Asking) 
         ]  # fmt: skip
 
 
+async def test_jobs_are_found_by_what_they_wait_for(history: Histories, asking: Asking) -> None:
+    told = history()
+    for name, queue, reason in (
+        ("a", "mail", "approval"),
+        ("b", "bills", "approval"),
+        ("c", "mail", "paused"),
+    ):
+        job = told.job(name, queue).add(JobSubmitted("t", seal(b"1")))
+        job.add(JobSuspended(WaitReason(reason), "a person is asked"))
+    told.job("d").add(JobSubmitted("t", seal(b"1")))
+    async with asking(told) as asker:
+
+        async def found(**query: Any) -> list[str]:
+            return [job.id for job in (await asker.jobs(waits_for="approval", **query)).jobs]
+
+        assert await found() == ["b", "a"]
+        assert await found(queue="mail") == ["a"]
+        assert await found(actor="owner", task="t") == ["b", "a"]
+        assert await found(states=["pending"]) == []
+
+
 @pytest.mark.parametrize("seed", [4, 8])
 async def test_dead_letters_are_counted_by_cause(seed: int, history: Histories, asking: Asking) -> None:
     told = history.wander(seed, 500, 30)
@@ -382,22 +403,29 @@ async def test_dead_letters_are_counted_by_cause(seed: int, history: Histories, 
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in dead[1:]:
         groups.setdefault((job.queue, job.cause or ""), []).append(job)
+    counted = [
+        (queue, cause, len(jobs), max(jobs, key=lambda job: opened[job.key]).id)
+        for (queue, cause), jobs in sorted(groups.items())
+    ]
     async with asking(told) as asker:
-        found: list[tuple[str, str, int, str]] = []
-        cursor: str | None = None
-        while True:
-            answer = await asker.raw("dead", limit=2, cursor=cursor)
-            page = msgspec.json.decode(answer, type=DeadPage)
-            assert page.error is None
-            found += [(each.queue, each.cause, each.count, each.newest.id) for each in page.causes]
-            cursor = page.next
-            if cursor is None:
-                break
-        assert found == [
-            (queue, cause, len(jobs), max(jobs, key=lambda job: opened[job.key]).id)
-            for (queue, cause), jobs in sorted(groups.items())
-        ]
-        queue, cause, count, _ = found[-1]
+
+        async def all_of(**filters: object) -> list[tuple[str, str, int, str]]:
+            found: list[tuple[str, str, int, str]] = []
+            cursor: str | None = None
+            while not found or cursor is not None:
+                answer = await asker.raw("dead", limit=2, cursor=cursor, **filters)
+                page = msgspec.json.decode(answer, type=DeadPage)
+                assert page.error is None
+                found += [(each.queue, each.cause, each.count, each.newest.id) for each in page.causes]
+                cursor = page.next
+            return found
+
+        assert await all_of() == counted
+        largest = sorted(counted, key=lambda each: (-each[2], *each[:2]))
+        assert largest != counted, "the order tells them apart"
+        assert await all_of(largest=True) == largest
+        queue, cause, count, _ = counted[-1]
+        assert await all_of(largest=True, queue=queue) == [each for each in largest if each[0] == queue]
         page = msgspec.json.decode(await asker.raw("dead", queue=queue, cause=cause), type=DeadPage)
         assert [each.count for each in page.causes] == [count]
         assert msgspec.json.decode(await asker.raw("dead", task="other"), type=DeadPage).causes == ()

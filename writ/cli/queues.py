@@ -7,6 +7,7 @@ import datetime
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from .fetch import pages, workers_of
@@ -225,14 +226,22 @@ def flat(value: msgspec.Struct, path: str = "") -> dict[str, Any]:
     import msgspec
 
     found: dict[str, Any] = {}
-    for field in msgspec.structs.fields(type(value)):
-        here: Any = getattr(value, field.name)
-        name = f"{path}{field.encode_name}"
+    for attribute, encoded in _names_of(type(value)):
+        here: Any = getattr(value, attribute)
+        name = f"{path}{encoded}"
         if isinstance(here, msgspec.Struct):
             found |= flat(here, f"{name}.")
         else:
             found[name] = msgspec.to_builtins(here)
     return found
+
+
+@cache
+def _names_of(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
+    """The fields of a struct, in Python and in JSON: to find them out takes longer than to read them."""
+    import msgspec
+
+    return [(field.name, field.encode_name) for field in msgspec.structs.fields(kind)]
 
 
 def shown(value: Any) -> str:

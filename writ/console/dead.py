@@ -31,7 +31,9 @@ _STATES: Final = {
 async def dead(visit: Visit) -> Page:
     queue = visit.one("queue")
     page, operations, may = await asyncio.gather(
-        visit.client.dead(queue=queue, task=visit.one("task"), limit=CAUSES, cursor=visit.one("cursor")),
+        visit.client.dead(
+            queue=queue, task=visit.one("task"), largest=True, limit=CAUSES, cursor=visit.one("cursor")
+        ),
         part(visit.client.operations(queue=queue, limit=OPERATIONS)),
         visit.may(["plan"], queue or "*"),
     )

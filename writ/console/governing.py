@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 QUEUES: Final = 50
 SCHEDULES: Final = 50
 _TIMES: Final = 10
+_RECENT: Final = datetime.timedelta(hours=1)
+"""So far back it is told how long jobs of each queue waited."""
+
 _QUEUE_VERBS: Final = {
     Mode.OPEN: ("pause_queue", "drain_queue"),
     Mode.PAUSED: ("resume_queue", "drain_queue"),
@@ -45,8 +49,9 @@ class Change(NamedTuple):
 
 
 async def queues(visit: Visit) -> Page:
+    place: dict[str, Any] = {"limit": QUEUES, "cursor": visit.one("cursor")}
     page, traffic = await asyncio.gather(
-        visit.client.queues(limit=QUEUES, cursor=visit.one("cursor")), part(visit.client.traffic(limit=500))
+        visit.client.queues(**place), part(visit.client.traffic(since=visit.wall - _RECENT, **place))
     )
     rows = {each.queue: each for each in backlog(page, traffic, visit.now, most=QUEUES)}
     return Page("queues.html", {"page": page, "rows": rows})

@@ -7,7 +7,6 @@ import datetime
 from collections import defaultdict
 from typing import Any, Final
 
-from writ.schemas.bounds import SECOND_US
 from writ.schemas.lists import CostBy
 
 from .drawing import Line, area
@@ -20,13 +19,13 @@ _DAYS: Final = 30
 
 
 async def workers(visit: Visit) -> Page:
-    since = _wall(visit) - datetime.timedelta(hours=_SINCE_H)
+    since = visit.wall - datetime.timedelta(hours=_SINCE_H)
     page = await visit.client.workers(since=since, limit=WORKERS, cursor=visit.one("cursor"))
     return Page("workers.html", {"page": page, "hours": _SINCE_H})
 
 
 async def cost(visit: Visit) -> Page:
-    today = _wall(visit).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = visit.wall.replace(hour=0, minute=0, second=0, microsecond=0)
     since = today - datetime.timedelta(days=_DAYS - 1)
     chosen = visit.one("by") or CostBy.MODEL.value
     by = CostBy(chosen) if chosen in set(CostBy) else CostBy.MODEL
@@ -53,7 +52,3 @@ async def cost(visit: Visit) -> Page:
             "page": sums,
         },
     )
-
-
-def _wall(visit: Visit) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(visit.now / SECOND_US, datetime.UTC)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from writ.schemas.bounds import SECOND_US
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from writ.schemas.lists import TrafficPage
-    from writ.schemas.queries import DeadPage, QueuesPage
+    from writ.schemas.queries import QueuesPage
 
 MINUTES: Final = 60
 QUEUES: Final = 12
-ERRORS: Final = 8
+CAUSES: Final = 8
 _LOOKED_AT: Final = 500
 _MINUTE_US: Final = 60 * SECOND_US
 _WAITING: Final = ("pending", "scheduled", "retrying", "suspended")
@@ -30,7 +29,7 @@ _WAITING: Final = ("pending", "scheduled", "retrying", "suspended")
 
 async def overview(visit: Visit) -> Page:
     client, now = visit.client, visit.now
-    wall = datetime.datetime.fromtimestamp(now / SECOND_US, datetime.UTC)
+    wall = visit.wall
     midnight = wall.replace(hour=0, minute=0, second=0, microsecond=0)
     hour = wall - datetime.timedelta(minutes=MINUTES)
     status, traffic, queues, workers, dead, cost, costs = await asyncio.gather(
@@ -38,7 +37,7 @@ async def overview(visit: Visit) -> Page:
         part(client.traffic(since=hour, minutes=MINUTES, limit=_LOOKED_AT)),
         part(client.queues(limit=_LOOKED_AT)),
         part(client.workers(since=wall - datetime.timedelta(minutes=2), limit=_LOOKED_AT)),
-        part(client.dead(limit=_LOOKED_AT)),
+        part(client.dead(largest=True, limit=CAUSES)),
         part(client.cost(since=midnight, by=())),
         part(client.cost(since=midnight, by=(CostBy.MODEL,), limit=5)),
     )
@@ -51,7 +50,7 @@ async def overview(visit: Visit) -> Page:
             "more_queues": not isinstance(queues, Denied)
             and (len(queues.queues) > QUEUES or queues.next is not None),
             "workers": workers,
-            "errors": dead if isinstance(dead, Denied) else errors(dead),
+            "dead": dead,
             "cost": cost,
             "costs": costs,
         },
@@ -112,13 +111,3 @@ def backlog(page: QueuesPage, traffic: Any, now: int, most: int = QUEUES) -> lis
         found.append(Backlog(each.queue, each.mode.value, each.jobs, waiting, oldest, p95_s))
     found.sort(key=lambda each: (-each.waiting, -each.jobs.get("running", 0), each.queue))
     return found[:most]
-
-
-def errors(page: DeadPage) -> list[tuple[str, str, int]]:
-    """Why jobs are dead: class, type, and how many."""
-    found: Counter[tuple[str, str]] = Counter()
-    for each in page.causes:
-        error = each.newest.error
-        why = (each.newest.dead_reason or "dead", "") if error is None else (error.class_, error.type)
-        found[str(why[0]), str(why[1])] += each.count
-    return [(*why, count) for why, count in found.most_common(ERRORS)]

@@ -13,7 +13,6 @@ from writ.orchestrator.replay.verify import verify_stretch
 from writ.schemas.codec import decode
 from writ.schemas.events import JobSuspended, WaitReason
 from writ.schemas.ids import job_key
-from writ.schemas.lifecycle import State
 from writ.schemas.proofs import CheckpointQuery
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ from .jobs import moment_of
 from .visit import Denied, Page, Visit, part
 
 ACTS: Final = 50
-_LOOKED_AT: Final = 100
 _ASKED: Final = 25
 _turn: Final = asyncio.Lock()
 
@@ -78,14 +76,11 @@ async def _asks(visit: Visit, job: JobView) -> str:
 async def approvals(visit: Visit) -> Page:
     """Jobs that wait for a person's word, and grants that wait for a second person."""
     page, principals = await asyncio.gather(
-        visit.client.jobs(states=[State.SUSPENDED], limit=_LOOKED_AT, cursor=visit.one("cursor")),
+        visit.client.jobs(waits_for=WaitReason.APPROVAL, limit=_ASKED, cursor=visit.one("cursor")),
         part(visit.client.principals(waiting=True)),
     )
-    waiting = [job for job in page.jobs if job.wait is not None and job.wait.reason is WaitReason.APPROVAL]
-    queues = sorted({job.queue for job in waiting})
-    allowed = await asyncio.gather(*[visit.may(["approve", "reject"], queue) for queue in queues])
-    mine = {queue for queue, found in zip(queues, allowed, strict=True) if "approve" in found}
-    shown = [job for job in waiting if job.queue in mine][:_ASKED]
+    mine = await visit.queues_for("approve", {job.queue for job in page.jobs})
+    shown = [job for job in page.jobs if job.queue in mine]
     asks = await asyncio.gather(*[part(_asks(visit, job)) for job in shown])
     found = () if isinstance(principals, Denied) else principals.principals
     proposals = [(each.name, proposal) for each in found for proposal in each.proposals]
@@ -99,7 +94,7 @@ async def approvals(visit: Visit) -> Page:
                 for job, words in zip(shown, asks, strict=True)
                 if isinstance(words, str)
             },
-            "others": [job for job in waiting if job.queue not in mine][:_ASKED],
+            "others": [job for job in page.jobs if job.queue not in mine],
             "next": page.next,
             "proposals": proposals,
             "may_grant": bool(may),

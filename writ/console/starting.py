@@ -9,7 +9,6 @@ import msgspec
 
 from writ.broker.errors import SubmitRefused
 from writ.http.problems import Fault
-from writ.schemas.bounds import SECOND_US
 
 from .forms import Field, fields_of, value_of
 from .visit import Denied, Elsewhere, Page, Visit, link, part
@@ -61,7 +60,7 @@ class Known(NamedTuple):
 
 async def tasks(visit: Visit) -> dict[str, Known]:
     """The tasks of the workers that were heard of in the last day; the newest word counts."""
-    since = datetime.datetime.fromtimestamp(visit.now / SECOND_US, datetime.UTC) - _HEARD_OF
+    since = visit.wall - _HEARD_OF
     page = await part(visit.client.workers(since=since, limit=_LOOKED_AT))
     found: dict[str, Known] = {}
     if isinstance(page, Denied):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, urlencode
 
 from writ.broker.errors import PermissionDenied, Refused
+from writ.schemas.bounds import SECOND_US
 from writ.schemas.rejections import RejectionKind
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ class Visit:
         """Microseconds since 1970."""
         return time.time_ns() // 1_000
 
+    @property
+    def wall(self) -> datetime.datetime:
+        """The same as a date and a time, in UTC."""
+        return datetime.datetime.fromtimestamp(self.now / SECOND_US, datetime.UTC)
+
     def one(self, name: str) -> str | None:
         """A parameter; None where it is not given, or empty."""
         return next((each for each in self.asked.get(name, ()) if each), None)
@@ -66,6 +73,14 @@ class Visit:
         names = tuple(operations)
         verdicts = await asyncio.gather(*[self.client.can(name, queue) for name in names])
         return frozenset(name for name, found in zip(names, verdicts, strict=True) if found.allowed)
+
+    async def queues_for(self, operation: str, queues: Set[str]) -> Set[str]:
+        """Those of some queues in which the person may do an operation."""
+        if await self.may([operation]):
+            return queues  # whoever may in all of them is asked about once
+        names = sorted(queues)
+        allowed = await asyncio.gather(*[self.may([operation], name) for name in names])
+        return {name for name, found in zip(names, allowed, strict=True) if found}
 
 
 @dataclass(frozen=True)
