@@ -361,10 +361,19 @@ class Operating(Asking):
     # --- queues -----------------------------------------------------------------------------------------
 
     async def declare_queue(
-        self, queue: str, policy: QueuePolicy, reason: str = "declared", *, timeout_s: float = 10.0
+        self,
+        queue: str,
+        policy: QueuePolicy,
+        reason: str = "declared",
+        *,
+        version: int | None = None,
+        timeout_s: float = 10.0,
     ) -> int:
-        """Gives a queue its policy, as the next version; one that says the same changes nothing."""
-        return await self._recorded(queue, commands.Declare(policy, reason), timeout_s)
+        """Gives a queue its policy, as the next version; one that says the same changes nothing.
+
+        Refused where the policy is of another `version` by now.
+        """
+        return await self._recorded(queue, commands.Declare(policy, reason, version), timeout_s)
 
     async def pause_queue(self, queue: str, reason: str = "requested", *, timeout_s: float = 10.0) -> int:
         """No more grants in the queue; submits are taken."""

@@ -331,10 +331,11 @@ class Edit(Control, frozen=True):
 
 
 class Declare(Command, frozen=True):
-    """Gives the subject's queue a policy, as its next version."""
+    """Gives the queue a policy, as its next version; refused where it is not at `version` by now."""
 
     policy: QueuePolicy
     reason: Reason = "declared"
+    version: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Plan(Command, frozen=True):

@@ -17,7 +17,10 @@ def declare(queue: Queue, command: Declare) -> Outcome:
     if fault is not None:
         return fault
     if queue.version and queue.policy == command.policy:
-        return ()
+        return ()  # also where it is asked for twice, of the version before
+    if command.version is not None and command.version != queue.version:
+        reason = f"version is {command.version}, and the policy is of version {queue.version}: look again"
+        return Rejection(RejectionKind.CONFLICT, reason, "version")
     return (QueueDeclared(queue.version + 1, command.policy, command.reason),)
 
 

@@ -49,6 +49,8 @@ class Change:
     change: str
     fields: dict[str, tuple[Any, Any]]
     price: PricePolicy | None = None
+    version: int | None = None
+    """Of the policy that was compared with: nothing that came meanwhile is overwritten."""
 
 
 def apply(args: Namespace) -> int:
@@ -82,7 +84,8 @@ async def _compared(client: Client, declared: Declared) -> list[Change]:
         old = QueuePolicy() if known is None else known.policy
         fields = _differing(flat(old), flat(policy))
         change = "new" if known is None else "changed" if fields else "unchanged"
-        changes.append(Change("queue", name, name, change, fields))
+        version = 0 if known is None else known.version
+        changes.append(Change("queue", name, name, change, fields, version=version))
     for name, (queue, spec, content) in declared.schedules.items():
         found = (await client.schedules(name, queue, times=0)).schedules
         was: dict[str, Any] = {}
@@ -138,7 +141,10 @@ async def _unnamed(client: Client, declared: Declared, prune: bool) -> list[Chan
         if queue.queue not in declared.queues:
             fields = _differing(flat(queue.policy), flat(QueuePolicy()))
             if fields:
-                changes.append(Change("queue", queue.queue, queue.queue, change, fields if prune else {}))
+                differing = fields if prune else {}
+                changes.append(
+                    Change("queue", queue.queue, queue.queue, change, differing, version=queue.version)
+                )
     for each in await all_schedules(client, times=0):
         named = declared.schedules.get(each.name)
         if named is None or named[0] != each.queue:
@@ -187,7 +193,7 @@ async def _carry_out(client: Client, declared: Declared, change: Change, reason:
         await client.declare_tenant(declared.tenant, reason)
     elif change.kind == "queue":
         policy = QueuePolicy() if change.change == "pruned" else declared.queues[change.name]
-        await client.declare_queue(change.name, policy, reason)
+        await client.declare_queue(change.name, policy, reason, version=change.version)
     elif change.change == "pruned":
         await client.delete_schedule(change.queue, change.name, reason)
     else:

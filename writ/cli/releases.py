@@ -164,14 +164,14 @@ async def _list(args: Namespace) -> int:
     rows = Table(["release", "digest", "published", "by", "aliases", "stands"])
     for process in found:
         for each in sorted(process.releases.values(), key=lambda each: -each.seq):
-            aliases = ", ".join(_aliases(process, each.digest)) or "-"
+            aliases = ", ".join(aliases_of(process, each.digest)) or "-"
             rows.add(
                 f"{process.name}@{each.version}",
                 (each.digest[:_SHORT], "dim"),
                 (when(_time(each.published_at)), "dim"),
                 each.published_by,
                 aliases,
-                _stands(process, each),
+                standing_of(process, each),
             )
     rows.print()
     for told in canaries:
@@ -185,7 +185,7 @@ def _time(at: int) -> str:
     return timestamp(at)
 
 
-def _aliases(process: Process, digest: str) -> list[str]:
+def aliases_of(process: Process, digest: str) -> list[str]:
     """The aliases that point at a release, with the scope where it is not the whole tenant."""
     found = [
         each.alias.value if each.scope == "*" else f"{each.alias.value} in {each.scope}"
@@ -199,7 +199,8 @@ def _aliases(process: Process, digest: str) -> list[str]:
     ]
 
 
-def _stands(process: Process, release: Release) -> str:
+def standing_of(process: Process, release: Release) -> str:
+    """Whether leases are given for a release: may run, frozen or revoked."""
     if release.revoked is not None:
         return "revoked"
     return "frozen" if release.frozen is not None or process.frozen is not None else "may run"

@@ -10,7 +10,9 @@ from msgspec import Raw
 
 from writ.http.problems import Fault
 from writ.schemas import commands as ask
+from writ.schemas.fleet import DrainWorker, UndrainWorker
 from writ.schemas.granting import ApproveAccess, DeclineAccess
+from writ.schemas.releasing import ApprovePromotion, FreezeRelease, RollbackRelease, UnfreezeRelease
 from writ.schemas.subjects import NO_QUEUE
 
 from .visit import Elsewhere, Visit, link
@@ -71,6 +73,25 @@ def _of_proposal(kind: Callable[..., ask.Command]) -> Made:
     return made
 
 
+def _of_worker(kind: Callable[..., ask.Command]) -> Made:
+    return lambda _, name, reason: kind(worker=name, reason=reason)
+
+
+def _of_release(kind: Callable[..., ask.Command]) -> Made:
+    """About `PROCESS@DIGEST`, or about all of a process."""
+
+    def made(_: Visit, name: str, reason: str) -> ask.Command:
+        process, _at, digest = name.partition("@")
+        return kind(process=process, release=digest or None, reason=reason)
+
+    return made
+
+
+def _approve_promotion(visit: Visit, name: str, reason: str) -> ask.Command:
+    number = _whole(visit.given("number")) or 0
+    return ApprovePromotion(process=name, number=number, scope=visit.given("scope"), reason=reason)
+
+
 def _whole(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
@@ -105,9 +126,37 @@ ACTS: Final[dict[str, Act]] = {
         "schedule",
         _of_schedule(ask.TriggerSchedule),
     ),
+    "drain_worker": Act(
+        "Drain", "It takes no more leases; what it holds it finishes.", "worker", _of_worker(DrainWorker)
+    ),
+    "undrain_worker": Act("Undrain", "It takes leases again.", "worker", _of_worker(UndrainWorker)),
+    "freeze_release": Act(
+        "Freeze", "No lease for it until it is unfrozen.", "release", _of_release(FreezeRelease), True
+    ),
+    "unfreeze_release": Act(
+        "Unfreeze", "Leases are given for it again.", "release", _of_release(UnfreezeRelease)
+    ),
+    "rollback_release": Act(
+        "Roll back",
+        "Live points at what it pointed at before.",
+        "release",
+        _of_release(RollbackRelease),
+        True,
+    ),
+    "approve_promotion": Act(
+        "Approve",
+        "The alias points at it, against what the gates say.",
+        "promotion",
+        _approve_promotion,
+        True,
+    ),
     "approve_access": Act("Approve", "Grants it.", "principal", _of_proposal(ApproveAccess)),
     "decline_access": Act("Decline", "It is not granted.", "principal", _of_proposal(DeclineAccess), True),
 }
+
+
+_OF_QUEUES: Final = ("job", "queue", "schedule")
+"""What is asked of its queue; all else is asked of the tenant."""
 
 
 async def act(visit: Visit) -> Elsewhere:
@@ -120,7 +169,7 @@ async def act(visit: Visit) -> Elsewhere:
     if not reason:
         raise Fault(422, f"say why: {verb} keeps its reason in the log", "reason")
     command = found.made(visit, name, reason)
-    answer = await visit.client.send(NO_QUEUE if found.about == "principal" else queue, command)
+    answer = await visit.client.send(queue if found.about in _OF_QUEUES else NO_QUEUE, command)
     seen = answer.position or None
     match found.about:
         case "job":
@@ -129,6 +178,11 @@ async def act(visit: Visit) -> Elsewhere:
             return Elsewhere(link("queues", queue, seen=seen))
         case "schedule":
             return Elsewhere(link("queues", queue, "schedules", name, seen=seen))
+        case "worker":
+            return Elsewhere(link("workers", name, seen=seen))
+        case "release" | "promotion":
+            process, _, digest = name.partition("@")
+            return Elsewhere(link("releases", process, *([digest] if digest else []), seen=seen))
         case _:
             return Elsewhere(link("approvals", seen=seen))
 

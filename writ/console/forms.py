@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -24,13 +25,32 @@ class Field(NamedTuple):
 
 def fields_of(schema: dict[str, Any]) -> list[Field] | None:
     """The fields of an object, in its order; None where the schema is of something else."""
-    whole = _resolved(schema, schema)
-    if whole.get("type") != "object" or "properties" not in whole:
+    properties = _properties(schema, schema)
+    if properties is None:
         return None
-    required = whole.get("required", ())
-    return [
-        _field(name, _resolved(each, schema), name in required) for name, each in whole["properties"].items()
-    ]
+    return [_field(name, part, required) for name, part, required in properties]
+
+
+def leaves_of(schema: dict[str, Any]) -> list[Field]:
+    """The fields of an object and of the objects within it, by dotted names."""
+
+    def walked(part: dict[str, Any], path: str) -> Iterator[Field]:
+        for name, each, required in _properties(part, schema) or ():
+            if _properties(each, schema) is None:
+                yield _field(path + name, each, required)
+            else:
+                yield from walked(each, f"{path}{name}.")
+
+    return list(walked(schema, ""))
+
+
+def _properties(part: dict[str, Any], whole: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]] | None:
+    """The named parts of an object, each with its schema and whether it is required."""
+    found = _resolved(part, whole)
+    if found.get("type") != "object" or "properties" not in found:
+        return None
+    required = found.get("required", ())
+    return [(name, _resolved(each, whole), name in required) for name, each in found["properties"].items()]
 
 
 def _resolved(part: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +74,7 @@ def _resolved(part: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
 def _field(name: str, schema: dict[str, Any], required: bool) -> Field:
     hint = str(schema.get("description", ""))
     default = schema.get("default")
-    typed = "" if default is None else default if isinstance(default, str) else _json(default)
+    typed = "" if default is None else typed_of(default)
     kind = schema.get("type")
     if "enum" in schema:
         choices = tuple([each if isinstance(each, str) else _json(each) for each in schema["enum"]])
@@ -75,6 +95,13 @@ def _meant(schema: dict[str, Any]) -> str:
         items = cast("dict[str, Any]", schema.get("items") or {})
         return f"JSON, a list of {items.get('type', 'values')}s" if items else "JSON, a list"
     return "JSON, an object" if kind == "object" else "JSON"
+
+
+def typed_of(value: Any) -> str:
+    """A value as somebody would type it into its field."""
+    if isinstance(value, str):
+        return value
+    return _json(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _json(value: Any) -> str:

@@ -17,7 +17,8 @@ from writ.schemas.policy import QueuePolicy
 from writ.schemas.queues import Mode
 
 from .overview import backlog
-from .visit import Page, Visit, part
+from .telling import Event
+from .visit import Elsewhere, Page, Visit, link, part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,14 +48,28 @@ class Change(NamedTuple):
     words: str
     fields: list[tuple[str, str, str]]
 
+    @property
+    def events(self) -> list[Event]:
+        """What the record of it tells, as a page shows what somebody has just done."""
+        return [Event(self.event, self.words)]
 
-async def queues(visit: Visit) -> Page:
+
+def just_done(visit: Visit, made: Sequence[Change]) -> Change | None:
+    """The change that whoever looks comes from."""
+    return next((each for each in made if str(each.seq) == visit.one("seen")), None)
+
+
+async def queues(visit: Visit) -> Page | Elsewhere:
+    new = visit.one("new")
+    if new is not None:
+        return Elsewhere(link("queues", new, "policy"))
     place: dict[str, Any] = {"limit": QUEUES, "cursor": visit.one("cursor")}
     page, traffic = await asyncio.gather(
         visit.client.queues(**place), part(visit.client.traffic(since=visit.wall - _RECENT, **place))
     )
     rows = {each.queue: each for each in backlog(page, traffic, visit.now, most=QUEUES)}
-    return Page("queues.html", {"page": page, "rows": rows})
+    may = await visit.may(["declare"])
+    return Page("queues.html", {"page": page, "rows": rows, "may_declare": bool(may)})
 
 
 async def queue(visit: Visit) -> Page:
@@ -65,7 +80,8 @@ async def queue(visit: Visit) -> Page:
     if not page.queues:
         raise Fault(404, f"there is no queue {name}: it has had no job, and nobody has declared it")
     (found,) = page.queues
-    may = await visit.may(_QUEUE_VERBS[found.mode], name)
+    may = await visit.may((*_QUEUE_VERBS[found.mode], "declare"), name)
+    made = changes(found.history)
     built_in = flat(QueuePolicy())
     policy = [(key, value_words(value), value != built_in[key]) for key, value in flat(found.policy).items()]
     return Page(
@@ -75,7 +91,9 @@ async def queue(visit: Visit) -> Page:
             "row": backlog(page, traffic, visit.now)[0],
             "traffic": traffic,
             "policy": sorted(policy, key=lambda each: not each[2]),
-            "changes": changes(found.history),
+            "changes": made,
+            "done": just_done(visit, made),
+            "may_declare": "declare" in may,
             "actions": [verb for verb in _QUEUE_VERBS[found.mode] if verb in may],
         },
     )
@@ -90,14 +108,15 @@ def changes(history: Sequence[ChangeView]) -> list[Change]:
         fields: list[tuple[str, str, str]] = []
         if isinstance(event, QueueDeclared):
             if before is not None or event.version == 1:
-                fields = _changed(before or QueuePolicy(), event.policy)
+                fields = changed(before or QueuePolicy(), event.policy)
             before = event.policy
         words = governing_words(event, each.actor)
         found.append(Change(each.seq, each.at, each.actor, each.event, words, fields))
     return found[::-1]
 
 
-def _changed(before: QueuePolicy, after: QueuePolicy) -> list[tuple[str, str, str]]:
+def changed(before: QueuePolicy, after: QueuePolicy) -> list[tuple[str, str, str]]:
+    """The fields in which policies differ: each with what it was, and what it is."""
     old, new = flat(before), flat(after)
     return [(name, value_words(old[name]), value_words(new[name])) for name in new if old[name] != new[name]]
 
@@ -121,5 +140,6 @@ async def schedule(visit: Visit) -> Page:
         (key, value_words(value)) for key, value in flat(found.spec).items() if value not in (None, [], {})
     ]
     actions = [verb for verb in wanted if verb in may]
-    shows = {"schedule": found, "spec": spec, "changes": changes(found.history), "actions": actions}
-    return Page("schedule.html", shows)
+    made = changes(found.history)
+    shows = {"schedule": found, "spec": spec, "changes": made, "done": just_done(visit, made)}
+    return Page("schedule.html", shows | {"actions": actions})

@@ -12,7 +12,18 @@ from writ.schemas.lifecycle import State
 from .visit import Page, Visit, link
 
 ROWS: Final = 50
-TEXTS: Final = ("queue", "task", "actor", "batch", "parent", "schedule", "operation", "cause", "search")
+TEXTS: Final = (
+    "queue",
+    "task",
+    "actor",
+    "batch",
+    "parent",
+    "schedule",
+    "operation",
+    "release",
+    "cause",
+    "search",
+)
 """Filters that are text, by the names that `Client.jobs` knows them under."""
 
 BULK: Final = ("cancel", "redrive", "rerun", "drop")

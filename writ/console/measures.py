@@ -7,21 +7,45 @@ import datetime
 from collections import defaultdict
 from typing import Any, Final
 
+from writ.http.problems import Fault
 from writ.schemas.lists import CostBy
 
 from .drawing import Line, area
-from .visit import Page, Visit
+from .telling import Event
+from .text import document
+from .visit import Page, Visit, part
 
 WORKERS: Final = 50
+ATTEMPTS: Final = 20
 SUMS: Final = 50
 _SINCE_H: Final = 24
 _DAYS: Final = 30
+_DONE: Final = {"drain_worker": "worker_undrained", "undrain_worker": "worker_drained"}
+"""What was done last to a worker that may be asked this."""
 
 
 async def workers(visit: Visit) -> Page:
     since = visit.wall - datetime.timedelta(hours=_SINCE_H)
     page = await visit.client.workers(since=since, limit=WORKERS, cursor=visit.one("cursor"))
     return Page("workers.html", {"page": page, "hours": _SINCE_H})
+
+
+async def worker(visit: Visit) -> Page:
+    """One worker: what it said of itself, what it holds, what became of the attempts before."""
+    name = visit.path["name"]
+    ever = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    page, attempts = await asyncio.gather(
+        visit.client.workers(worker=name, since=ever),
+        part(visit.client.attempts(worker=name, limit=ATTEMPTS, cursor=visit.one("cursor"))),
+    )
+    if not page.workers:
+        raise Fault(404, f"no worker {name[:256]} was ever heard of")
+    (found,) = page.workers
+    wanted = "drain_worker" if found.drained is None else "undrain_worker"
+    tasks = [(task, document(schema)) for task, schema in sorted(found.tasks.items())]
+    shows = {"worker": found, "attempts": attempts, "tasks": tasks, "actions": await visit.may([wanted])}
+    done = Event(_DONE[wanted], "" if found.drained is None else f"by {found.drained_by}: {found.drained}")
+    return Page("worker.html", shows | {"done": {"events": [done]}})
 
 
 async def cost(visit: Visit) -> Page:

@@ -75,16 +75,20 @@ async def _asks(visit: Visit, job: JobView) -> str:
 
 async def approvals(visit: Visit) -> Page:
     """Jobs that wait for a person's word, and grants that wait for a second person."""
-    page, principals = await asyncio.gather(
+    page, principals, processes = await asyncio.gather(
         visit.client.jobs(waits_for=WaitReason.APPROVAL, limit=_ASKED, cursor=visit.one("cursor")),
         part(visit.client.principals(waiting=True)),
+        part(visit.client.processes()),
     )
     mine = await visit.queues_for("approve", {job.queue for job in page.jobs})
     shown = [job for job in page.jobs if job.queue in mine]
     asks = await asyncio.gather(*[part(_asks(visit, job)) for job in shown])
     found = () if isinstance(principals, Denied) else principals.principals
     proposals = [(each.name, proposal) for each in found for proposal in each.proposals]
-    may = await visit.may(["approve_access"]) if proposals else frozenset[str]()
+    known = () if isinstance(processes, Denied) else processes
+    promotions = [(each.name, proposal) for each in known for proposal in each.proposals]
+    asked = [*(["approve_access"] if proposals else []), *(["approve_promotion"] if promotions else [])]
+    may = await visit.may(asked)
     return Page(
         "approvals.html",
         {
@@ -97,6 +101,7 @@ async def approvals(visit: Visit) -> Page:
             "others": [job for job in page.jobs if job.queue not in mine],
             "next": page.next,
             "proposals": proposals,
-            "may_grant": bool(may),
+            "may_grant": "approve_access" in may,
+            "promotions": promotions if "approve_promotion" in may else [],
         },
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import acting, dead, governing, job, jobs, measures, overview, people, starting
+from . import acting, dead, governing, job, jobs, measures, overview, people, policies, releasing, starting
 from .visit import Handler
 
 JOB: Final = "/queues/{queue}/jobs/{id}"
@@ -27,9 +27,16 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/queues/{queue}/operations/{id}", dead.operation),
     ("GET", "/queues", governing.queues),
     ("GET", "/queues/{queue}", governing.queue),
+    ("GET", "/queues/{queue}/policy", policies.form),
+    ("GET", "/queues/{queue}/policy/change", policies.change),
+    ("POST", "/queues/{queue}/policy", policies.declare),
     ("GET", "/schedules", governing.schedules),
     ("GET", "/queues/{queue}/schedules/{name}", governing.schedule),
     ("GET", "/workers", measures.workers),
+    ("GET", "/workers/{name}", measures.worker),
+    ("GET", "/releases", releasing.releases),
+    ("GET", "/releases/{process}", releasing.process),
+    ("GET", "/releases/{process}/{release}", releasing.release),
     ("GET", "/cost", measures.cost),
     ("GET", "/audit", people.audit),
     ("GET", "/audit/verification", people.verification),

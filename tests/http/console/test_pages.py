@@ -9,13 +9,28 @@ import pytest
 
 from writ.console.site import POLICY
 
-from .visitors import HOSTILE_PAGES, JOB, ONE_LINE, PAGES, Visitor, edited, form_fields, seen, token_of
+from .visitors import (
+    HOSTILE_PAGES,
+    JOB,
+    ONE_LINE,
+    PAGES,
+    WORKER,
+    Visitor,
+    edited,
+    form_fields,
+    seen,
+    token_of,
+    words,
+)
 
 if TYPE_CHECKING:
     from tests.http.conftest import Api
 
 PAGE_MAX_BYTES = 200_000
 SOME = 350
+ACTED_ON = ("job", "waiting", "queue", "schedule", "worker", "process", "release")
+"""Pages of one thing that something can be done to."""
+
 ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 """What cannot be seen, or turns text around."""
 
@@ -87,14 +102,14 @@ def test_nobody_sees_anything_before_signing_in(shop: Api) -> None:
 
 def test_a_viewer_sees_no_action(viewer: Visitor, owner: Visitor) -> None:
     """Must hold. The owner has them on the same pages, so the test looks for the right thing."""
-    for name in ("job", "waiting", "queue", "schedule", "jobs", "dead", "approvals"):
+    for name in (*ACTED_ON, "jobs", "dead", "approvals"):
         path = PAGES[name]
         theirs, mine = viewer.get(path), owner.get(path)
         assert theirs.status == mine.status == 200, path
-        pattern = rb'action="/console/(act|plan)"|verb=redrive|/reproduce"'
+        pattern = rb'action="/console/(act|plan)"|verb=redrive|/reproduce"|/policy"'
         assert re.search(pattern, mine.body), f"{path} has an action for its owner"
         assert not re.search(pattern, theirs.body), f"{path} has none for a viewer"
-    for name in ("audit", "verification", "plan"):
+    for name in ("audit", "verification", "plan", "policy", "policy-change"):
         assert viewer.get(PAGES[name]).status == 403
 
 
@@ -131,9 +146,107 @@ def test_actions_are_the_persons_own_and_show_their_event(owner: Visitor, shop: 
     assert owner.post("/console/act", {**act, "verb": "resume_queue"}).status == 303
 
 
+def test_a_policy_is_changed_by_a_form_of_its_schema(owner: Visitor, shop: Api) -> None:
+    """The difference is shown before, the reason is kept, and what came meanwhile is not overwritten."""
+    form = form_fields(owner.get("/console/queues/quiet/policy").body.decode())
+    assert {"in.concurrency", "in.retry.max_attempts", "in.limits.lease_s", "in.burst"} <= set(form)
+    typed = {"in.concurrency": "9", "in.retry.non_retryable_types": '["TypeError"]', "in.isolation": "plain"}
+    looked = owner.get("/console/queues/quiet/policy/change", **typed)
+    assert looked.status == 200
+    text = words(looked.body)
+    assert "Change 3 fields of the policy of quiet?" in text
+    assert "concurrency none 9" in text
+    assert 'retry.non_retryable_types [] ["TypeError"]' in text
+    fields = form_fields(looked.body.decode())
+    assert owner.post("/console/queues/quiet/policy", {**fields, "reason": " "}).status == 422, "say why"
+    got = owner.post("/console/queues/quiet/policy", {**fields, "reason": "nine at most"})
+    assert got.status == 303, got.body
+    text = "".join(seen(owner.get(got.headers["location"]).body).text)
+    assert "Recorded as" in text
+    assert "queue_declared" in text.split("Recorded as")[1][:60]
+    queue = shop.get("/v1/queues/quiet", history="true").document
+    policy = queue["policy"]
+    assert (policy["concurrency"], policy["isolation"]) == (9, "plain")
+    assert policy["retry"] == {"non_retryable_types": ["TypeError"]}
+    assert (queue["history"][0]["actor"], queue["version"]) == ("owner", 1)
+
+    fields = form_fields(owner.get("/console/queues/quiet/policy/change", **{"in.burst": "2"}).body.decode())
+    shop.ask("PUT", "/v1/queues/quiet", {"policy": {"concurrency": 4}, "reason": "meanwhile"})
+    stale = owner.post("/console/queues/quiet/policy", {**fields, "reason": "late"})
+    assert stale.status == 409
+    text = words(stale.body)
+    assert "version is 1, and the policy is of version 2: look again" in text
+    assert "concurrency 4 none" in text, "it shows against what"
+    assert shop.get("/v1/queues/quiet").document["policy"] == {"concurrency": 4}
+
+
+def test_a_policy_that_cannot_be_is_not_confirmed(owner: Visitor, viewer: Visitor) -> None:
+    bad = {"in.concurrency": "0", "in.retry.per_class": "{", "in.isolation": "thick", "in.burst": "3"}
+    got = owner.get("/console/queues/quiet/policy/change", **bad)
+    text = words(got.body)
+    assert got.status == 422
+    for said in ("concurrency : it is 0; at least 1", "per_class : this is not JSON", "'thick' is not one of"):
+        assert said in text
+    assert form_fields(got.body.decode())["in.burst"] == "3", "what was typed is kept"
+    nested = owner.get(
+        "/console/queues/quiet/policy/change", **{"in.retry.per_class": '{"system": {"x": 1}}'}
+    )
+    assert nested.status == 422
+    same = owner.get("/console/queues/billing/policy/change", **{"in.concurrency": "6"})
+    assert "Nothing in the form differs" in "".join(seen(same.body).text)
+    assert owner.get("/console/queues/no%20queue!/policy").status == 422
+    assert viewer.get("/console/queues/billing/policy").status == 403
+    sent = {"csrf": viewer.word(), "policy": "{}", "version": "2", "reason": "forged"}
+    assert viewer.post("/console/queues/billing/policy", sent).status == 403
+
+
+def test_a_worker_is_drained_and_takes_leases_again(owner: Visitor, shop: Api) -> None:
+    path = PAGES["worker"]
+    act = {"queue": "", "of": WORKER, "reason": "it is hot", "csrf": owner.word()}
+    try:
+        got = owner.post("/console/act", {**act, "verb": "drain_worker"})
+        assert got.status == 303, got.body
+        text = words(owner.get(got.headers["location"]).body)
+        assert "worker_drained by owner: it is hot" in text
+        assert b'value="undrain_worker"' in owner.get(path).body
+    finally:
+        got = owner.post("/console/act", {**act, "verb": "undrain_worker", "reason": "cool"})
+    assert got.status == 303
+    assert b'value="drain_worker"' in owner.get(path).body
+    page = owner.get(path)
+    assert "copies" in "".join(seen(page.body).text), "what its tasks take"
+    assert owner.get("/console/workers/nobody").status == 404
+
+
+def test_a_release_tells_what_was_proved_and_waits_for_a_second_person(owner: Visitor, shop: Api) -> None:
+    listed = words(owner.get("/console/releases").body)
+    assert "candidate may run restore: fail" in listed
+    page = words(owner.get(PAGES["release"]).body)
+    for said in ("release_published", "promotion_blocked", "0 of 1 who hold approver", "promotion_proposed"):
+        assert said in page
+    waiting = "".join(seen(owner.get("/console/approvals").body).text)
+    assert "You proposed it: another person approves." in waiting
+    digest = re.search(
+        r"/console/releases/invoices/([0-9a-f]{64})", owner.get("/console/releases").body.decode()
+    )
+    assert digest is not None
+    act = {"queue": "", "of": f"invoices@{digest[1]}", "csrf": owner.word(), "reason": "it is wrong"}
+    for verb, event, standing in (
+        ("freeze_release", "release_frozen", "frozen"),
+        ("unfreeze_release", "release_unfrozen", "may run"),
+    ):
+        got = owner.post("/console/act", {**act, "verb": verb})
+        assert got.status == 303, got.body
+        text = "".join(seen(owner.get(got.headers["location"]).body).text)
+        assert event in text.split("Recorded as")[1][:80]
+        assert standing in text
+    assert owner.get("/console/releases/nothing").status == 404
+    assert owner.get("/console/releases/invoices/9.9.9").status == 404
+
+
 def test_a_plan_never_does_more_than_was_confirmed(owner: Visitor, shop: Api) -> None:
     page = owner.get("/console/plan", verb="rerun", job=["billing~inv-1", "billing~inv-2"])
-    assert "Rerun 2 jobs?" in " ".join("".join(seen(page.body).text).split())
+    assert "Rerun 2 jobs?" in words(page.body)
     fields = form_fields(page.body.decode())
     assert fields["matched~billing"] == "2"
     sent = {**fields, "job": ["billing~inv-1", "billing~inv-2"], "matched~billing": "1", "reason": "again"}
@@ -178,10 +291,10 @@ def test_no_page_grows_with_history(owner: Visitor, shop: Api) -> None:
     """Must hold: of a long history a page has as much as of a short one, and the rest is a page further."""
     path = f"/console/queues/billing/jobs/{edited(shop, SOME)}"
     last = owner.get(path)
-    text = " ".join("".join(seen(last.body).text).split())
+    text = words(last.body)
     assert f"301 to 351 of {SOME + 1}" in text
     first = owner.get(path, **{"from": 1})
-    assert f"1 to 100 of {SOME + 1}" in " ".join("".join(seen(first.body).text).split())
+    assert f"1 to 100 of {SOME + 1}" in words(first.body)
     assert b'rel="next"' in first.body
     assert b'rel="prev"' in last.body
     for got in (first, last, owner.get(f"{path}/at", n=200)):

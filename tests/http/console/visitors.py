@@ -59,10 +59,12 @@ async def settle(invoices: list[str], ctx: Context) -> str:
 
 
 @task
-async def hostile(text: str) -> None:
+async def hostile(text: str, ctx: Context) -> None:
+    ctx.usage(model=text[:60].replace(chr(0), ""), input_tokens=1, output_tokens=1)
     raise type(text[:200].replace(chr(0), ""), (Exception,), {})(text)
 '''
 RETRY = {"max_attempts": 2, "initial_interval_s": 0.1}
+WORKER = "desk-1"
 LONG = 5_000
 """Records of the long history."""
 
@@ -127,6 +129,11 @@ def seen(body: bytes | str) -> _Seen:
     return parser
 
 
+def words(body: bytes | str) -> str:
+    """The text of a page, with one blank between any two words."""
+    return " ".join(" ".join(seen(body).text).split())
+
+
 def form_fields(page: str) -> dict[str, str]:
     found = [attrs for tag, attrs in seen(page).elements if tag == "input"]
     return {str(each["name"]): each.get("value") or "" for each in found if each.get("name")}
@@ -169,7 +176,7 @@ def edited(api: Api, times: int) -> str:
 def worker(api: Api) -> Generator[subprocess.Popen[bytes]]:
     """A worker for the tasks above."""
     (api.directory / "shop.py").write_text(TASKS, encoding="utf-8")
-    process = api.worker_of("shop.py", "--queue", "billing", "--queue", "mail")
+    process = api.worker_of("shop.py", "--queue", "billing", "--queue", "mail", "--name", WORKER)
     try:
         yield process
     finally:
@@ -203,8 +210,16 @@ def fill(api: Api) -> None:
     for name in ("inv-0", "inv-4", "inv-8", "inv-1"):
         api.ended("billing", name)
     api.until(lambda: api.get("/v1/queues/billing/jobs/settle").document["state"] == "suspended")
-    api.writ("queue", "pause", "mail", "--reason", HOSTILE.replace("\x00", "")[:200])
+    odd = HOSTILE.replace("\x00", "")[:200]
+    api.writ("queue", "pause", "mail", "--reason", odd)
     api.writ("queue", "resume", "mail", "--reason", "on again")
+    api.writ("init", "invoices", "--type", "job")
+    api.writ("publish", "--folder", "invoices")
+    (api.directory / "gates.toml").write_text("[gates.quality]\napprovals = {count = 1}\n")
+    api.writ("gate", "apply", "gates.toml", "--reason", "as agreed")
+    api.writ("release", "promote", RELEASE, "--reason", "to see", ok=False)
+    api.writ("release", "promote", RELEASE, "--reason", odd, "--override")
+    api.writ("release", "drill", RELEASE, "--drill", "restore", "--outcome", "fail", "--reason", odd)
 
 
 def token_of(api: Api, name: str, role: str) -> str:
@@ -214,6 +229,7 @@ def token_of(api: Api, name: str, role: str) -> str:
     return api.writ("token", "create", "t", "--for", name).stdout.strip().splitlines()[0]
 
 
+RELEASE = "invoices@0.1.0"
 JOB = "/console/queues/billing/jobs/inv-0"
 PAGES = {
     "overview": "/console",
@@ -237,6 +253,12 @@ PAGES = {
     "waiting": "/console/queues/billing/jobs/settle",
     "compare": "/console/compare?a=billing~inv-0&b=billing~inv-1",
     "plan": "/console/plan?verb=redrive&queue=billing",
+    "policy": "/console/queues/billing/policy",
+    "policy-change": "/console/queues/billing/policy/change?in.concurrency=9&in.retry.max_attempts=7",
+    "worker": f"/console/workers/{WORKER}",
+    "releases": "/console/releases",
+    "process": "/console/releases/invoices",
+    "release": "/console/releases/invoices/0.1.0",
 }
 """Every page, by the name of its picture."""
 
@@ -251,6 +273,13 @@ HOSTILE_PAGES = {
     "queue": "/console/queues/mail",
     "overview": "/console",
     "audit": "/console/audit",
+    "worker": f"/console/workers/{WORKER}",
+    "cost": "/console/cost",
+    "process": "/console/releases/invoices",
+    "release": "/console/releases/invoices/0.1.0",
+    "approvals": "/console/approvals",
+    "policy": "/console/queues/mail/policy/change?"
+    + urlencode({"in.requires": HOSTILE, "in.isolation": HOSTILE}),
     "filter": "/console/jobs?" + urlencode({"queue": "mail", "task": HOSTILE, "tag": f"a={HOSTILE}"}),
     "start": "/console/start?" + urlencode({"queue": "mail", "task": HOSTILE}),
     "wrong": "/console/" + quote(HOSTILE, safe=""),

@@ -631,6 +631,10 @@ simple(
     "policy.retry.non_retryable_types", "at most 16384", "16385 bytes",
 )  # fmt: skip
 simple(
+    "policy of another version", lambda s: s.ask("declare", policy={"concurrency": 2}, version=3),
+    "version is 3", "of version 0", "look again",
+)  # fmt: skip
+simple(
     "large filter", lambda s: s.ask("plan", verb="cancel", filter={"ids": [BIG]}), "filter", INLINE, "bytes"
 )
 
