@@ -28,8 +28,8 @@ WINDOW_BYTES: Final = 32 * 1024 * 1024
 """Of record bodies; decoded they take two to three times as much."""
 
 REST_S: Final = 0.25
-"""While nobody waits for them, records that follow others are gathered so long. Each view then stores one batch
-in place of many, and one row for a job that came and went."""
+"""While nobody waits for them, records that follow others are gathered so long. Each view then stores one
+batch in place of many, and one row for a job that came and went."""
 
 STALL_S: Final = 5.0
 """A follower that others have waited for so long reads for itself. Shorter, and on a busy machine each view
