@@ -91,9 +91,7 @@ class JetStreamLog:
         Raises BrokerTooOld, StreamMismatch or OutcomeUnknown.
         """
         check_version(nats)
-        epoch = await ensure_log(
-            nats, partition, spread=spread, epoch_floor=epoch_floor, first_seq=first_seq
-        )
+        epoch = await ensure_log(nats, partition, spread=spread, epoch_floor=epoch_floor, first_seq=first_seq)
         return cls(nats, partition, epoch)
 
     async def last_seq(self) -> int:

@@ -58,7 +58,7 @@ def made(kind: type[Fact]) -> Fact:
             continue
         if (
             field.name in _GIVEN
-            and field.type is not str
+            and field.type not in (str, int)
             and not (field.name == "policy" and kind is JobSubmitted)
         ):
             values[field.encode_name] = _GIVEN[field.name]
