@@ -35,7 +35,15 @@ from writ.schemas.processes import Process
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.records import Record
 from writ.schemas.sealed import UNSEALED
-from writ.schemas.steps import StepCompensated, StepDone, StepFailed, ToolCalled, UsageRecorded
+from writ.schemas.steps import (
+    CompensationDue,
+    CompensationEnded,
+    StepCompensated,
+    StepDone,
+    StepFailed,
+    ToolCalled,
+    UsageRecorded,
+)
 
 from ..decide import quotas
 from ..decide.release import choose
@@ -153,13 +161,14 @@ def _events(steps: Iterable[Step]) -> Iterable[tuple[Step, Fact]]:
     return ((step, event) for step in steps if not step.is_context for event in step.record.events)
 
 
-def _answer(question: str, found: Sequence[tuple[str, int]], otherwise: str) -> Answer:
+def _answer(question: str, found: Sequence[tuple[str, int]], otherwise: str, first: int = 0) -> Answer:
+    """Of many sentences the `first` ones and the newest."""
     if not found:
         return Answer(question, (otherwise,))
     sentences = [sentence for sentence, _ in found]
-    if len(sentences) > _LISTED_MAX:
-        left = len(sentences) - _LISTED_MAX
-        sentences = [f"({left} earlier ones are left out.)", *sentences[-_LISTED_MAX:]]
+    left = len(sentences) - first - _LISTED_MAX
+    if left > 0:
+        sentences[first : first + left] = [f"({left} earlier ones are left out.)"]
     return Answer(question, tuple(sentences), tuple(dict.fromkeys(seq for _, seq in found)))
 
 
@@ -211,7 +220,7 @@ def _code(steps: Sequence[Step]) -> Answer:
                 pass
     if len(found) == 1:
         found.append(("No worker has been given it.", steps[0].record.seq))
-    return _answer("What code, at which version, ran?", found, "")
+    return _answer("What code, at which version, ran?", found, "", first=1)
 
 
 def _tools(steps: Sequence[Step]) -> Answer:
@@ -299,7 +308,7 @@ def _policies(steps: Sequence[Step]) -> Answer:
                 pass
     if not any(isinstance(event, JobSuspended | JobResumed) for _, event in _events(steps)):
         found.append(("No gates or approvals were evaluated: none are recorded.", first.record.seq))
-    return _answer("Which policies and gates were evaluated, with what verdict?", found, "")
+    return _answer("Which policies and gates were evaluated, with what verdict?", found, "", first=2)
 
 
 def _reproducible(steps: Sequence[Step]) -> Answer:
@@ -513,6 +522,8 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
                 JobRerun,
                 JobResumed,
                 JobEdited,
+                CompensationDue,
+                CompensationEnded,
             )
             seq = _last_with(steps, *kinds)
             since = next(s.record.at for s in reversed(steps) if s.record.seq == seq)

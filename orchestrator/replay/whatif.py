@@ -344,7 +344,7 @@ class _Telling:
     def _decide(self, thread: Thread, step: Step, now: int) -> bool:
         """Makes the decision of a step again; whether the job goes on as recorded."""
         first, job = step.events[0], step.before
-        by_time = isinstance(step.events[-1], JobDeadLettered) and step.events[-1].reason in _BY_TIME
+        by_time = _is_by_time(step.events[-1])
         if by_time and thread.later_us:
             self._unknown(thread, step, "its time limits would have met it at another point", now)
             return False
@@ -467,3 +467,12 @@ class _Telling:
             self._ledger.pricing.models,
             self._ledger.lines(),
         )
+
+
+def _is_by_time(event: Fact) -> bool:
+    """Whether an event ends a job because a time limit has passed, be it when its steps are undone."""
+    match event:
+        case JobDeadLettered(reason=reason) | CompensationDue(dead=reason):
+            return reason in _BY_TIME
+        case _:
+            return False

@@ -38,6 +38,17 @@ def test_random_jobs_of_runs_with_faults_are_explained_as_they_are_known(chunk: 
     assert sum(check_random_jobs(of_both_sorts(seed), random.Random(seed), 2) for seed in seeds) >= EACH
 
 
+@pytest.mark.parametrize("seed", [0, 16])
+def test_jobs_with_many_attempts_and_with_steps_to_undo_are_explained_as_they_are_known(seed: int) -> None:
+    """Of a job with 46 attempts task and policy are told still; one whose steps are to be undone is ready."""
+    assert check_random_jobs(of_both_sorts(seed), random.Random(seed), 3) == 3
+
+
+@pytest.mark.parametrize("seed", [812, 1784])
+def test_what_if_knows_that_a_time_limit_ended_a_job_that_undid_its_steps(seed: int) -> None:
+    assert unchanged_with_faults(seed).wrong == []
+
+
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_what_if_with_an_unchanged_policy_changes_nothing(chunk: int) -> None:
     judged = [unchanged_with_faults(seed) for seed in range(100 + chunk * EACH, 100 + (chunk + 1) * EACH)]

@@ -24,7 +24,7 @@ Field = tuple[str, str]
 GIVEN: Final[dict[str, frozenset[str]]] = {
     event: frozenset(fields.split())
     for event, fields in {
-        "attempt_failed": "isolation run_ms retry_after_s",
+        "attempt_failed": "isolation permanent run_ms retry_after_s",
         "batch_sealed": "reason size",
         "command_rejected": "count queue verb",
         "job_completed": "isolation run_ms",

@@ -20,7 +20,7 @@ from .runs import Run
 _FIRST: Final = {
     "job_due": "pending", "lease_granted": "running", "attempt_started": "running",
     "lease_expired": "pending", "lease_released": "pending", "attempt_failed": "retrying",
-    "retry_scheduled": "retrying",
+    "retry_scheduled": "retrying", "compensation_due": "pending", "compensation_ended": "pending",
     "job_completed": "completed", "job_cancelled": "cancelled", "job_dead_lettered": "dead",
     "job_redriven": "pending", "job_rerun": "pending", "job_suspended": "suspended",
 }  # fmt: skip
