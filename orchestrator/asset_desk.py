@@ -106,7 +106,7 @@ class AssetDesk:
             assets = [(name, self._state.assets[start + name]) for name in shown]
             lines = [self._line(name, asset, asset.newest) for name, asset in assets]
             told = AssetsTold(None, round_.position, tuple(lines), len(names) > len(shown))
-        round_.answer(asked.send, encode(told), verdict_only=True)
+        round_.tell(asked.send, encode(told))
 
     def _line(self, name: str, asset: Asset, each: AssetVersion) -> AssetLine:
         gone = each.key in self._state.erased

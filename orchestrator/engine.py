@@ -18,6 +18,7 @@ import msgspec
 from writ.broker.clock import Clock
 from writ.broker.keyvalue import KeyValue, MemoryKeyValue
 from writ.broker.ports import (
+    AppendFailed,
     Intake,
     Log,
     Message,
@@ -528,7 +529,10 @@ class Engine:
         decided = self.open[0]
         round_ = decided.round
         if not round_.records:
-            self._send(round_)
+            if not round_.needs_look or await self._is_newest(round_.after):
+                self._send(round_)
+            else:
+                self._put_off(_AGAIN, [decided])
             self.open.popleft()
             return
         encoded = round_.encode()
@@ -562,6 +566,18 @@ class Engine:
             if isinstance(record.events[0], ContentErased):
                 self._keys.destroy(record.key)
         self._send(round_)
+
+    async def _is_newest(self, seq: int) -> bool:
+        """Whether the log ends with record `seq`; False where it does not say. Raises WrongLastSequence."""
+        try:
+            last = await self._log.last_seq()
+        except AppendFailed as unknown:
+            log.warning("%s cannot say where the log ends: %s", self.name, unknown)
+            return False
+        if last != seq:
+            self._put_off(_DEPOSED, self.open)
+            raise WrongLastSequence(f"the log ends with record {last}, and {self.name} knows {seq}")
+        return True
 
     async def _append(self, encoded: Encoded, whole: bool) -> None:
         """One append. While a long one is under way, and as much waits, the next round is decided."""

@@ -84,7 +84,7 @@ class HostingDesk:
                 hosting.HostedTenant(name, seq, people.get(name, 0), account.version, account.quotas, uses)
             )
         answer = hosting.TenantsTold(None, round_.position, tuple(told))
-        round_.answer(asked.send, encode(answer), verdict_only=True)
+        round_.tell(asked.send, encode(answer))
 
     @staticmethod
     def _record(

@@ -67,7 +67,7 @@ class ReleaseDesk:
             if place.startswith(start) and command.process in (None, watch.process)
         ]
         answer = releasing.Processes(None, round_.position, tuple(found), tuple(watched))
-        round_.answer(asked.send, encode(answer), verdict_only=True)
+        round_.tell(asked.send, encode(answer))
 
     def _list_gates(self, round_: Round, asked: Asked, command: releasing.ListGates) -> None:
         found = {
@@ -75,7 +75,7 @@ class ReleaseDesk:
             for name, gate in gates_of(self._state, asked.address.tenant).items()
             if gate.spec is not None
         }
-        round_.answer(asked.send, encode(releasing.Gates(None, round_.position, found)), verdict_only=True)
+        round_.tell(asked.send, encode(releasing.Gates(None, round_.position, found)))
 
     @staticmethod
     def _recorded(round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:

@@ -41,6 +41,7 @@ class Round:
         self.records: list[Record] = []
         self.answers: list[tuple[Answer, bytes]] = []
         self.needs_fence = False
+        self.needs_look = False
         self.size_bytes = 0
         self.whole = False
         """Whether the records must be stored all or none, however few they are."""
@@ -129,6 +130,14 @@ class Round:
         """
         self.answers.append((send, body))
         self.needs_fence = self.needs_fence or verdict_only
+
+    def tell(self, send: Answer, body: bytes) -> None:
+        """An answer to a question of how things are, which decides nothing and is not worth a record.
+
+        It leaves once the log is seen to end where this round begins: nobody else has led since.
+        """
+        self.answers.append((send, body))
+        self.needs_look = True
 
     def encode(self) -> Encoded:
         """The records' bytes, each chained to the one before. Nothing may be added to the round after it."""

@@ -53,7 +53,7 @@ class TenantDesk:
             account.limits,
             used(self._state, asked.address.tenant, round_.now),
         )
-        round_.answer(asked.send, encode(answer), verdict_only=True)
+        round_.tell(asked.send, encode(answer))
 
     def _set_price(self, round_: Round, asked: Asked, command: commands.SetPrice) -> None:
         prices = self._state.prices.get(asked.address.tenant, NO_PRICES)
@@ -67,7 +67,7 @@ class TenantDesk:
         prices = self._state.prices.get(asked.address.tenant, NO_PRICES)
         table = tuple([price for price in prices.table if command.model in (None, price.model)])
         answer = commands.PriceTable(None, round_.position, prices.version, table)
-        round_.answer(asked.send, encode(answer), verdict_only=True)
+        round_.tell(asked.send, encode(answer))
 
     def _drain(self, round_: Round, asked: Asked, command: DrainWorker) -> None:
         outcome = fleet.drain(self._state.fleets.get(asked.address.tenant, NO_FLEET), command)

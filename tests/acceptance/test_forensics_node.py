@@ -99,6 +99,14 @@ def test_the_whole_log_is_verified(told: Told) -> None:
     assert "no fault; digest" in told.writ("replay", "--verify").out
 
 
+def test_to_explain_a_live_job_stores_nothing(told: Told) -> None:
+    """A question of what holds a job back, with its tenant's quotas, is no record of the log."""
+    before = told.json("replay", "--verify")["report"]["records"]
+    found = told.json("explain", "waiting", "--queue", "other")
+    assert found["state"] == "scheduled"
+    assert told.json("replay", "--verify")["report"]["records"] == before
+
+
 def test_a_job_a_queue_and_a_tenant_at_any_moment(told: Told) -> None:
     records = told.json("job", "third")["records"]
     for seq in (records[0]["seq"], records[len(records) // 2]["seq"], records[-1]["seq"]):

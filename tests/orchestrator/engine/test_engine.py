@@ -522,6 +522,27 @@ async def test_a_verdict_that_stores_nothing_leaves_behind_an_append(twin: Twin)
     assert len(await twin.events(Barrier)) == before + 1
 
 
+async def test_a_question_is_answered_behind_a_look_at_the_log_and_stores_nothing(twin: Twin) -> None:
+    before = len(await twin.records())
+    for verb in ("get_tenant", "list_prices", "list_processes", "list_gates", "list_assets", "list_tenants"):
+        answer = await twin.ask(verb, queue="-", who="owner")
+        assert "error" not in answer, verb
+        assert answer["position"] == before
+    assert len(await twin.records()) == before
+
+
+async def test_a_deposed_leader_does_not_tell_how_things_are(twin: Twin) -> None:
+    other = twin.log.inner
+    lead = (await twin.records())[-1].seq
+    (stolen,) = [m async for part in other.read(lead) for m in part]
+    await other.append([Message(stolen.subject, stolen.body)], lead)  # a record that it has not written
+    asked = await twin.ask("get_tenant", queue="-", who="owner")
+    assert asked["error"]["kind"] == "try_later"
+    await twin.settled()
+    assert twin.engine is not None
+    assert not twin.engine.leading.is_set()
+
+
 # --- appends that go wrong ------------------------------------------------------------------------------
 
 
