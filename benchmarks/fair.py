@@ -108,7 +108,11 @@ class Quiet:
         await self._link.request(f"writ.submit.{QUIET}.owner.{_QUEUE}", body, timeout=_TIMEOUT_S)
 
     async def work(self) -> None:
-        """Takes leases and completes them, for ever."""
+        """Takes leases and completes them, for ever. It asks for more while it reports, as workers do."""
+        async with asyncio.TaskGroup() as reporting:
+            await self._take(reporting)
+
+    async def _take(self, reporting: asyncio.TaskGroup) -> None:
         while True:
             leases = (await self._ask("acquire", count=20, wait_s=5.0)).get("leases", [])
             now = time.perf_counter()
@@ -118,7 +122,8 @@ class Quiet:
                     self._times_us.append((now - begun) * 1e6)
             self._all.set()
             if leases:
-                await self._ask("complete", reports=[{"id": x["id"], "token": x["token"]} for x in leases])
+                done = [{"id": lease["id"], "token": lease["token"]} for lease in leases]
+                reporting.create_task(self._ask("complete", reports=done))
 
     async def _ask(self, verb: str, **fields: Any) -> dict[str, Any]:
         body = msgspec.json.encode({"worker": "w", **fields})

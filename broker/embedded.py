@@ -1,8 +1,8 @@
 """A nats-server of our own, run as a child process on a directory.
 
     <directory>/  broker.conf    written anew at every start (mode 0600)
-                  keys/          seeds of principals, the operator's, and credentials of Writ's own users,
-                                 written anew at every start (all mode 0600, the directory 0700)
+                  keys/          seeds of principals, the operator's, credentials of Writ's own users, written
+                                 anew at every start, and who is let in (all mode 0600, the directory 0700)
                   accounts/      what each account is, as the broker keeps it
                   jetstream/     the data
                   broker.log     what the server said
@@ -27,9 +27,8 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
-import nats
 import nats.errors
 import nats.js.errors
 
@@ -38,6 +37,7 @@ from .clock import SystemClock
 from .connect import login
 from .doors import DEFAULT_TENANT, OWNER, Doors, local_principal, prepare, write_credentials
 from .free_ports import choose_port
+from .hardened import HardenedClient
 from .owned import (
     DEFAULT_DIRECTORY,
     POLL_S,
@@ -55,9 +55,6 @@ from .owned import (
 from .roll import Roll
 from .tls import CA_FILE
 from .trust import Trust
-
-if TYPE_CHECKING:
-    pass
 
 READY_TIMEOUT_S: Final = 30.0
 
@@ -136,7 +133,7 @@ class EmbeddedBroker(Doors):
                 write(directory / "broker.conf", render(settings, trust))
                 write_credentials(directory, trust)
                 _write_authority(directory, settings)
-                roll = Roll(trust, settings, SystemClock())
+                roll = Roll(trust, settings, SystemClock(), directory / "keys")
                 roll.prepare(everyone, directory / "accounts")
                 offset = size_of(directory / "broker.log")
                 process = await spawn(program, directory)
@@ -237,7 +234,8 @@ class EmbeddedBroker(Doors):
         except OSError:
             return False
         try:
-            client = await nats.connect(
+            client = HardenedClient()
+            await client.connect(
                 self.url,
                 **login(self.key_path("log")),
                 allow_reconnect=False,

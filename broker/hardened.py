@@ -19,6 +19,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import (
     AuthorizationError,
     BadSubjectError,
@@ -150,6 +151,22 @@ def _message_line(line: bytes) -> tuple[int, bytes, bytes, int, int]:
         raise ProtocolError("nats: malformed MSG") from error
 
 
+class _Tcp(TcpTransport):
+    """Tells asyncio's end of a connection that was upgraded to TLS that it was.
+
+    Nobody else does, and asyncio warns of each such connection as it ends.
+    """
+
+    def __bool__(self) -> bool:
+        return True  # nats-py makes one of its own in the place of one that is not connected yet
+
+    async def connect_tls(self, *args: Any, **options: Any) -> None:
+        await super().connect_tls(*args, **options)
+        assert self._io_writer is not None
+        protocol: Any = self._io_writer.transport.get_protocol()
+        protocol._over_ssl = True
+
+
 class HardenedClient(Client):
     """Bytes that are no UTF-8 show as `\\xNN` in subjects; header blocks that cannot be read are left out.
 
@@ -174,6 +191,11 @@ class HardenedClient(Client):
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._parser.feeds.pop(sid, None)
         super()._remove_sub(sid, max_msgs)
+
+    async def _connect_to_server(self, s: Any) -> None:
+        if self._transport is None and s.uri.scheme not in ("ws", "wss"):
+            self._transport = _Tcp()
+        await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()

@@ -19,7 +19,7 @@ from .accounts import AccountSettings, Principal, own_accounts
 from .clock import SystemClock
 from .doors import DEFAULT_TENANT, OWNER, Doors, local_principal, prepare, write_credentials
 from .owned import BrokerError, OwnerLock
-from .roll import AccountsRefused, Roll
+from .roll import ROLL_FILE, AccountsRefused, Roll
 from .servers import Servers, look_at_servers
 from .spread import Spread
 from .trust import Trust
@@ -43,7 +43,7 @@ class JoinedBroker(Doors):
     ) -> None:
         super().__init__(directory, roll, trust)
         self._url = url
-        self._settings = settings
+        self.settings = settings
         self._lock = lock
         self._open = False
 
@@ -65,7 +65,9 @@ class JoinedBroker(Doors):
         settings = settings or AccountSettings()
         trust = Trust.in_directory(directory / "keys")
         write_credentials(directory, trust)
-        broker = cls(directory, Roll(trust, settings, SystemClock()), trust, url, settings, lock)
+        keys = directory / "keys"
+        (keys / ROLL_FILE).unlink(missing_ok=True)  # others may have let people in since it was written
+        broker = cls(directory, Roll(trust, settings, SystemClock(), keys), trust, url, settings, lock)
         try:
             await broker._follow(START_WAIT_S)
             now_s = SystemClock().wall_us() // 1_000_000
@@ -95,7 +97,7 @@ class JoinedBroker(Doors):
             await self.roll.begin(principals)
         except AccountsRefused as error:
             raise BrokerError(f"the broker did not take the principals: {error}") from error
-        await self._open_gate(self._settings.login_life_s)  # before, it would have turned everybody away
+        await self._open_gate(self.settings.login_life_s)  # before, it would have turned everybody away
         self._open = True
 
     async def spread(self, replicas: int | None, tags: tuple[str, ...]) -> Spread:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import nats.errors
 
 from .accounts import (
@@ -23,11 +25,16 @@ from .accounts import (
 from .clock import Clock
 from .gate import Entry
 from .jwt import claims_in
+from .owned import write
 from .trust import Trust
 
 if TYPE_CHECKING:
     from .hardened import HardenedClient
 
+ROLL_FILE: Final = "roll.json"
+"""In the folder of keys (mode 0600): the roll, for gates in other processes."""
+
+_LOOK_S: Final = 0.1
 _UPDATE: Final = b"$SYS.REQ.CLAIMS.UPDATE"
 _UPDATE_TIMEOUT_S: Final = 5.0
 _US: Final = 1_000_000
@@ -37,27 +44,38 @@ class AccountsRefused(Exception):
     """The broker did not take what an account is now; the message says of which one and why."""
 
 
-class Roll:
-    """Who is known, as principals of the broker; a `Register` for the gate."""
+class Listed:
+    """Entries by what they may show."""
 
-    def __init__(self, trust: Trust, settings: AccountSettings, clock: Clock) -> None:
+    def __init__(self, entries: Collection[Entry] = ()) -> None:
+        self.keys = {key: each for each in entries for key in each.principal.keys}
+        self.tokens = {digest: each for each in entries for digest in each.principal.tokens}
+
+
+class Roll:
+    """Who is known, as principals of the broker; a `Register` for the gate.
+
+    It is kept in the folder of keys as well, and there before the broker hears of a change.
+    """
+
+    def __init__(self, trust: Trust, settings: AccountSettings, clock: Clock, keys: Path) -> None:
         self._trust = trust
         self._settings = settings
         self._clock = clock
+        self._file = keys / ROLL_FILE
         self._system: HardenedClient | None = None
         self._entries: dict[str, Entry] = {}
-        self._by_key: dict[str, Entry] = {}
-        self._by_token: dict[str, Entry] = {}
+        self._listed = Listed()
 
     @property
     def principals(self) -> tuple[Principal, ...]:
         return tuple([entry.principal for entry in self._entries.values()])
 
     def by_key(self, public: str) -> Entry | None:
-        return self._by_key.get(public)
+        return self._listed.keys.get(public)
 
     def by_token(self, digest: str) -> Entry | None:
-        return self._by_token.get(digest)
+        return self._listed.tokens.get(digest)
 
     def prepare(self, principals: Sequence[Principal], accounts: Path) -> None:
         """Takes the principals that there are before the broker starts, and writes what it reads then.
@@ -131,9 +149,8 @@ class Roll:
 
     def _enter(self, entries: Iterable[Entry]) -> None:
         self._entries = {entry.principal.account: entry for entry in entries}
-        everyone = self._entries.values()
-        self._by_key = {key: each for each in everyone for key in each.principal.keys}
-        self._by_token = {digest: each for each in everyone for digest in each.principal.tokens}
+        self._listed = Listed(self._entries.values())
+        write(self._file, msgspec.json.encode(list(self._entries.values())).decode())
 
     async def tell(self, tokens: Mapping[str, str]) -> None:
         """Tells the broker what accounts are, by their names. Raises AccountsRefused."""
@@ -152,6 +169,34 @@ class Roll:
 
     def _now_s(self) -> int:
         return self._clock.wall_us() // _US
+
+
+class KeptRoll:
+    """The roll of another process, as it stands in the folder of keys; a `Register` for a gate."""
+
+    def __init__(self, keys: Path) -> None:
+        self._file = keys / ROLL_FILE
+        self._read: tuple[int, ...] = ()
+        self._listed = Listed()
+
+    def by_key(self, public: str) -> Entry | None:
+        return self._newest().keys.get(public)
+
+    def by_token(self, digest: str) -> Entry | None:
+        return self._newest().tokens.get(digest)
+
+    async def there(self) -> None:
+        """Returns when the other process has written it for the first time."""
+        while not self._file.exists():
+            await asyncio.sleep(_LOOK_S)
+
+    def _newest(self) -> Listed:
+        """Looks whether the file is another one by now, which takes microseconds. Raises OSError."""
+        found = self._file.stat()
+        if (found.st_ino, found.st_mtime_ns, found.st_size) != self._read:
+            self._read = found.st_ino, found.st_mtime_ns, found.st_size
+            self._listed = Listed(msgspec.json.decode(self._file.read_bytes(), type=list[Entry]))
+        return self._listed
 
 
 def _only_gains(before: Principal, now: Principal) -> bool:

@@ -66,7 +66,7 @@ _LOOK_BACK_S = 1.0
 _SUBMITS_A_ROUND = 500
 """Records that a round holds before the last message of the intake in it. Short rounds answer soon."""
 
-_SHARED_A_ROUND = 64
+_SHARED_A_ROUND = 16
 """The same where several tenants share the engine: nobody waits longer for the others than that takes."""
 
 AHEAD_FROM = 64
@@ -500,7 +500,7 @@ class Engine:
         """Decides on what was read, in its order."""
         read, most = self._inbox.read, self._records_a_round()
         while (item := read.next()) is not None and (not taken or len(round_.records) < most):
-            if not round_.has_room(item.records_max, item.size_bytes):
+            if not round_.has_room(item.records_max, item.size_bytes) or self._inbox.holds_up(item, round_):
                 break
             taken.append(self._inbox.take())
             if isinstance(item, Submitted):

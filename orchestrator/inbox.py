@@ -19,6 +19,7 @@ from writ.schemas.subjects import link_filter
 from .figures import Figures
 from .links import Links
 from .messages import Asked, Linked, Submitted, in_parts, open_link, open_request, open_submit
+from .round import Round
 from .strongroom import Strongroom
 from .turns import Turns
 
@@ -32,6 +33,12 @@ ASKED_MAX = 8_000
 
 _SHARE = 4
 """Of what may be read ahead, a tenant's part where several share the engine is one in so many."""
+
+LIGHT_RECORDS = 3
+"""Up to so many records of a round are stored by themselves; more take several syncs of the disk together."""
+
+_MANY = 8
+"""More records in one go, or more things in line, are not those of somebody who asks now and then."""
 
 _END_S = 0.2
 _NOBODY = msgspec.json.encode(
@@ -168,6 +175,15 @@ class Inbox:
             self._count(item, -1)
             self._drained.set()
         return item
+
+    def holds_up(self, item: Submitted | Linked, round_: Round) -> bool:
+        """Whether to deal with it would hold up others, whose few records are in a round already.
+
+        A few records are stored several times as fast as many: they go alone, and the many after them.
+        """
+        if not self.shared or not 0 < len(round_.records) <= LIGHT_RECORDS:
+            return False
+        return item.records_max > _MANY or self.read.length(_whose(item)) > _MANY
 
     def put_back(self, taken: Iterable[Submitted | Linked]) -> None:
         """What was taken in vain waits again, in its order and before all else of its tenant."""

@@ -30,7 +30,7 @@ _ROUND_ROOM = bounds.BATCH_MAX_RECORDS - 10
 """Records that one message may need at most, so that an empty round always has room for it."""
 
 
-PART: Final = 50
+PART: Final = 25
 """Elements of a message that are dealt with in one go where tenants share the engine."""
 
 

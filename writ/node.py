@@ -37,6 +37,8 @@ from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.queries import PartitionStatus
 
 from .archiving import Archiving
+from .children.gate import Settings as GateSettings
+from .children.gate import second_gate
 from .engines import replace_file, wire_engine
 from .joining import Join
 from .metrics.components import component
@@ -118,6 +120,7 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._glass: asyncio.Queue[str] = asyncio.Queue()
         self.views = views
+        self.gate = second_gate()
 
     @property
     def url(self) -> str:
@@ -205,6 +208,10 @@ class Node:
             self._spread,
         )
         self._spawn(self._guard(), "broker guard")
+        gate = GateSettings(
+            str(self.broker.key_path("gate").parent), self.url, self.broker.settings.login_life_s
+        )
+        self._spawn(self.gate.keep(gate), "keeper of the second gate")
         self.views.speaks_for(answers, self._standing)
         await self.views.open(settings)
         self._spawn(self.views.keep(settings), "keeper of the views")
@@ -342,7 +349,13 @@ class Node:
         await asyncio.gather(*tasks, return_exceptions=True)
         # Each part is closed whatever became of the others: none may outlive this process.
         web = () if self.http is None else (self.http.stop,)
-        for close in (*web, self.views.stop, *[link.close for link in self._links], self.broker.stop):
+        for close in (
+            *web,
+            self.views.stop,
+            self.gate.stop,
+            *[link.close for link in self._links],
+            self.broker.stop,
+        ):
             try:
                 await close()
             except Exception:

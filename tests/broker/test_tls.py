@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import stat
 from dataclasses import replace
@@ -89,3 +90,16 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     one.cert.write_text("no certificate")
     with pytest.raises(TlsError, match="move the folder away"):
         own_files(tmp_path / "a", [], NOW)
+
+
+async def test_a_connection_that_ends_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio warns at the end of each that it does not know to speak TLS."""
+    files = own_files(tmp_path, [], NOW)
+    async with await started(tmp_path, files) as broker:
+        client = await connect(Target(broker.url, broker.key_path("owner")), "t")
+        await broker.kill()
+        async with asyncio.timeout(10):
+            while client.is_connected:  # noqa: ASYNC110 - nats-py tells of it in no other way
+                await asyncio.sleep(0.01)
+        await client.close()
+    assert not [record.getMessage() for record in caplog.records if "eof" in record.getMessage()]
