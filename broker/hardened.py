@@ -194,7 +194,7 @@ class HardenedClient(Client):
 
     async def _connect_to_server(self, s: Any) -> None:
         if self._transport is None and s.uri.scheme not in ("ws", "wss"):
-            self._transport = _Tcp()
+            self._transport = _Tcp()  # type: ignore[no-untyped-call]  # of nats-py
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:

@@ -52,7 +52,7 @@ _REPORT: Final = {"worker": "w", "id": "none", "token": 1}
 _FILE: Final = {"sha256": "0" * 64}
 _MEMORY: Final = {"agent": "tried"}
 _TOKENS: Final = {"note": "usage_recorded", "model": "m", "input_tokens": 1}
-_MESSAGES: Final[dict[str, dict[str, Any]]] = {
+MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "acquire": {"worker": "w"},
     "withdraw": {"worker": "w"},
     **dict.fromkeys(("renew", "start", "release"), _HELD),
@@ -139,7 +139,7 @@ _SCOPED: Final = (
 
 def message(cell: Cell, number: int) -> dict[str, Any]:
     """What is sent. `number` tells repeats apart, and is the proposal that is decided on."""
-    body = dict(_MESSAGES.get(cell.operation, {}))
+    body = dict(MESSAGES.get(cell.operation, {}))
     if cell.operation in _QUEUED:
         body["queue"] = cell.queue
     if cell.operation in {"grant", "ungrant", "elevate", *_SCOPED}:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from writ.schemas.ids import shard_of
 from writ.schemas.principals import Role
 
+from .access_matrix import MESSAGES
+
 VICTIM = "owner"
 SHARD = shard_of("default", "q")
 
@@ -101,10 +103,23 @@ _SYSTEM = (
     "$SYS.ACCOUNT.X.CLAIMS.UPDATE",
 )
 _GRANTED = tuple(Role)
+_STORED = (
+    *("put_part", "put_file", "find_file", "get_part", "list_files", "drop_file"),
+    *("read_memory", "write_memory", "forget_memory", "list_memory"),
+)
 
 
 def _changes(role: Role) -> bytes:
     return json.dumps({"name": "{me}", "role": role.value, "scope": "*", "reason": "please"}).encode()
+
+
+def _asked(kind: str, verbs: Iterable[str], queue: str = "-", **fields: str) -> tuple[Attempt, ...]:
+    """Requests under one's own name, for which the roles do not suffice."""
+    end = "" if kind == "query" else f".{queue}"
+    bodies = [(verb, json.dumps(MESSAGES.get(verb, {}) | fields).encode()) for verb in verbs]
+    return tuple(
+        [Attempt("request", f"writ.{kind}.default.{{me}}.{v}{end}", body, "", v, v) for v, body in bodies]
+    )
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -456,6 +471,134 @@ FAMILIES: tuple[Family, ...] = (
                         ("", "X-Forwarded-For: 127.0.0.1"),
                         ("", "Cookie: principal=owner"),
                         ("", "Forwarded: for=127.0.0.1;proto=https"),
+                    )
+                )
+            ]
+        ),
+        Attempt("http", "/v1/jobs"),
+    ),
+    Family(
+        "releases, aliases and gates, by who operates",
+        (Role.OPERATOR,),
+        _asked(
+            "control",
+            (
+                *("publish_release", "keep_package", "promote_release", "revoke_release", "unfreeze_release"),
+                *("start_canary", "end_canary", "declare_gate", "remove_gate"),
+            ),
+        )
+        + _asked("query", ("package",)),
+        Attempt("request", "writ.query.default.{me}.list_processes"),
+    ),
+    Family(
+        "approvals and evidence of one's own",
+        (Role.OPERATOR,),
+        (
+            *_asked("control", ("approve", "reject"), "q"),
+            *_asked("control", ("approve_release", "approve_promotion", "approve_access", "decline_access")),
+            *_asked("control", ("record_evaluation", "record_drill", "record_policy_check")),
+        ),
+        Attempt("request", "writ.control.default.{me}.pause_queue.q", b'{"reason": "r"}'),
+    ),
+    Family(
+        "the values of assets and secrets",
+        (Role.OPERATOR,),
+        (
+            *[each for n in range(4) for each in _asked("control", ("get_asset",), name=f"secret-{n}")],
+            *[each for n in range(4) for each in _asked("control", ("remove_asset",), name=f"secret-{n}")],
+            *_asked("control", ("set_asset",)),
+        ),
+        Attempt("request", "writ.query.default.{me}.list_assets"),
+    ),
+    Family(
+        "the files and memory of others",
+        (Role.SUBMITTER, Role.WORKER),
+        _all(
+            "publish",
+            [
+                *[f"writ.store.default.owner.{verb}.q" for verb in _STORED],
+                "writ.store.acme.{me}.get_part.q",
+                "writ.store._writ.{me}.get_part.q",
+            ],
+        ),
+        Attempt("request", "writ.store.default.{me}.list_memory.q", b'{"agent": "a"}'),
+    ),
+    Family(
+        "files and memory without a role for them",
+        (Role.SUBMITTER,),
+        tuple(
+            [
+                each
+                for queue in ("q", "bank")
+                for each in _asked("store", (*_STORED[4:],), queue)
+                if not (queue == "bank" and "list_files" in each.subject)
+            ]
+        ),
+        Attempt("request", "writ.store.default.{me}.find_file.q", b'{"sha256": "%b"}' % (b"0" * 64)),
+    ),
+    Family(
+        "the buckets behind files, memory and assets",
+        (Role.SUBMITTER, Role.WORKER),
+        _all(
+            "publish",
+            [
+                f"{subject}{bucket}"
+                for bucket in ("WRIT_FILES", "WRIT_MEMORY", "WRIT_ASSETS")
+                for subject in ("$JS.API.STREAM.INFO.KV_", "$JS.API.STREAM.PURGE.OBJ_", "$KV.", "$O.")
+            ],
+        ),
+        OWN_SUBMIT,
+    ),
+    Family(
+        "the fleet, the queues and the schedules, by who releases",
+        (Role.RELEASER,),
+        (
+            *_asked("control", ("drain_worker", "undrain_worker")),
+            *_asked("control", ("pause_queue", "drain_queue", "resume_queue"), "q", reason="r"),
+            *_asked("control", ("pause_schedule", "resume_schedule", "trigger_schedule"), "q"),
+            *_asked("control", ("backfill_schedule",), "q"),
+        ),
+        Attempt("request", "writ.query.default.{me}.queues"),
+    ),
+    Family(
+        "sessions of others",
+        (Role.OPERATOR,),
+        tuple(
+            [
+                each
+                for session in ("a", "b", "c", "d")
+                for each in _asked("control", ("start_session", "end_session"), name="owner", session=session)
+            ]
+        ),
+        WHOAMI,
+    ),
+    Family(
+        "what belongs to hosts and privacy officers, by an admin",
+        (Role.ADMIN,),
+        (
+            *[each for name in ("x", "y", "z") for each in _asked("control", ("create_tenant",), name=name)],
+            *[each for name in ("default", "x") for each in _asked("control", ("set_quotas",), name=name)],
+            *_asked("control", ("erase", "place_hold", "lift_hold"), "q"),
+            *_asked("query", ("list_tenants",)),
+        ),
+        Attempt("request", "writ.query.default.{me}.principals"),
+    ),
+    Family(
+        "sessions and their words made up, over HTTP",
+        (Role.VIEWER,),
+        tuple(
+            [
+                Attempt("http", f"/v1/queues/s{number}/jobs", JOB, header, "submit", f"s{number}")
+                for number, header in enumerate(
+                    (
+                        "Cookie: __Host-writ=made-up",
+                        "Cookie: writ=made-up; principal=owner",
+                        "Writ-CSRF: made-up",
+                        "Origin: https://elsewhere.example",
+                        "Sec-Fetch-Site: cross-site",
+                        "Sec-Fetch-Site: same-origin",
+                        "Referer: http://127.0.0.1/console",
+                        "X-Writ-Session: owner",
                     )
                 )
             ]
