@@ -61,8 +61,9 @@ waiting-proof: $(READY) ## Have 10,000 jobs wait, and levels of children run on 
 	@WRIT_WAITING_JOBS=$(or $(N),10000) $(BIN)/pytest -n0 -q -o timeout=1200 tests/acceptance/test_waiting.py
 
 .PHONY: isolation-proof
-isolation-proof: $(READY) ## Deadly tasks and escapes at every level, with 90 s of a blocked loop and 10 GB written
-	@WRIT_ISOLATION_FULL=1 $(BIN)/pytest -n0 -q -s -rs -o timeout=900 tests/acceptance/test_isolation.py $(ARGS)
+isolation-proof: $(READY) ## Deadly tasks, escapes and 100 secrets at every level, a loop blocked for 90 s, 10 GB written
+	@WRIT_ISOLATION_FULL=1 $(BIN)/pytest -n0 -q -s -rs -o timeout=900 tests/acceptance/test_isolation.py \
+		tests/acceptance/test_secrets.py $(ARGS)
 
 .PHONY: bench-spawn
 bench-spawn: $(READY) ## Measure what an isolated attempt costs over a plain subprocess

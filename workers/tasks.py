@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from writ.schemas.bounds import TASK_MAX_BYTES
+from writ.schemas.bounds import TASK_MAX_BYTES, TASKS_TOLD_MAX, TASKS_TOLD_MAX_BYTES
 from writ.schemas.faults import explain_fault
 
 from .context import Context
@@ -23,6 +23,7 @@ R = TypeVar("R")
 
 _NAME = re.compile(r"[^\x00-\x20\x7f]+")
 _KINDS = inspect.Parameter
+_SCHEMA_MAX_CHARS = 16_384
 
 
 class InputMismatch(Exception):
@@ -101,6 +102,14 @@ class Task(Generic[P, R]):
         except msgspec.ValidationError as error:
             field, reason = explain_fault(error)
             raise OutputMismatch(f"output.{field}: {reason}" if field else f"output: {reason}") from error
+
+
+def schemas_of(tasks: Mapping[str, Task[..., Any]]) -> dict[str, str]:
+    """What tasks take, as JSON Schemas by name: without those that are too long, or none where all are."""
+    told = {name: each.input_schema() for name, each in list(tasks.items())[:TASKS_TOLD_MAX]}
+    schemas = {name: schema for name, schema in told.items() if len(schema) <= _SCHEMA_MAX_CHARS}
+    size = sum(len(name) + len(schema) for name, schema in schemas.items())
+    return schemas if size <= TASKS_TOLD_MAX_BYTES else {}
 
 
 @overload

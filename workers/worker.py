@@ -25,7 +25,7 @@ from writ.broker.clock import Clock, SystemClock
 from writ.broker.coding import Coder, PayloadCodec
 from writ.broker.connect import Target
 from writ.broker.wire import NatsWire, Wire
-from writ.schemas.bounds import QUEUES_TOLD_MAX, TASKS_TOLD_MAX, TASKS_TOLD_MAX_BYTES
+from writ.schemas.bounds import QUEUES_TOLD_MAX
 from writ.schemas.commands import WorkerAbout
 from writ.schemas.fleet import Labels
 from writ.schemas.ids import token_fault
@@ -43,7 +43,7 @@ from .run import Run
 from .runner.hands import ChildHands
 from .runner.limits import AttemptLimits
 from .runner.pool import Pool
-from .tasks import Around, Task
+from .tasks import Around, Task, schemas_of
 
 log = logging.getLogger("writ.worker")
 
@@ -51,8 +51,6 @@ Tasks = Iterable[Task[..., Any] | ModuleType | str] | ModuleType | str
 Connect = Callable[[], Awaitable[Wire]]
 CONNECT_WAIT_S: Final = 30.0
 WEIGHT_MAX: Final = 1_000
-
-_SCHEMA_MAX_CHARS: Final = 16_384
 
 
 class Worker:
@@ -257,7 +255,7 @@ class Worker:
             return
         threads = Threads(self.concurrency, f"writ-task-{self.name}")
         try:
-            about = _about(self.concurrency, self.tasks, self.queues)
+            about = _about(self.concurrency, schemas_of(self.tasks), self.queues)
             keeper = self._new_keeper(wire, replace(self._post, about=about))
             ended = Mailbox[Run](from_anywhere(loop), keeper.finished)
             hands = LoopHands(user_loop, from_anywhere(user_loop), ended.put, self._clock, threads)
@@ -267,8 +265,7 @@ class Worker:
             await wire.close()
 
     async def _keep_isolated(self, loop: asyncio.AbstractEventLoop, wire: Wire, pool: Pool) -> None:
-        # Their modules are imported in other processes: what their tasks take is not known here.
-        about = _about(self.concurrency, {}, self.queues)
+        about = _about(self.concurrency, pool.schemas, self.queues)
         keeper = self._new_keeper(wire, replace(self._post, about=about))
         hands = ChildHands(loop, pool, lambda run: keeper.finished([run]), self._clock)
         try:
@@ -345,12 +342,8 @@ class Worker:
         return undo
 
 
-def _about(slots: int, tasks: Mapping[str, Task[..., Any]], queues: tuple[str, ...]) -> WorkerAbout:
-    """What a worker says of itself; of tasks whose schemas are too long it leaves them out."""
-    told = {name: task.input_schema() for name, task in list(tasks.items())[:TASKS_TOLD_MAX]}
-    schemas = {name: schema for name, schema in told.items() if len(schema) <= _SCHEMA_MAX_CHARS}
-    if sum(len(name) + len(schema) for name, schema in schemas.items()) > TASKS_TOLD_MAX_BYTES:
-        schemas = {}
+def _about(slots: int, schemas: dict[str, str], queues: tuple[str, ...]) -> WorkerAbout:
+    """What a worker says of itself."""
     host = socket.gethostname() or "localhost"
     return WorkerAbout(host, version("writ-orchestrator"), slots, schemas, queues[:QUEUES_TOLD_MAX])
 

@@ -27,11 +27,14 @@ from writ.schemas.events import (
     JobSnoozed,
     JobSuspended,
     ProgressReported,
+    WorkerSeen,
 )
 from writ.schemas.policy import Isolation
 from writ.schemas.steps import StepCompensated, StepDone, StepIntended, ToolCalled, UsageRecorded
 from writ.workers.errors import WorkerError
+from writ.workers.load import load
 from writ.workers.runner.levels import lacking
+from writ.workers.tasks import schemas_of
 
 from .isolation import ends
 from .isolation.escapes import ESCAPES
@@ -327,6 +330,17 @@ async def test_an_isolated_attempt_has_the_whole_context(
     assert any("begins with {'behind': 'the signal'}" in record.getMessage() for record in caplog.records)
     await live.check()
     assert not (await verify(live.log)).faults
+
+
+async def test_an_isolated_worker_tells_what_its_tasks_take(live: Live, level: str) -> None:
+    """Forms for jobs are made of it; the module is imported by the process that starts the attempts."""
+    async with isolated(live, level):
+        record = await live.until(lambda record: isinstance(record.events[0], WorkerSeen))
+    (seen,) = record.events
+    assert isinstance(seen, WorkerSeen)
+    there = schemas_of({each.name: each for each in load(str(HERE / "whole.py"))})
+    assert seen.tasks == there
+    assert '"b":{"type":"integer"}' in there["adds"]
 
 
 async def test_what_an_isolated_attempt_says_and_hears_goes_over_while_it_runs(

@@ -53,10 +53,13 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The module is imported: the names of its tasks, and the folders that it came from."""
+    """The module is imported: the names of its tasks, and the folders that it came from. `schemas` are what
+    the tasks take, left out where that is too long.
+    """
 
     tasks: tuple[str, ...]
     roots: tuple[str, ...]
+    schemas: dict[str, str] = {}
 
 
 class Broken(msgspec.Struct, frozen=True, tag="broken"):

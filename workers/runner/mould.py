@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ..errors import LoadError
 from ..load import load
-from ..tasks import Task
+from ..tasks import Task, schemas_of
 from . import kernel, places
 from .frames import MESSAGE_MAX_BYTES, Broken, Loaded, Setup, encode, read_setup, read_spawn
 from .guard import Start, descendants, guard
@@ -42,8 +42,11 @@ def main() -> None:
     roots = places.imported_roots()
     gc.collect()
     gc.freeze()  # so that children share these pages
+    said = encode(Loaded(tuple(tasks), roots, schemas_of(tasks)))
+    if len(said) > MESSAGE_MAX_BYTES:
+        said = encode(Loaded(tuple(tasks), roots))
     try:
-        control.send(encode(Loaded(tuple(tasks), roots)))
+        control.send(said)
     except BrokenPipeError:
         return  # the worker has ended meanwhile
     _serve(control, setup, tasks, roots)

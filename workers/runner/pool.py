@@ -183,7 +183,7 @@ class Pool:
         except LoadError:
             self.close()
             raise
-        self.tasks = loaded.tasks
+        self.tasks, self.schemas = loaded.tasks, loaded.schemas
         self._readable = places.readable(loaded.roots, hidden)
         if self._spares_wanted:
             self._mould.close()  # it was for the names alone
