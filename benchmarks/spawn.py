@@ -49,7 +49,7 @@ def plain(count: int) -> list[float]:
 async def isolated(level: Isolation, module: str, count: int, apart_s: float) -> list[float]:
     """Milliseconds of each attempt, with `apart_s` seconds between two."""
     loop = asyncio.get_running_loop()
-    pool = Pool(module, level, AttemptLimits(), [], concurrency=1)
+    pool = Pool([module], level, AttemptLimits(), [], concurrency=1)
     took: list[float] = []
     try:
         pool.warm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from writ.schemas.policy import Isolation
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -149,3 +152,12 @@ def test_the_views_are_measured(tmp_path: Path) -> None:
     assert "memory flat" in flat
     assert "jobs/s under 1 s" in lag
     assert "memory flat under load" in steady
+
+
+def test_an_isolated_attempt_is_measured(tmp_path: Path) -> None:
+    module = tmp_path / "spawned.py"
+    spawn = importlib.import_module("benchmarks.spawn")
+    module.write_text(spawn.TASKS)
+    took = asyncio.run(spawn.isolated(Isolation.PLAIN, str(module), 2, 0.0))
+    assert len(took) == 2
+    assert all(each > 0 for each in took)

@@ -43,18 +43,21 @@ BROKEN: Final = "protocol"
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What a mould is for. `path` is the module search path, `secrets` what no attempt may read."""
+    """What a mould is for. `path` is the module search path, `secrets` what no attempt may read. One that is
+    `asked` says what its tasks take, which takes as long as a fork or two.
+    """
 
     modules: tuple[str, ...]
     level: Isolation
     limits: AttemptLimits
     path: tuple[str, ...]
     secrets: tuple[str, ...] = ()
+    asked: bool = False
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The module is imported: the names of its tasks, and the folders that it came from. `schemas` are what
-    the tasks take, left out where that is too long.
+    the tasks take, where it is asked for that, and not too long.
     """
 
     tasks: tuple[str, ...]

@@ -42,7 +42,7 @@ def main() -> None:
     roots = places.imported_roots()
     gc.collect()
     gc.freeze()  # so that children share these pages
-    said = encode(Loaded(tuple(tasks), roots, schemas_of(tasks)))
+    said = encode(Loaded(tuple(tasks), roots, schemas_of(tasks) if setup.asked else {}))
     if len(said) > MESSAGE_MAX_BYTES:
         said = encode(Loaded(tuple(tasks), roots))
     try:

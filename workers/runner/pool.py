@@ -174,7 +174,7 @@ class Pool:
         self._numbers = itertools.count(1)
         self._spares: deque[Mould] = deque()
         self._spares_wanted = min(concurrency, SPARES_MAX) if level is Isolation.BUBBLEWRAP else 0
-        self._mould = self._new_mould()
+        self._mould = Mould(msgspec.structs.replace(self._setup, asked=True), environment=environment)
         try:
             loaded = self._mould.loaded()
         except NotIsolated as error:
