@@ -13,18 +13,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from .accounts import AccountSettings, Principal, own_accounts
 from .clock import SystemClock
 from .doors import DEFAULT_TENANT, OWNER, Doors, local_principal, prepare, write_credentials
 from .owned import BrokerError, OwnerLock
+<<<<<<< HEAD
 from .roll import ROLL_FILE, AccountsRefused, Roll
+=======
+from .ports import OutcomeUnknown
+from .roll import AccountsRefused, Roll
+>>>>>>> 1f49dfe (writ status tells how the broker keeps the log, and who stands by; workers learn of leases in lost answers)
 from .servers import Servers, look_at_servers
 from .spread import Spread
+from .streams import ApiError, api
 from .trust import Trust
 
+if TYPE_CHECKING:
+    from .hardened import HardenedClient
+
 START_WAIT_S: Final = 30.0
+_AGAIN_S: Final = 0.1
 USUAL_REPLICAS: Final = 3
 """Outlive the loss of one server."""
 
@@ -70,6 +80,7 @@ class JoinedBroker(Doors):
         broker = cls(directory, Roll(trust, settings, SystemClock(), keys), trust, url, settings, lock)
         try:
             await broker._follow(START_WAIT_S)
+            await broker._until_ready()
             now_s = SystemClock().wall_us() // 1_000_000
             try:
                 await broker.roll.tell(own_accounts(settings, trust, now_s))
@@ -115,6 +126,29 @@ class JoinedBroker(Doors):
     async def servers(self) -> Servers:
         """Its servers, as far as they answer."""
         return await look_at_servers(self._links[0])
+
+    async def _until_ready(self) -> None:
+        """Returns when the cluster can make streams, and the server that we are on knows our account."""
+        link = await self._link("log")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + START_WAIT_S
+        while (fault := await self._unready(link)) is not None:
+            if loop.time() > until:
+                raise BrokerError(
+                    f"the broker at {self._url} was not ready after {START_WAIT_S:g} s: {fault}"
+                )
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _unready(self, link: HardenedClient) -> str | None:
+        servers = await self.servers()
+        if not servers.ready:
+            names = ", ".join([each.name for each in servers.found]) or "none"
+            return f"JetStream has no leader, and of {servers.size} servers these answer: {names}"
+        try:
+            await api(link, "INFO")
+        except (ApiError, OutcomeUnknown) as fault:
+            return str(fault)
+        return None
 
     async def wait(self) -> None:
         """Never returns: who runs the broker starts it again, and every connection comes back by itself."""

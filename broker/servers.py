@@ -32,6 +32,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 class _Meta(msgspec.Struct, frozen=True):
     cluster_size: int = 1
+    leader: str = ""
 
 
 class _Stands(msgspec.Struct, frozen=True):
@@ -50,10 +51,14 @@ class _Said(msgspec.Struct, frozen=True):
 
 
 class Servers(NamedTuple):
-    """Those that store, by name, and of how many the cluster consists; 1 for a server that is alone."""
+    """Those that store, by name, and of how many the cluster consists; 1 for a server that is alone.
+
+    `ready` tells whether streams can be made: a cluster that has just started elects a leader first.
+    """
 
     found: tuple[Server, ...]
     size: int
+    ready: bool
 
     @property
     def sync_s(self) -> float | None:
@@ -71,7 +76,7 @@ async def look_at_servers(system: HardenedClient) -> Servers:
     inbox = system.new_inbox()
     subscription: Any = await system.feed(inbox, told)
     found: dict[str, Server] = {}
-    size = 1
+    size, ready = 1, True
     loop = asyncio.get_running_loop()
     until = loop.time() + WAIT_S
     try:
@@ -85,9 +90,10 @@ async def look_at_servers(system: HardenedClient) -> Servers:
             said = msgspec.json.decode(body, type=_Said)
             if said.data.meta_cluster is not None:
                 size = max(size, said.data.meta_cluster.cluster_size)
+                ready = bool(said.data.meta_cluster.leader)
             if said.data.config is not None:
                 sync_s = 0.0 if said.data.config.sync_always else said.data.config.sync_interval / _NS
                 found[said.server.name] = Server(said.server.name, said.server.ver, sync_s)
     finally:
         await subscription.unsubscribe()
-    return Servers(tuple([found[name] for name in sorted(found)]), size)
+    return Servers(tuple([found[name] for name in sorted(found)]), size, ready and bool(found))

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
@@ -24,6 +26,10 @@ REQUIRED: Final = (2, 12)
 """The first server with atomic batches."""
 
 REQUEST_TIMEOUT_S: Final = 5.0
+_AGAIN_S: Final = 1.0
+_READS: Final = ("STREAM.INFO.", "STREAM.NAMES", "STREAM.MSG.GET.")
+"""What may be asked twice."""
+
 _NO_STREAM: Final = 10059
 _EPOCH: Final = "writ.epoch"
 _FORMAT: Final = "writ.format"
@@ -49,8 +55,9 @@ class ApiError(Exception):
 async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
     """One request to the JetStream API. Raises ApiError, or OutcomeUnknown where nobody answers."""
     payload = b"" if body is None else msgspec.json.encode(body)
+    ask = _ask_again if subject.startswith(_READS) else _ask
     try:
-        answer = await nats.request(f"$JS.API.{subject}", payload, timeout=REQUEST_TIMEOUT_S)
+        answer = await ask(nats, f"$JS.API.{subject}", payload)
     except (NatsTimeout, NoRespondersError, NatsError, OSError) as silent:
         raise OutcomeUnknown(
             f"the broker does not answer {subject}: {silent or type(silent).__name__}"
@@ -60,6 +67,31 @@ async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
     if error:
         raise ApiError(error.get("err_code", 0), error.get("description", "refused"))
     return decoded
+
+
+async def _ask(nats: Nats, subject: str, payload: bytes) -> Msg:
+    return await nats.request(subject, payload, timeout=REQUEST_TIMEOUT_S)
+
+
+async def _ask_again(nats: Nats, subject: str, payload: bytes) -> Msg:
+    """Asks once a second, and takes the first answer.
+
+    While a cluster has no leader nobody hears the question, and nobody keeps it for the one to come.
+    """
+    asked: set[asyncio.Task[Msg]] = set()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + REQUEST_TIMEOUT_S
+    try:
+        while True:
+            left_s = until - loop.time()
+            if left_s > _AGAIN_S or not asked:
+                asked.add(asyncio.create_task(nats.request(subject, payload, timeout=left_s)))
+            done, _ = await asyncio.wait(asked, timeout=_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return done.pop().result()
+    finally:
+        for task in asked:
+            task.cancel()
 
 
 def check_version(nats: Nats) -> None:

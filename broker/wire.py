@@ -85,6 +85,8 @@ class NatsWire:
         self._denied_subscriptions: dict[str, PermissionDenied] = {}
         watch.on_denied = self._on_denied
         watch.on_ended = self._on_ended
+        tell, watch.on_broken = watch.on_broken, self._on_broken
+        self._tell_broken = tell
 
     @classmethod
     async def connect(
@@ -202,6 +204,13 @@ class NatsWire:
     def _on_led(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
         """Another leads, and owes no answer to what the one before was asked."""
         self._nats.fail_asked(lambda asked: NoAnswer(asked, 0, "its leader is gone"), below=_OF_LEADERS)
+
+    def _on_broken(self, broken: bool) -> None:
+        """The way back of every answer goes with the connection."""
+        if broken:
+            self._nats.fail_asked(lambda asked: NoAnswer(asked, 0, "the connection broke"))
+        if self._tell_broken is not None:
+            self._tell_broken(broken)
 
     def _on_ended(self) -> None:
         ended = Unreachable(self._url, self._nats.last_error or "the broker ended the connection")

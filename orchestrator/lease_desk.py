@@ -51,6 +51,8 @@ class LeaseDesk:
 
     def __init__(self, office: Office) -> None:
         self.waiting = Waiting()
+        self._told_in: Round | None = None
+        self._holders: dict[tuple[str, str, str, str], list[tuple[int, str]]] = {}
         self._heard: OrderedDict[tuple[str, str, str], tuple[int, WorkerSeen]] = OrderedDict()
         self._hearings = Budget()
         self._office = office
@@ -78,6 +80,9 @@ class LeaseDesk:
         if too_open is not None:
             self._office.refuse(round_, asked, too_open)
             return
+        if command.again:
+            self._tell_again(round_, asked, command)
+            return
         if command.about is not None:
             self._hear(round_, asked, command, command.about)
         until = self._office.clock.mono_us() + round(command.wait_s * bounds.SECOND_US)
@@ -88,6 +93,30 @@ class LeaseDesk:
                 self.waiting.park(waiter)
             else:
                 round_.answer(asked.send, encode(commands.Acquired()))
+
+    def _tell_again(self, round_: Round, asked: Asked, command: commands.Acquire) -> None:
+        """Answers with what the worker holds in the queue, as far as it fits: the rest when it asks again."""
+        tenant, principal, _, queue = asked.address
+        self.send_away(round_, f"{tenant}.{queue}", principal, command.worker)
+        if self._told_in is not round_:  # of many workers that ask at once, all jobs are walked over once
+            self._told_in, self._holders = round_, {}
+            for place in sorted(self._state.running):
+                self._note_holder(self._state.jobs[place])
+        fits, leases = self._fits(), list[commands.Lease]()
+        for token, place in self._holders.get((tenant, principal, queue, command.worker), []):
+            job = self._state.jobs[place]
+            live = job.lease is not None and job.lease.token == token  # it may have ended in this round
+            if live and len(leases) < bounds.LEASES_PER_REQUEST_MAX and fits(job):
+                assert job.lease is not None
+                granted_at = job.lease.expires_at - round(job.limits.lease_s * bounds.SECOND_US)
+                leases.append(self._lease(job, granted_at - round_.now))
+        answer = commands.Acquired(None, round_.position, tuple(leases))
+        round_.answer(asked.send, encode(answer), verdict_only=True)
+
+    def _note_holder(self, job: Job) -> None:
+        if job.lease is not None:
+            who = job.tenant, job.lease.principal, job.queue, job.lease.worker
+            self._holders.setdefault(who, []).append((job.lease.token, f"{job.tenant}.{job.key}"))
 
     def _hear(
         self, round_: Round, asked: Asked, command: commands.Acquire, about: commands.WorkerAbout
@@ -253,10 +282,13 @@ class LeaseDesk:
         if actor is None:
             events = lease.grant(job, command, principal, principal, reserved, process)
             round_.record(tenant, "job", job.key, events, actor=principal, vouched=False, cause="acquire")
-        return self._lease(self._state.jobs[f"{tenant}.{job.key}"], round_.now - waiter.since)
+        job = self._state.jobs[f"{tenant}.{job.key}"]
+        if self._told_in is round_:
+            self._note_holder(job)
+        return self._lease(job, round_.now - waiter.since)
 
     def _lease(self, job: Job, parked_us: int) -> commands.Lease:
-        """The lease just granted of a job, to an acquire that waited so long."""
+        """The lease of a job, as told to an acquire that waited so long for it; less than 0 if it had it."""
         queue = self._state.queue(f"{job.tenant}.{job.queue}")
         strict = queue.policy.strict_lease
         content = self._office.sealing.open(job.input)

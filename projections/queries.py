@@ -25,6 +25,7 @@ from writ.schemas.queries import (
     DeadPage,
     DeadQuery,
     DeadView,
+    Durability,
     ErrorView,
     JobQuery,
     JobsPage,
@@ -118,7 +119,8 @@ class Queries:
 
     At each status `warnings` is asked, and `who` leads it now. Without `who`, the newest leader that was
     elected is told, whether or not it leads still. Sealed content is shown as far as `keys` open it.
-    With `proofs` it proves what is in the log. With `packages` it keeps those of releases.
+    With `proofs` it proves what is in the log. With `packages` it keeps those of releases. `durability` is
+    told with the status, and the doubts about it are warnings.
     """
 
     def __init__(
@@ -134,7 +136,9 @@ class Queries:
         proofs: Proofs | None = None,
         tell: Tell | None = None,
         packages: PackageStore | None = None,
+        durability: Callable[[], Awaitable[tuple[Durability, Sequence[str]]]] | None = None,
     ) -> None:
+        self._durability = durability
         self._keys = keys
         self._runners = {runner.name: runner for runner in runners}
         self._runner = self._runners["jobs"]
@@ -431,6 +435,10 @@ class Queries:
         else:
             leader = await self._reader.leader()
             name = leader.leader if leader else None
+        durability = None
+        if self._durability is not None:
+            durability, doubts = await self._durability()
+            warnings += doubts
         counts: dict[State, int] = {}
         with suppress(sqlite3.Error):  # why it cannot be read belongs to the answer too
             counts = await self._reader.counts(tenant)
@@ -442,6 +450,7 @@ class Queries:
             tuple([self._view_status(each, last) for each in self._runners.values()]),
             {state.value: n for state, n in counts.items()},
             tuple(warnings),
+            durability,
         )
 
     def _view_status(self, runner: Runner, last: int) -> ViewStatus:

@@ -125,6 +125,10 @@ class Acquire(Command, frozen=True):
     the attempts apart; refused where the queue's policy demands more. `releases` are the digests of those
     that it holds: jobs that name a release go to who has it. `labels` are the worker's: a job that demands
     some goes to those alone that have them.
+
+    With `again` nothing is granted, nothing waited for, and its acquires that wait in the queue end: the
+    answer has the leases that the worker holds there. So it learns of those in an answer that was lost with
+    its connection or its leader.
     """
 
     worker: Token
@@ -135,6 +139,7 @@ class Acquire(Command, frozen=True):
     isolation: Isolation = Isolation.NONE
     releases: Annotated[tuple[Digest, ...], Meta(max_length=RELEASES_HELD_MAX)] = ()
     labels: Labels = {}
+    again: bool = False
 
 
 class Withdraw(Command, frozen=True):
@@ -497,7 +502,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `network` is whether an isolated attempt may use one. `release` is the digest of the release to run.
     `trace` is the trace context that the job was submitted with, and `waited_ms` how long it was ready before
     its first lease. The work on a `strict` one ends before the lease can be over by the worker's own
-    clock; it was granted when its acquire had waited for `parked_s`.
+    clock; it was granted when its acquire had waited for `parked_s`, or so long before where that is negative.
     """
 
     id: str

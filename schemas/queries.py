@@ -498,12 +498,32 @@ class ViewStatus(msgspec.Struct, frozen=True):
     building: int | None = None
 
 
+class Durability(msgspec.Struct, frozen=True):
+    """How safe what is acknowledged is.
+
+    Of the broker's `servers` these are `answering`. The log is kept on `replicas` of them, of which `current`
+    have all of it, placed by tags. `sync` tells when a server has it on the disk: `always` before it says so,
+    `every 120 s`, or `unknown`. `mirror_lag` is how many records the audit copy is behind, None without one.
+    `orchestrators` are there to lead: one does, the others stand by.
+    """
+
+    servers: int = 1
+    answering: tuple[str, ...] = ()
+    replicas: int = 1
+    current: int = 1
+    placement: tuple[str, ...] = ()
+    sync: str = "unknown"
+    mirror_lag: int | None = None
+    orchestrators: tuple[str, ...] = ()
+
+
 class NodeStatus(Answer, frozen=True):
     version: str = ""
     partitions: tuple[PartitionStatus, ...] = ()
     views: tuple[ViewStatus, ...] = ()
     jobs: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     warnings: tuple[str, ...] = ()
+    durability: Durability | None = None
 
     def faults(self) -> list[str]:
         """What is wrong with the node, in words; empty where it is well."""

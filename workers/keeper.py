@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ import msgspec
 
 from writ.broker.clock import Clock
 from writ.broker.coding import Coder
-from writ.broker.errors import PermissionDenied, Unreachable, WireError
+from writ.broker.errors import NoAnswer, PermissionDenied, Unreachable, WireError
 from writ.broker.wire import Wire
 from writ.schemas.bounds import LEASES_PER_REQUEST_MAX
 from writ.schemas.commands import (
@@ -286,9 +286,13 @@ class Keeper:
                 self._rest(line, "no lease, and no wait" if empty_early else None)
             else:
                 self._spawn(self._straggler(line, asking, asked_us))
+                self._missed(line)
                 self._rest(line, f"no answer to acquire within {wait_s + PATIENCE_S:g} s")
         except (PermissionDenied, Unreachable) as error:
             self._fail(error)
+        except NoAnswer as error:
+            self._missed(line)
+            self._rest(line, str(error))
         except (WireError, TryLater) as error:
             self._rest(line, str(error))
         except Refused as error:
@@ -306,21 +310,49 @@ class Keeper:
             self._changed.set()
         self._fill()
 
+    def _missed(self, line: Line) -> None:
+        """An acquire was not answered, and may have brought leases all the same: asks for those at once."""
+        if not line.missed and not self._draining:
+            line.missed = True
+            self._spawn(self._ask_again(line))
+
+    async def _ask_again(self, line: Line) -> None:
+        """Learns of the leases in an answer that was lost, before they expire; others are here already."""
+        command = Acquire(self._post.worker, again=True, isolation=self._post.isolation)
+        pause_s = 0.1
+        while not self._draining:
+            line.missed = False  # from here on another one may be lost
+            asked_us = self._now_us()
+            try:
+                answer = await self._asking.ask(line.queue, "acquire", command, Acquired, PATIENCE_S)
+            except (WireError, TryLater) as error:
+                log.info("the leases of queue %s are asked for again: %s", line.queue, error)
+                line.missed = True
+            except Refused:
+                return
+            else:
+                known = line.held
+                self._take_late(line, [each for each in answer.leases if each.token not in known], asked_us)
+                return
+            await asyncio.sleep(pause_s * (0.5 + self._entropy()))
+            pause_s = min(pause_s * 2, 1.0)
+
     async def _straggler(self, line: Line, asking: asyncio.Future[Acquired], asked_us: int) -> None:
         """Waits for an answer that is late: what it brings is run where there is room, else released."""
         try:
             answer = await asking
         except (WireError, TryLater, Refused):
             return
-        if answer.leases:
-            log.warning(
-                "an acquire of queue %s was answered late with %d leases", line.queue, len(answer.leases)
-            )
+        self._take_late(line, answer.leases, asked_us)
+
+    def _take_late(self, line: Line, leases: Sequence[Lease], asked_us: int) -> None:
+        """Runs leases that were not waited for any more, where there is room, and releases the others."""
+        if not leases:
+            return
+        log.warning("an acquire of queue %s was answered late with %d leases", line.queue, len(leases))
         room = max(0, self._free)
-        there = msgspec.structs.replace(answer, leases=answer.leases[:room])
-        taken = self._acquired(line, there, 0, asked_us)
-        self._free -= taken
-        self._return(line, answer.leases[room:])
+        self._free -= self._acquired(line, Acquired(leases=tuple(leases[:room])), 0, asked_us)
+        self._return(line, leases[room:])
 
     def _acquired(self, line: Line, answer: Acquired, asked: int, asked_us: int) -> int:
         """Starts work on what an acquire of `asked_us` brought; how many slots that takes."""

@@ -84,6 +84,9 @@ class Line:
         self.polls = 0
         self.hot = False
         """The last acquire brought all that it asked for."""
+        self.missed = False
+        """An acquire was not answered, and what it may have brought is not asked for yet."""
+
         self.resting = False
         self.pause_s = 0.0
         self.beat: asyncio.TimerHandle | None = None

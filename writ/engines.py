@@ -17,6 +17,7 @@ from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.presence import be_present
 from writ.broker.requests import NatsRequests
 from writ.broker.spread import ALONE, Spread
 from writ.broker.vault import Vault, vault_path
@@ -61,13 +62,15 @@ async def wire_engine(
     floors = _read_epochs(directory)
     live = await JetStreamLog.open(logs, spread=spread, epoch_floor=floors.get("log", 0))
     intake = await JetStreamIntake.open(logs, spread=spread, epoch_floor=floors.get("submit", 0))
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    await be_present(logs, live.partition, name)
     _write_epochs(directory, {"log": live.epoch, "submit": intake.epoch})
     engine = Engine(
         ArchivedLog.beside(directory, live),
         intake,
         NatsRequests(answers, logs),
         SystemClock(),
-        name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        name=name,
         version=version("writ-orchestrator"),
         entropy=random.SystemRandom().random,
         snapshots=Snapshots.beside(directory, live.partition),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from writ.broker.gate import LIFE_S
 from writ.broker.joined import JoinedBroker
 from writ.broker.owned import OwnerLock
 from writ.broker.spread import Spread
+
+log = logging.getLogger("writ.node")
 
 
 class Join(NamedTuple):
@@ -38,6 +41,12 @@ class Join(NamedTuple):
                 lock.release()
             raise
         try:
+            sync_s = (await broker.servers()).sync_s
+            if sync_s:
+                log.warning(
+                    "the broker at %s has on the disk every %g s what it acknowledges: a loss of power loses "
+                    "what came since; set sync_interval: always in its configuration", self.url, sync_s,
+                )  # fmt: skip
             return broker, await broker.spread(self.replicas, self.tags)
         except BaseException:
             await broker.stop()

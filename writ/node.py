@@ -197,6 +197,7 @@ class Node:
             self.broker.url,
             str(self.broker.key_path("log")),
             str(self.broker.key_path("answer")),
+            str(self.broker.key_path("system")),
             engine.state.number,
             wired.log_epoch,
             wired.intake_epoch,

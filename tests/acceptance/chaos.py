@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.acceptance.cluster import Cluster
 from tests.acceptance.kills import checker, harness
 from tests.acceptance.retention import Proof
 from writ import Client
@@ -37,7 +38,14 @@ from writ.broker.errors import WireError
 from writ.broker.log import JetStreamLog
 
 PARTS: Final = ("leader", "standby", "worker", "isolated child", "views", "broker")
-STOPPED: Final = ("leader", "standby", "worker", "broker")
+CLUSTERED: Final = (*PARTS[:-1], "broker leader", "broker follower")
+"""Where the broker is a cluster."""
+
+STOPS_ALL: Final = ("leader", "broker", "broker leader")
+"""Until each of these is replaced, the log stands still."""
+
+STREAMS: Final = ("WRIT_LOG_0", "WRIT_SUBMIT")
+STOPPED: Final = ("leader", "standby", "worker", "broker", "broker leader")
 """What can stand still for a while and go on; the others are waited for by nobody."""
 
 LEASE_S: Final = 2.0
@@ -66,15 +74,28 @@ class Told(NamedTuple):
 
     faults: dict[str, int]
     live_at_least: int
+    gaps: dict[str, list[float]]
     summary: dict[str, Any]
 
 
 class Chaos:
     """One run in a directory of its own."""
 
-    def __init__(self, root: Path, kills: int, stops: int, seed: int, parts: tuple[str, ...] = PARTS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        kills: int,
+        stops: int,
+        seed: int,
+        parts: tuple[str, ...] = PARTS,
+        servers: int = 1,
+        lease_s: float = LEASE_S,
+    ) -> None:
         self.stage = harness.Stage(root, checker)
         self.root = root
+        self.cluster = Cluster(root / "brokers", self.stage.directory, servers) if servers > 1 else None
+        self.lease_s = lease_s
+        self.gaps: dict[str, list[float]] = {}
         self.faults: Counter[str] = Counter()
         self.live_at_least = 1 << 30
         self._rng = random.Random(seed)
@@ -96,6 +117,7 @@ class Chaos:
     async def run(self) -> Told:
         """All faults, and then all checks. Raises AssertionError or Broken where anything is wrong."""
         try:
+            await self._start_brokers()
             self._node = await self.stage.node()
             for _ in range(2):
                 self._stand_by()
@@ -110,13 +132,20 @@ class Chaos:
                     submitting.result()
             self._enough = True
             jobs = await submitting
-            return Told(dict(self.faults), self.live_at_least, await self._check(jobs))
+            return Told(dict(self.faults), self.live_at_least, self.gaps, await self._check(jobs))
         finally:
             if self._following is not None:
                 while not self._following.done():  # `wait_for` of Python 3.11 may swallow a cancellation
                     self._following.cancel()
                     await asyncio.wait({self._following}, timeout=1)
             await self.stage.clear()
+            if self.cluster is not None:
+                self.cluster.clear()
+
+    async def _start_brokers(self) -> None:
+        if self.cluster is not None:
+            self.cluster.start_all()
+            self.stage.options = ("--broker-url", self.cluster.url)
 
     def _name(self, what: str) -> str:
         self._started += 1
@@ -150,7 +179,7 @@ class Chaos:
                 if jobs - sum(1 for job in history.jobs.values() if job["ends"]) > AHEAD:
                     await asyncio.sleep(0.05)
                     continue
-                some = [_job(number) for number in range(jobs, jobs + ARRAY)]
+                some = [_job(number, self.lease_s) for number in range(jobs, jobs + ARRAY)]
                 while True:
                     try:
                         handles = await client.submit_many(harness.QUEUE, some, timeout_s=PATIENCE_S)
@@ -191,6 +220,8 @@ class Chaos:
             os.kill(pid, signal.SIGCONT)
             return
         os.kill(pid, signal.SIGKILL)
+        if part in STOPS_ALL:
+            self.gaps.setdefault(part, []).append(await self._gap())
         assert self._node is not None
         if pid != self._node.pid:
             await asyncio.sleep(0.1)
@@ -199,18 +230,30 @@ class Chaos:
             )
         await self._mend()
 
+    async def _gap(self) -> float:
+        """Seconds from now until the log goes on."""
+        seq, start = self._watch.history.seq, time.monotonic()
+        await asyncio.sleep(0.02)  # what the victim had stored is read by then
+        seq = max(seq, self._watch.history.seq)
+        await self._until(lambda log: log.seq > seq, "the log goes on", PATIENCE_S)
+        return time.monotonic() - start
+
     async def _pid(self, part: str) -> int:
         """A process that plays the part now."""
         until = time.monotonic() + PATIENCE_S
         found: list[int] = []
         while not found:
+            if self.cluster is not None and part.startswith("broker"):
+                for stream in STREAMS:
+                    await self.cluster.whole(stream)
+            leads = await self.cluster.leader(STREAMS[0]) if self.cluster is not None else None
             await self._busy()
-            found = self._playing(part)
+            found = self._playing(part, leads)
             assert time.monotonic() < until, f"no {part} for {PATIENCE_S:g} s\n{self.stage.said()}"
             await asyncio.sleep(0 if found else 0.02)
         return self._rng.choice(found)
 
-    def _playing(self, part: str) -> list[int]:
+    def _playing(self, part: str, leads: int | None) -> list[int]:
         assert self._node is not None
         orchestrators = [self._node.pid, *[each.pid for each in self._standbys]]
         leader = int(self._watch.history.leaders[-1].split("-")[-2])
@@ -226,6 +269,10 @@ class Chaos:
                 return _leaves(self._isolated.pid) if self._isolated is not None else []
             case "views":
                 return [pid for pid in _children(self._node.pid) if "writ.views" in _command(pid)]
+            case "broker leader" if self.cluster is not None:
+                return [] if leads is None else [self.cluster.pid(leads)]
+            case "broker follower" if self.cluster is not None:
+                return [self.cluster.pid(each) for each in range(self.cluster.size) if each != leads]
             case _:
                 return [pid for pid in (self.stage.broker_pid(),) if pid]
 
@@ -233,10 +280,14 @@ class Chaos:
         """Whatever was killed is started again, as a supervisor would."""
         assert self._node is not None
         await asyncio.sleep(0.1)
-        if self._node.poll() is not None:
+        if self._node.poll() is not None and self.cluster is not None:
+            self._node = await self.stage.node()
+        elif self._node.poll() is not None:
             broker = self.stage.broker_pid()
             await self.stage.until(lambda: not self.stage.lives(broker), "the broker stops with its owner")
             self._node = await self.stage.node()
+        if self.cluster is not None:
+            self.cluster.mend()
         for standby in [each for each in self._standbys if each.poll() is not None]:
             self._standbys.remove(standby)
             self._stand_by()
@@ -260,6 +311,8 @@ class Chaos:
         for name, process in ending.items():
             if process is not None:
                 await stage.ended(process, name, PATIENCE_S)
+        if self.cluster is not None:
+            await self.cluster.whole(STREAMS[0])  # any replica may answer the checker
         summary = await stage.verdict()
         assert summary["jobs"] == summary["acknowledged"] == jobs
         said = await stage.output(*stage.writ("replay", "--verify", "--dir", str(stage.directory)))
@@ -273,12 +326,12 @@ class Chaos:
         return dict(summary)
 
 
-def _job(number: int) -> dict[str, Any]:
+def _job(number: int, lease_s: float) -> dict[str, Any]:
     return {
         "id": f"job-{number:06}",
         "task": "in_a_thread" if number % 2 else "on_the_loop",
         "input": {"ms": 100 + number * 37 % 201},
-        "lease_s": LEASE_S,
+        "lease_s": lease_s,
     }
 
 

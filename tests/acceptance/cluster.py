@@ -119,6 +119,12 @@ class Cluster:
             process.wait(_STOP_S)
         self._processes[number] = None
 
+    def mend(self) -> None:
+        """Starts again what has ended."""
+        for number, process in enumerate(self._processes):
+            if process is not None and process.poll() is not None:
+                self.start(number)
+
     def clear(self) -> None:
         """Ends all."""
         for number in range(self.size):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from writ.broker.tls import TlsFiles
     from writ.joining import Join
     from writ.node import Node
-    from writ.schemas.queries import NodeStatus
+    from writ.schemas.queries import Durability, NodeStatus
 
 READY_TIMEOUT_S: Final = 60.0
 DOWN_TIMEOUT_S: Final = 30.0
@@ -413,6 +414,21 @@ async def _with_budget(client: Client, found: NodeStatus) -> NodeStatus:
     return replace(found, warnings=(*found.warnings, words))
 
 
+def _show_durability(found: Durability, leaders: Collection[str | None]) -> None:
+    standbys = [name for name in found.orchestrators if name not in leaders]
+    tags = f", on servers with {', '.join(found.placement)}" if found.placement else ""
+    print()
+    fields(
+        [
+            ("servers", f"{len(found.answering)} of {found.servers} answer: {', '.join(found.answering)}"),
+            ("replicas", f"{found.replicas}, of which {found.current} have all of the log{tags}"),
+            ("synced", found.sync),
+            ("mirror", "none" if found.mirror_lag is None else f"{found.mirror_lag} records behind"),
+            ("standbys", ", ".join(standbys) or "none"),
+        ]
+    )
+
+
 def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
     place = find(args)
     word = paint("not well", "bold red") if wrong else paint("up", "bold green")
@@ -426,6 +442,8 @@ def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
             str(each.partition), each.leader or ("none", "red"), str(each.epoch), f"{each.last_seq}"
         )
     partitions.print()
+    if found.durability is not None:
+        _show_durability(found.durability, {each.leader for each in found.partitions})
     print()
     table(found.views).print()
     total = sum(found.jobs.values())

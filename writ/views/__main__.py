@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from writ.broker.alarms import raise_alarm
 from writ.broker.archive import ArchivedLog
@@ -45,9 +48,11 @@ from writ.schemas import catalog
 from writ.schemas.bounds import REASON_MAX_CHARS
 from writ.schemas.commands import RaiseAlarm
 from writ.schemas.metrics import Family
+from writ.schemas.queries import Durability
 from writ.schemas.stores import FILES_MAX_BYTES
 from writ.schemas.subjects import STORE_SERVED, SUBMIT_STREAM, log_stream, mirror_stream
 
+from ..durable import Durable, doubts
 from ..storehouse import FILES, Storehouse
 from .apart import Apart, tune
 from .keeper import Settings
@@ -118,6 +123,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         proofs=proofs,
         tell=tell,
         packages=store,
+        durability=await _durability(settings, logs, watch, parts),
     )
     parts.push_async_callback(queries.close)
     await serve_queries(answers, queries.answer)
@@ -142,6 +148,21 @@ def _storehouse(queries: Queries, link: Any, spread: Spread) -> Storehouse:
         partial(buckets_of, link, FILES),
         SystemClock(),
     )
+
+
+async def _durability(
+    settings: Settings, logs: Any, watch: Watch, parts: AsyncExitStack
+) -> Callable[[], Awaitable[tuple[Durability, Sequence[str]]]]:
+    target = Target(settings.url, Path(settings.system_key))
+    system = await connect(target, "writ:durability", inbox_prefix="_INBOX", wait_s=_BROKER_S)
+    parts.push_async_callback(system.close)
+    durable = Durable(system, logs, settings.partition, SystemClock())
+
+    async def look() -> tuple[Durability, Sequence[str]]:
+        found = replace(await durable.look(), mirror_lag=watch.mirror_lag)
+        return found, doubts(found)
+
+    return look
 
 
 def _checkpointing(settings: Settings, runners: list[Runner], log_: ArchivedLog) -> Checkpointing:

@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True):
     url: str
     log_key: str
     answer_key: str
+    system_key: str
     partition: int
     log_epoch: int
     submit_epoch: int

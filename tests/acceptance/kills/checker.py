@@ -310,7 +310,11 @@ async def connect(url: str, key: Path) -> Client:
         """What matters shows as an answer that does not come."""
 
     return await nats.connect(
-        url, user_credentials=str(key), max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=ignore
+        url.split(","),
+        user_credentials=str(key),
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.1,
+        error_cb=ignore,
     )
 
 

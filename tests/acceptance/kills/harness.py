@@ -90,6 +90,8 @@ class Stage:
         self.ledger.mkdir()
         self.go = root / "go"
         self.url = self.key_path = ""
+        self.options: tuple[str, ...] = ()
+        """Further words for `writ up`."""
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     # --- processes --------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ class Stage:
 
     async def node(self) -> subprocess.Popen[bytes]:
         """`writ up`; returns when it leads."""
-        process = self.run("node", *self.writ("up", "--dir", str(self.directory)))
+        process = self.run("node", *self.writ("up", "--dir", str(self.directory), *self.options))
         await self.until(
             lambda: self._info().get("pid") == process.pid or process.poll() is not None,
             "the node is up",

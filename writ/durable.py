@@ -1,0 +1,95 @@
+"""How safe what is acknowledged is: on how many disks it is, when it gets there, and who could lead."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from writ.broker.joined import USUAL_REPLICAS
+from writ.broker.ports import OutcomeUnknown
+from writ.broker.presence import present
+from writ.broker.servers import Servers, look_at_servers
+from writ.broker.streams import ApiError, api
+from writ.schemas.queries import Durability
+from writ.schemas.subjects import log_stream
+
+if TYPE_CHECKING:
+    from writ.broker.clock import Clock
+    from writ.broker.hardened import HardenedClient
+
+log = logging.getLogger("writ.node")
+
+_FRESH_US: Final = 2_000_000
+"""So long one look serves all who ask."""
+
+
+class Durable:
+    """Looks at the broker on the connections of the users `system` and `log`."""
+
+    def __init__(self, system: HardenedClient, logs: HardenedClient, partition: int, clock: Clock) -> None:
+        self._system = system
+        self._logs = logs
+        self._partition = partition
+        self._clock = clock
+        self._found: Durability | None = None
+        self._at_us = 0
+
+    async def look(self) -> Durability:
+        """As of a moment ago. What the broker does not tell is left as not known."""
+        if self._found is None or self._clock.mono_us() - self._at_us > _FRESH_US:
+            self._found = await self._look()
+            self._at_us = self._clock.mono_us()
+        return self._found
+
+    async def _look(self) -> Durability:
+        try:
+            servers = await look_at_servers(self._system)
+            stream = await api(self._logs, f"STREAM.INFO.{log_stream(self._partition)}")
+            orchestrators = await present(self._logs, self._partition)
+        except (OutcomeUnknown, ApiError, OSError) as silent:
+            log.info("the broker does not tell how it keeps the log: %s", silent)
+            return Durability()
+        return durability(servers, stream, orchestrators)
+
+
+def durability(servers: Servers, stream: dict[str, Any], orchestrators: tuple[str, ...]) -> Durability:
+    """In the words of `writ status`, from what the servers say, and the API says of the log's stream."""
+    cluster = stream.get("cluster") or {}
+    others = cluster.get("replicas") or []
+    current = 1 + sum(1 for each in others if each.get("current") and not each.get("offline"))
+    placement = stream["config"].get("placement") or {}
+    return Durability(
+        servers=servers.size,
+        answering=tuple([each.name for each in servers.found]),
+        replicas=int(stream["config"].get("num_replicas", 1)),
+        current=current if cluster.get("leader") or not cluster else 0,
+        placement=tuple(placement.get("tags") or ()),
+        sync=sync_mode(servers.sync_s),
+        orchestrators=orchestrators,
+    )
+
+
+def sync_mode(sync_s: float | None) -> str:
+    """When a server has on the disk what it has acknowledged."""
+    if sync_s is None:
+        return "unknown"
+    return f"every {sync_s:g} s" if sync_s else "always"
+
+
+def doubts(found: Durability) -> list[str]:
+    """What a loss of power or of a server could cost, in words; empty where it costs nothing."""
+    words: list[str] = []
+    if found.sync not in ("always", "unknown"):
+        words.append(
+            f"the broker has on the disk {found.sync} what it acknowledges: a loss of power loses what came "
+            "since; set sync_interval: always in its configuration"
+        )
+    if found.servers >= USUAL_REPLICAS > found.replicas:
+        times = "once" if found.replicas == 1 else f"{found.replicas} times"
+        words.append(
+            f"the broker has {found.servers} servers and keeps the log {times}: start with "
+            f"--replicas {USUAL_REPLICAS}"
+        )
+    if found.current < found.replicas:
+        words.append(f"of {found.replicas} replicas of the log {found.current} have all of it")
+    return words
