@@ -123,6 +123,7 @@ class SyncClient:
     record_evaluation = _blocking(Client.record_evaluation)
     record_drill = _blocking(Client.record_drill)
     record_policy_check = _blocking(Client.record_policy_check)
+    check_gates = _blocking(Client.check_gates)
     gates = _blocking(Client.gates)
     declare_gate = _blocking(Client.declare_gate)
     remove_gate = _blocking(Client.remove_gate)

@@ -12,7 +12,7 @@ from writ.schemas.evaluations import Measured, Outcome
 from writ.schemas.gates import Gate, GateSpec, PolicyName
 from writ.schemas.processes import Pinned, Process
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.releasing import Gates, Processes, Promoted
+from writ.schemas.releasing import Gates, GatesTold, Processes, Promoted
 from writ.schemas.stored import PART_MAX_BYTES, KeepPackage, PackageKept, PackagePart, PackageQuery
 from writ.schemas.subjects import NO_QUEUE
 
@@ -285,6 +285,21 @@ class Releasing(Looking, Operating):
             process=process, release=release, check=PolicyName(check), found=tuple(found), job=job
         )
         return (await self._of_release(command, timeout_s)).position
+
+    async def check_gates(
+        self,
+        process: str,
+        release: str = "candidate",
+        *,
+        scope: str = "*",
+        alias: Literal["live", "candidate"] = "live",
+        timeout_s: float = 10.0,
+    ) -> GatesTold:
+        """What the gates would say now of a promotion; nothing is recorded."""
+        command = releasing.CheckGates(process=process, release=release, scope=scope, alias=alias)
+        answer = await self._of_release(command, timeout_s)
+        assert isinstance(answer, GatesTold)
+        return answer
 
     async def gates(self, *, timeout_s: float = 10.0) -> dict[str, Gate]:
         """The gates of the tenant by name."""

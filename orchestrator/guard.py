@@ -17,7 +17,7 @@ from writ.schemas.granting import ApproveAccess, DeclineAccess, GrantRole, OfPri
 from writ.schemas.ids import SYSTEM_TENANT, split_job_key
 from writ.schemas.principals import AccessDenied
 from writ.schemas.rejections import Rejection
-from writ.schemas.releasing import InScope
+from writ.schemas.releasing import CheckGates, InScope
 from writ.schemas.subjects import Addressed
 
 from .decide.access import proposal_scope
@@ -115,7 +115,7 @@ class Guard:
 
 def about_release(tenant: str, command: Command) -> Resource:
     """What a command about releases is about: the scope that it names, or the whole tenant."""
-    return Resource(tenant, command.scope) if isinstance(command, InScope) else Resource(tenant)
+    return Resource(tenant, command.scope) if isinstance(command, InScope | CheckGates) else Resource(tenant)
 
 
 class Denials:

@@ -8,10 +8,11 @@ from typing import Any
 from writ.schemas import commands, releasing
 from writ.schemas.events import Fact
 from writ.schemas.gates import Gate
-from writ.schemas.processes import Process, PromotionBlocked, PromotionProposed
+from writ.schemas.processes import Alias, Process, PromotionBlocked, PromotionProposed
 from writ.schemas.rejections import Rejection
 
 from .decide import promotion
+from .decide.gate import worst
 from .messages import Asked
 from .office import Office, encode
 from .round import Round
@@ -30,6 +31,7 @@ class ReleaseDesk:
             releasing.RemoveGate: self._gate,
             releasing.ListProcesses: self._list,
             releasing.ListGates: self._list_gates,
+            releasing.CheckGates: self._check_gates,
         }
 
     def _change(self, round_: Round, asked: Asked, command: releasing.OfProcess) -> None:
@@ -76,6 +78,26 @@ class ReleaseDesk:
             if gate.spec is not None
         }
         round_.tell(asked.send, encode(releasing.Gates(None, round_.position, found)))
+
+    def _check_gates(self, round_: Round, asked: Asked, command: releasing.CheckGates) -> None:
+        tenant, principal, _, _ = asked.address
+        at = at_home(self._state, tenant, command.process, principal, round_.now)
+        found = promotion.checked(at, command)
+        if isinstance(found, Rejection):
+            self._office.refuse(round_, asked, found)
+            return
+        release, checks = found
+        aliases = [
+            each.value
+            for each in Alias
+            if (pointer := at.process.pointer(each, command.scope)) is not None
+            and pointer.digest == release.digest
+        ]
+        answer = releasing.GatesTold(
+            *(None, round_.position, command.process, command.release, release.digest, release.version),
+            *(command.scope, worst(checks), checks, tuple(aliases)),
+        )
+        round_.answer(asked.send, encode(answer), verdict_only=True)
 
     @staticmethod
     def _recorded(round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:

@@ -16,14 +16,16 @@ from writ.schemas import commands
 from writ.schemas.commands import SubmitJob
 from writ.schemas.events import CancelRequested, Fact, OnDead
 from writ.schemas.ids import job_key
+from writ.schemas.processes import named
 from writ.schemas.rejections import Rejection
-from writ.schemas.schedules import Schedule, log_time
+from writ.schemas.schedules import Schedule, ScheduleSpec, log_time
 from writ.schemas.sealed import unseal
 
 from .consequences import ORCHESTRATOR
 from .decide import depend, intake, quotas
 from .decide import schedule as deciding
 from .decide.death import cancelled
+from .decide.release import at_submit
 from .decide.schedule import Firing, Start
 from .messages import Asked
 from .office import Office, encode
@@ -94,17 +96,27 @@ class ScheduleDesk:
             on_dead=OnDead.RUN,
         )
 
+    def release_of(self, tenant: str, spec: ScheduleSpec) -> str | Rejection | None:
+        """The release that the schedule's jobs name, as they keep it."""
+        if spec.process is None:
+            return None
+        process = self._state.processes.get(f"{tenant}.{named(spec.process).process}")
+        return at_submit(spec.process, process, None)
+
     def refusals(self, tenant: str, schedule: Schedule, firing: Firing, now: int) -> dict[str, Rejection]:
         """Why the queue or the tenant's quotas would refuse jobs of a firing now, by their ids."""
         place = f"{tenant}.{schedule.queue}"
         queue, pending = self._state.queue(place), self._state.pending_in(place)
         standing, size_bytes = self._state.standing(tenant), schedule.input.size_bytes
+        release = self.release_of(tenant, schedule.spec)
         refused: dict[str, Rejection] = {}
         for start in firing.starts:
             if start.known:
                 continue
             command = msgspec.structs.replace(self._submit(schedule, start), after=())
             against = intake.refusal(command, queue, pending, partial(self._state.find, tenant), None)
+            if against is None and isinstance(release, Rejection):
+                against = release
             if against is None and standing is not None:
                 against = quotas.refuses(standing, size_bytes, queue.policy.reserve_microusd, now)
             if against is not None:
@@ -121,7 +133,7 @@ class ScheduleDesk:
     ) -> None:
         """Cancels, jobs, schedule: in that order, and all in one batch."""
         round_.whole = True
-        queue = schedule.queue
+        queue, release = schedule.queue, self.release_of(tenant, schedule.spec)
         for start in firing.starts:
             if start.known:
                 continue
@@ -129,8 +141,9 @@ class ScheduleDesk:
                 self._cancel(round_, tenant, queue, before, start.id)
             key = job_key(queue, start.id)
             command = self._submit(schedule, start)
+            assert not isinstance(release, Rejection), "a job whose release is refused was not started"
             policy = self._state.queue(f"{tenant}.{queue}")
-            events = intake.submit(command, policy, round_.now, schedule=schedule.name)
+            events = intake.submit(command, policy, round_.now, schedule=schedule.name, process=release)
             self._office.store(round_, tenant, key, events, actor=actor, cause=cause)
             if command.after:
                 job = self._state.jobs[f"{tenant}.{key}"]
@@ -168,6 +181,10 @@ class ScheduleDesk:
     def _declare(self, round_: Round, asked: Asked, command: commands.DeclareSchedule) -> None:
         schedule, queue = self._schedule(asked, command.name), asked.address.queue
         content = bytes(command.input)
+        release = self.release_of(asked.address.tenant, command.spec)
+        if isinstance(release, Rejection):
+            self._office.refuse(round_, asked, release)
+            return
         outcome = deciding.declare(schedule, queue, command.name, command.spec, content, command.reason)
         self._decided(round_, asked, command.name, outcome)
 

@@ -174,6 +174,15 @@ class ListGates(Command, frozen=True, kw_only=True):
     """Asks for the tenant's gates."""
 
 
+class CheckGates(Command, frozen=True, kw_only=True):
+    """Asks what the gates would say now if an alias were to point at a release; nothing is recorded."""
+
+    process: ProcessName
+    release: _Ref
+    scope: Scope = "*"
+    alias: Literal["live", "candidate"] = "live"
+
+
 class Promoted(Answer, frozen=True):
     """What the gates said; `proposal` is the number of what waits for a second person.
 
@@ -182,6 +191,22 @@ class Promoted(Answer, frozen=True):
 
     checks: tuple[Check, ...] = ()
     proposal: int | None = None
+
+
+class GatesTold(Answer, frozen=True):
+    """What the gates of a scope say of a release: `outcome` is the worst of its checks.
+
+    `release` is how it was asked for. `aliases` point at it in that scope.
+    """
+
+    process: str = ""
+    release: str = ""
+    digest: str = ""
+    version: str = ""
+    scope: str = "*"
+    outcome: Outcome = Outcome.INCONCLUSIVE
+    checks: tuple[Check, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 class Processes(Answer, frozen=True):
@@ -213,6 +238,7 @@ RELEASE_VERBS: Final[dict[str, type[Command]]] = {
     "remove_gate": RemoveGate,
     "list_processes": ListProcesses,
     "list_gates": ListGates,
+    "check_gates": CheckGates,
 }
 
 RELEASE_ANSWERS: Final[dict[type[Command], type[Answer]]] = {
@@ -221,4 +247,5 @@ RELEASE_ANSWERS: Final[dict[type[Command], type[Answer]]] = {
     StartCanary: Promoted,
     ListProcesses: Processes,
     ListGates: Gates,
+    CheckGates: GatesTold,
 }

@@ -21,6 +21,7 @@ from .due_times import LATEST_US, DueTimes, Every, cron, cron_fault, zone_fault
 from .facts import Fact
 from .ids import TOKEN_PATTERN, split_job_key
 from .policy import PositiveSeconds, Priority, Retry
+from .processes import ReleaseRef
 from .sealed import Sealed
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class ScheduleSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     `catch_up_within_s` old; a time that is met within a minute was not missed, and is run in any case.
     `overlap` says what happens while an earlier job of the schedule is live.
 
-    The job is `task` with the other fields as in a submit; its input is beside the spec, sealed.
+    The job is `task` with the other fields as in a submit; its input is beside the spec, sealed. `process`
+    may name an alias, which each job looks up at its grants, a version or a digest.
     """
 
     task: _Task
@@ -87,6 +89,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     expires_in_s: PositiveSeconds | None = None
     fairness_key: _Key | None = None
     concurrency_key: _Key | None = None
+    process: ReleaseRef | None = None
 
 
 class SpecFault(msgspec.Struct, frozen=True):

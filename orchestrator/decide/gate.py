@@ -69,6 +69,14 @@ def failed(checks: Iterable[Check]) -> list[Check]:
     return [check for check in checks if check.outcome is not Outcome.PASS]
 
 
+def worst(checks: Iterable[Check]) -> Outcome:
+    """What they come to together."""
+    outcomes = {check.outcome for check in checks}
+    if Outcome.FAIL in outcomes:
+        return Outcome.FAIL
+    return Outcome.PASS if outcomes == {Outcome.PASS} else Outcome.INCONCLUSIVE
+
+
 def in_words(checks: Iterable[Check]) -> str:
     """What did not pass, in one sentence each."""
     return "; ".join(f"{c.gate}, {c.check}: {c.outcome.value}, {c.reason}" for c in failed(checks))

@@ -36,6 +36,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.releasing import (
     ApprovePromotion,
     ApproveRelease,
+    CheckGates,
     DeclareGate,
     EndCanary,
     FreezeRelease,
@@ -151,6 +152,15 @@ def promote(at: At, command: PromoteRelease) -> Outcomes:
         )
     number = at.process.proposed + 1
     return (PromotionProposed(number, command.scope, alias, release.digest, command.reason, checks),)
+
+
+def checked(at: At, command: CheckGates) -> tuple[Release, tuple[Check, ...]] | Rejection:
+    """The release, and what its gates would say of a promotion now."""
+    release = _release(at, command.release, command.scope)
+    if isinstance(release, Rejection):
+        return release
+    gates = matching(at.gates, at.process.name, command.scope, command.alias)
+    return release, evaluate(at.process, release, command.scope, gates, at.known, at.now)
 
 
 def approve_promotion(at: At, command: ApprovePromotion) -> Outcomes:

@@ -88,6 +88,7 @@ MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "keep_package": {"digest": "0" * 64, "size_bytes": 9, "data": ""},
     "package": {"digest": "0" * 64},
     **dict.fromkeys(("promote_release", "revoke_release", "start_canary", "approve_release"), _RELEASED),
+    "check_gates": _RELEASED,
     **dict.fromkeys(("rollback_release", "freeze_release", "unfreeze_release", "end_canary"), _RELEASE),
     "approve_promotion": _RELEASE | {"number": 1},
     "record_evaluation": _RELEASED
@@ -132,7 +133,7 @@ _QUEUED: Final = frozenset(
 
 _SCOPED: Final = (
     *("promote_release", "approve_promotion", "rollback_release", "start_canary", "end_canary"),
-    "approve_release",
+    *("approve_release", "check_gates"),
 )
 """Commands that say in their body which queues they are about."""
 

@@ -66,7 +66,7 @@ from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
 from writ.schemas.quotas import Quotas
 from writ.schemas.records import Record, Source
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.releasing import RELEASE_VERBS, Promoted
+from writ.schemas.releasing import RELEASE_VERBS, GatesTold, Promoted
 from writ.schemas.schedules import ScheduleSpec
 from writ.schemas.sealed import seal
 from writ.schemas.stores import File, FileLine, FileTold, PartTold
@@ -867,7 +867,7 @@ def releases(client: Client) -> list[tuple[Coroutine[Any, Any, object], str, dic
     of: dict[str, Any] = {"process": "p"}
     named = of | {"release": "1.0.0"}
     published = of | {"version": "1.0.0", "digest": digest, "size_bytes": 9, "key": key}
-    promoted = Promoted(position=9, proposal=3)
+    promoted, gates_told = Promoted(position=9, proposal=3), GatesTold(position=9)
     scores = [{"dimension": {"name": "a"}, "candidate": [[1.0]]}]
     return [
         (
@@ -926,6 +926,7 @@ def releases(client: Client) -> list[tuple[Coroutine[Any, Any, object], str, dic
             9,
         ),
         (client.gates(), "list_gates", {}, {}),
+        (client.check_gates("p", "1.0.0", scope="q"), "check_gates", named | {"scope": "q"}, gates_told),
         (
             client.declare_gate("g", GateSpec(drills=("d",))),
             "declare_gate",

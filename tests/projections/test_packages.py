@@ -1,4 +1,4 @@
-"""The store of packages: put in parts, refused where they are not what they say, moved out of a folder."""
+"""The store of packages: put in parts, refused where they are not what they say, moved from a folder."""
 
 from __future__ import annotations
 

@@ -115,6 +115,7 @@ def release(args: Namespace) -> int:
     verbs = {
         "list": _list,
         "show": _show,
+        "status": _status,
         "fetch": _fetch,
         "promote": _promote,
         "approve-promotion": _approve_promotion,
@@ -275,6 +276,27 @@ def history_lines(history: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{place}  {each['at']}  {each['event']:<20}  {each['says']}")
         lines += [f"{'':>10}  {line}" for line in each["checks"]]
     return lines
+
+
+async def _status(args: Namespace) -> int:
+    """What the gates say now; nothing is recorded."""
+    from writ.evaluation.badge import badge
+    from writ.evaluation.run import exit_code
+    from writ.orchestrator.replay.releasing import check_lines
+
+    name, ref = _of(args)
+    async with connected(args) as client:
+        told = await client.check_gates(name, ref, scope=args.scope, alias=args.alias)
+    if args.badge is not None:
+        await asyncio.to_thread(Path(args.badge).write_bytes, badge(told))
+    if args.json:
+        print_json(told)
+    else:
+        for line in check_lines(told.checks):
+            print(line)
+        aliases = f", {' and '.join(told.aliases)}" if told.aliases else ""
+        print(f"{name}@{told.version}{aliases} in {told.scope}: {told.outcome.value}")
+    return exit_code(told.outcome)
 
 
 async def _fetch(args: Namespace) -> int:

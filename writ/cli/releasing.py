@@ -67,6 +67,10 @@ def _add_release(to: Subparsers) -> None:
 
     verb("list", "All releases, newest first.").add_argument("process", metavar="NAME", nargs="?")
     _one(verb("show", "One release, what its gates said, and all that became of it, from the log."))
+    status = verb("status", "What the gates say of a release now. Exits 0: pass, 1: fail, 4: neither.")
+    _one(status, scope=True)
+    status.add_argument("--alias", choices=("live", "candidate"), default="live", help="as this [live]")
+    status.add_argument("--badge", metavar="FILE", help="draw it there as SVG")
     fetch = verb("fetch", "Unpack a release; a package that was changed is refused.")
     _one(fetch)
     fetch.add_argument("--to", required=True, metavar="FOLDER", help="which does not exist yet")

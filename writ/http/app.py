@@ -25,7 +25,7 @@ from .bearers import COMPONENT, Bearers, Who
 from .guard import PROTECTED, REQUESTS_AT_ONCE, STREAMS_AT_ONCE, Turns, body_within, check_head, wants
 from .live import MEDIA_TYPE as EVENTS
 from .problems import Fault, fault_of
-from .route import JSON, Call, Reply, Route
+from .route import JSON, SVG, Call, Reply, Route
 from .routes import OPEN, by_path
 from .sessions import Sessions, Visit
 from .shapes import body_of, is_optional, parameters_of
@@ -197,11 +197,11 @@ def _response(request: Request, route: Route, reply: Reply) -> Response:
         headers["Set-Cookie"] = reply.cookie
     if reply.next is not None:
         headers["Link"] = f'<{_next(request, reply.next)}>; rel="next"'
-    if route.media_type != JSON:
+    if route.media_type not in (JSON, SVG):
         headers["Cache-Control"] = "no-store"
         return StreamingResponse(reply.body, reply.status, headers, media_type=route.media_type)
-    body = msgspec.json.encode(reply.body)
-    if not route.is_read:
+    body = reply.body if isinstance(reply.body, bytes) else msgspec.json.encode(reply.body)
+    if not route.is_tagged:
         headers["Cache-Control"] = "no-store"
         return Response(body, reply.status, headers, media_type=JSON)
     headers["Cache-Control"] = "private, no-cache"
@@ -209,7 +209,7 @@ def _response(request: Request, route: Route, reply: Reply) -> Response:
     asked = [each.strip() for each in request.headers.get("if-none-match", "").split(",")]
     if "*" in asked or tag in [each.removeprefix("W/") for each in asked]:
         return Response(status_code=304, headers=headers)
-    return Response(body, reply.status, headers, media_type=JSON)
+    return Response(body, reply.status, headers, media_type=route.media_type)
 
 
 def _next(request: Request, following: Mapping[str, str]) -> str:

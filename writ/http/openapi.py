@@ -117,7 +117,7 @@ def _operation(route: Route, of: dict[int, Any]) -> dict[str, Any]:
             **_errors(_READ_ERRORS if route.is_read else _WRITE_ERRORS),
         },
     }
-    if _is_tagged(route):
+    if route.is_tagged:
         unchanged = {"description": "As it was.", "headers": {"ETag": _header("ETag")}}
         found["responses"]["304"] = unchanged
     if route.body is not None:
@@ -130,10 +130,6 @@ def _operation(route: Route, of: dict[int, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_tagged(route: Route) -> bool:
-    return route.is_read and route.media_type == JSON
-
-
 def _tag(route: Route) -> str:
     """What a route is about: what is named within a queue, else the first word of the path."""
     words = [word for word in route.path.split("/")[2:] if not word.startswith("{")]
@@ -144,7 +140,7 @@ def _tag(route: Route) -> str:
 
 def _answer(route: Route, status: int, of: dict[int, Any]) -> dict[str, Any]:
     headers: dict[str, Any] = {POSITION: _header("Position")}
-    if _is_tagged(route):
+    if route.is_tagged:
         headers |= {name: _header(name) for name in ("ETag", "Link")}
     if status in (201, 202):
         headers["Location"] = _header("Location")
@@ -176,7 +172,7 @@ def _parameters(route: Route, of: dict[int, Any]) -> list[dict[str, Any]]:
             schema = schema | {"default": field.default}
         parameter = {"name": field.encode_name, "in": "query", "schema": schema}
         found.append(parameter | ({"required": True} if field.required else {}))
-    if _is_tagged(route):
+    if route.is_tagged:
         found.append({"name": "If-None-Match", "in": "header", "schema": {"type": "string"}})
     return found
 

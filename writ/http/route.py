@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .sessions import Visit
 
 JSON: Final = "application/json"
+SVG: Final = "image/svg+xml"
 GRACE_S: Final = 3.0
 """How much longer than a view may take to catch up a read may take in all."""
 
@@ -56,7 +57,7 @@ class Reply:
     """What a route gives: a body, the log position that it rests on, and the parameters of the next page.
 
     `location` is the path of what was made, `cookie` what the browser is to keep. Where the media type of the
-    route is not JSON, the body is an iterator of bytes.
+    route is not JSON, the body is bytes of a picture, or an iterator of bytes.
     """
 
     body: Any
@@ -96,6 +97,11 @@ class Route:
     @property
     def is_read(self) -> bool:
         return self.method == "GET"
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether who has had the answer may ask whether it is still so."""
+        return self.is_read and self.media_type in (JSON, SVG)
 
 
 def first_line(about: str | None) -> str:

@@ -18,7 +18,7 @@ from writ.schemas.subjects import NO_QUEUE
 from writ.schemas.supposed import Supposed
 from writ.schemas.verbs import QUERY_VERBS
 
-from . import replaying, sessions
+from . import gating, replaying, sessions
 from .live import stream
 from .route import ACCEPTED, OK, Route, command, listing, single
 from .submits import Submitted, SubmittedMany, submit, submit_many
@@ -248,6 +248,7 @@ RELEASES: Final = (
     _ask(f"{PROCESS}/evaluations", "record_evaluation", OfProcess),
     _ask(f"{PROCESS}/drills", "record_drill", OfProcess),
     _ask(f"{PROCESS}/policy-checks", "record_policy_check", OfProcess),
+    *gating.ROUTES,
     _ask("/v1/gates", "list_gates", msgspec.Struct, method="GET"),
     _ask("/v1/gates/{name}", "declare_gate", OfGate, method="PUT"),
     _ask("/v1/gates/{name}/remove", "remove_gate", OfGate),

@@ -225,6 +225,8 @@ class Governing:
             if first.input.key != UNSEALED:
                 raise Unrecorded
             content = bytes(first.input.plain)
+            release = self._schedules.release_of(record.tenant, first.spec)
+            need(not isinstance(release, Rejection), f"it names {first.spec.process}, which is refused")
             return accepted(schedules.declare(known, queue, name, first.spec, content, first.reason))
         schedule: Any = schedules.known(known, name)
         if isinstance(schedule, Rejection):

@@ -17,6 +17,7 @@ from writ.schemas.processes import (
     ReleaseRevoked,
     ReleaseRolledBack,
 )
+from writ.schemas.schedules import ScheduleSkipped
 
 if TYPE_CHECKING:
     from .conftest import Twin
@@ -301,6 +302,45 @@ async def test_a_gate_of_a_folder_cannot_be_gone_around_by_a_wider_scope(twin: T
     await told(twin, "promote_release", release=A)
     answer = await twin.ask("remove_gate", "-", "owner", name="g")
     assert "error" not in answer
+    await twin.check()
+
+
+# --- schedules ------------------------------------------------------------------------------------------
+
+
+async def test_jobs_of_a_schedule_look_their_alias_up_at_the_grant_or_keep_a_digest(twin: Twin) -> None:
+    await published(twin, A, B)
+    await told(twin, "promote_release", release=A)
+    for name, process in (("follows", "inv@live"), ("stays", "inv@1.0.0")):
+        spec = {"task": "send", "every_s": 60, "process": process, "overlap": "allow"}
+        assert "error" not in await twin.ask("declare_schedule", name=name, spec=spec)
+    await asyncio.sleep(61)
+    await told(twin, "promote_release", release=B)
+    first = await granted(twin, A, B)
+    assert {id_.split("-")[0]: release for id_, release in first.items()} == {"follows": B, "stays": A}
+    await told(twin, "rollback_release", reason="wrong totals")
+    await asyncio.sleep(60)
+    assert set((await granted(twin, A, B)).values()) == {A}
+    await twin.check()
+
+
+async def test_a_schedule_waits_out_a_freeze_and_skips_what_is_revoked(twin: Twin) -> None:
+    await published(twin, A)
+    spec = {"task": "send", "every_s": 60, "process": f"inv@{A}", "overlap": "allow"}
+    assert "error" not in await twin.ask("declare_schedule", name="s", spec=spec)
+    await told(twin, "freeze_release", release=A, reason="looked at")
+    await asyncio.sleep(61)
+    assert await granted(twin, A) == {}
+    await told(twin, "unfreeze_release", release=A)
+    assert len(await granted(twin, A)) == 1
+    await told(twin, "revoke_release", release=A, reason="a leak")
+    await asyncio.sleep(60)
+    (skipped,) = await twin.events(ScheduleSkipped)
+    assert isinstance(skipped, ScheduleSkipped)
+    assert "revoked: a leak" in skipped.rule
+    for process, why in (("inv@9.9.9", "no such release"), ("nix@live", "publish it first")):
+        answer = await twin.ask("declare_schedule", name="t", spec=spec | {"process": process})
+        assert why in answer["error"]["reason"]
     await twin.check()
 
 
