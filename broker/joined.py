@@ -19,12 +19,8 @@ from .accounts import AccountSettings, Principal, own_accounts
 from .clock import SystemClock
 from .doors import DEFAULT_TENANT, OWNER, Doors, local_principal, prepare, write_credentials
 from .owned import BrokerError, OwnerLock
-<<<<<<< HEAD
-from .roll import ROLL_FILE, AccountsRefused, Roll
-=======
 from .ports import OutcomeUnknown
-from .roll import AccountsRefused, Roll
->>>>>>> 1f49dfe (writ status tells how the broker keeps the log, and who stands by; workers learn of leases in lost answers)
+from .roll import ROLL_FILE, AccountsRefused, Roll
 from .servers import Servers, look_at_servers
 from .spread import Spread
 from .streams import ApiError, api

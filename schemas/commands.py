@@ -502,7 +502,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `network` is whether an isolated attempt may use one. `release` is the digest of the release to run.
     `trace` is the trace context that the job was submitted with, and `waited_ms` how long it was ready before
     its first lease. The work on a `strict` one ends before the lease can be over by the worker's own
-    clock; it was granted when its acquire had waited for `parked_s`, or so long before where that is negative.
+    clock; it was granted when its acquire had waited for `parked_s`, or before it where that is negative.
     """
 
     id: str
