@@ -212,7 +212,8 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         """Runs a finished job once more as another job: same task and input, steps and tools answered from
         the record of the first run, so that nothing outside is called.
 
-        It has one attempt, and the time limits of the first. Refused is raised by `result`; JobNotFound where
+        It has one attempt, and the time limits of the first, and is of the release of its last lease,
+        wherever an alias points by now. Refused is raised by `result`; JobNotFound where
         there is no such job, ValueError where it has not ended, or its content was erased.
         """
         run = last_run(await self._records_of(id, queue, timeout_s))
@@ -236,6 +237,7 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
             on_dead=OnDead.RUN if job.after else None,
             input_from=job.input_from,
             reproduces=Reproduces(job.key, job.ended_by),
+            process=job.pinned,
             timeout_s=timeout_s,
         )
 

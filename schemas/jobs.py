@@ -163,3 +163,10 @@ class Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     @property
     def id(self) -> str:
         return split_job_key(self.key)[1]
+
+    @property
+    def pinned(self) -> str | None:
+        """The release of its newest lease, by digest; what it asks for where it never had one."""
+        if self.process is None or self.release is None:
+            return self.process
+        return f"{self.process.partition('@')[0]}@{self.release}"

@@ -190,6 +190,20 @@ async def test_a_canary_that_fails_is_judged_from_the_log_and_rolled_back_by_its
     assert report.ok, "\n".join(report.lines())
 
 
+async def test_a_reproduction_is_of_the_release_of_the_first_run(world: World) -> None:
+    owner = world.owner
+    await owner.promote_release("inv", world.first, "it passed")
+    await owner.accepted(await owner.submit("q", "t", id="a", process="inv@live"))
+    (lease,) = await world.leases(1, wait_s=5)
+    await world.report(lease, well=True)
+    await owner.promote_release("inv", world.second, "it passed, too")
+    await owner.job("a", "q")
+    again = await owner.reproduce("a", "q")
+    assert (await owner.accepted(again)).process == f"inv@{world.first}"
+    (lease,) = await world.leases(1, wait_s=5)
+    assert (lease.id, lease.release) == (again.id, world.first)
+
+
 async def test_publishing_twice_is_one_release_and_a_tampered_package_is_not_kept(world: World) -> None:
     """Must hold: the same sources give the same digest; a tampered package is refused."""
     content = world.package()

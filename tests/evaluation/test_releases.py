@@ -164,3 +164,15 @@ async def test_tasks_without_a_release_are_tried_anew_each_time(plan: str) -> No
             assert len(tried) == runs * 2 * 20  # both sides are the same code, and tried once
         with pytest.raises(EvaluationError, match="q has no release live"):
             await evaluate(system.client, prepare(plan), Asked("q@live"), None, lambda said: None)
+
+
+@testing.virtual
+async def test_a_release_is_tried_once_unless_it_is_to_be_tried_anew(plan: str) -> None:
+    async with testing.System([double, score], releases=DIGESTS) as system:
+        await publish(system, 0)
+        for fresh, tried in ((False, 40), (False, 40), (True, 80), (True, 120)):
+            found = await evaluate(
+                system.client, prepare(plan), CANDIDATE, None, lambda said: None, fresh=fresh
+            )
+            assert len((await system.client.jobs(task="double", limit=500)).jobs) == tried
+            assert found.verdict.repeats == 2

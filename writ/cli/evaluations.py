@@ -45,7 +45,7 @@ async def _run(args: Namespace) -> int:
     position = None
     async with connected(args) as client:
         try:
-            found = await tried(client, prepared, candidate, baseline, _tell)
+            found = await tried(client, prepared, candidate, baseline, _tell, fresh=args.fresh)
         except EvaluationError as error:
             raise CommandError(str(error), ["writ release list"], code=2) from error
         if candidate.release is not None:

@@ -156,6 +156,9 @@ def _add_evaluate(to: Subparsers) -> None:
     run.add_argument("--task", metavar="T", help="what is tried [the plan's]")
     run.add_argument("--baseline-task", metavar="T", help="what it is held against [--task, with --baseline]")
     run.add_argument("--repeats", type=whole(1), metavar="N", help="tries of each item [the plan's]")
+    run.add_argument(
+        "--fresh", action="store_true", help="try all anew, also what was tried of this release before"
+    )
     run.add_argument("--gate", action="store_true", help="exit 0 for pass, 1 for fail, 4 for inconclusive")
     for form, what in (("junit", "JUnit XML"), ("markdown", "Markdown"), ("html", "a page with plots")):
         run.add_argument(f"--{form}", metavar="FILE", help=f"write {what} there")

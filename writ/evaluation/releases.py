@@ -45,8 +45,12 @@ async def evaluate(
     candidate: Asked,
     baseline: Asked | None,
     tell: Callable[[str], None],
+    *,
+    fresh: bool = False,
 ) -> Evaluation:
     """Evaluate what both sides stand for, until they stand for the same before and after.
+
+    With `fresh` everything is tried anew, also what the log knows of an earlier evaluation.
 
     Raises:
         EvaluationError: there is no such release or task, or the aliases moved in each of STARTS_MAX starts.
@@ -58,7 +62,7 @@ async def evaluate(
     sides = [await _side(client, prepared, each, run) for each in asked]
     moved: list[Side] = []
     for _ in range(STARTS_MAX):
-        evaluator = Evaluator(client, prepared, tell)
+        evaluator = Evaluator(client, prepared, tell, run if fresh else None)
         found = await evaluator.evaluate(sides[0], sides[1] if baseline is not None else None)
         before, sides = sides, [await _side(client, prepared, each, run) for each in asked]
         moved = [new for old, new in zip(before, sides, strict=True) if old != new]

@@ -72,12 +72,18 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluator:
-    """Evaluates by a client. `tell` hears sentences of progress."""
+    """Evaluates by a client. `tell` hears sentences of progress.
 
-    def __init__(self, client: Client, prepared: Prepared, tell: Callable[[str], None]) -> None:
+    What was tried before is not tried again, unless `fresh` names these tries apart from all others.
+    """
+
+    def __init__(
+        self, client: Client, prepared: Prepared, tell: Callable[[str], None], fresh: str | None = None
+    ) -> None:
         self._client = client
         self._prepared = prepared
         self._tell = tell
+        self._fresh = fresh
         self._room = asyncio.Semaphore(AT_ONCE)
         self._ended = 0
 
@@ -147,7 +153,8 @@ class Evaluator:
     async def _submit(self, side: Side) -> list[list[JobHandle]]:
         prepared = self._prepared
         plan, repeats = prepared.plan, range(prepared.plan.repeats)
-        line = _short(prepared.data.digest, plan.task, plan.attempt_timeout_s, side.release, side.options)
+        of = (prepared.data.digest, plan.task, plan.attempt_timeout_s, side.release, side.options)
+        line = _short(*of) if self._fresh is None else _short(*of, self._fresh)
         jobs = [
             {
                 "task": plan.task,
