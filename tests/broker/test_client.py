@@ -747,6 +747,12 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             {"policy": {"concurrency": 2}},
             9,
         ),
+        (
+            client.declare_queue("q", QueuePolicy(), version=2),
+            "declare",
+            {"policy": {}, "version": 2},
+            9,
+        ),
         (client.pause_queue("q", "r"), "pause_queue", {"reason": "r"}, 9),
         (client.drain_queue("q", "r"), "drain_queue", {"reason": "r"}, 9),
         (client.resume_queue("q", "r"), "resume_queue", {"reason": "r"}, 9),

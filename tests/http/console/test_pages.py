@@ -185,8 +185,11 @@ def test_a_policy_that_cannot_be_is_not_confirmed(owner: Visitor, viewer: Visito
     got = owner.get("/console/queues/quiet/policy/change", **bad)
     text = words(got.body)
     assert got.status == 422
-    faults = ("concurrency : it is 0; at least 1", "per_class : this is not JSON", "'thick' is not one of")
-    for said in faults:
+    for said in (
+        "concurrency : it is 0; at least 1",
+        "per_class : this is not JSON",
+        "'thick' is not one of",
+    ):
         assert said in text
     assert form_fields(got.body.decode())["in.burst"] == "3", "what was typed is kept"
     nested = owner.get(
