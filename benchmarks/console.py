@@ -52,7 +52,15 @@ def addresses(last: int) -> list[str]:
         "",
         *[f"/jobs?{query}" for query in jobs],
         *("/dead", f"/dead?queue={few}", "/approvals", "/queues", f"/queues/{many}", "/schedules"),
-        *("/operations", "/workers", "/cost", "/cost?by=task", "/audit", f"/audit?queue={many}&refused=yes"),
+        *(
+            "/operations",
+            "/workers",
+            "/workers/w0-1",
+            "/cost",
+            "/cost?by=task",
+            "/audit",
+            f"/audit?queue={many}&refused=yes",
+        ),
     ]
 
 
