@@ -113,6 +113,10 @@
     if (name) keep(name.slice(0, 60), location.search.slice(1));
   });
 
+  // On a telephone what is looked for comes before the filters, unless there are some.
+  const fold = document.getElementById("fold");
+  if (fold && !location.search && matchMedia("(max-width: 560px)").matches) fold.open = false;
+
   picking();
   document.addEventListener("htmx:after:swap", picking);
 })();
