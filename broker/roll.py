@@ -187,7 +187,7 @@ class KeptRoll:
 
     async def there(self) -> None:
         """Returns when the other process has written it for the first time."""
-        while not self._file.exists():
+        while not self._file.exists():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(_LOOK_S)
 
     def _newest(self) -> Listed:
