@@ -157,7 +157,10 @@ class Stage:
     async def start(self) -> int:
         """The process, when it follows the log; its id."""
         intake = await JetStreamIntake.open(self.link)
-        keys = (str(self.broker.key_path("log")), str(self.broker.key_path("answer")))
+        log_key, answer_key, system_key = (
+            str(self.broker.key_path(user)) for user in ("log", "answer", "system")
+        )
+        keys = (log_key, answer_key, system_key)
         await self.views.spawn()
         epochs = (self.log.epoch, intake.epoch)
         await self.views.open(Settings(str(self.directory), self.broker.url, *keys, 0, *epochs, "0"))

@@ -34,7 +34,7 @@ class Bucket:
     ) -> None:
         self._nats = nats
         self._stream = stream
-        self._config = {"name": stream, "description": description, "subjects": subjects}
+        self._config: dict[str, Any] = {"name": stream, "description": description, "subjects": subjects}
         self._config |= {**_KEPT, **spread.config(), **more}
         self._spread = spread
         self._made = False

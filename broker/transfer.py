@@ -14,6 +14,7 @@ from nats.errors import Error as NatsError
 
 from .hardened import HardenedClient
 from .ports import OutcomeUnknown
+from .spread import ALONE, Spread
 from .streams import ApiError, api
 
 CHUNK_BYTES: Final = 256 * 1024
@@ -60,14 +61,16 @@ async def snapshot(nats: HardenedClient, stream: str) -> AsyncGenerator[bytes]:
         await sub.unsubscribe()
 
 
-async def restore(nats: HardenedClient, stream: str, parts: AsyncIterable[bytes], replicas: int = 1) -> None:
+async def restore(
+    nats: HardenedClient, stream: str, parts: AsyncIterable[bytes], spread: Spread = ALONE
+) -> None:
     """Makes a stream of what `snapshot` gave. It must not be there. Raises StreamRefused, OutcomeUnknown."""
     place = ""
     try:
         async for part in parts:
             if not place:
                 described: dict[str, Any] = msgspec.json.decode(part)
-                described["config"]["num_replicas"] = replicas
+                described["config"] |= spread.config()
                 place = (await api(nats, f"STREAM.RESTORE.{stream}", described))["deliver_subject"]
             else:
                 _check((await nats.request(place, part, timeout=_SILENT_S)).data)

@@ -17,6 +17,7 @@ from writ.broker.hardened import HardenedClient
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.objects import FolderObjects
 from writ.broker.ports import Message
+from writ.broker.spread import ALONE, Spread
 from writ.broker.streams import names_of
 from writ.broker.transfer import restore as restore_stream
 from writ.schemas import bounds
@@ -35,11 +36,11 @@ _FRAME: Final = 4
 
 
 class Target(NamedTuple):
-    """Where a backup goes: a directory, a connection of its broker's user `log`, copies of each stream."""
+    """Where a backup goes: a directory, a connection of its broker's user `log`, how streams are kept."""
 
     directory: Path
     link: HardenedClient
-    replicas: int = 1
+    spread: Spread = ALONE
 
 
 class Restored(NamedTuple):
@@ -95,10 +96,10 @@ async def put_streams(manifest: Manifest, folder: Path, target: Target, clock: C
     for part in manifest.parts:
         if part.kind is Kind.STREAM:
             parts = _framed(folder / part.path)
-            await restore_stream(target.link, part.name, parts, target.replicas)
+            await restore_stream(target.link, part.name, parts, target.spread)
     restored = [await _put_log(manifest.at, kept, folder, target, clock) for kept in manifest.logs]
     floor = manifest.intake_epoch
-    await JetStreamIntake.open(target.link, replicas=target.replicas, epoch_floor=floor)
+    await JetStreamIntake.open(target.link, spread=target.spread, epoch_floor=floor)
     sync_tree(target.directory)
     (target.directory / UNFINISHED).unlink()
     return restored
@@ -120,7 +121,7 @@ async def _put_log(taken_at: int, kept: LogKept, folder: Path, target: Target, c
         await place.put(segment.name, (content,))
     at = archived[-1].last if archived else 0
     live = await JetStreamLog.open(
-        target.link, kept.partition, replicas=target.replicas, epoch_floor=kept.epoch, first_seq=at + 1
+        target.link, kept.partition, spread=target.spread, epoch_floor=kept.epoch, first_seq=at + 1
     )
     async for messages in backup.read(at + 1):
         for some in _batches([Message(message.subject, message.body) for message in messages]):

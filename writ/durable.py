@@ -54,10 +54,10 @@ class Durable:
 
 def durability(servers: Servers, stream: dict[str, Any], orchestrators: tuple[str, ...]) -> Durability:
     """In the words of `writ status`, from what the servers say, and the API says of the log's stream."""
-    cluster = stream.get("cluster") or {}
-    others = cluster.get("replicas") or []
+    cluster: dict[str, Any] = stream.get("cluster") or {}
+    others: list[dict[str, Any]] = cluster.get("replicas") or []
     current = 1 + sum(1 for each in others if each.get("current") and not each.get("offline"))
-    placement = stream["config"].get("placement") or {}
+    placement: dict[str, Any] = stream["config"].get("placement") or {}
     return Durability(
         servers=servers.size,
         answering=tuple([each.name for each in servers.found]),

@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import nats
 import nats.errors
 
+from writ.broker.connect import login
+from writ.broker.hardened import HardenedClient
 from writ.broker.owned import server_binary
 
 CONFIGURATIONS: Final = Path(__file__).parents[2] / "deploy" / "broker"
@@ -132,10 +133,11 @@ class Cluster:
 
     async def stream(self, name: str) -> dict[str, Any]:
         """What the broker tells of a stream; empty while nobody answers."""
+        link = HardenedClient()
         try:
-            link = await nats.connect(
+            await link.connect(
                 self.url.split(","),
-                user_credentials=str(self.keys / "keys" / "log.creds"),
+                **login(self.keys / "keys" / "log.creds"),
                 allow_reconnect=False,
                 connect_timeout=2,
                 error_cb=_ignore,

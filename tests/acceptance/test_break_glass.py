@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from writ.broker.connect import Target, connect
+from writ.broker.embedded import EmbeddedBroker
 from writ.schemas.events import AlarmKind, AlarmRaised
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ async def test_the_use_of_break_glass_is_an_alarm_also_after_the_broker_was_star
         start = alarm.seq + 1
         if not number:
             before = live.node.broker
+            assert isinstance(before, EmbeddedBroker)
             os.kill(before.pid, signal.SIGKILL)
             async with asyncio.timeout(30):
                 while live.node.broker is before or not live.link.is_connected:  # noqa: ASYNC110

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ class Cable:
 
 
 @contextmanager
-def cable(place: Place) -> Iterator[Cable]:
+def cable(place: Place) -> Generator[Cable]:
     made = Cable(int(place.json("env")["NATS_URL"].rpartition(":")[2]))
     try:
         yield made

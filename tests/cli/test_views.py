@@ -290,7 +290,7 @@ def test_views_that_die_before_they_are_told_anything_have_failed_and_no_more(
         assert views.pid is not None
         os.kill(views.pid, signal.SIGKILL)
         await views.ended()
-        settings = Settings(str(tmp_path), "nats://127.0.0.1:1", "log", "answer", 0, 1, 1, "0")
+        settings = Settings(str(tmp_path), "nats://127.0.0.1:1", "log", "answer", "system", 0, 1, 1, "0")
         with pytest.raises(ChildFailed, match="the process of the views was ended by SIGKILL"):
             await views.open(settings)
         await views.stop()

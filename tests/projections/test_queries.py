@@ -409,7 +409,7 @@ async def test_dead_letters_are_counted_by_cause(seed: int, history: Histories, 
     ]
     async with asking(told) as asker:
 
-        async def all_of(**filters: object) -> list[tuple[str, str, int, str]]:
+        async def all_of(**filters: Any) -> list[tuple[str, str, int, str]]:
             found: list[tuple[str, str, int, str]] = []
             cursor: str | None = None
             while not found or cursor is not None:

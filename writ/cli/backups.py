@@ -124,6 +124,7 @@ async def _take(args: Namespace, folder: Path) -> tuple[Manifest, int]:
 async def _restore(args: Namespace, folder: Path, directory: Path) -> list[Restored]:
     from writ.broker.clock import SystemClock
     from writ.broker.embedded import EmbeddedBroker
+    from writ.broker.spread import Spread
     from writ.orchestrator.backups import verify
     from writ.orchestrator.restoring import Target, put_files, put_streams
 
@@ -134,7 +135,7 @@ async def _restore(args: Namespace, folder: Path, directory: Path) -> list[Resto
         if url is None:
             url = (await parts.enter_async_context(await EmbeddedBroker.start(directory))).url
         link = await _link(url, directory, parts)
-        target = Target(directory, link, args.replicas)
+        target = Target(directory, link, Spread(args.replicas))
         return await put_streams(manifest, folder, target, SystemClock())
 
 

@@ -34,7 +34,7 @@ class Trial:
 
     def __init__(self, twin: Twin) -> None:
         self.twin = twin
-        self._jobs = 0
+        self.count = 0
 
     async def told(self, verb: str, **fields: Any) -> dict[str, Any]:
         answer = await self.twin.ask(verb, "-", "owner", process="inv", **fields)
@@ -60,10 +60,10 @@ class Trial:
     async def jobs(self, well: bool, *, of_canary: bool, count: int = 1, attempts: int = 1) -> None:
         """Jobs of one side, one after the other; each fails at all of its attempts, or at none."""
         for _ in range(count):
-            self._jobs += 1
+            self.count += 1
             retry = {"max_attempts": attempts, "initial_interval_s": 0.001, "jitter": 0}
             side = {"fairness_key": NEW} if of_canary else {}
-            job = {"task": "send", "id": f"j{self._jobs}", "process": "inv@live", "retry": retry, **side}
+            job = {"task": "send", "id": f"j{self.count}", "process": "inv@live", "retry": retry, **side}
             await self.twin.submit(job)
             for _ in range(1 if well else attempts):
                 (lease,) = await self.twin.acquire(1, 5.0, releases=[A, B, C])
@@ -107,7 +107,7 @@ async def test_a_canary_whose_jobs_fail_is_ended_by_itself(trial: Trial) -> None
     assert judged.found.watched.worse >= 1 / judged.policy.level
     assert trial.process().canaries == ()
     await trial.jobs(True, of_canary=True)
-    assert trial.twin.job(f"j{trial._jobs}").release == A, "its jobs get live again"
+    assert trial.twin.job(f"j{trial.count}").release == A, "its jobs get live again"
 
 
 async def test_a_canary_may_be_frozen_promoted_or_left_to_a_person(trial: Trial) -> None:
