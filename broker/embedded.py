@@ -23,9 +23,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -59,6 +60,7 @@ from .trust import Trust
 READY_TIMEOUT_S: Final = 30.0
 
 _FREE_PORT_TRIES: Final = 3
+_WRITE_ERROR: Final = b"critical write error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class EmbeddedBroker(Doors):
         self._lock = lock
         self._log_offset = log_offset
         self._ending = False
+        self._heard = log_offset
+        self._gave_up = False
 
     @classmethod
     async def start(
@@ -130,6 +134,9 @@ class EmbeddedBroker(Doors):
                     accounts_dir=str(directory / "accounts"),
                 )
                 settings = configure(settings) if configure else settings
+                if settings.max_file_store_bytes is None:
+                    # The server's own choice, three quarters of what is free now, may be less than is used.
+                    settings = replace(settings, max_file_store_bytes=shutil.disk_usage(directory).total)
                 write(directory / "broker.conf", render(settings, trust))
                 write_credentials(directory, trust)
                 _write_authority(directory, settings)
@@ -185,6 +192,23 @@ class EmbeddedBroker(Doors):
         """Return when the server process has ended, by itself (`expected` False) or through `stop`."""
         code = await self._process.wait()
         return BrokerExit(code, self._ending, tail(self.directory, self._log_offset))
+
+    def gave_up_writing(self) -> bool:
+        """Whether the server has met a write error since it was started: it then stores nothing more."""
+        path = self.directory / "broker.log"
+        if self._heard > size_of(path):
+            self._heard = 0  # the log was turned over
+        with path.open("rb") as file:
+            file.seek(self._heard)
+            said = file.read()
+        self._heard += len(said)
+        self._gave_up = self._gave_up or _WRITE_ERROR in said.lower()
+        return self._gave_up
+
+    def give_up(self) -> None:
+        """Ends the server as if it had died by itself: whoever guards it starts it again."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
 
     async def stop(self) -> None:
         """End the server gracefully, by force after 10 s, and give up the directory. May be called again."""

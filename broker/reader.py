@@ -162,8 +162,9 @@ async def read_stream(
         consumer = _Consumer(nats, stream)
         try:
             await consumer.open(start, subjects)
-            if not follow and left is None:
-                left = consumer.pending
+            if not follow:
+                # A broker that could not write may have told of messages that it has not when it is back.
+                left = consumer.pending if left is None else min(left, consumer.pending)
             while left is None or left > 0:
                 got = await consumer.next()
                 if left is not None:

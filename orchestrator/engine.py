@@ -152,6 +152,9 @@ class Engine:
         self._keys = keys or Vault()
         self._founders = founders
         self.live_max = live_max
+        self.no_room: str | None = None
+        """Why submits are refused now; None while they are taken."""
+
         self._desk = Desk(self.state, clock, entropy, self._keys, live_max)
         self._passed_over = False
         """Whether the last round was full of requests, and none of what was read had a turn."""
@@ -235,6 +238,10 @@ class Engine:
     def now(self) -> int:
         """Log time."""
         return self._time.now()
+
+    def refuse_submits(self, why: str | None) -> None:
+        """Has submits refused from here on, for that reason; None has them taken again."""
+        self.no_room = self._desk.office.no_room = why
 
     def stop(self) -> None:
         """Ends `run` after the round at hand."""
@@ -347,6 +354,7 @@ class Engine:
         for key in state.erased:
             self._keys.destroy(key)  # where a crash came between the record and this
         self._desk = Desk(state, self._clock, self._entropy, self._keys, self.live_max)
+        self._desk.office.no_room = self.no_room
         self.open.clear()
         self._time = LogTime(self._clock, state.at)
         self._purged.clear()

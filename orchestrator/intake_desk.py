@@ -108,7 +108,8 @@ class IntakeDesk:
         find = partial(self._state.find, tenant)
         refused = self._office.guard.naming(address, command, round_.now, index)
         if refused is None:
-            refused = intake.full(self._state.jobs.live, self._office.live_max, index)
+            live = self._state.jobs.live
+            refused = intake.full(live, self._office.live_max, self._office.no_room, index)
         if refused is not None:
             return refused
         known = find if command.reproduces is None else partial(self._plain, tenant, command.reproduces.job)

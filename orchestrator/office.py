@@ -53,6 +53,9 @@ class Office:
     ) -> None:
         self.state = state
         self.live_max = live_max
+        self.no_room: str | None = None
+        """Why submits are refused now, if they are."""
+
         self.sealing = Sealing(state, keys or Vault())
         self.clock = clock
         self.entropy = entropy

@@ -243,6 +243,9 @@ LIVE: Final = _metric(ENGINE, "writ_engine_live_jobs", G, "Jobs that have not en
 LIVE_MAX: Final = _metric(
     ENGINE, "writ_engine_live_jobs_max", G, "Live jobs from which on submits are refused."
 )
+NO_ROOM: Final = _metric(
+    ENGINE, "writ_engine_refuses_submits", G, "1 while submits are refused for want of room."
+)
 IN_MEMORY: Final = _metric(
     ENGINE, "writ_engine_jobs_in_memory", G, "Live jobs, and those that have ended of late."
 )

@@ -85,14 +85,6 @@ class Reports:
                 try:
                     command = self._command(verb, runs)
                     answer = await self._asking.ask(line.queue, verb, command, Reported, REPORT_TIMEOUT_S)
-                except Refused as error:
-                    if len(runs) > 1:  # one of them spoils it for all
-                        for run in runs:
-                            await self._report_one(line, verb, run)
-                        return
-                    refused: tuple[Rejection, ...] = (msgspec.structs.replace(error.rejection, index=0),)
-                    runs = self._settle(line, verb, runs, refused, repeated)
-                    continue
                 except (PermissionDenied, Unreachable) as error:
                     self._fatal(error)
                     return
@@ -100,6 +92,14 @@ class Reports:
                     repeated = repeated or isinstance(error, NoAnswer)
                     log.info("a report of %s in queue %s is repeated: %s", verb, line.queue, error)
                     runs, again = list(runs), True
+                except Refused as error:
+                    if len(runs) > 1:  # one of them spoils it for all
+                        for run in runs:
+                            await self._report_one(line, verb, run)
+                        break
+                    refused: tuple[Rejection, ...] = (msgspec.structs.replace(error.rejection, index=0),)
+                    runs = self._settle(line, verb, runs, refused, repeated)
+                    continue
                 else:
                     again = False
                     runs = self._settle(line, verb, runs, answer.refused, repeated)

@@ -44,6 +44,7 @@ from .joining import Join
 from .metrics.components import component
 from .metrics.of_engine import of_engine
 from .principals import Doorkeeper, founders, owner_of
+from .space import RESERVE_BYTES, Space
 from .views.keeper import Settings, Views
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Node:
         login_life_s: int = LIFE_S,
         live_max: int = LIVE_MAX,
         join: Join | None = None,
+        disk_reserve_bytes: int = RESERVE_BYTES,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
@@ -151,7 +153,8 @@ class Node:
         served, beside that of each part. With `search` the words of inputs and errors are indexed. `host` is
         the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
         a principal's login counts, `live_max` how many jobs may be there that have not ended. With `join` no
-        broker is started.
+        broker is started. Submits are refused while the directory's disk has less than `disk_reserve_bytes`
+        left.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
         cannot be folded, ChildFailed where the views do not start.
@@ -177,10 +180,19 @@ class Node:
         node = cls(directory, broker, views, http, spread)
         try:
             await node._open(metrics_port, search, audit or AuditCopies(), live_max)
+            if isinstance(broker, EmbeddedBroker):  # the disk of another is not ours to watch
+                assert node.engine is not None
+                space = Space(directory, disk_reserve_bytes, node.engine, node._own_broker)
+                node._spawn(space.keep(), "watch over the disk")
         except BaseException:
             await node.stop()
             raise
         return node
+
+    def _own_broker(self) -> EmbeddedBroker:
+        """The one that runs now: after it has died there is another."""
+        assert isinstance(self.broker, EmbeddedBroker)
+        return self.broker
 
     async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int) -> None:
         logs = await self._link("log", "log")

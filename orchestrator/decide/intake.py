@@ -44,8 +44,10 @@ def refusal(
     return None
 
 
-def full(live: int, live_max: int, index: int | None) -> Rejection | None:
-    """Why the partition takes no more jobs now."""
+def full(live: int, live_max: int, no_room: str | None, index: int | None) -> Rejection | None:
+    """Why the partition takes no more jobs now; `no_room` is what keeps it from storing them, if anything."""
+    if no_room is not None:
+        return Rejection(RejectionKind.CONFLICT, no_room, None, index)
     if live < live_max:
         return None
     reason = (

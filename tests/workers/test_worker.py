@@ -559,6 +559,31 @@ async def test_try_later_is_asked_again(orchestra: Orchestra) -> None:
     assert len(orchestra.called("complete")) == 3
 
 
+async def test_what_ends_while_many_reports_are_put_off_is_reported(orchestra: Orchestra) -> None:
+    """It waited behind a message of several that came to nothing, and was forgotten there."""
+    gate, ended, refused = asyncio.Event(), False, 0
+
+    @task
+    async def late() -> None:
+        nonlocal ended
+        await gate.wait()
+        ended = True
+
+    def answer(call: Any) -> bytes | None:
+        nonlocal refused
+        if call.verb != "complete" or refused > 4:
+            return None
+        gate.set()
+        refused += ended
+        return TRY_LATER
+
+    orchestra.answer = answer
+    jobs = [orchestra.add("double", {"n": n}) for n in range(8)]
+    jobs.append(orchestra.add("late"))
+    async with running(worker(orchestra, double, late), orchestra):
+        await orchestra.until(lambda: set(jobs) <= set(orchestra.completed))
+
+
 async def test_a_stale_report_is_counted_and_void(orchestra: Orchestra) -> None:
     gate = asyncio.Event()
 

@@ -87,6 +87,7 @@ async def _serve(args: Namespace) -> int:
             login_life_s=args.login_life,
             live_max=args.live_max,
             join=_join(args),
+            disk_reserve_bytes=round(args.disk_reserve * 1e6),
         )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -274,6 +275,7 @@ def _detach(args: Namespace) -> int:
         "host",
         "login_life",
         "live_max",
+        "disk_reserve",
         "tls_cert",
         "tls_key",
         "tls_ca",

@@ -147,6 +147,10 @@ def _add_node_commands(to: Subparsers) -> None:
         help="refuse submits where so many jobs have not ended, each 3 KB of memory [2000000]",
     )  # fmt: skip
     up.add_argument(
+        "--disk-reserve", type=number(0), default=256.0, metavar="MB",
+        help="refuse submits while the disk of --dir has less left: it is for what was accepted [256]",
+    )  # fmt: skip
+    up.add_argument(
         "--checkpoints", action="append", default=[], metavar="FOLDER",
         help="put copies of the signed checkpoints there; repeat for more",
     )  # fmt: skip

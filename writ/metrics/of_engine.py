@@ -34,6 +34,7 @@ def of_engine(engine: Engine, link: Any, broker_pid: int | None) -> list[Family]
         told(catalog.RUNNING, len(state.running)),
         told(catalog.LIVE, state.jobs.live),
         told(catalog.LIVE_MAX, engine.live_max),
+        told(catalog.NO_ROOM, int(engine.no_room is not None)),
         told(catalog.IN_MEMORY, len(state.jobs.here)),
         told(catalog.WAITERS, waiting.acquires),
         told(catalog.WAITING_SLOTS, waiting.slots),

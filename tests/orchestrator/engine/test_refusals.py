@@ -365,6 +365,13 @@ async def another_input(s: Scene) -> str:
     return await s.job(id="a", input=2)
 
 
+@row("--disk-reserve", "keeps 4.0 MB", "has 1.0 MB left")
+async def no_room(s: Scene) -> str:
+    assert s.twin.engine is not None
+    s.twin.engine.refuse_submits("the disk has 1.0 MB left, and keeps 4.0 MB (writ up --disk-reserve)")
+    return await s.job()
+
+
 @row("unique_key u", "on_clash is reject", "mail~a")
 async def unique_key(s: Scene) -> str:
     await s.do("declare", policy={"on_clash": "reject"})
