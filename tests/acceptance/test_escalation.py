@@ -83,6 +83,8 @@ class Attacker:
                 client.ping()
             except raw.ServerError as error:
                 return "permissions violation" in str(error).lower()
+            except TimeoutError:
+                return False  # silence is no refusal
         return False
 
     def over_http(self, attempt: Attempt, path: str, body: bytes) -> int:
