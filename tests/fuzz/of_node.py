@@ -232,6 +232,8 @@ def _is_whole(request: bytes) -> bool:
     try:
         connection.receive_data(request)
         while (event := connection.next_event()) is not h11.NEED_DATA:
+            if isinstance(event, h11.ConnectionClosed):
+                return False  # nothing was sent: it would be told so for ever
             if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
                 return True
     except h11.RemoteProtocolError:
