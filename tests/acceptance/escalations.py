@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from writ.schemas.access import OPERATIONS
 from writ.schemas.ids import shard_of
 from writ.schemas.principals import Role
 
@@ -113,13 +114,15 @@ def _changes(role: Role) -> bytes:
     return json.dumps({"name": "{me}", "role": role.value, "scope": "*", "reason": "please"}).encode()
 
 
-def _asked(kind: str, verbs: Iterable[str], queue: str = "-", **fields: str) -> tuple[Attempt, ...]:
+def _asked(*verbs: str, queue: str = "-", **fields: str) -> tuple[Attempt, ...]:
     """Requests under one's own name, for which the roles do not suffice."""
-    end = "" if kind == "query" else f".{queue}"
-    bodies = [(verb, json.dumps(MESSAGES.get(verb, {}) | fields).encode()) for verb in verbs]
-    return tuple(
-        [Attempt("request", f"writ.{kind}.default.{{me}}.{v}{end}", body, "", v, v) for v, body in bodies]
-    )
+    found: list[Attempt] = []
+    for verb in verbs:
+        kind = OPERATIONS[verb]
+        subject = f"writ.{kind}.default.{{me}}.{verb}" + ("" if kind == "query" else f".{queue}")
+        body = json.dumps(MESSAGES.get(verb, {}) | fields).encode()
+        found.append(Attempt("request", subject, body, "", verb, verb))
+    return tuple(found)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -481,22 +484,18 @@ FAMILIES: tuple[Family, ...] = (
         "releases, aliases and gates, by who operates",
         (Role.OPERATOR,),
         _asked(
-            "control",
-            (
-                *("publish_release", "keep_package", "promote_release", "revoke_release", "unfreeze_release"),
-                *("start_canary", "end_canary", "declare_gate", "remove_gate"),
-            ),
-        )
-        + _asked("query", ("package",)),
-        Attempt("request", "writ.query.default.{me}.list_processes"),
+            *("publish_release", "keep_package", "promote_release", "revoke_release", "unfreeze_release"),
+            *("start_canary", "end_canary", "declare_gate", "remove_gate", "package"),
+        ),
+        *_asked("list_processes"),
     ),
     Family(
         "approvals and evidence of one's own",
         (Role.OPERATOR,),
         (
-            *_asked("control", ("approve", "reject"), "q"),
-            *_asked("control", ("approve_release", "approve_promotion", "approve_access", "decline_access")),
-            *_asked("control", ("record_evaluation", "record_drill", "record_policy_check")),
+            *_asked("approve", "reject", queue="q"),
+            *_asked("approve_release", "approve_promotion", "approve_access", "decline_access"),
+            *_asked("record_evaluation", "record_drill", "record_policy_check"),
         ),
         Attempt("request", "writ.control.default.{me}.pause_queue.q", b'{"reason": "r"}'),
     ),
@@ -504,11 +503,11 @@ FAMILIES: tuple[Family, ...] = (
         "the values of assets and secrets",
         (Role.OPERATOR,),
         (
-            *[each for n in range(4) for each in _asked("control", ("get_asset",), name=f"secret-{n}")],
-            *[each for n in range(4) for each in _asked("control", ("remove_asset",), name=f"secret-{n}")],
-            *_asked("control", ("set_asset",)),
+            *[each for n in range(4) for each in _asked("get_asset", name=f"secret-{n}")],
+            *[each for n in range(4) for each in _asked("remove_asset", name=f"secret-{n}")],
+            *_asked("set_asset"),
         ),
-        Attempt("request", "writ.query.default.{me}.list_assets"),
+        *_asked("list_assets"),
     ),
     Family(
         "the files and memory of others",
@@ -530,7 +529,7 @@ FAMILIES: tuple[Family, ...] = (
             [
                 each
                 for queue in ("q", "bank")
-                for each in _asked("store", (*_STORED[4:],), queue)
+                for each in _asked(*_STORED[4:], queue=queue)
                 if not (queue == "bank" and "list_files" in each.subject)
             ]
         ),
@@ -553,10 +552,10 @@ FAMILIES: tuple[Family, ...] = (
         "the fleet, the queues and the schedules, by who releases",
         (Role.RELEASER,),
         (
-            *_asked("control", ("drain_worker", "undrain_worker")),
-            *_asked("control", ("pause_queue", "drain_queue", "resume_queue"), "q", reason="r"),
-            *_asked("control", ("pause_schedule", "resume_schedule", "trigger_schedule"), "q"),
-            *_asked("control", ("backfill_schedule",), "q"),
+            *_asked("drain_worker", "undrain_worker"),
+            *_asked("pause_queue", "drain_queue", "resume_queue", queue="q", reason="r"),
+            *_asked("pause_schedule", "resume_schedule", "trigger_schedule", queue="q"),
+            *_asked("backfill_schedule", queue="q"),
         ),
         Attempt("request", "writ.query.default.{me}.queues"),
     ),
@@ -567,7 +566,7 @@ FAMILIES: tuple[Family, ...] = (
             [
                 each
                 for session in ("a", "b", "c", "d")
-                for each in _asked("control", ("start_session", "end_session"), name="owner", session=session)
+                for each in _asked("start_session", "end_session", name="owner", session=session)
             ]
         ),
         WHOAMI,
@@ -576,10 +575,10 @@ FAMILIES: tuple[Family, ...] = (
         "what belongs to hosts and privacy officers, by an admin",
         (Role.ADMIN,),
         (
-            *[each for name in ("x", "y", "z") for each in _asked("control", ("create_tenant",), name=name)],
-            *[each for name in ("default", "x") for each in _asked("control", ("set_quotas",), name=name)],
-            *_asked("control", ("erase", "place_hold", "lift_hold"), "q"),
-            *_asked("query", ("list_tenants",)),
+            *[each for name in ("x", "y", "z") for each in _asked("create_tenant", name=name)],
+            *[each for name in ("default", "x") for each in _asked("set_quotas", name=name)],
+            *_asked("erase", "place_hold", "lift_hold", queue="q"),
+            *_asked("list_tenants"),
         ),
         Attempt("request", "writ.query.default.{me}.principals"),
     ),
