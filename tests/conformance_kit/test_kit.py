@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).parent
 WORKER = [sys.executable, "-m", "writ", "worker", "--queue", "conformance"]
@@ -17,6 +20,14 @@ def kit(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_this_projects_worker_keeps_to_the_protocol() -> None:
     done = kit(*WORKER, str(HERE / "tasks.py"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok  ") == 8
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="not run: there is no Node.js")
+def test_a_worker_in_another_language_keeps_to_the_protocol() -> None:
+    """Must hold: a written worker protocol with a conformance kit for workers in other languages."""
+    done = kit("node", str(HERE.parent.parent / "examples" / "node_worker" / "worker.mjs"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok  ") == 8
 
