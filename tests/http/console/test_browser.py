@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -347,6 +349,15 @@ def test_a_page_says_when_it_is_behind_and_survives_the_nodes_restart(chromium: 
         found.sign_in(own.token, "/console/jobs")
         is_live(page)
         assert page.locator("tr[id^='j-']").count() == 1
+        views = own.child("writ.views")
+        assert views is not None
+        os.kill(views, signal.SIGSTOP)  # as one that has more to do than it can
+        try:
+            page.wait_for_selector('#live:not([data-state="on"])')
+            picture(page, "behind")
+        finally:
+            os.kill(views, signal.SIGCONT)
+        is_live(page)
         port = str(own.port)
         own.writ("down")
         page.wait_for_selector('#live[data-state="off"]')

@@ -128,6 +128,8 @@ def test_a_forged_post_is_refused(owner: Visitor, viewer: Visitor, shop: Api) ->
         owner.get("/console/act", **act, csrf=word),
     ]
     assert [got.status for got in forgeries] == [403, 403, 403, 403, 403, 415, 403, 405]
+    for path in ("/console/queues/billing/policy", "/console/plan", "/console/start", f"{JOB}/reproduce"):
+        assert owner.post(path, {"queue": "billing", "reason": "forged"}).status == 403, path
     assert shop.get("/v1/queues/billing/jobs/settle").document["state"] == "suspended"
     assert owner.post("/console/act", {**act, "reason": " ", "csrf": word}).status == 422, "it needs a reason"
     denied = shop.get("/v1/audit", actor="vera", refused="true").document["acts"]
