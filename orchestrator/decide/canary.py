@@ -33,8 +33,8 @@ def in_words(found: Finding) -> str:
     """What was found, as the reason of what follows from it."""
     seen = found.watched
     told = {
-        Outcome.FAIL: f"worse than live, with evidence of {seen.worse:.4g} to 1",
-        Outcome.PASS: f"not worse than live, with evidence of {seen.fine:.4g} to 1",
+        Outcome.FAIL: f"worse than live, with evidence of {seen.worse:,.0f} to 1",
+        Outcome.PASS: f"not worse than live, with evidence of {seen.fine:,.0f} to 1",
         Outcome.INCONCLUSIVE: "no verdict yet",
     }[seen.outcome]
     return f"{told}: a change of {seen.change:+.2%} over {seen.pairs} results each"

@@ -279,7 +279,7 @@ def start_canary(at: At, command: StartCanary) -> Outcomes:
     if not command.percent and not command.keys:
         return Rejection(RejectionKind.MALFORMED, "give a percentage or keys", "percent")
     if command.policy is not None and (wrong := policy_fault(command.policy)) is not None:
-        return Rejection(RejectionKind.MALFORMED, f"policy cannot judge: {wrong}", "policy")
+        return Rejection(RejectionKind.MALFORMED, f"no canary can be judged so: {wrong}", "policy")
     live = at.process.pointer(Alias.LIVE, command.scope)
     if live is None:
         return _conflict(f"live of {at.process.name} points at nothing in {command.scope}; promote first")

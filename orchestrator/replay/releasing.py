@@ -72,7 +72,7 @@ def release_words(event: Fact, actor: str) -> str:
             return f"{what}, {by}: {one_line(reason)}"
         case CanaryJudged(scope=scope, digest=digest, policy=policy, found=found):
             after = policy.on_worse.value if found.watched.outcome is Outcome.FAIL else policy.on_fine.value
-            where = f"{short(digest)} in {scope}, against live since record {found.revision}"
+            where = f"{short(digest)} in {scope}, compared with live since record {found.revision}"
             return f"{where}: {in_words(found)}; a bet wins {1 / found.level:g} to 1, then {after}"
         case CanaryEnded(scope=scope, digest=digest, reason=reason):
             return f"no canary of {short(digest)} in {scope} any more, {by}: {one_line(reason)}"

@@ -328,13 +328,10 @@ async def _promote(args: Namespace) -> int:
     """Exits 1 where the gates say no."""
     name, ref = _of(args)
     async with connected(args) as client:
-        answer = await _asked(
-            client.promote_release(
-                name, ref, args.reason, alias=args.alias, scope=args.scope, override=args.override
-            ),
-            name,
-            ref,
+        promoting = client.promote_release(
+            name, ref, args.reason, alias=args.alias, scope=args.scope, override=args.override
         )
+        answer = await _asked(promoting, f"writ release status {name}@{ref} --scope '{args.scope}'")
     return _told(args, answer, f"{args.alias} of {name} in {args.scope} is {ref}", name)
 
 
@@ -343,9 +340,8 @@ async def _approve_promotion(args: Namespace) -> int:
     if not ref.isdigit():
         raise UsageError(f"{ref!r} is no number of a proposal", [f"writ release approve-promotion {name}@1"])
     async with connected(args) as client:
-        answer = await _asked(
-            client.approve_promotion(name, int(ref), args.reason, scope=args.scope), name, "live"
-        )
+        approving = client.approve_promotion(name, int(ref), args.reason, scope=args.scope)
+        answer = await _asked(approving, f"writ release list {name}")
     return _told(args, answer, f"promotion {ref} of {name} is done", name)
 
 
@@ -365,7 +361,7 @@ async def _canary(args: Namespace) -> int:
             scope=args.scope,
             policy=_canary_policy(args),
         )
-        answer = await _asked(starting, name, ref)
+        answer = await _asked(starting, f"writ release show {name}@{ref}")
     some = f"{args.percent:g} %" + (f" and {count(len(keys), 'fairness key')}" if keys else "")
     judged = "" if args.judge is None else f", judged by their {args.judge}"
     return _told(args, answer, f"{some} of live of {name} in {args.scope} get {ref}{judged}", name)
@@ -384,14 +380,14 @@ def _canary_policy(args: Namespace) -> CanaryPolicy | None:
         raise UsageError(f"the canary cannot be judged so: {error}", []) from error
 
 
-async def _asked(asking: Awaitable[Promoted], name: str, ref: str) -> Promoted:
-    """The answer; what the gates refuse is said with what to look at."""
+async def _asked(asking: Awaitable[Promoted], look: str) -> Promoted:
+    """The answer; what is refused is said with what to `look` at."""
     from writ.broker.errors import Refused
 
     try:
         return await asking
     except Refused as error:
-        raise CommandError(str(error), [f"writ release show {name}@{ref}"]) from error
+        raise CommandError(str(error), [look]) from error
 
 
 def _told(args: Namespace, answer: Promoted, done: str, name: str) -> int:

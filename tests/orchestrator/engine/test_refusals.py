@@ -1071,7 +1071,7 @@ simple(
     _of_release(
         "start_canary", _live(1), release="2.0.0", percent=5, policy={"tolerate": 0.3, "detect": 0.2}
     ),
-    "policy cannot judge",
+    "no canary can be judged so",
     "tolerate=0.3",
     "detect=0.2",
 )
