@@ -73,7 +73,7 @@ class Guard:
             return None
         if isinstance(command, Rejection) and verb not in OPERATIONS:
             return None  # there is no such thing to allow; what is malformed is denied before it is explained
-        if not isinstance(command, OfPrincipal | InScope):
+        if not isinstance(command, OfPrincipal | InScope | CheckGates):
             if self.permits(tenant, principal, verb, queue, now):
                 return None
             resource = Resource(tenant, queue)
@@ -82,7 +82,7 @@ class Guard:
         decision = self.decide(tenant, principal, verb, resource, now)
         return None if decision.allowed else (resource, decision)
 
-    def _about(self, tenant: str, queue: str, command: OfPrincipal | InScope) -> Resource:
+    def _about(self, tenant: str, queue: str, command: OfPrincipal | InScope | CheckGates) -> Resource:
         """What a command about a principal or a release is about: the scope that it names, if any."""
         if not isinstance(command, OfPrincipal):
             return about_release(tenant, command)

@@ -230,13 +230,13 @@ def rollback(at: At, command: RollbackRelease) -> Outcomes:
         return release
     if release.digest == live.digest:
         return ()
-    if command.release is not None and release.digest not in live.before:
+    if release.digest not in live.before:
         return _conflict(
             f"release {release.version} was never live in {command.scope}; promote it", "release"
         )
     barred = bar(process, release)
     if barred is not None:
-        return _conflict(f"{barred}; name another one with --to", "release")
+        return _conflict(f"{barred}; name another one that was live, as NAME@REF", "release")
     return (ReleaseRolledBack(command.scope, release.digest, live.digest, command.reason, command.pinned),)
 
 
