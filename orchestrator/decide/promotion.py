@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from writ.schemas.canaries import OnWorse
 from writ.schemas.due_times import zone_fault
 from writ.schemas.evaluations import Outcome
 from writ.schemas.facts import Fact
@@ -280,6 +281,11 @@ def start_canary(at: At, command: StartCanary) -> Outcomes:
         return Rejection(RejectionKind.MALFORMED, "give a percentage or keys", "percent")
     if command.policy is not None and (wrong := policy_fault(command.policy)) is not None:
         return Rejection(RejectionKind.MALFORMED, f"no canary can be judged so: {wrong}", "policy")
+    freezes = command.policy is not None and command.policy.on_worse is OnWorse.FREEZE
+    if freezes and command.scope != WHOLE_TENANT:
+        # Who may promote in a folder may not stop a release everywhere, and a canary may do no more.
+        reason = f"a freeze holds for the whole tenant, and this canary for {command.scope}; let it end"
+        return _conflict(reason, "policy")
     live = at.process.pointer(Alias.LIVE, command.scope)
     if live is None:
         return _conflict(f"live of {at.process.name} points at nothing in {command.scope}; promote first")

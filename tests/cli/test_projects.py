@@ -79,5 +79,14 @@ def test_a_release_from_a_folder_to_production_and_why(node: Shell) -> None:
     (listed,) = node("release", "list", "desk", "--json").document
     live = next(each for each in listed["pointers"] if each["alias"] == "live")
     assert listed["releases"][live["digest"]]["version"] == "0.1.0"
+    canary = ("release", "canary", "desk@0.1.1", "--percent", "10", "--reason", "a look")
+    judged = node(*canary, "--judge", "jobs", "--detect", "0.2", "--on-worse", "freeze")
+    assert "judged by their jobs" in judged.out
+    wrong = node(*canary, "--judge", "jobs", "--tolerate", "0.3")
+    assert (wrong.code, "tolerate=0.3 detect=0.1" in wrong.err) == (1, True)
+    assert "canary of desk in *: no verdict yet" in node("release", "list", "desk").out
+    (listed,) = node("release", "list", "desk", "--json").document
+    assert [each["watched"]["pairs"] for each in listed["found"]] == [0]
+    assert "a drop of 0.2): freeze where worse" in node("release", "show", "desk@0.1.1").out
     assert node("release", "fetch", "desk@live", "--to", "fetched").code == 0
     assert (node.directory / "fetched/desk.py").read_text() == (node.directory / "desk/desk.py").read_text()

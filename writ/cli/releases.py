@@ -154,7 +154,12 @@ async def _list(args: Namespace) -> int:
         found = await client.processes(args.process)
         canaries = await client.canaries(args.process)
     if args.json:
-        print_json(found)
+        print_json(
+            [
+                {**msgspec.to_builtins(each), "found": [c for c in canaries if c.process == each.name]}
+                for each in found
+            ]
+        )
         return 0
     if not found:
         print("no releases")

@@ -1076,6 +1076,15 @@ simple(
     "detect=0.2",
 )
 simple(
+    "canary of a folder that freezes",
+    _of_release(
+        "start_canary", _live(1), release="2.0.0", percent=5, scope="q", policy={"on_worse": "freeze"}
+    ),
+    "a freeze holds for the whole tenant",
+    "canary for q",
+    "let it end",
+)
+simple(
     "canary beside nothing",
     _of_release("start_canary", release="2.0.0", percent=5),
     "live of p",
