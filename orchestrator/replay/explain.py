@@ -529,7 +529,8 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
             since = next(s.record.at for s in reversed(steps) if s.record.seq == seq)
             return f"It has been ready for {duration(now - since)} with priority {job.priority}.", seq
         case State.SUSPENDED:
-            return _waits_for(job, now), _last_with(steps, JobSuspended)
+            asked = [each for step in steps for each in step.record.events if isinstance(each, JobSuspended)]
+            return _waits_for(job, now, asked[-1]), _last_with(steps, JobSuspended)
         case State.COMPLETED:
             return f"It completed {_ago(job, now)} ago.", job.ended_by
         case State.CANCELLED:
@@ -542,15 +543,19 @@ def _standing(steps: Sequence[Step], job: Job, now: int) -> tuple[str, int]:
             )
 
 
-def _waits_for(job: Job, now: int) -> str:
+def _waits_for(job: Job, now: int, asked: JobSuspended) -> str:
     """What a suspended job waits for, and what happens if nobody comes."""
     wait = job.wait
     assert wait is not None
+    named = ", ".join(wait.on)
+    yes = f"a person must say yes: writ approve {job.id}, or writ reject {job.id}"
+    if asked.attempt is not None:
+        yes += f". Attempt {asked.attempt} asks: {' '.join(asked.rule.split())}"
     words = {
-        WaitReason.APPROVAL: f"a person must say yes: writ approve {job.id}, or writ reject {job.id}",
-        WaitReason.SIGNAL: f"the signal {', '.join(wait.on)} has not come: writ signal {job.id} NAME",
-        WaitReason.CHILD: f"its children {', '.join(wait.on)} have not all ended",
-        WaitReason.DEPENDENCY: f"it comes after {', '.join(wait.on)}",
+        WaitReason.APPROVAL: yes,
+        WaitReason.SIGNAL: f"the signal {named} has not come: writ signal {job.id} {named}",
+        WaitReason.CHILD: f"its children {named} have not all ended",
+        WaitReason.DEPENDENCY: f"it comes after {named}",
         WaitReason.FROZEN: "its release is frozen",
         WaitReason.PAUSED: f"an operator paused it: writ resume {job.id}",
         WaitReason.EXHAUSTED: f"its attempts are used up: writ resume {job.id}, or writ cancel {job.id}",

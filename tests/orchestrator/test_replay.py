@@ -182,6 +182,21 @@ STANDING: list[tuple[Callable[[History], object], str, int]] = [
     (lambda h: h.submitted().granted().released(), "has been ready for 5 s", 3),
     (lambda h: h.submitted().cancelled("no need"), "cancelled 5 s ago: no need", 2),
     (lambda h: h.submitted().granted().completed(), "completed 5 s ago", 3),
+    (
+        lambda h: h.submitted().add(JobSuspended(WaitReason.SIGNAL, "", ("paid",))),
+        "the signal paid has not come: writ signal a paid",
+        2,
+    ),
+    (
+        lambda h: (
+            h.submitted()
+            .granted()
+            .released()
+            .add(JobSuspended(WaitReason.APPROVAL, "pay\n7 euros?", attempt=1))
+        ),
+        "writ approve a, or writ reject a. Attempt 1 asks: pay 7 euros?",
+        4,
+    ),
 ]
 
 
