@@ -30,6 +30,9 @@ SIZES = {
     "phone": (390, "light"),
     "phone-dark": (390, "dark"),
 }
+TOUR = ("overview", "job")
+"""Pages whose pictures are in the README."""
+
 STALL_MS = 250
 """For so long nothing may hold the browser up."""
 
@@ -111,6 +114,8 @@ def walked(request: pytest.FixtureRequest, chromium: Browser, shop: Api, axe_cor
         found.sign_in(shop.token)
         for name, path in PAGES.items():
             found.go(path)
+            if name in TOUR:
+                is_live(found.page)
             wide[name] = found.page.evaluate("document.documentElement.scrollWidth")
             picture(found.page, f"{name}-{request.param}")
             if axe_core is not None:
