@@ -97,7 +97,7 @@ class ReleaseDesk:
             *(None, round_.position, command.process, command.release, release.digest, release.version),
             *(command.scope, worst(checks), checks, tuple(aliases)),
         )
-        round_.answer(asked.send, encode(answer), verdict_only=True)
+        round_.tell(asked.send, encode(answer))
 
     @staticmethod
     def _recorded(round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
