@@ -112,7 +112,7 @@ def lists(last: int) -> dict[str, Filters]:
         },
         "traffic": {**queue, "since": [_day(0), middle, late], "cursor": [QUEUES[60]], "limit": [1, 500]},
         "cost": {
-            **{"by": [[], ["day"], ["day", "queue", "task", "model"]], **queue, **span},
+            **{"by": [[], ["day"], ["day", "queue", "task", "model", "release"]], **queue, **span},
             **{"task": [f"{_MANY}.send", _NEVER], "model": [MODELS[0], _NEVER], "limit": [1, 500]},
         },
         "tools": {

@@ -49,7 +49,7 @@ class Listing(Asking):
         return await self._query("traffic", TrafficQuery(**filters), TrafficPage, timeout_s)
 
     async def cost(self, /, *, timeout_s: float = 10.0, **filters: Any) -> CostPage:
-        """Tokens and what they cost, summed `by` day, queue, task or model, see CostQuery."""
+        """Tokens and what they cost, summed `by` day, queue, task, model or release, see CostQuery."""
         return await self._query("cost", CostQuery(**filters), CostPage, timeout_s)
 
     async def tools(self, /, *, timeout_s: float = 10.0, **filters: Any) -> ToolsPage:

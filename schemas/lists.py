@@ -176,15 +176,20 @@ class CostBy(StrEnum):
     QUEUE = "queue"
     TASK = "task"
     MODEL = "model"
+    RELEASE = "release"
 
 
 class CostQuery(Query, frozen=True, kw_only=True):
-    """Tokens and what they cost, on whole days of log time: that of `since`, to that before `until`."""
+    """Tokens and what they cost, on whole days of log time: that of `since`, to that before `until`.
+
+    A `release` is named by its digest; what ran without one is of the release `""`.
+    """
 
     by: tuple[CostBy, ...] = (CostBy.QUEUE, CostBy.MODEL)
     queue: Token | None = None
     task: str | None = None
     model: str | None = None
+    release: str | None = None
     since: Moment | None = None
     until: Moment | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
@@ -197,6 +202,7 @@ class CostSum(msgspec.Struct, frozen=True):
     queue: str | None
     task: str | None
     model: str | None
+    release: str | None
     calls: int
     input_tokens: int
     output_tokens: int

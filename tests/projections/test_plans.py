@@ -53,7 +53,10 @@ ASKED: Final[dict[str, dict[str, list[Any]]]] = {
     "attempts": {"job": ["a"], "queue": ["mail"], "worker": ["w1"], "outcome": ["live"], **ERRORS, **SPAN},
     "workers": {"worker": ["w1"], "since": [DAY], "cursor": ["w0"]},
     "traffic": {"queue": ["mail"], "since": [DAY], "cursor": ["a"]},
-    "cost": {"by": [[]], "queue": ["mail"], "task": ["t"], "model": ["m"], "since": [DAY], "until": [DAY]},
+    "cost": {
+        **{"by": [[]], "queue": ["mail"], "task": ["t"], "model": ["m"], "release": ["d"]},
+        **{"since": [DAY], "until": [DAY]},
+    },
     "tools": {"tool": ["pay"], "since": [DAY], "cursor": ["a"]},
     "tool_calls": {"tool": ["pay"], "queue": ["mail"], "job": ["a"], "outcome": ["denied"], **SPAN},
     "audit": {"actor": ["owner"], "queue": ["mail"], "job": ["a"], **VERBS, **SPAN},

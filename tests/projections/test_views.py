@@ -24,7 +24,8 @@ from writ.projections import cost as costs
 from writ.projections.attempts import AttemptsView, attempts
 from writ.projections.audit import AuditView, audit
 from writ.projections.cost import CostView, cost
-from writ.projections.feed import Feeds
+from writ.projections.feed import Batch, Feeds
+from writ.projections.folded import Folded
 from writ.projections.runner import Runner
 from writ.projections.scale import step_of, top_of
 from writ.projections.shown import timestamp
@@ -32,6 +33,7 @@ from writ.projections.tools import ToolsView, tool_calls, tools
 from writ.projections.traffic import HOUR, KEPT_MINUTES, MINUTE, TrafficView, traffic
 from writ.projections.view import View
 from writ.projections.workers import WorkersView, workers
+from writ.schemas.chain import Position
 from writ.schemas.codec import decode
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.events import (
@@ -42,6 +44,7 @@ from writ.schemas.events import (
     JobDeadLettered,
     JobEdited,
     JobResumed,
+    JobSubmitted,
     JobSuspended,
     LeaseGranted,
     RejectionsFolded,
@@ -61,7 +64,7 @@ from writ.schemas.lists import (
     TrafficQuery,
     WorkersQuery,
 )
-from writ.schemas.records import Record
+from writ.schemas.records import GENESIS, Record
 from writ.schemas.sealed import seal
 from writ.schemas.steps import (
     CompensationDue,
@@ -502,6 +505,41 @@ def test_a_step_of_the_scale_of_waits_is_at_most_a_quarter_wide() -> None:
         assert wait < top_of(step_of(wait)) <= max(wait, 4) * 1.25
 
 
+@pytest.mark.parametrize("size", [1, 2, 10])
+async def test_costs_are_told_by_the_release_that_ran(size: int, tmp_path: Path) -> None:
+    """That of the lease under which a model was used, also where a job has had others."""
+    one, other = "a" * 64, "b" * 64
+    facts: list[tuple[str, Fact]] = [
+        ("mail~a", JobSubmitted("t", seal(b"1"))),
+        ("mail~a", LeaseGranted("w", 1, release=one)),
+        ("mail~a", UsageRecorded(1, 1, "large", 10, 1, 100)),
+        ("mail~plain", JobSubmitted("t", seal(b"1"))),
+        ("mail~plain", LeaseGranted("w", 1)),
+        ("mail~a", LeaseGranted("w", 2, release=other)),
+        ("mail~plain", UsageRecorded(1, 1, "large", 10, 1, 7)),
+        ("mail~a", UsageRecorded(2, 2, "large", 10, 1, 1_000)),
+        ("mail~a", UsageRecorded(2, 2, "large", 10, 1, 30_000)),
+    ]
+    records = [
+        Record(1, seq, "default", "job", key, seq, "owner", (fact,))
+        for seq, (key, fact) in enumerate(facts, 1)
+    ]
+    folded = await Folded.open(tmp_path / "v.db", CostView())
+    for start in range(0, len(records), size):
+        part = records[start : start + size]
+        assert await folded.apply(Batch(part, [Position(1, each.seq, GENESIS) for each in part])) is None
+    await folded.close()
+    with closing(sqlite3.connect(tmp_path / "v.db")) as db:
+        sums = cost(db, "default", CostQuery(by=(CostBy.RELEASE,))).sums
+        assert [(each.release, each.calls, each.cost_microusd) for each in sums] == [
+            (other, 2, 31_000),
+            (one, 1, 100),
+            ("", 1, 7),
+        ]
+        (alone,) = cost(db, "default", CostQuery(by=(), release=one)).sums
+        assert alone.cost_microusd == 100
+
+
 @pytest.mark.parametrize("month", [2, 32])
 async def test_costs_are_the_sums_of_what_was_used(
     month: int, runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -522,6 +560,7 @@ async def test_costs_are_the_sums_of_what_was_used(
             sums: dict[tuple[str | None, ...], list[int]] = {}
             for day, job, usage in used:
                 named = {"day": str(day), "queue": job.queue, "task": job.task, "model": usage.model}
+                named["release"] = job.release or ""
                 key = tuple([named[each] if each in by else None for each in CostBy])
                 known = sums.setdefault(key, [0] * 5)
                 cost_microusd = usage.cost_microusd
@@ -531,7 +570,8 @@ async def test_costs_are_the_sums_of_what_was_used(
                     known[place] += number
             found = cost(db, "default", CostQuery(by=by, limit=500))
             assert {
-                (s.day, s.queue, s.task, s.model): list(msgspec.structs.astuple(s)[4:]) for s in found.sums
+                (s.day, s.queue, s.task, s.model, s.release): list(msgspec.structs.astuple(s)[5:])
+                for s in found.sums
             } == sums
             assert [s.cost_microusd for s in found.sums] == sorted(
                 [v[3] for v in sums.values()], reverse=True

@@ -12,6 +12,7 @@ from .fetch import RECENT_S, pages
 from .moments import span
 from .output import Table, count, next_steps, on_terminal, one_line, print_json, took, when
 from .reach import connected
+from .releases import found_release, named_release
 from .watching import Shown, rows, watch
 
 if TYPE_CHECKING:
@@ -179,8 +180,10 @@ def cost(args: Namespace) -> int:
 
 async def _cost(args: Namespace) -> int:
     by = [name for name in args.by.split(",") if name]
-    named = _given(args, "queue", "task", "model", "since", "until", "limit")
     async with connected(args) as client:
+        if args.release is not None and "@" in args.release:
+            args.release = (await found_release(client, *named_release(args.release))).digest
+        named = _given(args, "queue", "task", "model", "release", "since", "until", "limit")
         page = await client.cost(by=tuple(by), **named)
     if args.json:
         print_json(page.sums)
@@ -196,7 +199,7 @@ async def _cost(args: Namespace) -> int:
             usd,
             str(each.unpriced),
         )
-        table.add(*[str(getattr(each, name)) for name in by], *sums)
+        table.add(*[str(getattr(each, name) or "-") for name in by], *sums)
     if not page.sums:
         print("no usage of models is recorded")
         return 0

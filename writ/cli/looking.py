@@ -56,11 +56,12 @@ def add(to: Subparsers) -> None:
         "  writ cost --by day,model\n  writ cost --by task --queue billing --since 2026-01-01T00:00:00Z",
     )  # fmt: skip
     cost.add_argument(
-        "--by", default="queue,model", metavar="B", help="day, queue, task, model [queue,model]"
+        "--by", default="queue,model", metavar="B", help="day, queue, task, model, release [queue,model]"
     )
     cost.add_argument("--queue", metavar="Q")
     cost.add_argument("--task", metavar="TASK")
     cost.add_argument("--model", metavar="M")
+    cost.add_argument("--release", metavar="NAME@REF", help="what ran on it; or its digest")
     _span(cost)
     fresh(cost)
     cost.add_argument("--limit", type=whole(1, 500), metavar="N", default=100, help="at most so many [100]")
