@@ -28,7 +28,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.acceptance.apart import Apart
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.disk import Disk
 from tests.acceptance.kills import checker, harness
 from tests.acceptance.retention import Proof
 from writ import Client
@@ -44,6 +46,7 @@ CLUSTERED: Final = (*PARTS[:-1], "broker leader", "broker follower")
 STOPS_ALL: Final = ("leader", "broker", "broker leader")
 """Until each of these is replaced, the log stands still."""
 
+CUT_S: Final = 8.0
 STREAMS: Final = ("WRIT_LOG_0", "WRIT_SUBMIT")
 STOPPED: Final = ("leader", "standby", "worker", "broker", "broker leader")
 """What can stand still for a while and go on; the others are waited for by nobody."""
@@ -69,6 +72,10 @@ exec(compile(open({tasks!r}).read(), {tasks!r}, "exec"))
 """
 
 
+class Lost(AssertionError):
+    """What was acknowledged is not on the disk."""
+
+
 class Told(NamedTuple):
     """What was done, and what was seen to hold."""
 
@@ -90,10 +97,21 @@ class Chaos:
         parts: tuple[str, ...] = PARTS,
         servers: int = 1,
         lease_s: float = LEASE_S,
+        disk: Disk | None = None,
+        apart: bool = False,
+        sync: str = "always",
     ) -> None:
         self.stage = harness.Stage(root, checker)
         self.root = root
-        self.cluster = Cluster(root / "brokers", self.stage.directory, servers) if servers > 1 else None
+        self.disk = disk
+        self.cluster: Cluster | None = None
+        if disk is not None:
+            self.stage.directory = disk.path / "node"
+            self.cluster = Cluster(disk.path / "brokers", self.stage.directory, 1, "single.conf", sync)
+        elif apart:
+            self.cluster = Apart(root / "brokers", self.stage.directory, servers)
+        elif servers > 1:
+            self.cluster = Cluster(root / "brokers", self.stage.directory, servers)
         self.lease_s = lease_s
         self.gaps: dict[str, list[float]] = {}
         self.faults: Counter[str] = Counter()
@@ -120,7 +138,8 @@ class Chaos:
             await self._start_brokers()
             self._node = await self.stage.node()
             for _ in range(2):
-                self._stand_by()
+                if self.disk is None:
+                    self._stand_by()
                 self._work()
             self._isolate()
             self._following = asyncio.create_task(self._watch.until(lambda _: False, "the end", _EVER_S))
@@ -141,6 +160,8 @@ class Chaos:
             await self.stage.clear()
             if self.cluster is not None:
                 self.cluster.clear()
+            if self.disk is not None:
+                self.disk.unmount()
 
     async def _start_brokers(self) -> None:
         if self.cluster is not None:
@@ -211,6 +232,12 @@ class Chaos:
             await asyncio.sleep(0.01)
 
     async def _do(self, part: str, fault: str) -> None:
+        if part in ("power", "cable"):
+            await self._busy()
+            self.live_at_least = min(self.live_at_least, sum(self._watch.history.live.values()))
+            self.faults[f"{fault} {part}"] += 1
+            await (self._lose_power() if part == "power" else self._pull_cable())
+            return
         pid = await self._pid(part)
         self.live_at_least = min(self.live_at_least, sum(self._watch.history.live.values()))
         self.faults[f"{fault} {part}"] += 1
@@ -229,6 +256,39 @@ class Chaos:
                 f"the node ended when the {part} was killed\n{self.stage.said()}"
             )
         await self._mend()
+
+    async def _lose_power(self) -> None:
+        """The disk is as it was on its plates; whatever used it is gone, and starts again. Raises Lost."""
+        assert self.disk is not None
+        assert self.cluster is not None
+        assert self._node is not None
+        self.disk.cut()
+        os.killpg(self._node.pid, signal.SIGKILL)
+        self._node.wait(PATIENCE_S)
+        self.cluster.end(0)
+        await asyncio.to_thread(self.disk.unmount)
+        self.disk.mount()
+        self.cluster.start(0)
+        await self.cluster.whole(STREAMS[0])
+        key = self.stage.directory / "keys" / "log.creds"
+        stored = checker.fold(await checker.read_log(self.stage.url, key, STREAMS[0]))
+        waiting = (await self.cluster.stream(STREAMS[1]))["state"]["messages"]
+        acknowledged = {e["id"] for e in checker.read_ledger(self.stage.ledger) if e["what"] == "ack"}
+        missing = acknowledged - {name.partition("~")[2] for name in stored.jobs}
+        if len(missing) > waiting * ARRAY:
+            raise Lost(f"{len(missing)} of {len(acknowledged)} acknowledged jobs are gone")
+        self._node = await self.stage.node()
+
+    async def _pull_cable(self) -> None:
+        """Of the server that leads the log, for longer than it takes the others to elect another."""
+        assert isinstance(self.cluster, Apart)
+        for stream in STREAMS:
+            await self.cluster.whole(stream)
+        leads = await self.cluster.leader(STREAMS[0])
+        assert leads is not None
+        self.cluster.pull(leads)
+        await asyncio.sleep(CUT_S)
+        self.cluster.plug(leads)
 
     async def _gap(self) -> float:
         """Seconds from now until the log goes on."""
