@@ -51,7 +51,8 @@ class JoinedBroker(Doors):
         self._url = url
         self.settings = settings
         self._lock = lock
-        self._open = False
+        self.admitting = asyncio.Event()
+        """Set when this process lets principals in."""
 
     @classmethod
     async def start(
@@ -97,7 +98,7 @@ class JoinedBroker(Doors):
         return (local_principal(self.directory, DEFAULT_TENANT, OWNER),)
 
     async def set_principals(self, principals: Sequence[Principal]) -> None:
-        if self._open:
+        if self.admitting.is_set():
             await super().set_principals(principals)
             return
         try:
@@ -105,7 +106,7 @@ class JoinedBroker(Doors):
         except AccountsRefused as error:
             raise BrokerError(f"the broker did not take the principals: {error}") from error
         await self._open_gate(self.settings.login_life_s)  # before, it would have turned everybody away
-        self._open = True
+        self.admitting.set()
 
     async def spread(self, replicas: int | None, tags: tuple[str, ...]) -> Spread:
         """How streams are kept here: on so many servers, or as suits the broker's size.

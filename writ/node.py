@@ -230,6 +230,8 @@ class Node:
         self._spawn(self.views.keep(settings), "keeper of the views")
         await self._until(engine.is_led)
         self._spawn(self._keep_doors(engine, logs), "doorkeeper")
+        if isinstance(self.broker, JoinedBroker):
+            await self._until(self.broker.admitting)
         if isinstance(self.broker, EmbeddedBroker):  # the log file of another is not ours to read
             budget = Budget(TOLD_BURST, TOLD_PER_S)
             refusals = Refusals(lambda key: owner_of(key, engine.state), DEFAULT_TENANT, budget.take)
