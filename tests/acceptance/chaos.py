@@ -107,7 +107,9 @@ class Chaos:
         self.cluster: Cluster | None = None
         if disk is not None:
             self.stage.directory = disk.path / "node"
-            self.cluster = Cluster(disk.path / "brokers", self.stage.directory, 1, "single.conf", sync)
+            self.cluster = Cluster(
+                root / "brokers", self.stage.directory, 1, "single.conf", data=disk.path, sync=sync
+            )
         elif apart:
             self.cluster = Apart(root / "brokers", self.stage.directory, servers)
         elif servers > 1:

@@ -35,7 +35,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """Servers on one configuration, each with folders of its own; `keys` is the directory of a node."""
+    """Servers on one configuration, each with folders of its own in `data`; `keys` is the directory of a node."""
 
     def __init__(
         self,
@@ -43,6 +43,8 @@ class Cluster:
         keys: Path,
         servers: int = 3,
         configuration: str = "cluster.conf",
+        *,
+        data: Path | None = None,
         sync: str = "always",
     ) -> None:
         self.root = root
@@ -50,6 +52,7 @@ class Cluster:
         self.size = servers
         self.configuration = configuration
         self._sync = sync
+        self._data = data or root
         ports = free_ports(2 * servers)
         self.ports, self._routes = ports[:servers], ports[servers:]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * servers
@@ -85,7 +88,7 @@ class Cluster:
 
     def folder(self, number: int) -> Path:
         """Where a server has its data."""
-        return self.root / f"broker-{number}"
+        return self._data / f"broker-{number}"
 
     def command(self, number: int) -> tuple[str, ...]:
         """How a server is started."""
