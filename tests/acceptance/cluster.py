@@ -35,7 +35,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """Servers on one configuration, each with folders of its own in `data`; `keys` is the directory of a node."""
+    """Servers on one configuration, each with a folder in `data`; `keys` is the directory of a node."""
 
     def __init__(
         self,
