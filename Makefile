@@ -36,6 +36,10 @@ retention-proof: $(READY) ## Archive and trim under load with 20 kills, and comp
 chaos: $(READY) ## Kill and stop each part of a system under load, and check all of its history (FULL=1: 100 of each)
 	@$(BIN)/python -m tests.acceptance.chaos $(if $(FULL),--kills 100 --stops 20) $(ARGS)
 
+.PHONY: power-proof
+power-proof: $(READY) ## Cut the power of a broker's disk 20 times, and once as a control (root, loop devices)
+	@WRIT_POWER_LOSSES=$(or $(N),20) $(BIN)/pytest -n0 -q -rs -o timeout=600 tests/acceptance/test_power.py
+
 .PHONY: forensics
 forensics: $(READY) ## Hold replay, explain, verify and what-if to what they promise, at full size
 	@$(BIN)/python -m tests.forensics $(ARGS)
