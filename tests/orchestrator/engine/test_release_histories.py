@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from writ.orchestrator.decide import release
+from writ.orchestrator.state import Partition
 from writ.schemas.events import JobSubmitted, LeaseGranted
 from writ.schemas.jobs import Job
 from writ.schemas.processes import (
@@ -22,6 +23,7 @@ from writ.schemas.processes import (
     CanaryStarted,
     Pinned,
     Process,
+    Release,
     ReleaseFrozen,
     ReleasePromoted,
     ReleasePublished,
@@ -243,44 +245,58 @@ async def test_a_history_of_releases_keeps_the_rules(twin: Twin, seed: int) -> N
     await twin.check()
 
 
+Meant = Callable[[Job, Process, str], Any]
+MEANT = "writ.orchestrator.decide.release._meant"
+
+
 def _never_barred(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(release, "bar", lambda process, release_: None)
+    def runs(process: Process, release_: Release) -> None:
+        return None
+
+    patch.setattr(release, "bar", runs)
+
+
+def _with_meant(patch: pytest.MonkeyPatch, changed: Callable[[Meant], Meant]) -> None:
+    """The release that a job means, as something else."""
+    patch.setattr(MEANT, changed(vars(release)["_meant"]))
 
 
 def _never_pinned(patch: pytest.MonkeyPatch) -> None:
-    meant = release._meant
-    patch.setattr(
-        release, "_meant", lambda job, process, ref: meant(replace(job, release=None), process, ref)
-    )
+    def changed(meant: Meant) -> Meant:
+        return lambda job, process, ref: meant(replace(job, release=None), process, ref)
+
+    _with_meant(patch, changed)
 
 
 def _never_moved(patch: pytest.MonkeyPatch) -> None:
-    meant = release._meant
+    def changed(meant: Meant) -> Meant:
+        def stays(job: Job, process: Process, ref: str) -> Any:
+            pointers = tuple([replace(each, left=()) for each in process.pointers])
+            return meant(job, replace(process, pointers=pointers), ref)
 
-    def stays(job: Job, process: Process, ref: str) -> Any:
-        pointers = tuple([replace(each, left=()) for each in process.pointers])
-        return meant(job, replace(process, pointers=pointers), ref)
+        return stays
 
-    patch.setattr(release, "_meant", stays)
+    _with_meant(patch, changed)
 
 
 def _wide_scope(patch: pytest.MonkeyPatch) -> None:
-    meant = release._meant
+    def changed(meant: Meant) -> Meant:
+        return lambda job, process, ref: meant(replace(job, key=f"other~{job.id}"), process, ref)
 
-    def wide(job: Job, process: Process, ref: str) -> Any:
-        return meant(replace(job, key=f"other~{job.id}"), process, ref)
-
-    patch.setattr(release, "_meant", wide)
+    _with_meant(patch, changed)
 
 
 @pytest.mark.parametrize("plant", [_never_barred, _never_pinned, _never_moved, _wide_scope])
 async def test_the_judge_finds_what_is_planted(
-    twin: Twin, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    twin: Twin,
+    plant: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    snapshot: Callable[[Partition], dict[str, Any]],
 ) -> None:
     """A judge that never says no proves nothing."""
     plant(monkeypatch)
     for seed in range(25):
-        own = type(twin)(twin._snapshot)
+        own = type(twin)(snapshot)
         await own.start()
         try:
             await judged(own, seed)
