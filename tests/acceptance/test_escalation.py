@@ -36,6 +36,10 @@ FOUND_S = 60.0
 """By when the audit tells of everything: repeats are told of after ten seconds."""
 
 
+UNDECIDED_MAX = 5
+"""How often one asks again over HTTP where nobody has answered."""
+
+
 class Attacker:
     """One principal, with what it lawfully has."""
 
@@ -61,7 +65,11 @@ class Attacker:
         raw = self.where.raw
         subject, body = self.said(attempt.subject), self.said(attempt.body.decode())
         if attempt.how == "http":
-            return self.over_http(attempt, subject.decode(), body) in {401, 403, 404}
+            for _ in range(UNDECIDED_MAX):
+                status = self.over_http(attempt, subject.decode(), body)
+                if status != 503:  # nobody has decided: a busy machine
+                    break
+            return status in {401, 403, 404}
         if attempt.how == "login":
             try:
                 LOGINS[attempt.subject](self)
@@ -274,7 +282,7 @@ async def test_every_escalation_is_refused_and_in_the_audit(world: World) -> Non
             await asyncio.sleep(0.05)
     before = await _everything(world)
     found = await asyncio.gather(*[asyncio.to_thread(each.run) for each in attackers])
-    assert [each for wrong in found for each in wrong] == []
+    assert not any(found), "\n".join([each for wrong in found for each in wrong])
     async with asyncio.timeout(FOUND_S):
         while missing := await _missing(world, attackers):
             last = missing
