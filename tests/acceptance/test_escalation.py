@@ -37,7 +37,7 @@ FOUND_S = 60.0
 
 
 UNDECIDED_MAX = 5
-"""How often one asks again over HTTP where nobody has answered."""
+"""How often one asks where nobody answers, as on a machine that stands still for seconds."""
 
 
 class Attacker:
@@ -61,14 +61,21 @@ class Attacker:
         return self.where.raw.Raw(self.where.node.url, key or self.key, 10.0)
 
     def refused(self, attempt: Attempt) -> bool:
-        """Tries, and tells whether it was refused."""
+        """Tries, and tells whether it was refused; silence is none, and one asks again."""
+        for _ in range(UNDECIDED_MAX):
+            try:
+                return self._refused(attempt)
+            except TimeoutError:
+                pass
+        return False
+
+    def _refused(self, attempt: Attempt) -> bool:
         raw = self.where.raw
         subject, body = self.said(attempt.subject), self.said(attempt.body.decode())
         if attempt.how == "http":
-            for _ in range(UNDECIDED_MAX):
-                status = self.over_http(attempt, subject.decode(), body)
-                if status != 503:  # nobody has decided: a busy machine
-                    break
+            status = self.over_http(attempt, subject.decode(), body)
+            if status == 503:
+                raise TimeoutError("nobody has decided")
             return status in {401, 403, 404}
         if attempt.how == "login":
             try:
@@ -91,8 +98,6 @@ class Attacker:
                 client.ping()
             except raw.ServerError as error:
                 return "permissions violation" in str(error).lower()
-            except TimeoutError:
-                return False  # silence is no refusal
         return False
 
     def over_http(self, attempt: Attempt, path: str, body: bytes) -> int:
