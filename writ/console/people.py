@@ -75,20 +75,16 @@ async def _asks(visit: Visit, job: JobView) -> str:
 
 async def approvals(visit: Visit) -> Page:
     """Jobs that wait for a person's word, and grants that wait for a second person."""
-    page, principals, processes = await asyncio.gather(
+    page, principals = await asyncio.gather(
         visit.client.jobs(waits_for=WaitReason.APPROVAL, limit=_ASKED, cursor=visit.one("cursor")),
         part(visit.client.principals(waiting=True)),
-        part(visit.client.processes()),
     )
     mine = await visit.queues_for("approve", {job.queue for job in page.jobs})
     shown = [job for job in page.jobs if job.queue in mine]
     asks = await asyncio.gather(*[part(_asks(visit, job)) for job in shown])
     found = () if isinstance(principals, Denied) else principals.principals
     proposals = [(each.name, proposal) for each in found for proposal in each.proposals]
-    known = () if isinstance(processes, Denied) else processes
-    promotions = [(each.name, proposal) for each in known for proposal in each.proposals]
-    asked = [*(["approve_access"] if proposals else []), *(["approve_promotion"] if promotions else [])]
-    may = await visit.may(asked)
+    may = await visit.may(["approve_access"]) if proposals else frozenset[str]()
     return Page(
         "approvals.html",
         {
@@ -101,7 +97,16 @@ async def approvals(visit: Visit) -> Page:
             "others": [job for job in page.jobs if job.queue not in mine],
             "next": page.next,
             "proposals": proposals,
-            "may_grant": "approve_access" in may,
-            "promotions": promotions if "approve_promotion" in may else [],
+            "may_grant": bool(may),
         },
     )
+
+
+async def promotions(visit: Visit) -> Page:
+    """Promotions against their gates, which wait for a second person.
+
+    A page of its own: a leader is asked for them, and jobs are approved while there is none, too.
+    """
+    processes, may = await asyncio.gather(visit.client.processes(), visit.may(["approve_promotion"]))
+    waiting = [(each.name, proposal) for each in processes for proposal in each.proposals]
+    return Page("promotions.html", {"promotions": waiting, "may_approve": bool(may)})

@@ -41,6 +41,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/audit", people.audit),
     ("GET", "/audit/verification", people.verification),
     ("GET", "/approvals", people.approvals),
+    ("GET", "/approvals/promotions", people.promotions),
     ("GET", "/start", starting.start),
     ("POST", "/start", starting.submit),
     ("POST", "/act", acting.act),

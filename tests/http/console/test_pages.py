@@ -230,7 +230,7 @@ def test_a_release_tells_what_was_proved_and_waits_for_a_second_person(owner: Vi
     page = words(owner.get(PAGES["release"]).body)
     for said in ("release_published", "promotion_blocked", "0 of 1 who hold approver", "promotion_proposed"):
         assert said in page
-    waiting = "".join(seen(owner.get("/console/approvals").body).text)
+    waiting = "".join(seen(owner.get("/console/approvals/promotions").body).text)
     assert "You proposed it: another person approves." in waiting
     digest = re.search(
         r"/console/releases/invoices/([0-9a-f]{64})", owner.get("/console/releases").body.decode()

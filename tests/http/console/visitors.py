@@ -236,6 +236,7 @@ PAGES = {
     "jobs": "/console/jobs",
     "dead": "/console/dead",
     "approvals": "/console/approvals",
+    "promotions": "/console/approvals/promotions",
     "queues": "/console/queues",
     "queue": "/console/queues/billing",
     "schedules": "/console/schedules",
