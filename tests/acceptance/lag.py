@@ -1,6 +1,6 @@
 """A long way on loopback: a proxy that holds back all that passes, and now and then loses some of it.
 
-What TCP makes of a lost packet is that it, and all behind it, come later by the time to send it anew: so here.
+What TCP makes of a lost packet is that it, and all behind it, come later by the time to send it anew.
 """
 
 from __future__ import annotations

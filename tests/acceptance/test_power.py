@@ -62,8 +62,8 @@ async def lose_power(platter: disk.Disk, root: Path, sync: str, losses: int) -> 
             acknowledged = max(acknowledged, await log.last_seq())
             appending = asyncio.create_task(_append(log, acknowledged))
             seen = acknowledged
-            while (await asyncio.sleep(0.01)) or seen < acknowledged + APPENDS:
-                seen = max(seen, await log.last_seq())
+            while seen < acknowledged + APPENDS:
+                seen = await log.last_seq()
             platter.cut()  # in the middle of what is being appended
             cluster.end(0)
             appending.cancel()
