@@ -179,11 +179,13 @@ def _command_of(pid: int) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file as a whole: whoever reads it sees the old text or the new."""
+    """Replace a file as a whole: it holds the old text or the new, also after a loss of power."""
     draft = path.with_name(f".{path.name}.draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, SEED_MODE)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from writ.broker.archive import ArchiveDamaged, ArchivedLog
 from writ.broker.mirror import Mirror
+from writ.broker.owned import write
 from writ.broker.ports import AppendFailed, Stored
 from writ.broker.streams import ApiError, StreamLook
 from writ.schemas.events import AlarmKind
@@ -123,9 +124,7 @@ class Watch:
 
     def _write(self, seen: dict[str, StreamLook]) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = self._path.with_suffix(".new")
-        unfinished.write_bytes(msgspec.json.encode(seen))
-        unfinished.replace(self._path)
+        write(self._path, msgspec.json.encode(seen).decode())
         self._known = seen
 
     # --- records ----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
+from writ.broker.objects import sync_folder
 from writ.broker.presence import be_present
 from writ.broker.requests import NatsRequests
 from writ.broker.spread import ALONE, Spread
@@ -95,7 +96,11 @@ def _write_epochs(directory: Path, epochs: dict[str, int]) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there as it was or as it shall be."""
+    """Writes a file so that it is there as it was or as it shall be, and stays so when the power is lost."""
     temporary = path.with_suffix(".new")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)

@@ -157,6 +157,7 @@ def _certificates(args: Namespace, directory: Path) -> TlsFiles | None:
             )
         memory.unlink(missing_ok=True)
         return None
+    from writ.broker.owned import write
     from writ.broker.tls import TlsError, TlsFiles, own_files
 
     try:
@@ -170,7 +171,7 @@ def _certificates(args: Namespace, directory: Path) -> TlsFiles | None:
     except TlsError as error:
         raise CommandError(str(error), []) from error
     if directory.is_dir():
-        memory.write_text(json.dumps([str(Path(each).absolute()) for each in wanted]), encoding="utf-8")
+        write(memory, json.dumps([str(Path(each).absolute()) for each in wanted]))
     return files
 
 
