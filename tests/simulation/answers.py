@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from writ.schemas import commands
+from writ.schemas import bounds, commands
 from writ.schemas.fleet import FLEET_VERBS
 from writ.schemas.notes import Note, Recall, Recalled
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -110,8 +110,9 @@ class Answers:
         if said.error is not None:
             return
         command: commands.Acquire = _decoders["acquire"](asked.body)
-        if len(said.leases) > command.count:
-            self._broken(f"{len(said.leases)} leases for an acquire of {command.count}")
+        most = bounds.LEASES_PER_REQUEST_MAX if command.again else command.count
+        if len(said.leases) > most:
+            self._broken(f"{len(said.leases)} leases for an acquire of {most}")
         for lease in said.leases:
             key = f"{asked.line}~{lease.id}"
             want = key, command.worker, asked.principal

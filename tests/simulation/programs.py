@@ -151,8 +151,10 @@ class Program:
         try:
             if deed.what == "flood":
                 await self._flood(deed.queue)
-            elif job is None or deed.what not in ("resubmit", "meddle"):
+            elif deed.what not in ("resubmit", "meddle"):
                 await self._operator.do(deed, None if job is None else job.id)
+            elif job is None:
+                return  # a smaller history may lack the job
             elif deed.what == "resubmit":
                 await self._raw(job)
             else:
