@@ -33,8 +33,8 @@ retention-proof: $(READY) ## Archive and trim under load with 20 kills, and comp
 	@$(BIN)/python -m tests.acceptance.retention $(ARGS)
 
 .PHONY: chaos
-chaos: $(READY) ## Kill and stop each part of a system under load, and check all of its history (FULL=1: 100 of each)
-	@$(BIN)/python -m tests.acceptance.chaos $(if $(FULL),--kills 100 --stops 20) $(ARGS)
+chaos: $(READY) ## Kill, stop, cut power and cables under load, and check all of the history (FULL=1: 100 of each)
+	@$(BIN)/python -m tests.acceptance.chaos_run $(if $(FULL),--kills 100 --stops 20) $(ARGS)
 
 .PHONY: power-proof
 power-proof: $(READY) ## Cut the power of a broker's disk 20 times, and once as a control (root, loop devices)

@@ -209,6 +209,7 @@ class Node:
             self.broker.url,
             str(self.broker.key_path("log")),
             str(self.broker.key_path("answer")),
+            str(self.broker.key_path("system")),
             engine.state.number,
             wired.log_epoch,
             wired.intake_epoch,
@@ -218,7 +219,6 @@ class Node:
             tuple([str(folder.absolute()) for folder in audit.checkpoints]),
             audit.mirror,
             self._spread,
-            str(self.broker.key_path("system")),
         )
         self._spawn(self._guard(), "broker guard")
         gate = GateSettings(

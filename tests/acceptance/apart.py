@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,11 +39,14 @@ def missing() -> str | None:
     return None if made.returncode == 0 else f"no namespace or no veth: {made.stderr.strip()}"
 
 
-def enter() -> int | None:
-    """Runs this very program again in a namespace of its own; its exit code, and None inside."""
-    if os.environ.get(_INSIDE):
-        return None
-    command = ("unshare", "-n", sys.executable, *sys.orig_argv[1:])
+def inside() -> bool:
+    """Whether this process is in a namespace that `enter` made."""
+    return bool(os.environ.get(_INSIDE))
+
+
+def enter(words: Sequence[str]) -> int:
+    """Runs `make chaos` with these words in a namespace of its own; its exit code."""
+    command = ("unshare", "-n", sys.executable, "-m", "tests.acceptance.chaos_run", *words)
     return subprocess.run(command, env={**os.environ, _INSIDE: "1"}, check=False).returncode
 
 

@@ -1,7 +1,5 @@
 """Kills and stops every part of a running system under load, and then checks all of its history.
 
-    python -m tests.acceptance.chaos [--kills 3] [--stops 1] [--seed 1]
-
 A node, two orchestrators that stand by, workers in threads and with isolated attempts, and a client are
 processes or tasks of their own. Each part is picked in turn, and gets `kill -9`, or SIGSTOP for longer
 than a lease lives, while enough leases are live. Every acknowledgement and every execution stands in a
@@ -12,15 +10,12 @@ worker that dies after its work has done it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -99,7 +94,6 @@ class Chaos:
         lease_s: float = LEASE_S,
         disk: Disk | None = None,
         apart: bool = False,
-        sync: str = "always",
     ) -> None:
         self.stage = harness.Stage(root, checker)
         self.root = root
@@ -107,9 +101,7 @@ class Chaos:
         self.cluster: Cluster | None = None
         if disk is not None:
             self.stage.directory = disk.path / "node"
-            self.cluster = Cluster(
-                root / "brokers", self.stage.directory, 1, "single.conf", data=disk.path, sync=sync
-            )
+            self.cluster = Cluster(root / "brokers", self.stage.directory, 1, "single.conf", data=disk.path)
         elif apart:
             self.cluster = Apart(root / "brokers", self.stage.directory, servers)
         elif servers > 1:
@@ -383,7 +375,7 @@ class Chaos:
             Target(stage.url, stage.directory / "keys" / "log.creds"), "chaos", inbox_prefix="_INBOX"
         )
         log = ArchivedLog.beside(stage.directory, await JetStreamLog.open(link))
-        await Proof(self.root, jobs, 0, 0).rebuilt(log)
+        await Proof(stage.directory.parent, jobs, 0, 0).rebuilt(log)
         await link.close()
         return dict(summary)
 
@@ -424,35 +416,3 @@ def _command(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     return ""
-
-
-def main() -> int:
-    """Prints what was done, and one line of what it came to; 1 where anything is wrong."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=3, help="of each part [3]")
-    parser.add_argument("--stops", type=int, default=1, help="of each part that can stand still [1]")
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        try:
-            told = asyncio.run(Chaos(Path(root), args.kills, args.stops, args.seed).run())
-        except (AssertionError, checker.Broken) as wrong:
-            print(f"BROKEN: {wrong}")
-            return 1
-    found = told.summary
-    for name, count in sorted(told.faults.items()):
-        print(f"{count:>6}  {name}")
-    print(f"{told.live_at_least:>6}  leases live at least, at a fault")
-    for name in ("records", "leaders", "executions", "executions repeated", "executions cut short"):
-        print(f"{found[name]:>6}  {name}")
-    print(f"{found['events'].get('lease_expired', 0):>6}  leases expired")
-    print(found["verify"])
-    print(
-        f"held: {sum(told.faults.values())} faults over {found['jobs']} jobs, {found['acknowledged']} "
-        f"acknowledged; {found['states']}; every view as a fold of the log"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

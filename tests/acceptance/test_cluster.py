@@ -56,7 +56,7 @@ async def test_streams_buckets_and_the_mirror_have_three_replicas(
     node = await place.node()
     async with Client(Target(place.url, Path(place.key_path))) as client:
         await client.put_file(b"an invoice", name="invoice.txt")
-    streams = ("WRIT_LOG_0", "WRIT_SUBMIT", "WRIT_MIRROR_0", "OBJ_writ-files-default")
+    streams = ("WRIT_LOG_0", "WRIT_SUBMIT", "WRIT_LOG_0_MIRROR", "OBJ_writ-files-default")
     for stream in streams:
         found = await cluster.stream(stream)
         assert found["config"]["num_replicas"] == 3, stream

@@ -152,9 +152,7 @@ def _storehouse(queries: Queries, link: Any, spread: Spread) -> Storehouse:
 
 async def _durability(
     settings: Settings, logs: Any, watch: Watch, parts: AsyncExitStack
-) -> Callable[[], Awaitable[tuple[Durability, Sequence[str]]]] | None:
-    if settings.system_key is None:
-        return None
+) -> Callable[[], Awaitable[tuple[Durability, Sequence[str]]]]:
     target = Target(settings.url, Path(settings.system_key))
     system = await connect(target, "writ:durability", inbox_prefix="_INBOX", wait_s=_BROKER_S)
     parts.push_async_callback(system.close)

@@ -21,13 +21,14 @@ class Settings(msgspec.Struct, frozen=True):
     """What the process is told; the keys are paths of seed files, the directory is the node's.
 
     `checkpoints` are folders for copies of the node's own; with `audit_mirror` the log is mirrored. `spread`
-    is how streams that are made are kept. By `system_key` the broker is asked how it keeps the log.
+    is how streams that are made are kept.
     """
 
     directory: str
     url: str
     log_key: str
     answer_key: str
+    system_key: str
     partition: int
     log_epoch: int
     submit_epoch: int
@@ -37,7 +38,6 @@ class Settings(msgspec.Struct, frozen=True):
     checkpoints: tuple[str, ...] = ()
     audit_mirror: bool = False
     spread: Spread = ALONE
-    system_key: str | None = None
 
 
 class Views(Child[Settings]):
