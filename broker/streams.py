@@ -183,9 +183,9 @@ async def move(nats: Nats, have: dict[str, Any], spread: Spread) -> None:
 
     Raises OutcomeUnknown, ApiError.
     """
-    wanted = spread.config()
-    if spread.move and any(have.get(setting) != value for setting, value in wanted.items()):
-        await api(nats, f"STREAM.UPDATE.{have['name']}", have | wanted)
+    for setting, value in spread.config().items() if spread.move else ():
+        if have.get(setting) != value:  # one after the other: the server does not scale and place at once
+            have = (await api(nats, f"STREAM.UPDATE.{have['name']}", have | {setting: value}))["config"]
 
 
 def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:

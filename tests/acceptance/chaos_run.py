@@ -75,7 +75,8 @@ def main() -> int:
     broken = False
     for name in args.only.split(","):
         kind = KINDS[name]
-        print(f"\n{name}: {kind.what}", flush=True)
+        if not apart.inside():
+            print(f"\n{name}: {kind.what}", flush=True)
         missing = kind.missing()
         if missing is not None:
             print(f"NOT RUN: {missing}")

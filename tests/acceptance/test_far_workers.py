@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,7 @@ async def test_far_workers_lose_nothing(stage: harness.Stage) -> None:
             await client.result(handles[JOBS // 4], timeout_s=60)
             lag.cut()
             handles += await client.submit_many(harness.QUEUE, jobs[JOBS // 2 :])
-            for handle in handles:
-                await client.result(handle, timeout_s=60)
+            await asyncio.gather(*[client.result(handle, timeout_s=60) for handle in handles])
         stage.url = near
         worker.terminate()
         assert await stage.ended(worker, "the worker") == 0
