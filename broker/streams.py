@@ -31,6 +31,8 @@ _READS: Final = ("STREAM.INFO.", "STREAM.NAMES", "STREAM.MSG.GET.")
 """What may be asked twice."""
 
 _NO_STREAM: Final = 10059
+_CHANGING: Final = 10226
+_CHANGING_S: Final = 60.0
 _EPOCH: Final = "writ.epoch"
 _FORMAT: Final = "writ.format"
 _FORMAT_NOW: Final = "1"
@@ -185,7 +187,22 @@ async def move(nats: Nats, have: dict[str, Any], spread: Spread) -> None:
     """
     for setting, value in spread.config().items() if spread.move else ():
         if have.get(setting) != value:  # one after the other: the server does not scale and place at once
-            have = (await api(nats, f"STREAM.UPDATE.{have['name']}", have | {setting: value}))["config"]
+            have = await _change(nats, have | {setting: value})
+
+
+async def _change(nats: Nats, config: dict[str, Any]) -> dict[str, Any]:
+    """What the configuration is now; waits for an earlier change that the servers are carrying out."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _CHANGING_S
+    while True:
+        try:
+            changed: dict[str, Any] = await api(nats, f"STREAM.UPDATE.{config['name']}", config)
+        except ApiError as busy:
+            if busy.code != _CHANGING or loop.time() > until:
+                raise
+            await asyncio.sleep(_AGAIN_S / 4)
+        else:
+            return dict(changed["config"])
 
 
 def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:

@@ -285,12 +285,10 @@ class Chaos:
         self.cluster.plug(leads)
 
     async def _gap(self) -> float:
-        """Seconds from now until the log goes on."""
-        seq, start = self._watch.history.seq, time.monotonic()
-        await asyncio.sleep(0.02)  # what the victim had stored is read by then
-        seq = max(seq, self._watch.history.seq)
-        await self._until(lambda log: log.seq > seq, "the log goes on", PATIENCE_S)
-        return time.monotonic() - start
+        """For how many seconds nothing was stored, from now on, by the broker's own times."""
+        since_us = time.time_ns() // 1_000
+        await self._until(lambda _: self._watch.gap_after(since_us), "the log goes on", PATIENCE_S)
+        return self._watch.gap_after(since_us) / 1_000_000
 
     async def _pid(self, part: str) -> int:
         """A process that plays the part now."""

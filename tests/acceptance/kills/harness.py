@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ QUEUE = "kills"
 STREAM = "WRIT_LOG_0"
 START_S = 30.0
 STOP_S = 15.0
+_ON_ITS_WAY_US = 50_000
 
 
 def _shown(pid: int) -> str:
@@ -46,6 +48,12 @@ class LogWatch:
         until_then = [each for each in self._messages if each.stored_us <= wall_us]
         live: dict[str, int] = self._stage.checker.fold(until_then).live
         return live
+
+    def gap_after(self, wall_us: int) -> int:
+        """Microseconds between the last record by a time, or on its way then, and the next; 0 without."""
+        found = self._messages
+        later = bisect_right(found, wall_us + _ON_ITS_WAY_US, key=lambda each: int(each.stored_us))
+        return found[later].stored_us - found[later - 1].stored_us if 0 < later < len(found) else 0
 
     async def reach(self, wall_us: int) -> None:
         """Takes what was stored up to a time; returns at the first record behind it."""
