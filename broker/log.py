@@ -111,7 +111,7 @@ class JetStreamLog:
     def read(
         self, start: int = 1, subjects: Sequence[str] = (), *, follow: bool = False
     ) -> AsyncIterator[list[Stored]]:
-        return read_stream(self._nats, self._stream, start, subjects, follow=follow)
+        return read_stream(self._nats, self._stream, start, subjects, follow=follow, whole=not subjects)
 
     async def append(self, messages: Sequence[Message], after: int, *, whole: bool = False) -> None:
         if len(messages) > bounds.BATCH_MAX_RECORDS:

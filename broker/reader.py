@@ -17,13 +17,17 @@ from nats.aio.client import Client as Nats
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from writ.schemas.chain import Violation
+
 from .hardened import HardenedClient, readable
 from .ports import OutcomeUnknown, Stored
-from .streams import ApiError, api
+from .streams import ApiError, api, newest_seq, oldest_seq
 
 _HEARTBEAT_S: Final = 2.0
 _SILENT_S: Final = 3 * _HEARTBEAT_S
 _NO_MESSAGES: Final = 10037
+_LOOK_EVERY: Final = 10
+"""Of so many signs of life one makes a follower look whether there is something that it did not get."""
 
 
 class _Gap(Exception):
@@ -41,6 +45,7 @@ class _Consumer:
         self._waiting: asyncio.Future[None] | None = None
         self._count = 0
         self._lost = False
+        self._idle = False
         self._name = ""
         self._inbox = b""
         self._sub: Subscription | None = None
@@ -107,6 +112,7 @@ class _Consumer:
             return
         last = fields.get(b"Nats-Last-Consumer")
         self._lost = self._lost or (last is not None and int(last) != self._count)
+        self._idle = True
         stalled = fields.get(b"Nats-Consumer-Stalled")
         if stalled:
             self._flow.append(stalled.decode())
@@ -124,9 +130,13 @@ class _Consumer:
             self._got.append(Stored(int(parts[place]), text, body, stored_us))
 
     async def next(self) -> list[Stored]:
-        """What has come since the last call; waits for at least one. Raises _Gap."""
+        """What has come since the last call; nothing where the server says that it lives, and has no more.
+
+        Raises _Gap.
+        """
         while True:
             got, self._got = self._got, []
+            idle, self._idle = self._idle, False
             flow, self._flow = self._flow, []
             for reply in flow:
                 await self._nats.publish(reply)
@@ -134,6 +144,8 @@ class _Consumer:
                 return got
             if self._lost:
                 raise _Gap
+            if idle:
+                return []
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
             silence = loop.call_later(_SILENT_S, self._fall_silent)
@@ -149,17 +161,37 @@ def _fields(headers: bytes) -> dict[bytes, bytes]:
     return {name: value.strip() for name, colon, value in lines if colon}
 
 
+async def _check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None:
+    """Raises Violation where a stream without gaps goes on behind a message that its server cannot give.
+
+    `upto` is how far it went before.
+    """
+    if await oldest_seq(nats, stream) > seq:
+        return  # let go of meanwhile
+    last = await newest_seq(nats, stream)
+    if seq > max(last, upto):
+        return
+    try:
+        await api(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq})
+    except ApiError as refused:
+        reason = f"the broker cannot read it, and its stream {stream} went on to record {max(last, upto)}"
+        raise Violation(seq, f"{reason}: {refused}; its files are damaged, restore a backup") from refused
+
+
 async def read_stream(
-    nats: Nats, stream: str, start: int, subjects: Sequence[str], *, follow: bool
+    nats: Nats, stream: str, start: int, subjects: Sequence[str], *, follow: bool, whole: bool = False
 ) -> AsyncGenerator[list[Stored]]:
     """Messages of a stream in order from sequence `start`, as lists.
 
     Without `follow` it ends with the last message there was at the beginning, and raises OutcomeUnknown
-    where the broker goes silent; with it, it waits for the broker for ever.
+    where the broker goes silent; with it, it waits for the broker for ever. Of a stream that is `whole` no
+    message may be missing behind `start`: where the broker cannot give one, Violation is raised.
     """
     left: int | None = None
+    last = await newest_seq(nats, stream) if whole and not follow else 0
     while True:
         consumer = _Consumer(nats, stream)
+        idle = 0
         try:
             await consumer.open(start, subjects)
             if not follow:
@@ -167,11 +199,28 @@ async def read_stream(
                 left = consumer.pending if left is None else min(left, consumer.pending)
             while left is None or left > 0:
                 got = await consumer.next()
+                if not got:
+                    idle += 1
+                    if whole and (not follow or idle % _LOOK_EVERY == 0):
+                        await _check_there(nats, stream, start, last)
+                    continue
+                if whole and got[-1].seq - start + 1 != len(got):
+                    # What is damaged is passed over without a word, as is what was let go meanwhile.
+                    at = next(n for n, message in enumerate(got) if message.seq != start + n)
+                    if at:
+                        yield got[:at]
+                    await _check_there(nats, stream, start + at, last)
+                    got = got[at:]
                 if left is not None:
                     got = got[:left]
                     left -= len(got)
                 start = got[-1].seq + 1
+                idle = 0
                 yield got
+                if whole and not follow and start > last:
+                    return
+            if start <= last:
+                await _check_there(nats, stream, start, last)
             return
         except _Gap:
             if not follow and not nats.is_connected:

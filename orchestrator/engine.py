@@ -29,6 +29,7 @@ from writ.broker.ports import (
 )
 from writ.broker.vault import Vault
 from writ.schemas import bounds, commands
+from writ.schemas.chain import Violation
 from writ.schemas.events import Barrier, ContentErased, LeaderElected, TimeResumed
 from writ.schemas.links import PartitionOpened, shards_of
 from writ.schemas.records import Source
@@ -349,7 +350,11 @@ class Engine:
         It begins with the newest snapshot that fits the log. Raises Violation where a record does not
         continue the log: no leader may build on that.
         """
-        state = self._led = await self._following.catch_up()
+        led = self._led.seq if self._led is not None else 0
+        state = await self._following.catch_up()
+        if state.seq < led:
+            raise Violation(state.seq + 1, f"the log ends before it, and went on to record {led}: it was cut")
+        self._led = state
         self._following = Following(self._log, self._snapshots, self._clock)
         for key in state.erased:
             self._keys.destroy(key)  # where a crash came between the record and this

@@ -277,6 +277,8 @@ class _Feed:
         while self._fault is None:
             try:
                 await self._read()
+            except Violation as violation:
+                self._fail(str(violation))
             except Exception as error:
                 log.warning("the log could not be read for the views, and is read again: %r", error)
             await asyncio.sleep(REST_S)

@@ -57,23 +57,25 @@ class Archiving:
         return grown > 0 or (held is not None and (held.until or 0) <= self._clock.wall_us())
 
     async def _run(self) -> None:
-        """One pass, in a process that ends with this one."""
-        where = ("--dir", str(self._directory))
-        command = writ_command("archive", "run", "--json", "--until-stdin-ends", *where)
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, start_new_session=True
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            said = await process.stdout.read()
-            code = await process.wait()
-        finally:
-            process.stdin.close()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        """One pass."""
+        code, said = await run_apart("archive", "run", "--dir", str(self._directory))
         if code == 0:
             self._kept = msgspec.json.decode(said, type=Kept)
         else:
             log.error("archiving ended with code %d; what it could not move is still in the log", code)
+
+
+async def run_apart(*words: str) -> tuple[int, bytes]:
+    """A command of Writ in a process that ends with this one; its exit code, and what it printed as JSON."""
+    command = writ_command(*words, "--json", "--until-stdin-ends")
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        said = await process.stdout.read()
+        return await process.wait(), said
+    finally:
+        process.stdin.close()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -35,6 +35,7 @@ from writ.schemas.commands import RaiseAlarm
 from writ.schemas.events import AlarmKind
 from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.queries import PartitionStatus
+from writ.schemas.subjects import log_stream
 
 from .archiving import Archiving
 from .children.gate import Settings as GateSettings
@@ -44,6 +45,7 @@ from .joining import Join
 from .metrics.components import component
 from .metrics.of_engine import of_engine
 from .principals import Doorkeeper, founders, owner_of
+from .scrubbing import Scrubbing
 from .space import RESERVE_BYTES, Space
 from .views.keeper import Settings, Views
 
@@ -60,6 +62,7 @@ NODE_FILE: Final = "node.json"
 LOOPBACK: Final = "127.0.0.1"
 _ENGINE: Final = "orchestrator"
 _AGAIN_S: Final = 1.0
+SCRUB_EVERY_S: Final = 6 * 3_600.0
 
 
 class AuditCopies(NamedTuple):
@@ -146,6 +149,7 @@ class Node:
         live_max: int = LIVE_MAX,
         join: Join | None = None,
         disk_reserve_bytes: int = RESERVE_BYTES,
+        scrub_every_s: float = SCRUB_EVERY_S,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
@@ -154,7 +158,7 @@ class Node:
         the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
         a principal's login counts, `live_max` how many jobs may be there that have not ended. With `join` no
         broker is started. Submits are refused while the directory's disk has less than `disk_reserve_bytes`
-        left.
+        left. The whole log is read and checked every `scrub_every_s`.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
         cannot be folded, ChildFailed where the views do not start.
@@ -184,6 +188,7 @@ class Node:
                 assert node.engine is not None
                 space = Space(directory, disk_reserve_bytes, node.engine, node._own_broker)
                 node._spawn(space.keep(), "watch over the disk")
+            node._spawn(Scrubbing(directory, scrub_every_s, node._tell_damage).keep(), "scrub")
         except BaseException:
             await node.stop()
             raise
@@ -320,13 +325,28 @@ class Node:
             alarm = RaiseAlarm(
                 tenant=HOST_TENANT, alarm=AlarmKind.BREAK_GLASS, about=BREAK_GLASS, reason=f"{words[0]}{more}"
             )
-            while True:
-                try:
-                    await raise_alarm(link, log_, _ENGINE, alarm)
-                    break
-                except (AppendFailed, ConnectionError, TimeoutError) as error:
-                    log.warning("the alarm is not recorded yet: %r", error)
-                    await asyncio.sleep(_AGAIN_S)
+            await self._record(alarm, link, log_)
+
+    async def _record(self, alarm: RaiseAlarm, link: Any, log_: JetStreamLog) -> None:
+        """Has an alarm recorded, however long that takes."""
+        while True:
+            try:
+                await raise_alarm(link, log_, _ENGINE, alarm)
+                return
+            except (AppendFailed, ConnectionError, TimeoutError) as error:
+                log.warning("the alarm is not recorded yet: %r", error)
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _tell_damage(self, reason: str) -> None:
+        """Has it recorded that the log is not what was stored."""
+        engine, link = self.engine, self._links[0]
+        assert engine is not None
+        number = engine.state.number
+        live = JetStreamLog(link, number, engine.state.epoch)
+        alarm = RaiseAlarm(
+            tenant=HOST_TENANT, alarm=AlarmKind.LOG_DIFFERS, about=log_stream(number), reason=reason
+        )
+        await self._record(alarm, link, live)
 
     async def _keep_doors(self, engine: Engine, link: Any) -> None:
         """Whom the broker lets in follows the log; a broker that was started again is told anew."""

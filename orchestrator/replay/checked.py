@@ -16,6 +16,7 @@ import msgspec
 
 from writ.broker.notary import Key, NoteFile, keys_in, verify_signature
 from writ.broker.ports import Log, Stored
+from writ.schemas.chain import Violation
 from writ.schemas.checkpoints import Checkpoint, Note, NoteError, checkpoint_in
 from writ.schemas.merkle import Tree
 from writ.schemas.records import GENESIS
@@ -312,12 +313,17 @@ async def check_log(log: Log, found: Sequence[Signed]) -> Checked:
     checker = Checker(log.epoch, found)
     place = Place()
     row: list[Stored] = []
-    async for messages in log.read():
-        row += messages
-        if len(row) >= _ROW:
-            place = checker.take(leaves_of(row, place, log.partition, log.epoch))
-            if place.seq < row[-1].seq:
-                return checker.report()
-            row = []
-    checker.take(leaves_of(row, place, log.partition, log.epoch))
+    unread: list[Fault] = []
+    try:
+        async for messages in log.read():
+            row += messages
+            if len(row) >= _ROW:
+                place = checker.take(leaves_of(row, place, log.partition, log.epoch))
+                if place.seq < row[-1].seq:
+                    return checker.report()
+                row = []
+    except Violation as violation:
+        unread.append(Fault(violation.seq, "chain", str(violation)))
+    leaves = leaves_of(row, place, log.partition, log.epoch)
+    checker.take(leaves._replace(faults=leaves.faults + unread))
     return checker.report()

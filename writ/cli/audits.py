@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import lists
 from .output import count, paint, print_json
+from .processes import when_stdin_ends
 from .reach import connected, directory_of, node_info, with_dir
 from .usage import UNREACHABLE, CommandError, UsageError
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from writ.schemas.lists import ActView
     from writ.schemas.proofs import CheckpointPage, JobProof
 
+_NICE = 10
+_PATIENCE_S = 1.0
 VERIFIER = "writ_proof.py"
 
 
@@ -34,6 +38,9 @@ def audit(args: Namespace) -> int:
 
 def _verify(args: Namespace) -> int:
     """The whole log against all that was signed of it."""
+    if args.until_stdin_ends:  # the node's scrub: it may take its time, the engine's answers may not
+        when_stdin_ends(_PATIENCE_S)
+        os.nice(_NICE)
     directory = directory_of(args)
     trusted = None if args.key is None else _key(args.key)
     checked = asyncio.run(_check(directory, [Path(folder) for folder in args.checkpoints], trusted))

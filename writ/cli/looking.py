@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .options import Parser, Subparsers, command, fresh, one_job, watched, whole
+from .options import Parser, Subparsers, command, fresh, one_job, watched, whole, with_parent
 
 ERROR_CLASSES: Final = ("system", "application", "timeout", "lease_lost", "policy", "cancelled", "poison")
 _OUTCOMES: Final = (
@@ -100,6 +100,7 @@ def _add_audit(audit: Parser) -> None:
         verbs, "verify", "Check the log of the node of --dir, archive and all, against what was signed.",
         "  writ audit verify --checkpoints /mnt/witness/checkpoints", prog=prog,
     )  # fmt: skip
+    with_parent(verify)
     verify.add_argument(
         "--checkpoints", action="append", default=[], metavar="FOLDER",
         help="a copy of the checkpoints to check against too; repeat for more",

@@ -87,6 +87,7 @@ async def _serve(args: Namespace) -> int:
             login_life_s=args.login_life,
             live_max=args.live_max,
             join=_join(args),
+            scrub_every_s=args.scrub_every * 3_600,
             disk_reserve_bytes=round(args.disk_reserve * 1e6),
         )
     )
@@ -277,6 +278,7 @@ def _detach(args: Namespace) -> int:
         "login_life",
         "live_max",
         "disk_reserve",
+        "scrub_every",
         "tls_cert",
         "tls_key",
         "tls_ca",

@@ -147,6 +147,10 @@ def _add_node_commands(to: Subparsers) -> None:
         help="refuse submits where so many jobs have not ended, each 3 KB of memory [2000000]",
     )  # fmt: skip
     up.add_argument(
+        "--scrub-every", type=number(0.001), default=6.0, metavar="HOURS",
+        help="read and check all of the log so often, and raise an alarm [6]; writ audit verify does it now",
+    )  # fmt: skip
+    up.add_argument(
         "--disk-reserve", type=number(0), default=256.0, metavar="MB",
         help="refuse submits while the disk of --dir has less left: it is for what was accepted [256]",
     )  # fmt: skip

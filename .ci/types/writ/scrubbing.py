@@ -1,0 +1,1 @@
+../../../writ/scrubbing.py

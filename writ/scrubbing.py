@@ -1,0 +1,67 @@
+"""Reads the whole log now and then, and raises an alarm where it is not what was stored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from .archiving import run_apart
+
+log = logging.getLogger("writ.node")
+
+FIRST_S: Final = 60.0
+"""After the start: who restarts a node that misbehaves wants to know soon."""
+
+
+class _Fault(msgspec.Struct):
+    seq: int
+    reason: str
+
+
+class _Found(msgspec.Struct):
+    faults: tuple[_Fault, ...]
+
+
+class Scrubbing:
+    """`writ audit verify`, every so many seconds; `told` is called with words about the first fault."""
+
+    def __init__(
+        self,
+        directory: Path,
+        every_s: float,
+        told: Callable[[str], Awaitable[None]],
+        first_s: float = FIRST_S,
+    ) -> None:
+        self._directory = directory
+        self._every_s = every_s
+        self._told = told
+        self._first_s = first_s
+
+    async def keep(self) -> None:
+        """Until cancelled. What was told is told again only when it is another fault."""
+        await asyncio.sleep(min(self._first_s, self._every_s))
+        before = ""
+        while True:
+            found = await self.scrub()
+            if found and found != before:
+                log.error("the log is not what was stored: %s", found)
+                await self._told(found)
+            before = found
+            await asyncio.sleep(self._every_s)
+
+    async def scrub(self) -> str:
+        """One reading of everything; the first fault in words, empty where there is none."""
+        code, said = await run_apart("audit", "verify", "--dir", str(self._directory))
+        try:
+            faults = msgspec.json.decode(said, type=_Found).faults
+        except msgspec.MsgspecError:
+            log.warning("the log could not be scrubbed: writ audit verify ended with code %d", code)
+            return ""
+        return (
+            "" if not faults else f"{len(faults)} faults, first at record {faults[0].seq}: {faults[0].reason}"
+        )
