@@ -116,6 +116,7 @@ async def test_the_node_finds_damage_by_itself_and_leads_no_log_that_was_cut(liv
         byte = file.read(1)[0] ^ 4
         file.seek(-1, 1)
         file.write(bytes([byte]))
+    assert isinstance(node.broker, EmbeddedBroker)
     node.broker.give_up()  # what it has in its memory is right still
     keeping = asyncio.create_task(scrubbing.keep())
     try:
