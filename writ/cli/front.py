@@ -72,6 +72,7 @@ FRONT = """\
 {b}The node{n}
   writ status                   is it up, who leads, how far behind is each view
   writ orchestrator             run one more over the log, which leads when nobody does
+  writ broker trust FILE        what a broker that others run needs, for `writ up --broker-url`
   writ views rebuild NAME       build a view anew from the log, beside the one that answers
   writ archive status           what was moved out of the broker; run moves what is due
   writ backup DIR               all that it holds, while it runs; `writ restore DIR` makes it anew
