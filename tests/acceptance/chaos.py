@@ -240,10 +240,13 @@ class Chaos:
             await asyncio.sleep(STOP_S)
             os.kill(pid, signal.SIGCONT)
             return
-        os.kill(pid, signal.SIGKILL)
-        if part in STOPS_ALL:
-            self.gaps.setdefault(part, []).append(await self._gap())
         assert self._node is not None
+        killed_us = time.time_ns() // 1_000
+        os.kill(pid, signal.SIGKILL)
+        if pid == self._node.pid and self.cluster is None:
+            await self._mend()  # its broker went with it: nothing goes on before
+        if part in STOPS_ALL:
+            self.gaps.setdefault(part, []).append(await self._gap(killed_us))
         if pid != self._node.pid:
             await asyncio.sleep(0.1)
             assert self._node.poll() is None, (
@@ -284,9 +287,8 @@ class Chaos:
         await asyncio.sleep(CUT_S)
         self.cluster.plug(leads)
 
-    async def _gap(self) -> float:
-        """For how many seconds nothing was stored, from now on, by the broker's own times."""
-        since_us = time.time_ns() // 1_000
+    async def _gap(self, since_us: int) -> float:
+        """For how many seconds nothing was stored, from then on, by the broker's own times."""
         await self._until(lambda _: self._watch.gap_after(since_us), "the log goes on", PATIENCE_S)
         return self._watch.gap_after(since_us) / 1_000_000
 

@@ -593,7 +593,7 @@ FAMILIES: tuple[Family, ...] = (
                         "Cookie: __Host-writ=made-up",
                         "Cookie: writ=made-up; principal=owner",
                         "Writ-CSRF: made-up",
-                        "Origin: https://elsewhere.example",
+                        "Forwarded: for=127.0.0.1;by=owner",
                         "Sec-Fetch-Site: cross-site",
                         "Sec-Fetch-Site: same-origin",
                         "Referer: http://127.0.0.1/console",
