@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 from .archive import zipped
@@ -41,6 +41,7 @@ def build(folder: Path, key: str, sign: Sign) -> bytes:
     """
     project = read_project(folder)
     files = files_of(folder, project)
+    commit = _commit(folder, files.keys())
     lock = files.pop(REQUIREMENTS, b"").decode("utf-8", "replace")
     if project.dependencies and not lock.strip():
         raise BuildError(f"process.toml names dependencies, and there is no {REQUIREMENTS}; run: writ lock")
@@ -50,7 +51,7 @@ def build(folder: Path, key: str, sign: Sign) -> bytes:
     parts = {CODE + path: content for path, content in files.items()}
     parts[REQUIREMENTS] = lock.encode()
     parts[SBOM] = bill_of_materials(project.name, project.version, lock)
-    manifest = _manifest(project, parts, *_commit(folder)).encoded()
+    manifest = _manifest(project, parts, *commit).encoded()
     digest = digest_of(manifest)
     signature = Signature(key, sign(signed_text(digest)))
     whole = zipped({**parts, MANIFEST: manifest, SIGNATURE: signature.encoded()})
@@ -82,15 +83,24 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _commit(folder: Path) -> tuple[str | None, bool]:
-    """The git commit of a folder, and whether its files differ from that; no commit where there is no git."""
+def _commit(folder: Path, files: Set[str]) -> tuple[str | None, bool]:
+    """The git commit of a folder, and whether the project's files differ from that; no commit without git.
+
+    Other files in the folder, such as a report that was written there, change nothing: they are no sources.
+    """
     try:
         commit = _git(folder, "rev-parse", "HEAD").strip()
-        return commit, bool(_git(folder, "status", "--porcelain", "--", "."))
+        known = _git(folder, "ls-files", "-z", "--", ".").split("\0")
+        differ = _git(folder, "diff", "--name-only", "-z", "--relative", "HEAD").split("\0")
     except (OSError, subprocess.CalledProcessError):
         return None, False
+    gone = any(not (folder / path).exists() for path in differ)
+    return commit, gone or not files.isdisjoint(differ) or not files <= set(known)
 
 
 def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)  # noqa: S607
+    done = subprocess.run(
+        ["git", *words],  # noqa: S607
+        cwd=folder, check=True, capture_output=True, encoding="utf-8", errors="surrogateescape",
+    )  # fmt: skip
     return done.stdout

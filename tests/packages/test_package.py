@@ -165,18 +165,40 @@ def test_links_out_of_the_project_are_refused(tmp_path: Path) -> None:
         built(folder)
 
 
-def test_the_commit_and_what_differs_from_it_are_told(tmp_path: Path) -> None:
-    folder = project(tmp_path)
-    assert open_package(built(folder)).manifest.commit is None
+@pytest.fixture
+def committed(tmp_path: Path) -> Path:
+    """A project in a folder of a repository, with a file beside its own; all of it is in a commit."""
+    folder = project(tmp_path / "invoices")
+    (folder / "NOTES.md").write_text("no part of the package\n")
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run(
-            ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *words], cwd=folder, check=True
+            ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *words], cwd=tmp_path, check=True
         )
-    clean = open_package(built(folder)).manifest
-    assert clean.commit is not None
-    assert not clean.modified
-    (folder / "invoices.py").write_text("def extract(): return 2\n")
-    assert open_package(built(folder)).manifest.modified
+    return folder
+
+
+def test_the_commit_is_told_and_files_that_are_no_sources_change_nothing(committed: Path) -> None:
+    first = built(committed)
+    manifest = open_package(first).manifest
+    assert manifest.commit is not None
+    assert not manifest.modified
+    (committed / "report.html").write_text("what an evaluation found")
+    (committed / "NOTES.md").write_text("more\n")
+    assert built(committed) == first
+
+
+@pytest.mark.parametrize("changed", ["edited", "added", "removed", "staged"])
+def test_what_differs_from_the_commit_is_told(committed: Path, changed: str) -> None:
+    code = committed / "invoices.py"
+    if changed == "removed":
+        code.unlink()
+    elif changed == "added":
+        (committed / "more.py").write_text("def more(): ...\n")
+    else:
+        code.write_text("def extract(): return 2\n")
+    if changed == "staged":
+        subprocess.run(["git", "add", "."], cwd=committed, check=True)
+    assert open_package(built(committed)).manifest.modified
 
 
 @pytest.mark.parametrize(("part", "next_"), [("major", "1.0.0"), ("minor", "0.4.0"), ("patch", "0.3.2")])
