@@ -90,3 +90,14 @@ def test_a_release_from_a_folder_to_production_and_why(node: Shell) -> None:
     assert "a drop of 0.2): freeze where worse" in node("release", "show", "desk@0.1.1").out
     assert node("release", "fetch", "desk@live", "--to", "fetched").code == 0
     assert (node.directory / "fetched/desk.py").read_text() == (node.directory / "desk/desk.py").read_text()
+
+
+def test_a_version_is_not_raised_for_what_cannot_be_packaged(node: Shell) -> None:
+    node("init", "till")
+    source = node.directory / "till" / "process.toml"
+    source.write_text(source.read_text().replace("dependencies = []", 'dependencies = ["cronsim>=2"]'))
+    before = source.read_text()
+    refused = node("publish", "--folder", "till", "--patch")
+    assert refused.code == 1
+    assert "run: writ lock" in refused.err
+    assert source.read_text() == before

@@ -35,16 +35,13 @@ _RELEASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*@(live|candidate|previous|\d+\.\d+
 
 def publish(args: Namespace) -> int:
     """Builds the package of a folder, puts it into the store, and makes it a release."""
-    from writ.packages import BuildError, ProjectError, build, open_package
-    from writ.packages.project import raised, write_version
+    from writ.packages import BuildError, ProjectError, open_package
 
     folder = Path(args.folder)
     project = project_in(folder)
     signer = _signer(args)
     try:
-        if args.part is not None:
-            write_version(folder, raised(project.version, args.part))
-        content = build(folder, signer.public, signer.sign)
+        content = _built(folder, project.version, args.part, signer)
     except (BuildError, ProjectError) as error:
         raise CommandError(str(error)) from error
     package = open_package(content)
@@ -71,6 +68,24 @@ def publish(args: Namespace) -> int:
     print(paint(f"{count(len(package.files), 'file')}, {len(content):,} bytes, {commit}", "dim"))
     next_steps(f"writ release promote {manifest.name}@{manifest.version} --reason R")
     return 0
+
+
+def _built(folder: Path, version: str, part: str | None, signer: Signer) -> bytes:
+    """The package, at a higher version where a `part` of it is to be raised. Raises BuildError, ProjectError.
+
+    Where there is no package the version is put back, so that the next try raises it no further.
+    """
+    from writ.packages import BuildError, ProjectError, build
+    from writ.packages.project import raised, write_version
+
+    if part is not None:
+        write_version(folder, raised(version, part))
+    try:
+        return build(folder, signer.public, signer.sign)
+    except (BuildError, ProjectError):
+        if part is not None:
+            write_version(folder, version)
+        raise
 
 
 def _signer(args: Namespace) -> Signer:
