@@ -108,7 +108,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2.5rem au
 h1 { font-size: 1.45rem; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 2.4rem 0 .6rem; }
 .dim { color: var(--dim); }
-.badge { display: inline-block; padding: .05rem .6rem; border-radius: 1rem; color: #fff; font-size: .85rem; }
+.badge { display: inline-block; padding: .05rem .6rem; border-radius: 1rem; color: #fff; font-size: .85rem;
+  white-space: nowrap; }
 .pass { background: var(--pass); } .fail { background: var(--fail); }
 .inconclusive { background: var(--unsure); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -168,7 +169,7 @@ def _plot(dimensions: tuple[Compared, ...]) -> Iterator[str]:
         return left + width / 2 + value / reach * width / 2 * 0.95
 
     yield "<h2>Change against the baseline, with 95 % confidence; left is worse</h2>"
-    yield f'<svg viewBox="0 0 {left + width} {height}" role="img" aria-label="changes by dimension">'
+    yield f'<svg viewBox="0 0 {left + width + 20} {height}" role="img" aria-label="changes by dimension">'
     yield f'<line class="axis" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height - 24}"/>'
     for i, each in enumerate(drawn):
         y = row * i + row / 2
