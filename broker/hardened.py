@@ -243,6 +243,20 @@ class HardenedClient(Client):
             pending, self._pending, self._pending_data_size = self._pending, [], 0
             self._transport.writelines(pending)
 
+    async def flush(self, timeout: int = 10) -> None:
+        """Returns when the server has taken all that was sent before. Raises nats-py's errors."""
+        self._flush_now()  # nats-py writes its ping ahead of what waits to be sent
+        await super().flush(timeout)
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        try:
+            await super()._close(status, do_cbs)
+        except (OSError, RuntimeError):
+            # It wrote what was left to a connection that was gone, and stopped half-way: again, without that.
+            self._pending, self._pending_data_size = [], 0
+            self._status = Client.DISCONNECTED
+            await super()._close(status, do_cbs)
+
     def _may_publish(self, size_bytes: int) -> None:
         if self.is_closed:
             raise ConnectionClosedError

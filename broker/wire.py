@@ -138,10 +138,8 @@ class NatsWire:
         self._check()
         self._denied_subscriptions.pop(subject.lower(), None)
         subscription = await self._nats.feed(subject, arrived)
-        # The refusal of a subscription comes before the answer to a ping sent after it. nats-py 2.16 writes a
-        # ping ahead of what waits to be sent; when that one is answered, the next comes behind it.
+        # The refusal of a subscription comes before the answer to a ping sent after it.
         try:
-            await self._nats.flush(timeout=5)
             await self._nats.flush(timeout=5)
         except Exception as error:
             raise NoAnswer(subject, 5) from error
