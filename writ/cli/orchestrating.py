@@ -36,10 +36,11 @@ async def _run(args: Namespace) -> int:
     directory = directory_of(args)
     async with AsyncExitStack() as parts:
         try:
+            doors: asyncio.Task[None] | None = None
             if args.broker_url is None:
                 engine = await _beside(directory, parts)
             else:
-                engine = await _joined(args, directory, parts)
+                engine, doors = await _joined(args, directory, parts)
         except Unreachable as error:
             raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
         except (WireError, BrokerError) as error:
@@ -50,10 +51,29 @@ async def _run(args: Namespace) -> int:
         running = asyncio.create_task(engine.run())
         telling = asyncio.create_task(_tell(engine))
         try:
-            await running
+            await _until_ended(engine, running, doors)
         finally:
             telling.cancel()
     return 0
+
+
+async def _until_ended(engine: Engine, running: asyncio.Task[None], doors: asyncio.Task[None] | None) -> None:
+    """Returns when the engine has ended. Where the doorkeeper does, the engine hands over: this process would
+    let in whom it knew at that time for ever. Raises CommandError then."""
+    if doors is None:
+        return await running
+    await asyncio.wait([running, doors], return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        return running.result()
+    engine.stop()
+    await asyncio.wait([running], timeout=_PATIENCE_S)
+    running.cancel()
+    try:
+        doors.result()
+    except Exception as error:  # whatever it is, nobody would hear of it otherwise
+        reason = f"whom the broker lets in no longer followed the log: {error!r}; start this again"
+        raise CommandError(reason) from error
+    return None
 
 
 async def _tell(engine: Engine) -> None:
@@ -81,8 +101,13 @@ async def _beside(directory: Path, parts: AsyncExitStack) -> Engine:
     return (await wire_engine(directory, *links)).engine
 
 
-async def _joined(args: Namespace, directory: Path, parts: AsyncExitStack) -> Engine:
-    """On a broker that runs by itself: this process lets principals in as well, as any that joined it."""
+async def _joined(
+    args: Namespace, directory: Path, parts: AsyncExitStack
+) -> tuple[Engine, asyncio.Task[None]]:
+    """On a broker that runs by itself: this process lets principals in as well, as any that joined it.
+
+    The task is the doorkeeper, which never returns.
+    """
     from writ.broker.clock import SystemClock
     from writ.engines import wire_engine
     from writ.joining import Join
@@ -102,9 +127,9 @@ async def _joined(args: Namespace, directory: Path, parts: AsyncExitStack) -> En
         while True:
             await doorkeeper.keep(broker, engine.state)
 
-    keeping = asyncio.create_task(keep_doors())
-    parts.callback(keeping.cancel)
-    return engine
+    doors = asyncio.create_task(keep_doors())
+    parts.callback(doors.cancel)
+    return engine, doors
 
 
 async def _link(url: str, keys: Path, user: str, parts: AsyncExitStack) -> HardenedClient:
