@@ -6,7 +6,7 @@ The same for a broker that is a child of ours (`embedded.py`) and for one that o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -76,15 +76,18 @@ class Doors:
         """Whom the gate lets in."""
         return self.roll.principals
 
-    async def set_principals(self, principals: Sequence[Principal]) -> None:
+    async def set_principals(
+        self, principals: Sequence[Principal], changed_s: Mapping[str, int] | None = None
+    ) -> None:
         """Replace the principals of the running broker; `owner` is one only if it is among them.
 
         Whose roles changed, or who lost a key or token, is disconnected, and comes back with what it may do
-        now; who is gone is disconnected for good. All other connections are as before. Raises `BrokerError`
-        when the broker does not take an account, ValueError for principals that cannot be told apart.
+        now; who is gone is disconnected for good. All other connections are as before. `changed_s` is as in
+        `Roll.set`. Raises `BrokerError` when the broker does not take an account, ValueError for principals
+        that cannot be told apart.
         """
         try:
-            await self.roll.set(principals)
+            await self.roll.set(principals, changed_s)
         except AccountsRefused as error:
             raise BrokerError(f"the broker did not take the new principals: {error}") from error
 

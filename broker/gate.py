@@ -76,7 +76,7 @@ class Entry(NamedTuple):
 
 
 class Register(Protocol):
-    """Who is known, now. Neither blocks."""
+    """Who is known, now. Neither blocks; both raise OSError where that cannot be read."""
 
     def by_key(self, public: str) -> Entry | None:
         """Who has a public NKey."""
@@ -110,7 +110,10 @@ class Gate:
         await nats.flush()
 
     def answer(self, request: bytes) -> bytes | None:
-        """The signed answer to a question of the broker's; None to what is no such question."""
+        """The signed answer to a question of the broker's; None to what is no such question.
+
+        None as well where the register cannot be read: another gate answers, or the login is tried again.
+        """
         try:
             question = msgspec.convert(claims_in(request.decode()), _Question)
             asked = question.nats
@@ -120,7 +123,11 @@ class Gate:
         except (ValueError, msgspec.ValidationError) as error:
             log.warning("somebody other than a broker asked to let somebody in: %s", error)
             return None
-        entry = self._known(asked.connect_opts, asked.client_info)
+        try:
+            entry = self._known(asked.connect_opts, asked.client_info)
+        except OSError as error:
+            log.warning("a login is left unanswered, as who is known cannot be read: %s", error)
+            return None
         now_s = self._clock.wall_us() // _US
         verdict: dict[str, Any] = {"type": "authorization_response", "version": 2}
         if entry is None:

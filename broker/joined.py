@@ -11,7 +11,7 @@ on as long as one of them lives. What an account is, all of them tell the broker
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -64,17 +64,19 @@ class JoinedBroker(Doors):
     ) -> Self:
         """Joins the broker at `url`, several with commas; returns when it knows Writ's own accounts.
 
-        A `lock` of the directory is held until `stop`. Nobody is let in before `set_principals`. Raises
-        `Unreachable` where no server answers or none believes our keys, `BrokerError` for what it does not
-        take, `KeyFileError` for an unusable key file.
+        A `lock` of the directory is held until `stop`; who has it keeps the roll there as well. Nobody is let
+        in before `set_principals`. Raises `Unreachable` where no server answers or none believes our keys,
+        `BrokerError` for what it does not take, `KeyFileError` for an unusable key file.
         """
         directory = prepare(directory)
         settings = settings or AccountSettings()
         trust = Trust.in_directory(directory / "keys")
         write_credentials(directory, trust)
         keys = directory / "keys"
-        (keys / ROLL_FILE).unlink(missing_ok=True)  # others may have let people in since it was written
-        broker = cls(directory, Roll(trust, settings, SystemClock(), keys), trust, url, settings, lock)
+        kept = keys if lock is not None else None  # a directory of another's has the roll of its owner
+        if kept is not None:
+            (kept / ROLL_FILE).unlink(missing_ok=True)  # others may have let people in since it was written
+        broker = cls(directory, Roll(trust, settings, SystemClock(), kept), trust, url, settings, lock)
         try:
             await broker._follow(START_WAIT_S)
             await broker._until_ready()
@@ -97,9 +99,11 @@ class JoinedBroker(Doors):
         """Whom a log that is empty begins with: the owner, whose seed is made at first use."""
         return (local_principal(self.directory, DEFAULT_TENANT, OWNER),)
 
-    async def set_principals(self, principals: Sequence[Principal]) -> None:
+    async def set_principals(
+        self, principals: Sequence[Principal], changed_s: Mapping[str, int] | None = None
+    ) -> None:
         if self.admitting.is_set():
-            await super().set_principals(principals)
+            await super().set_principals(principals, changed_s)
             return
         try:
             await self.roll.begin(principals)

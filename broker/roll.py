@@ -23,7 +23,7 @@ from .accounts import (
     refuse_repeats,
 )
 from .clock import Clock
-from .gate import Entry
+from .gate import SKEW_S, Entry
 from .jwt import claims_in
 from .owned import write
 from .trust import Trust
@@ -55,14 +55,14 @@ class Listed:
 class Roll:
     """Who is known, as principals of the broker; a `Register` for the gate.
 
-    It is kept in the folder of keys as well, and there before the broker hears of a change.
+    With a folder of keys it is kept there as well, before the broker hears of a change.
     """
 
-    def __init__(self, trust: Trust, settings: AccountSettings, clock: Clock, keys: Path) -> None:
+    def __init__(self, trust: Trust, settings: AccountSettings, clock: Clock, keys: Path | None) -> None:
         self._trust = trust
         self._settings = settings
         self._clock = clock
-        self._file = keys / ROLL_FILE
+        self._file = None if keys is None else keys / ROLL_FILE
         self._system: HardenedClient | None = None
         self._entries: dict[str, Entry] = {}
         self._listed = Listed()
@@ -114,9 +114,13 @@ class Roll:
         )
         self._enter([Entry(each) for each in principals])
 
-    async def set(self, principals: Sequence[Principal]) -> None:
+    async def set(self, principals: Sequence[Principal], changed_s: Mapping[str, int] | None = None) -> None:
         """Makes these the principals. Who has changed or gone is disconnected; the others stay as they are,
         and so does who has but got a further key or token.
+
+        `changed_s` is when a principal changed, by its account, in seconds since 1970: where all who keep
+        the accounts of one broker name the same time, what the second of them tells disconnects nobody. A
+        time that is missing or too far away to end what was let in since is now.
 
         Raises ValueError for two of one name or key, AccountsRefused where the broker does not follow: then
         the gate judges by the new roll all the same, and calling again tells the broker again.
@@ -132,7 +136,8 @@ class Roll:
                 entries.append(Entry(each, known.changed_s))  # nothing that its connections rest on is gone
                 continue
             # Past what any gate has issued: a second change within a second ends what the first let in.
-            entry = Entry(each, now_s if known is None else max(now_s, known.changed_s + 1))
+            since_s = _near((changed_s or {}).get(each.account), now_s)
+            entry = Entry(each, since_s if known is None else max(since_s, known.changed_s + 1))
             entries.append(entry)
             changed[each.account] = principal_account(
                 self._settings, self._trust, each, now_s, entry.changed_s
@@ -150,7 +155,8 @@ class Roll:
     def _enter(self, entries: Iterable[Entry]) -> None:
         self._entries = {entry.principal.account: entry for entry in entries}
         self._listed = Listed(self._entries.values())
-        write(self._file, msgspec.json.encode(list(self._entries.values())).decode())
+        if self._file is not None:
+            write(self._file, msgspec.json.encode(list(self._entries.values())).decode())
 
     async def tell(self, tokens: Mapping[str, str]) -> None:
         """Tells the broker what accounts are, by their names. Raises AccountsRefused."""
@@ -193,10 +199,16 @@ class KeptRoll:
     def _newest(self) -> Listed:
         """Looks whether the file is another one by now, which takes microseconds. Raises OSError."""
         found = self._file.stat()
-        if (found.st_ino, found.st_mtime_ns, found.st_size) != self._read:
-            self._read = found.st_ino, found.st_mtime_ns, found.st_size
+        stands = found.st_ino, found.st_mtime_ns, found.st_size
+        if stands != self._read:
             self._listed = Listed(msgspec.json.decode(self._file.read_bytes(), type=list[Entry]))
+            self._read = stands
         return self._listed
+
+
+def _near(changed_s: int | None, now_s: int) -> int:
+    """The time of a change; now, where gates that had not heard of it may have issued what is newer."""
+    return now_s if changed_s is None or abs(now_s - changed_s) >= SKEW_S else changed_s
 
 
 def _only_gains(before: Principal, now: Principal) -> bool:

@@ -204,6 +204,9 @@ class Partition:
         self.access_changes = 0
         """Grows with every change of tenants and principals, and of one taken back."""
 
+        self.access_at: dict[str, int] = {}
+        """Log time of the newest change of each principal, as far as this process has folded it."""
+
         self._ready: dict[str, Ready] = {}
         self._running_in: dict[str, int] = {}
         self._running_by_key: dict[tuple[str, str], int] = {}
@@ -650,6 +653,7 @@ class Partition:
             principal = evolve_principal(principal, event, record.tenant, record.key, record.actor, record.at)
         if principal is not known:
             self._put_access(self.principals, place, principal, undo)
+            self._keep(self.access_at, place, record.at, None if undo is None else undo.access)
         if record.cause == HOSTED and principal is not None:
             self._put_access(self.hosted, record.tenant, principal, undo)
 

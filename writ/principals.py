@@ -13,6 +13,7 @@ from writ.broker.accounts import Principal as Account
 from writ.broker.accounts import Role as Word
 from writ.broker.owned import BrokerError
 from writ.orchestrator.access_desk import Founder
+from writ.orchestrator.state import address
 from writ.schemas.access import OPERATIONS, built_in
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.principals import WHOLE_TENANT, Principal, Role
@@ -142,7 +143,7 @@ class Doorkeeper:
         self._due = _next_end(principals, now)
         if wanted and set(wanted) != set(broker.principals):
             try:
-                await broker.set_principals(wanted)
+                await broker.set_principals(wanted, _changed_s(principals, state, now))
             except (BrokerError, ValueError) as refused:
                 log.error("the broker does not take the principals of the log; trying again: %s", refused)
                 self._due = now + AGAIN_US
@@ -153,6 +154,21 @@ class Doorkeeper:
 def owner_of(key: str, state: Partition) -> tuple[str, str] | None:
     """The tenant and the name of whom a key belongs to, revoked or not."""
     return next(((p.tenant, p.name) for p in state.principals.values() if key in p.keys), None)
+
+
+def _changed_s(principals: Collection[Principal], state: Partition, now: int) -> dict[str, int]:
+    """When principals became for the broker what they are, by account, in seconds: every process that joined
+    one broker finds the same, as a change is a record or the end of a grant or token."""
+    found: dict[str, int] = {}
+    for p in principals:
+        ends = [grant.until for grant in p.grants] + [token.until for token in p.tokens]
+        times = [end for end in ends if end is not None and end <= now]
+        at = state.access_at.get(address(p.tenant, p.name))
+        if at is not None:
+            times.append(at)
+        if times:
+            found[f"{p.tenant}.{p.name}"] = max(times) // SECOND_US
+    return found
 
 
 def _next_end(principals: Collection[Principal], now: int) -> int | None:

@@ -186,6 +186,16 @@ def test_what_no_broker_has_signed_gets_no_answer(request_: bytes) -> None:
     assert known.asked == []
 
 
+class Unreadable(Known):
+    def by_key(self, public: str) -> Entry | None:
+        raise FileNotFoundError(public)
+
+
+def test_where_it_cannot_be_read_who_is_known_the_question_is_left_to_another_gate() -> None:
+    gate = Gate(Trust(Signer(KeyKind.OPERATOR, b"o" * 32)), Unreadable(), At())
+    assert gate.answer(question(signed())) is None
+
+
 def test_a_life_longer_than_an_hour_is_refused() -> None:
     for life_s in (0, LIFE_S + 1):
         with pytest.raises(ValueError, match="1 to 3600 s"):

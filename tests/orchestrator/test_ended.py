@@ -114,7 +114,7 @@ async def test_memory_comes_before_what_rests() -> None:
 DERIVED = {
     Partition: {
         *("number", "epoch", "seq", "prev", "jobs", "running", "deadlines", "schedule_deadlines"),
-        *("access_changes", "relations", "links", "seals", "usage"),
+        *("access_changes", "access_at", "relations", "links", "seals", "usage"),
     },
     Links: {"number", "unheard_of"},
     Relations: set[str](),
