@@ -129,7 +129,7 @@ class Archive:
             segment = msgspec.json.decode(line, type=Segment)
         except FileNotFoundError as missing:
             raise ArchiveDamaged(self._say(name, "is missing")) from missing
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ArchiveDamaged(self._say(name, f"cannot be read: {error}")) from error
         if segment.format != _FORMAT or segment.partition != self.partition:
             what = f"is of partition {segment.partition}, in format {segment.format}"

@@ -196,11 +196,14 @@ class EmbeddedBroker(Doors):
     def gave_up_writing(self) -> bool:
         """Whether the server has met a write error since it was started: it then stores nothing more."""
         path = self.directory / "broker.log"
-        if self._heard > size_of(path):
-            self._heard = 0  # the log was turned over
-        with path.open("rb") as file:
-            file.seek(self._heard)
-            said = file.read()
+        try:
+            if self._heard > size_of(path):
+                self._heard = 0  # the log was turned over
+            with path.open("rb") as file:
+                file.seek(self._heard)
+                said = file.read()
+        except FileNotFoundError:  # for a moment, while the server turns it over
+            return self._gave_up
         self._heard += len(said)
         self._gave_up = self._gave_up or _WRITE_ERROR in said.lower()
         return self._gave_up

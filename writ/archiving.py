@@ -58,7 +58,11 @@ class Archiving:
 
     async def _run(self) -> None:
         """One pass."""
-        code, said = await run_apart("archive", "run", "--dir", str(self._directory))
+        try:
+            code, said = await run_apart("archive", "run", "--dir", str(self._directory))
+        except OSError as error:  # no process to be had: the node goes on
+            log.error("archiving could not begin: %s", error)
+            return
         if code == 0:
             self._kept = msgspec.json.decode(said, type=Kept)
         else:

@@ -30,7 +30,7 @@ from writ.broker.spread import ALONE, Spread
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.logtime import Budget
 from writ.schemas import catalog
-from writ.schemas.bounds import LIVE_MAX
+from writ.schemas.bounds import LIVE_MAX, REASON_MAX_CHARS
 from writ.schemas.commands import RaiseAlarm
 from writ.schemas.events import AlarmKind
 from writ.schemas.hosting import HOST_TENANT
@@ -344,7 +344,10 @@ class Node:
         number = engine.state.number
         live = JetStreamLog(link, number, engine.state.epoch)
         alarm = RaiseAlarm(
-            tenant=HOST_TENANT, alarm=AlarmKind.LOG_DIFFERS, about=log_stream(number), reason=reason
+            tenant=HOST_TENANT,
+            alarm=AlarmKind.LOG_DIFFERS,
+            about=log_stream(number),
+            reason=reason[:REASON_MAX_CHARS],  # a longer one would be refused each time
         )
         await self._record(alarm, link, live)
 

@@ -51,17 +51,24 @@ class Scrubbing:
             if found and found != before:
                 log.error("the log is not what was stored: %s", found)
                 await self._told(found)
-            before = found
+            before = before if found is None else found
             await asyncio.sleep(self._every_s)
 
-    async def scrub(self) -> str:
-        """One reading of everything; the first fault in words, empty where there is none."""
-        code, said = await run_apart("audit", "verify", "--dir", str(self._directory))
+    async def scrub(self) -> str | None:
+        """One reading of everything; the first fault in words, empty where there is none.
+
+        None where it could not be read, which says nothing about it.
+        """
+        try:
+            code, said = await run_apart("audit", "verify", "--dir", str(self._directory))
+        except OSError as error:  # no process, no file: the node goes on, and tries again
+            log.warning("the log could not be scrubbed: %s", error)
+            return None
         try:
             faults = msgspec.json.decode(said, type=_Found).faults
         except msgspec.MsgspecError:
             log.warning("the log could not be scrubbed: writ audit verify ended with code %d", code)
-            return ""
+            return None
         return (
             "" if not faults else f"{len(faults)} faults, first at record {faults[0].seq}: {faults[0].reason}"
         )

@@ -44,16 +44,26 @@ class Space:
         self._broker = broker
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. A look that fails is told of once until one succeeds, and the next one made."""
+        failed = False
         while True:
-            free = await asyncio.to_thread(lambda: shutil.disk_usage(self._directory).free)
-            self._tell(free)
-            broker = self._broker()
-            if free * _TO_START >= self._reserve and await asyncio.to_thread(broker.gave_up_writing):
-                log.error("the broker gave up writing, and there is room again: it is started again")
-                broker.give_up()
-                await asyncio.sleep(_AGAIN_S)
+            try:
+                await self._look()
+                failed = False
+            except OSError as error:
+                if not failed:
+                    log.warning("the room on the disk of %s is not known: %s", self._directory, error)
+                failed = True
             await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        free = await asyncio.to_thread(lambda: shutil.disk_usage(self._directory).free)
+        self._tell(free)
+        broker = self._broker()
+        if free * _TO_START >= self._reserve and await asyncio.to_thread(broker.gave_up_writing):
+            log.error("the broker gave up writing, and there is room again: it is started again")
+            broker.give_up()
+            await asyncio.sleep(_AGAIN_S)
 
     def _tell(self, free: int) -> None:
         engine = self._engine

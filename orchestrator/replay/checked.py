@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from writ.broker.archive import ArchiveDamaged
 from writ.broker.notary import Key, NoteFile, keys_in, verify_signature
 from writ.broker.ports import Log, Stored
 from writ.schemas.chain import Violation
@@ -309,7 +310,10 @@ def check(messages: Iterable[Stored], partition: int, epoch: int, found: Sequenc
 
 
 async def check_log(log: Log, found: Sequence[Signed]) -> Checked:
-    """The report of a whole log, as far as it goes when the reading begins. Raises what reading raises."""
+    """The report of a whole log, as far as it goes when the reading begins.
+
+    A damaged archive is a fault at the first record that could not be read. Raises what else reading raises.
+    """
     checker = Checker(log.epoch, found)
     place = Place()
     row: list[Stored] = []
@@ -324,6 +328,8 @@ async def check_log(log: Log, found: Sequence[Signed]) -> Checked:
                 row = []
     except Violation as violation:
         unread.append(Fault(violation.seq, "chain", str(violation)))
+    except ArchiveDamaged as damage:
+        unread.append(Fault(place.seq + len(row) + 1, "archive", str(damage)))
     leaves = leaves_of(row, place, log.partition, log.epoch)
     checker.take(leaves._replace(faults=leaves.faults + unread))
     return checker.report()

@@ -47,7 +47,10 @@ FAULTS_MAX: Final = 100
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What is wrong with a record. `rule` is one of chain, body, time, lifecycle, lease, decision."""
+    """What is wrong with a record.
+
+    `rule` is one of archive, chain, body, time, lifecycle, lease, decision.
+    """
 
     seq: int
     rule: str

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import pytest
 
@@ -27,6 +28,7 @@ from writ.cli import main
 from writ.node import AuditCopies, Node
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.subjects import SUBMIT_STREAM, log_stream
+from writ.scrubbing import Scrubbing
 
 STREAM = log_stream(0)
 
@@ -188,7 +190,16 @@ async def test_erased_and_archived_history_verifies_and_is_proved(tmp_path: Path
         await asyncio.to_thread(_damage, directory / "archive" / "0")
         said = await writ("audit", "verify", *where)
         assert said.code == 1
-        assert "the log is not what was signed: segment" in said.text
+        assert "archive: segment" in said.text
+        said = await writ("audit", "verify", "--json", *where)
+        assert json.loads(said.text)["faults"][0] == {"seq": 1, "rule": "archive", "reason": ANY}
+        found = await Scrubbing(directory, 60, _nobody).scrub()
+        assert found is not None
+        assert "first at record 1: segment" in found, "the node's own scrub has an alarm to raise"
+
+
+async def _nobody(reason: str) -> None:
+    raise AssertionError(reason)
 
 
 def _damage(archive: Path) -> None:

@@ -300,6 +300,13 @@ async def test_many_principals_start_fast_enough(tmp_path: Path) -> None:
         assert len(broker.principals) == 201
 
 
+async def test_a_server_whose_log_is_being_turned_over_has_not_given_up(tmp_path: Path) -> None:
+    async with await EmbeddedBroker.start(tmp_path) as broker:
+        assert not broker.gave_up_writing()
+        (tmp_path / "broker.log").rename(tmp_path / "broker.log.1")
+        assert not broker.gave_up_writing()
+
+
 def test_a_key_is_made_once_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "x.nk"
     made: list[str] = []

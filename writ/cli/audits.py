@@ -56,7 +56,7 @@ def _verify(args: Namespace) -> int:
 
 async def _check(directory: Path, copies: list[Path], trusted: bytes | None) -> Checked:
     """Reads the log of the node that runs in the directory, and what its archive has of it."""
-    from writ.broker.archive import ArchiveDamaged, ArchivedLog
+    from writ.broker.archive import ArchivedLog
     from writ.broker.connect import Target, connect
     from writ.broker.errors import Unreachable
     from writ.broker.log import JetStreamLog
@@ -77,8 +77,6 @@ async def _check(directory: Path, copies: list[Path], trusted: bytes | None) -> 
         folders = [checkpoints_folder(directory), *copies]
         found = [signed_in(folder, log.partition, trusted) for folder in folders]
         return await check_log(log, found)
-    except ArchiveDamaged as error:
-        raise CommandError(f"the log is not what was signed: {error}") from error
     except OSError as error:
         raise CommandError(f"a folder cannot be read: {error}") from error
     except OutcomeUnknown as error:
