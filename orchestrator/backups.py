@@ -2,6 +2,7 @@
 
     DIR/backup.json              what the backup is of, written last and at once
     DIR/log/<p>/<first>.segment  the log from its first record on, as an archive
+    DIR/restored                 the newest epoch that a restore from here has begun
     DIR/<time>/...               snapshots of the other streams, checkpoints, and the secrets where asked for
 
 The log is added to: a second backup into the same folder reads what is new. It is consistent by its order.
@@ -14,10 +15,12 @@ were there before the records that name them.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,15 +36,18 @@ from writ.broker.streams import names_of
 from writ.broker.transfer import snapshot
 from writ.schemas.backups import FORMAT, Kind, LogKept, Manifest, PartKept
 from writ.schemas.codec import CodecError, decode, digest
+from writ.schemas.ids import EPOCH_MAX
 from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mirror_stream
 
 from .replay.checked import Checked, check_log, signed_in
 
 MANIFEST: Final = "backup.json"
+RESTORED: Final = "restored"
 PLAIN: Final = ("checkpoints",)
 SECRETS: Final = ("keys", "vault", "http.token", "tls")
 """Of a node's directory: what a backup always has, and what it has besides where keys are asked for."""
 
+_LOCK: Final = ".lock"
 _LOOK_S: Final = 0.1
 
 
@@ -113,7 +119,35 @@ async def take(source: Source, folder: Path, now: int, *, keys: bool, wait_s: fl
     Waits for `wait_s` until the log has what was submitted before. Raises BackupError, ArchiveDamaged,
     StreamRefused, OutcomeUnknown, OSError.
     """
-    before = _before(folder)
+    with alone_in(folder):
+        return await _take(source, folder, now, keys=keys, wait_s=wait_s)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Generator[None]:
+    """Nobody else uses the backup in a folder, which is made where there is none. Raises BackupError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise BackupError(
+            f"{folder} cannot be written: {error.strerror}; backups add to it, and restores note their epoch "
+            "there, so use a copy that can be"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError(
+                f"another backup to {folder}, or a restore from it, is at work; try again when it has ended"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _take(source: Source, folder: Path, now: int, *, keys: bool, wait_s: float) -> Taken:
+    before = read_manifest(folder) if (folder / MANIFEST).exists() else None
     keys = keys or (before is not None and before.keys)
     beside = f"at-{now}"
     parts = _Parts(folder, beside)
@@ -155,12 +189,6 @@ async def take(source: Source, folder: Path, now: int, *, keys: bool, wait_s: fl
     await _check_parts(folder, [part for part in manifest.parts if part not in old])
     _finish(folder, manifest)
     return Taken(manifest, added)
-
-
-def _before(folder: Path) -> Manifest | None:
-    """The backup that is in a folder, which is made where there is none."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return read_manifest(folder) if (folder / MANIFEST).exists() else None
 
 
 def _finish(folder: Path, manifest: Manifest) -> None:
@@ -249,11 +277,14 @@ class _Parts:
         self.kept: list[PartKept] = []
 
     def copy(self, directory: Path, name: str, begins: str = "") -> None:
-        """A file of the node's directory, or those in a folder of it whose names begin so, if any."""
+        """A file of the node's directory, or those in a folder of it whose names begin so, if any.
+
+        Names that begin with a dot are of files that are being written.
+        """
         path = directory / name
         if path.is_dir():
             for inner in sorted(path.iterdir()):
-                if inner.name.startswith(begins):
+                if inner.name.startswith(begins) and not inner.name.startswith("."):
                     self.copy(directory, f"{name}/{inner.name}")
         elif path.is_file():
             with self._open(name) as file:
@@ -317,6 +348,31 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _text(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+
+
+# --- epochs of restores ---------------------------------------------------------------------------------
+
+
+def next_epoch(manifest: Manifest, folder: Path, above: int) -> int:
+    """The epoch of a world that is restored now: above that of the backup and of all restored from here.
+
+    It is noted in the folder, durably, so that no other restore from it has it too. `above` is for those that
+    the folder does not know of. Hold `alone_in`. Raises BackupError, OSError.
+    """
+    path = folder / RESTORED
+    try:
+        noted = int(path.read_text("ascii"))
+    except FileNotFoundError:
+        noted = 0
+    except ValueError as error:
+        raise BackupError(
+            f"{path} holds no epoch: {error}; put the greatest one there that was restored"
+        ) from error
+    epoch = max(above, noted, manifest.intake_epoch, *(log.epoch for log in manifest.logs)) + 1
+    if epoch > EPOCH_MAX:
+        raise BackupError(f"epoch {epoch} is too great for a token: {EPOCH_MAX} is the last one")
+    _replace(path, b"%d\n" % epoch)
+    return epoch
 
 
 # --- verifying ------------------------------------------------------------------------------------------

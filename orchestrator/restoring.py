@@ -23,7 +23,7 @@ from writ.broker.transfer import restore as restore_stream
 from writ.schemas import bounds
 from writ.schemas.backups import Kind, LogKept, LogRestored, Manifest
 
-from .backups import SECRETS, BackupError, log_in, sync_tree
+from .backups import SECRETS, BackupError, log_in, next_epoch, sync_tree
 from .logtime import LogTime
 from .round import Round, system_record
 from .snapshots import Snapshots, recover
@@ -83,8 +83,12 @@ def put_files(manifest: Manifest, folder: Path, directory: Path) -> None:
             path.chmod(0o600)
 
 
-async def put_streams(manifest: Manifest, folder: Path, target: Target, clock: Clock) -> list[Restored]:
+async def put_streams(
+    manifest: Manifest, folder: Path, target: Target, clock: Clock, epoch_above: int = 0
+) -> list[Restored]:
     """Fills a broker that has no stream, and the directory's archive and snapshots; the logs as they go on.
+
+    They do so in an epoch that no other restore from the folder had, and above `epoch_above`.
 
     Raises BackupError, ArchiveDamaged, StreamRefused, AppendFailed, Violation, OSError.
     """
@@ -93,12 +97,12 @@ async def put_streams(manifest: Manifest, folder: Path, target: Target, clock: C
         raise BackupError(
             f"the broker is not empty: it has {', '.join(sorted(streams)[:5])}; take one without streams"
         )
+    floor = next_epoch(manifest, folder, epoch_above) - 1
     for part in manifest.parts:
         if part.kind is Kind.STREAM:
             parts = _framed(folder / part.path)
             await restore_stream(target.link, part.name, parts, target.spread)
-    restored = [await _put_log(manifest.at, kept, folder, target, clock) for kept in manifest.logs]
-    floor = manifest.intake_epoch
+    restored = [await _put_log(manifest.at, kept, folder, target, clock, floor) for kept in manifest.logs]
     await JetStreamIntake.open(target.link, spread=target.spread, epoch_floor=floor)
     sync_tree(target.directory)
     (target.directory / UNFINISHED).unlink()
@@ -111,7 +115,9 @@ async def _framed(path: Path) -> AsyncGenerator[bytes]:
             yield file.read(int.from_bytes(head, "big"))
 
 
-async def _put_log(taken_at: int, kept: LogKept, folder: Path, target: Target, clock: Clock) -> Restored:
+async def _put_log(
+    taken_at: int, kept: LogKept, folder: Path, target: Target, clock: Clock, floor: int
+) -> Restored:
     """One log: its archived segments as files, the others record by record, and the record of all this."""
     backup = await log_in(folder, kept)
     archived = [segment for segment in backup.archive.segments if segment.last < kept.first]
@@ -121,7 +127,7 @@ async def _put_log(taken_at: int, kept: LogKept, folder: Path, target: Target, c
         await place.put(segment.name, (content,))
     at = archived[-1].last if archived else 0
     live = await JetStreamLog.open(
-        target.link, kept.partition, spread=target.spread, epoch_floor=kept.epoch, first_seq=at + 1
+        target.link, kept.partition, spread=target.spread, epoch_floor=floor, first_seq=at + 1
     )
     async for messages in backup.read(at + 1):
         for some in _batches([Message(message.subject, message.body) for message in messages]):

@@ -16,6 +16,8 @@ TOKEN_PATTERN: Final = r"^[A-Za-z0-9_\-+=:@/,]+$(?!\n)"
 KEY_PATTERN: Final = r"^[A-Za-z0-9_\-+=:@/,]+~[A-Za-z0-9_\-+=:@/,]+$(?!\n)"
 _TOKEN = re.compile(TOKEN_PATTERN)
 _SEQUENCE_BITS: Final = 40
+EPOCH_MAX: Final = (1 << (63 - _SEQUENCE_BITS)) - 1
+"""Of a log: its tokens are signed integers of 64 bits."""
 
 
 def token_fault(value: str, what: str) -> str | None:

@@ -22,9 +22,10 @@ from writ.broker.connect import connect
 from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.cli import main
-from writ.orchestrator.backups import BackupError, Source, take, verify
+from writ.orchestrator.backups import BackupError, Source, alone_in, take, verify
 from writ.schemas.codec import decode
 from writ.schemas.events import JobCancelled, JobCompleted, JobDeadLettered, JobSubmitted, LeaseGranted
+from writ.schemas.ids import EPOCH_MAX
 from writ.schemas.records import Record
 
 from .test_stale_token import ask, report
@@ -84,6 +85,9 @@ async def test_what_was_acknowledged_before_a_backup_under_load_is_done_once_aft
 
         lease = await live.play(hold)
         await client.audit(timeout_s=30)
+        await client.checkpoint(
+            covering=(await client.jobs()).position
+        )  # or the backup has none to verify by
         assert (
             await writ("archive", "run", "--dir", str(old), "--segment-min", "20", "--segment-max", "40") == 0
         )
@@ -200,7 +204,7 @@ async def test_a_backup_that_was_changed_anywhere_is_refused_and_nothing_is_made
         await client.put_file(b"scan" * 10_000)
     assert await writ("backup", str(kept), "--dir", str(live.node.directory), "--keys") == 0
     random = Random(7)
-    files = sorted(path for path in kept.rglob("*") if path.is_file())
+    files = sorted(path for path in kept.rglob("*") if path.is_file() and path.name != ".lock")
     for n in range(24):
         path = files[n % len(files)]
         whole = path.read_bytes()
@@ -214,6 +218,40 @@ async def test_a_backup_that_was_changed_anywhere_is_refused_and_nothing_is_made
             assert not (tmp_path / "new").exists()
         path.write_bytes(whole)
     await verify(kept)
+
+
+async def test_worlds_restored_from_one_backup_have_epochs_of_their_own(
+    live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So no token of the first is one of the second. And a restore says where sealed content stays closed."""
+    old, kept = live.node.directory, tmp_path / "kept"
+    async with Client(Target(live.node.url, live.node.broker.key_path("owner"))) as client:
+        await client.submit("mail", "send", {"n": 1})
+    (old / "keys" / ".log.creds.draft").touch()  # of a file that is being written, and may go
+    assert await writ("backup", str(kept), "--dir", str(old), "--keys") == 0
+    assert not list(kept.rglob("*.draft"))
+    with alone_in(kept):
+        for words in (("backup", str(kept), "--dir", str(old)), ("restore", str(kept), "--dir", "none")):
+            capsys.readouterr()
+            assert await writ(*words) == 1
+            assert "another backup to" in capsys.readouterr().err
+    epochs: list[int] = []
+    for name, more in (("a", ()), ("b", ()), ("c", ("--epoch-above", "40"))):
+        capsys.readouterr()
+        assert await writ("restore", str(kept), "--dir", str(tmp_path / name), "--json", *more) == 0
+        epochs += [each["epoch"] for each in json.loads(capsys.readouterr().out)["logs"]]
+    assert epochs == [2, 3, 41]
+
+    assert await writ("backup", str(tmp_path / "open"), "--dir", str(old)) == 0
+    shutil.copytree(old / "keys", tmp_path / "d" / "keys")
+    capsys.readouterr()
+    words = ("restore", str(tmp_path / "open"), "--dir", str(tmp_path / "d"))
+    assert await writ(*words, "--epoch-above", str(EPOCH_MAX)) == 1
+    assert f"{EPOCH_MAX} is the last one" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "d")
+    shutil.copytree(old / "keys", tmp_path / "d" / "keys")
+    assert await writ(*words) == 0
+    assert f"There is no {tmp_path / 'd' / 'vault'}" in capsys.readouterr().out
 
 
 def commands() -> list[str]:

@@ -44,13 +44,20 @@ def backup(args: Namespace) -> int:
 def restore(args: Namespace) -> int:
     """Makes a node's directory and streams of a backup."""
     folder, directory = Path(args.folder), directory_of(args)
-    restored = asyncio.run(_saying_why(_restore(args, folder, directory)))
+    keys, restored = asyncio.run(_saying_why(_restore(args, folder, directory)))
+    vault = (directory / "vault").exists()
     if args.json:
-        print_json({"directory": str(directory), "logs": restored})
+        logs = [log._asdict() for log in restored]
+        print_json({"directory": str(directory), "logs": logs, "vault": vault})
         return 0
     print(paint(f"restored to {directory}", "bold green"))
     for log in restored:
         print(f"partition {log.partition}: records 1 to {log.seq}, and on in epoch {log.epoch}")
+    if not (vault or keys):
+        print(
+            f"\nThere is no {directory / 'vault'}: sealed content, if there was any, stays closed. If the"
+            "\nnode had a vault, put it there before you start this one: it makes itself another."
+        )
     next_steps(with_dir("writ up", directory), with_dir("writ audit verify", directory))
     return 0
 
@@ -121,22 +128,26 @@ async def _take(args: Namespace, folder: Path) -> tuple[Manifest, int]:
         return await take(source, folder, now, keys=args.keys, wait_s=args.wait)
 
 
-async def _restore(args: Namespace, folder: Path, directory: Path) -> list[Restored]:
+async def _restore(args: Namespace, folder: Path, directory: Path) -> tuple[bool, list[Restored]]:
+    """Whether the secrets were in the backup, and the logs."""
     from writ.broker.clock import SystemClock
     from writ.broker.embedded import EmbeddedBroker
     from writ.broker.spread import Spread
-    from writ.orchestrator.backups import verify
+    from writ.orchestrator.backups import alone_in, read_manifest, verify
     from writ.orchestrator.restoring import Target, put_files, put_streams
 
-    manifest, _ = await verify(folder)
-    put_files(manifest, folder, directory)
+    read_manifest(folder)  # before anything is written there
     async with AsyncExitStack() as parts:
+        parts.enter_context(alone_in(folder))
+        manifest, _ = await verify(folder)
+        put_files(manifest, folder, directory)
         url = args.broker_url
         if url is None:
             url = (await parts.enter_async_context(await EmbeddedBroker.start(directory))).url
         link = await _link(url, directory, parts)
         target = Target(directory, link, Spread(args.replicas))
-        return await put_streams(manifest, folder, target, SystemClock())
+        restored = await put_streams(manifest, folder, target, SystemClock(), args.epoch_above)
+        return manifest.keys, restored
 
 
 async def _link(url: str, directory: Path, parts: AsyncExitStack) -> HardenedClient:

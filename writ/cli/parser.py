@@ -301,6 +301,10 @@ def _add_backup(to: Subparsers) -> None:
     restore.add_argument(
         "--replicas", type=whole(1, 5), default=1, metavar="R", help="copies of each stream in a cluster [1]"
     )
+    restore.add_argument(
+        "--epoch-above", type=whole(0), default=0, metavar="N",
+        help="the greatest epoch restored from another copy of this backup [0]",
+    )  # fmt: skip
 
 
 def _add_job_commands(to: Subparsers) -> None:
