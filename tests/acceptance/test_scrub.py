@@ -18,6 +18,7 @@ from writ.broker.notary import checkpoints_folder
 from writ.broker.owned import BrokerStartError
 from writ.node import Node
 from writ.orchestrator.replay.checked import check_log, signed_in
+from writ.schemas.bounds import REASON_MAX_CHARS
 from writ.schemas.chain import Violation
 from writ.schemas.events import AlarmKind, AlarmRaised
 from writ.scrubbing import Scrubbing
@@ -99,9 +100,10 @@ async def test_the_node_finds_damage_by_itself_and_leads_no_log_that_was_cut(liv
     """
     node = live.node
     records = await fill(node)
-    await node._tell_damage("record 7 is another")
+    said = "record 7 is another".ljust(REASON_MAX_CHARS, ".")
+    await node._tell_damage(f"{said} and more")  # than an alarm may have
     record = await live.until(lambda r: isinstance(r.events[0], AlarmRaised), records)
-    assert record.events == (AlarmRaised(AlarmKind.LOG_DIFFERS, "record 7 is another"),)
+    assert record.events == (AlarmRaised(AlarmKind.LOG_DIFFERS, said),)
     found = asyncio.get_running_loop().create_future()
 
     async def tell(reason: str) -> None:
@@ -110,6 +112,7 @@ async def test_the_node_finds_damage_by_itself_and_leads_no_log_that_was_cut(liv
 
     scrubbing = Scrubbing(node.directory, 0.2, tell)
     assert await scrubbing.scrub() == ""
+    assert await Scrubbing(node.directory / "none", 60, tell).scrub() is None, "nothing could be read"
     path = sorted(node.directory.rglob("WRIT_LOG_0/msgs/*.blk"))[0]
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
