@@ -51,8 +51,6 @@ class LeaseDesk:
 
     def __init__(self, office: Office) -> None:
         self.waiting = Waiting()
-        self._told_in: Round | None = None
-        self._holders: dict[tuple[str, str, str, str], list[tuple[int, str]]] = {}
         self._heard: OrderedDict[tuple[str, str, str], tuple[int, WorkerSeen]] = OrderedDict()
         self._hearings = Budget()
         self._office = office
@@ -95,28 +93,25 @@ class LeaseDesk:
                 round_.answer(asked.send, encode(commands.Acquired()))
 
     def _tell_again(self, round_: Round, asked: Asked, command: commands.Acquire) -> None:
-        """Answers with what the worker holds in the queue, as far as it fits: the rest when it asks again."""
+        """Answers with what the worker holds in the queue and does not know of, as far as it fits.
+
+        The newest come first: those of an answer that was lost are among them, also where a worker holds
+        more than it can name. It asks again with these known until nothing is new to it.
+        """
         tenant, principal, _, queue = asked.address
         self.send_away(round_, f"{tenant}.{queue}", principal, command.worker)
-        if self._told_in is not round_:  # of many workers that ask at once, all jobs are walked over once
-            self._told_in, self._holders = round_, {}
-            for place in sorted(self._state.running):
-                self._note_holder(self._state.jobs[place])
-        fits, leases = self._fits(), list[commands.Lease]()
-        for token, place in self._holders.get((tenant, principal, queue, command.worker), []):
-            job = self._state.jobs[place]
-            live = job.lease is not None and job.lease.token == token  # it may have ended in this round
-            if live and len(leases) < bounds.LEASES_PER_REQUEST_MAX and fits(job):
-                assert job.lease is not None
-                granted_at = job.lease.expires_at - round(job.limits.lease_s * bounds.SECOND_US)
+        known, fits, leases = set(command.known), self._fits(), list[commands.Lease]()
+        held = [
+            (job.lease.token, job.lease.expires_at, job)
+            for key in self._state.usage.held_by(tenant, principal, command.worker)
+            if (job := self._state.jobs[f"{tenant}.{key}"]).queue == queue and job.lease is not None
+        ]
+        for token, expires_at, job in sorted(held, key=lambda each: each[0], reverse=True):
+            if token not in known and len(leases) < bounds.LEASES_PER_REQUEST_MAX and fits(job):
+                granted_at = expires_at - round(job.limits.lease_s * bounds.SECOND_US)
                 leases.append(self._lease(job, granted_at - round_.now))
         answer = commands.Acquired(None, round_.position, tuple(leases))
         round_.answer(asked.send, encode(answer), verdict_only=True)
-
-    def _note_holder(self, job: Job) -> None:
-        if job.lease is not None:
-            who = job.tenant, job.lease.principal, job.queue, job.lease.worker
-            self._holders.setdefault(who, []).append((job.lease.token, f"{job.tenant}.{job.key}"))
 
     def _hear(
         self, round_: Round, asked: Asked, command: commands.Acquire, about: commands.WorkerAbout
@@ -283,8 +278,6 @@ class LeaseDesk:
             events = lease.grant(job, command, principal, principal, reserved, process)
             round_.record(tenant, "job", job.key, events, actor=principal, vouched=False, cause="acquire")
         job = self._state.jobs[f"{tenant}.{job.key}"]
-        if self._told_in is round_:
-            self._note_holder(job)
         return self._lease(job, round_.now - waiter.since)
 
     def _lease(self, job: Job, parked_us: int) -> commands.Lease:

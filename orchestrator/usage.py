@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from writ.schemas.jobs import HeldLease, Job
 
 from .decide.quotas import NO_LOAD, Load
@@ -15,7 +17,7 @@ class Usage:
 
     def __init__(self) -> None:
         self._loads: dict[str, Load] = {}
-        self._leases: dict[str, dict[Worker, int]] = {}
+        self._leases: dict[str, dict[Worker, set[str]]] = {}
 
     def of(self, tenant: str) -> Load:
         return self._loads.get(tenant, NO_LOAD)
@@ -24,6 +26,10 @@ class Usage:
         """Whether a worker holds any lease of the tenant."""
         return (principal, worker) in self._leases.get(tenant, ())
 
+    def held_by(self, tenant: str, principal: str, worker: str) -> Set[str]:
+        """The keys of the jobs of which a worker holds the lease, in all queues."""
+        return self._leases.get(tenant, {}).get((principal, worker), frozenset())
+
     def change(self, tenant: str, old: Job | None, new: Job | None) -> None:
         """A job was `old` and is `new`."""
         jobs, size_bytes = _live(new)
@@ -31,9 +37,11 @@ class Usage:
         was, now = None if old is None else old.lease, None if new is None else new.lease
         if was is now and (jobs, size_bytes) == (jobs_before, size_before):
             return
-        if was is not now:
-            self._hold(tenant, was, -1)
-            self._hold(tenant, now, 1)
+        if old is not None and was is not None and was is not now:
+            self._drop(tenant, was, old.key)
+        if new is not None and now is not None and was is not now:
+            held = self._leases.setdefault(tenant, {})
+            held.setdefault((now.principal, now.worker), set()).add(new.key)
         load = self._loads.get(tenant, NO_LOAD)
         self._loads[tenant] = Load(
             load.jobs + jobs - jobs_before,
@@ -42,15 +50,10 @@ class Usage:
             load.reserved_microusd + _outstanding(now) - _outstanding(was),
         )
 
-    def _hold(self, tenant: str, lease: HeldLease | None, by: int) -> None:
-        if lease is None:
-            return
-        held = self._leases.setdefault(tenant, {})
-        who = (lease.principal, lease.worker)
-        count = held.get(who, 0) + by
-        if count:
-            held[who] = count
-        else:
+    def _drop(self, tenant: str, lease: HeldLease, key: str) -> None:
+        held, who = self._leases[tenant], (lease.principal, lease.worker)
+        held[who].discard(key)
+        if not held[who]:
             del held[who]
 
 

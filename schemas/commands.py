@@ -127,8 +127,9 @@ class Acquire(Command, frozen=True):
     some goes to those alone that have them.
 
     With `again` nothing is granted, nothing waited for, and its acquires that wait in the queue end: the
-    answer has the leases that the worker holds there. So it learns of those in an answer that was lost with
-    its connection or its leader.
+    answer has the leases that the worker holds there, the newest first, but for those whose tokens are
+    `known`. So it learns of those in an answer that was lost with its connection or its leader. One answer
+    may not hold all of them: it asks until nothing in the answer is new to it.
     """
 
     worker: Token
@@ -140,6 +141,7 @@ class Acquire(Command, frozen=True):
     releases: Annotated[tuple[Digest, ...], Meta(max_length=RELEASES_HELD_MAX)] = ()
     labels: Labels = {}
     again: bool = False
+    known: Annotated[tuple[Fence, ...], Meta(max_length=RENEWALS_PER_REQUEST_MAX)] = ()
 
 
 class Withdraw(Command, frozen=True):

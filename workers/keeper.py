@@ -25,7 +25,7 @@ from writ.broker.clock import Clock
 from writ.broker.coding import Coder
 from writ.broker.errors import NoAnswer, PermissionDenied, Unreachable, WireError
 from writ.broker.wire import Wire
-from writ.schemas.bounds import LEASES_PER_REQUEST_MAX
+from writ.schemas.bounds import LEASES_PER_REQUEST_MAX, RENEWALS_PER_REQUEST_MAX
 from writ.schemas.commands import (
     Acquire,
     Acquired,
@@ -318,11 +318,14 @@ class Keeper:
 
     async def _ask_again(self, line: Line) -> None:
         """Learns of the leases in an answer that was lost, before they expire; others are here already."""
-        command = Acquire(self._post.worker, again=True, isolation=self._post.isolation)
         pause_s = 0.1
         while not self._draining:
             line.missed = False  # from here on another one may be lost
             asked_us = self._now_us()
+            newest = sorted(line.held, reverse=True)[:RENEWALS_PER_REQUEST_MAX]
+            command = Acquire(
+                self._post.worker, again=True, known=tuple(newest), isolation=self._post.isolation
+            )
             try:
                 answer = await self._asking.ask(line.queue, "acquire", command, Acquired, PATIENCE_S)
             except (WireError, TryLater) as error:
@@ -331,9 +334,11 @@ class Keeper:
             except Refused:
                 return
             else:
-                known = line.held
-                self._take_late(line, [each for each in answer.leases if each.token not in known], asked_us)
-                return
+                new = [each for each in answer.leases if each.token not in line.held]
+                if not new:
+                    return
+                self._take_late(line, new, asked_us)
+                continue  # there may be more than one answer holds
             await asyncio.sleep(pause_s * (0.5 + self._entropy()))
             pause_s = min(pause_s * 2, 1.0)
 

@@ -1,5 +1,5 @@
-// Requests over NATS with nothing but what Node.js brings. A worker of your own would take the client `nats`
-// from npm in its place: all that it needs of one is `request`.
+// Requests over NATS with nothing but what Node.js brings. A worker of your own would take the package `nats`
+// in its place: all that it needs of one is `request`.
 
 import { createPrivateKey, createPublicKey, sign } from "node:crypto";
 import { readFileSync } from "node:fs";

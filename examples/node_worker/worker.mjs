@@ -1,4 +1,4 @@
-// A worker in Node.js that keeps to docs/worker-protocol.md, in one page; it needs nothing from npm.
+// A worker in Node.js that keeps to docs/worker-protocol.md, in one page; it needs no packages.
 //
 //   eval "$(writ env)"; WRIT_QUEUE=billing node examples/node_worker/worker.mjs
 //   python -m writ.conformance node examples/node_worker/worker.mjs
@@ -144,11 +144,14 @@ for (const name of ["SIGTERM", "SIGINT"]) {
   });
 }
 console.error(`worker ${worker} works on ${WRIT_QUEUE}`);
+let again = false; // an acquire was not answered, and may have brought a lease all the same
 while (!draining) {
   const askedMs = performance.now();
   const about = { host: hostname(), version: "node", slots: 1, queues: [WRIT_QUEUE] };
-  const wanted = { count: 1, wait_s: 5, tasks: Object.keys(tasks), about };
-  const answer = await ask("acquire", wanted, { timeoutMs: 15_000, until: () => draining });
+  const wanted = again ? { again } : { count: 1, wait_s: 5, tasks: Object.keys(tasks), about };
+  const answer = await ask("acquire", wanted, { timeoutMs: 15_000, until: () => true });
+  again = answer === null;
+  if (again) await sleep(100 + 200 * Math.random());
   if (answer?.error) {
     console.error(answer.error.reason);
     process.exit(1);

@@ -42,6 +42,8 @@ class Orchestra:
     live: dict[str, int] = field(default_factory=dict[str, int])
     cancel: set[str] = field(default_factory=set[str])
     away: bool = False
+    losing: int = 0
+    """Of so many acquires that bring leases the answer is lost."""
     deny: WireError | None = None
     answer: Callable[[Call], bytes | None] = lambda call: None
     delay_s: Callable[[str], float] = lambda verb: 0.0
@@ -52,6 +54,7 @@ class Orchestra:
     def __post_init__(self) -> None:
         self._pending: dict[str, deque[commands.Lease]] = {}
         self._tokens = itertools.count(1)
+        self._granted: dict[int, commands.Lease] = {}
 
     def add(
         self,
@@ -101,7 +104,14 @@ class Orchestra:
         if given is not None:
             return given
         if verb == "acquire":
-            return await self._acquire(queue, call.command)
+            if call.command.again:
+                leases = self._told_again(call.command)
+            else:
+                leases = await self._acquire(queue, call.command)
+                if leases and self.losing:
+                    self.losing -= 1
+                    raise NoAnswer(subject, timeout_s)
+            return msgspec.json.encode(commands.Acquired(leases=tuple(leases)))
         if verb == "withdraw":
             self.withdrawn += not self.deaf_to_withdraw
             return msgspec.json.encode(commands.Answer())
@@ -120,7 +130,16 @@ class Orchestra:
     async def close(self) -> None:
         self.closed = True
 
-    async def _acquire(self, queue: str, command: commands.Acquire) -> bytes:
+    def _told_again(self, command: commands.Acquire) -> list[commands.Lease]:
+        """The newest lease that the worker does not know of: each answer holds one and no more."""
+        unknown = [
+            self._granted[token]
+            for token in self.live.values()
+            if token in self._granted and token not in command.known
+        ]
+        return sorted(unknown, key=lambda lease: lease.token)[-1:]
+
+    async def _acquire(self, queue: str, command: commands.Acquire) -> list[commands.Lease]:
         loop = asyncio.get_running_loop()
         until = loop.time() + command.wait_s
         pending = self._pending.setdefault(queue, deque())
@@ -130,7 +149,8 @@ class Orchestra:
         leases = [pending.popleft() for _ in range(min(command.count, len(pending)))]
         for lease in leases:
             self.live[lease.id] = lease.token
-        return msgspec.json.encode(commands.Acquired(leases=tuple(leases)))
+            self._granted[lease.token] = lease
+        return leases
 
     def _void(self, leases: Any) -> tuple[Rejection, ...]:
         return tuple(

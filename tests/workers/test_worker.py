@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -483,25 +483,38 @@ async def test_tasks_go_on_while_the_broker_is_away_and_are_reported_afterwards(
     assert made.stale == 0
 
 
-async def test_strict_work_ends_before_its_lease_can_and_is_not_told_as_done(orchestra: Orchestra) -> None:
-    ended: dict[str, int] = {}
+async def test_strict_work_ends_before_its_lease_can_and_is_not_told_as_done(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, now_us = SystemClock(), 1_000_000
+    monkeypatch.setattr(clock, "mono_us", lambda: now_us)
+    ended: list[str] = []
 
     @task
     async def stubborn(ctx: Context) -> str:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
-        ended[ctx.id] = time.monotonic_ns()
+        ended.append(ctx.id)
         return "done"
 
+    def beats(count: int) -> Callable[[], bool]:
+        """So many more renewals, one at a time: all but the last of them are answered."""
+        wanted = len(orchestra.called("renew")) + count
+        return lambda: len(orchestra.called("renew")) >= wanted
+
     job = orchestra.add("stubborn", lease_s=1, strict=True)
-    async with running(worker(orchestra, stubborn), orchestra):
-        await orchestra.until(lambda: len(orchestra.called("renew")) >= 4)  # it outlives its first lease
-        renewed_ns = time.monotonic_ns()
+    async with running(worker(orchestra, stubborn, clock=clock), orchestra):
+        await orchestra.until(beats(1))
+        now_us = 1_600_000
+        await orchestra.until(beats(3))
+        now_us = 2_200_000  # behind what the first lease alone allows
+        await orchestra.until(beats(3))
+        assert not ended
         orchestra.away = True
-        await orchestra.until(lambda: job in ended)
+        now_us = 3_160_000  # the lease is over at 3.2 s, or sooner where log time runs faster
+        await orchestra.until(lambda: ended)
         orchestra.away = False
         await orchestra.until(lambda: orchestra.released)
-    assert ended[job] < renewed_ns + 1_000_000_000
     assert (orchestra.released, orchestra.completed, orchestra.failed) == ([job], {}, {})
 
 
@@ -642,6 +655,29 @@ async def test_leases_in_an_answer_that_is_late_are_given_back_where_their_slots
         await orchestra.until(lambda: orchestra.released == ["late"])
         job = orchestra.add("double", {"n": 4})
         await orchestra.until(lambda: orchestra.completed == {job: 8})
+
+
+async def test_all_leases_of_answers_that_were_lost_are_asked_for_again(orchestra: Orchestra) -> None:
+    """Of what the worker holds one answer tells only a part."""
+    gate = asyncio.Event()
+
+    @task
+    async def held(n: int) -> int:
+        await gate.wait()
+        return n
+
+    first = orchestra.add("held", {"n": 0})
+    async with running(worker(orchestra, held), orchestra):
+        await orchestra.until(lambda: orchestra.called("start") or orchestra.live)
+        orchestra.losing = 1
+        jobs = [first, *(orchestra.add("held", {"n": n}) for n in (1, 2, 3))]
+        await orchestra.until(lambda: not orchestra.losing)
+        gate.set()
+        await orchestra.until(lambda: len(orchestra.completed) == 4)
+    assert orchestra.completed == {job: n for n, job in enumerate(jobs)}
+    asked = [call.command for call in orchestra.called("acquire") if call.command.again]
+    assert 1 in asked[0].known
+    assert len(asked) == 4, "one for each, and one that told of no other"
 
 
 async def test_a_drain_lets_running_tasks_end_and_acquires_no_more(orchestra: Orchestra) -> None:

@@ -80,7 +80,7 @@ def axe(page: Page, script: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def axe_core() -> str | None:
-    """The script of axe-core, from the npm registry where it is not beside this file."""
+    """The script of axe-core, installed where it is not beside this file."""
     npm = shutil.which("npm")
     if not AXE.exists() and npm is not None:
         subprocess.run(
