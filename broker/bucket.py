@@ -10,13 +10,14 @@ import msgspec
 from nats.aio.client import Client as Nats
 from nats.errors import Error as NatsError
 
-from .ports import OutcomeUnknown
+from .ports import NotStored, OutcomeUnknown
 from .spread import Spread
 from .streams import REQUEST_TIMEOUT_S, ApiError, api, move
 
 _NO_STREAM: Final = 10059
 _NO_MESSAGE: Final = 10037
 _EXISTS: Final = 10058
+_NO_ROOM: Final = frozenset({10023, 10047})
 _KEPT: Final = {
     "retention": "limits",
     "discard": "new",
@@ -40,12 +41,14 @@ class Bucket:
         self._made = False
 
     async def make(self) -> None:
-        """Makes the stream, unless that was done."""
+        """Makes the stream, unless that was done. Raises NotStored where there is no room for it."""
         if self._made:
             return
         try:
             await api(self._nats, f"STREAM.CREATE.{self._stream}", self._config)
         except ApiError as error:
+            if error.code in _NO_ROOM:
+                raise NotStored(f"the broker has no room for {self._stream}: {error}") from error
             if error.code != _EXISTS:
                 raise OutcomeUnknown(str(error)) from error
             await self._move()

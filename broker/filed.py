@@ -12,7 +12,7 @@ import msgspec
 
 from .filing import Filing, Info, look_up
 from .objects import OpenBytes, Opened
-from .ports import NotStored, OutcomeUnknown
+from .ports import OutcomeUnknown
 
 PART_BYTES: Final = 512 * 1024
 
@@ -21,7 +21,7 @@ class FiledObjects:
     """A bucket as `Objects`; one alone may put into it at a time. `bucket` is its name.
 
     Each of `ids` names the parts of one object, and is never given again. What the broker does not do is an
-    OSError, as it is of a disk.
+    OSError, as it is of a disk; but `put` raises NotStored where it refuses, as the bucket is full.
     """
 
     def __init__(self, filing: Filing, bucket: str, ids: Callable[[], str]) -> None:
@@ -61,7 +61,7 @@ class FiledObjects:
         async with self._putting:
             try:
                 await self._put(name, content)
-            except (NotStored, OutcomeUnknown) as error:
+            except OutcomeUnknown as error:
                 raise OSError(str(error)) from error
 
     async def _put(self, name: str, content: bytes) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from typing import Final
 
 from writ.broker.objects import Objects
+from writ.broker.ports import NotStored
 from writ.packages import PackageError, open_package
 from writ.schemas.commands import Answer
 from writ.schemas.rejections import RejectionKind
 from writ.schemas.stored import PART_MAX_BYTES, KeepPackage, PackageKept, PackagePart, PackageQuery
 
 from .asked import Refused, parse
+
+log = logging.getLogger("writ.projections")
 
 _COMING_MAX: Final = 8
 """Packages that may come at a time; the one that waits longest for its next part gives way to another."""
@@ -23,7 +27,10 @@ _READ_MAX: Final = 4
 
 
 class PackageStore:
-    """Answers `keep_package` and `package`. Each tenant has packages of its own, in a store of its own."""
+    """Answers `keep_package` and `package`. Each tenant has packages of its own, in a store of its own.
+
+    A store may refuse to `put` with NotStored, where asking again is of no use.
+    """
 
     def __init__(self, store_of: Callable[[str], Objects]) -> None:
         self._store_of = cache(store_of)
@@ -53,7 +60,11 @@ class PackageStore:
             open_package(whole, digest=part.digest)
         except PackageError as error:
             raise Refused(RejectionKind.MALFORMED, f"the package is refused: {error}", "data") from error
-        await store.put(part.digest, (whole,))
+        try:
+            await store.put(part.digest, (whole,))
+        except NotStored as full:
+            reason = f"the store of packages takes no more: {full}; an operator gives it room: docs/sizing.md"
+            raise Refused(RejectionKind.TOO_LARGE, reason, "data") from full
         return PackageKept(None, 0, len(whole), True)
 
     async def part(self, tenant: str, body: bytes) -> Answer:
@@ -73,12 +84,19 @@ class PackageStore:
         return PackagePart(None, 0, len(whole), whole[query.at : query.at + PART_MAX_BYTES])
 
     async def take_over(self, folder: Objects) -> None:
-        """Moves packages of a folder, `<tenant>-<digest>`, to their stores. Raises OSError."""
-        for name in await folder.names():
-            tenant, _, digest = name.rpartition("-")
-            if not await _holds(self._store_of(tenant), digest):
-                await self._store_of(tenant).put(digest, (await folder.get(name),))
-            await folder.delete(name)
+        """Moves packages of a folder, `<tenant>-<digest>`, to their stores.
+
+        From the first one on that its store does not take they stay, for the next start.
+        """
+        try:
+            for name in await folder.names():
+                tenant, _, digest = name.rpartition("-")
+                store = self._store_of(tenant)
+                if not await _holds(store, digest):
+                    await store.put(digest, (await folder.get(name),))
+                await folder.delete(name)
+        except (OSError, NotStored) as error:
+            log.warning("packages stay in their folder until the next start, as they cannot move: %s", error)
 
 
 async def _holds(store: Objects, digest: str) -> bool:

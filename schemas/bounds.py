@@ -76,6 +76,9 @@ TASKS_TOLD_MAX: Final = 200
 TASKS_TOLD_MAX_BYTES: Final = 128 * 1024
 """Of the schemas of all tasks that a worker tells of; beyond that it tells of none."""
 
+PACKAGES_MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
+"""All packages of a tenant, together. The broker sets so much aside for each tenant that publishes one."""
+
 REASON_MAX_CHARS: Final = 1_000
 SHARDS: Final = 256
 SECOND_US: Final = 1_000_000

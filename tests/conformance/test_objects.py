@@ -13,6 +13,7 @@ from writ.broker.embedded import EmbeddedBroker
 from writ.broker.filed import PART_BYTES, FiledObjects
 from writ.broker.filing import Filing, JetStreamFiling, MemoryFiling
 from writ.broker.objects import FolderObjects, MemoryObjects, Objects
+from writ.broker.ports import NotStored
 
 if TYPE_CHECKING:
     from .conftest import JetStreamWire
@@ -88,3 +89,16 @@ async def test_parts_of_one_that_was_killed_are_no_object_and_go_with_the_next(k
     await kept.objects.put("b", (b"b",))
     assert sorted(await kept.filing.uploads()) == ["u0", "u1"]
     assert await kept.objects.get("a") == LARGE
+
+
+@pytest.mark.parametrize("max_bytes", [PART_BYTES, 1 << 60])
+async def test_a_bucket_that_is_full_or_has_no_room_to_be_made_refuses(
+    tmp_path: Path, jetstream_wire: type[JetStreamWire], max_bytes: int
+) -> None:
+    wire = jetstream_wire(await EmbeddedBroker.start(tmp_path / "writ"))
+    try:
+        filing = JetStreamFiling(await wire.link(), "writ-things", max_bytes)
+        with pytest.raises(NotStored):
+            await FiledObjects(filing, "writ-things", iter(["u0"]).__next__).put("a", (LARGE,))
+    finally:
+        await wire.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ import pytest
 
 from writ.broker.jwt import KeyKind, Signer
 from writ.broker.objects import FolderObjects, MemoryObjects, Objects
+from writ.broker.ports import NotStored
 from writ.packages import build, open_package
 from writ.packages.manifest import Kind
 from writ.packages.scaffold import new_project
 from writ.projections.asked import Refused
 from writ.projections.packages import PackageStore
+from writ.schemas.rejections import RejectionKind
 from writ.schemas.stored import KeepPackage, PackageKept, PackagePart, PackageQuery
 
 SIGNER = Signer(KeyKind.USER, bytes(range(32)))
@@ -84,6 +87,19 @@ async def test_a_changed_byte_is_kept_nowhere(built: Built) -> None:
     assert not stores.of["acme"].kept
 
 
+class Full(MemoryObjects):
+    """A store that takes nothing."""
+
+    async def put(self, name: str, parts: Iterable[bytes]) -> None:
+        raise NotStored("maximum bytes exceeded")
+
+
+async def test_a_store_that_is_full_says_so_instead_of_later(built: Built) -> None:
+    with pytest.raises(Refused, match="takes no more: maximum bytes exceeded") as refused:
+        await kept(PackageStore(lambda tenant: Full()), "acme", *built, cut=1_000)
+    assert refused.value.rejection.kind is RejectionKind.TOO_LARGE
+
+
 async def test_packages_of_a_folder_are_moved_once_and_again_where_that_was_cut_short(
     built: Built, tmp_path: Path
 ) -> None:
@@ -97,3 +113,12 @@ async def test_packages_of_a_folder_are_moved_once_and_again_where_that_was_cut_
         assert await folder.names() == []
     assert set(stores.of) == {"my-tenant", "default"}
     assert await read(store, "default", built.digest) == built.content
+
+
+async def test_packages_of_a_folder_stay_there_where_they_cannot_be_moved(
+    built: Built, tmp_path: Path
+) -> None:
+    folder = FolderObjects(tmp_path / "packages")
+    await folder.put(f"default-{built.digest}", (built.content,))
+    await PackageStore(lambda tenant: Full()).take_over(folder)
+    assert await folder.names() == [f"default-{built.digest}"]

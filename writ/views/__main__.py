@@ -45,7 +45,7 @@ from writ.projections.runner import Runner
 from writ.projections.tree import TreeView
 from writ.projections.watch import Alarm, Watch
 from writ.schemas import catalog
-from writ.schemas.bounds import REASON_MAX_CHARS
+from writ.schemas.bounds import PACKAGES_MAX_BYTES, REASON_MAX_CHARS
 from writ.schemas.commands import RaiseAlarm
 from writ.schemas.metrics import Family
 from writ.schemas.queries import Durability
@@ -136,7 +136,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
 
 def _packages(link: Any, tenant: str, spread: Spread) -> FiledObjects:
     bucket = bucket_of("packages", tenant)
-    filing = JetStreamFiling(link, bucket, FILES_MAX_BYTES, spread)
+    filing = JetStreamFiling(link, bucket, PACKAGES_MAX_BYTES, spread)
     return FiledObjects(filing, bucket, partial(secrets.token_hex, 12))
 
 
