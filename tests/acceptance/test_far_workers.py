@@ -18,7 +18,7 @@ JOBS = 120
 DELAY_S = 0.1
 LOSS = 0.02
 AGAIN_S = 0.3
-LEASE_S = 6.0
+LEASE_S = 30.0
 
 
 @pytest.fixture

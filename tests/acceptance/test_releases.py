@@ -171,8 +171,11 @@ async def test_a_canary_that_fails_is_judged_from_the_log_and_rolled_back_by_its
     jobs = [{"task": "t", "process": "inv@live", "retry": {"max_attempts": 1}} for _ in range(100)]
     for job in jobs[:30]:
         job["fairness_key"] = "acme"
-    await owner.submit_many("q", [*jobs, {"task": "t", "id": "last", "process": "inv@live"}])
-    for lease in await world.leases():
+    handles = await owner.submit_many("q", [*jobs, {"task": "t", "id": "last", "process": "inv@live"}])
+    await owner.accepted(handles[-1])
+    leases = await world.leases()
+    assert len(leases) == len(handles)
+    for lease in leases:
         await world.report(lease, well=lease.release == world.first)
     (process,) = await owner.processes("inv")
     assert process.canaries == ()
