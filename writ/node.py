@@ -188,7 +188,7 @@ class Node:
                 assert node.engine is not None
                 space = Space(directory, disk_reserve_bytes, node.engine, node._own_broker)
                 node._spawn(space.keep(), "watch over the disk")
-            node._spawn(Scrubbing(directory, scrub_every_s, node._tell_damage).keep(), "scrub")
+            node._spawn(Scrubbing(directory, scrub_every_s, node.tell_damage).keep(), "scrub")
         except BaseException:
             await node.stop()
             raise
@@ -337,7 +337,7 @@ class Node:
                 log.warning("the alarm is not recorded yet: %r", error)
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _tell_damage(self, reason: str) -> None:
+    async def tell_damage(self, reason: str) -> None:
         """Has it recorded that the log is not what was stored."""
         engine, link = self.engine, self._links[0]
         assert engine is not None

@@ -101,14 +101,14 @@ async def test_the_node_finds_damage_by_itself_and_leads_no_log_that_was_cut(liv
     node = live.node
     records = await fill(node)
     said = "record 7 is another".ljust(REASON_MAX_CHARS, ".")
-    await node._tell_damage(f"{said} and more")  # than an alarm may have
+    await node.tell_damage(f"{said} and more")  # than an alarm may have
     record = await live.until(lambda r: isinstance(r.events[0], AlarmRaised), records)
     assert record.events == (AlarmRaised(AlarmKind.LOG_DIFFERS, said),)
     found = asyncio.get_running_loop().create_future()
 
     async def tell(reason: str) -> None:
         found.set_result(reason)
-        await node._tell_damage(reason)  # as the node does: the append shows its leader that the log was cut
+        await node.tell_damage(reason)  # as the node does: the append shows its leader that the log was cut
 
     scrubbing = Scrubbing(node.directory, 0.2, tell)
     assert await scrubbing.scrub() == ""
