@@ -160,7 +160,7 @@ def _fields(headers: bytes) -> dict[bytes, bytes]:
     return {name: value.strip() for name, colon, value in lines if colon}
 
 
-async def check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None:
+async def _check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None:
     """Raises Violation where a stream without gaps goes on behind a message that its server cannot give.
 
     `upto` is how far it went before. Raises OutcomeUnknown where the broker does not tell now.
@@ -207,14 +207,14 @@ async def read_stream(
                 if not got:
                     idle += 1
                     if whole and (not follow or idle % _LOOK_EVERY == 0):
-                        await check_there(nats, stream, start, last)
+                        await _check_there(nats, stream, start, last)
                     continue
                 if whole and got[-1].seq - start + 1 != len(got):
                     # What is damaged is passed over without a word, as is what was let go meanwhile.
                     at = next(n for n, message in enumerate(got) if message.seq != start + n)
                     if at:
                         yield got[:at]
-                    await check_there(nats, stream, start + at, last)
+                    await _check_there(nats, stream, start + at, last)
                     got = got[at:]
                 if left is not None:
                     got = got[:left]
@@ -225,7 +225,7 @@ async def read_stream(
                 if whole and not follow and start > last:
                     return
             if start <= last:
-                await check_there(nats, stream, start, last)
+                await _check_there(nats, stream, start, last)
             return
         except _Gap:
             if not follow and not nats.is_connected:

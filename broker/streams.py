@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -88,7 +88,7 @@ async def look(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
 
 
 @contextmanager
-def telling(what: str) -> Generator[None]:
+def telling(what: str) -> Iterator[None]:
     """What fails of the connection meanwhile is OutcomeUnknown: the broker does not tell `what`."""
     try:
         yield

@@ -14,7 +14,7 @@ from nats.errors import TimeoutError as NatsTimeout
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.ports import Message, OutcomeUnknown
-from writ.broker.reader import check_there
+from writ.broker.reader import _check_there
 from writ.broker.streams import ApiError, newest_seq, oldest_seq
 from writ.durable import Durable
 from writ.schemas.chain import Violation
@@ -65,12 +65,12 @@ async def test_a_refusal_that_may_pass_is_not_known(jetstream: JetStreamWire, as
 async def test_only_a_message_that_is_not_there_is_damage(jetstream: JetStreamWire) -> None:
     link = await three(jetstream)
     with pytest.raises(OutcomeUnknown, match="10008"):
-        await check_there(Refusing(link, AWAY, "MSG.GET"), STREAM, 2)  # type: ignore[arg-type]
+        await _check_there(Refusing(link, AWAY, "MSG.GET"), STREAM, 2)  # type: ignore[arg-type]
     with pytest.raises(Violation, match="files are damaged"):
-        await check_there(Refusing(link, NO_MESSAGE, "MSG.GET"), STREAM, 2)  # type: ignore[arg-type]
+        await _check_there(Refusing(link, NO_MESSAGE, "MSG.GET"), STREAM, 2)  # type: ignore[arg-type]
     trimmed = Refusing(link, NO_MESSAGE, "MSG.GET")
     trimmed.trim_first = 2  # the archive lets go of it between the look at the beginning and the one at it
-    await check_there(trimmed, STREAM, 2)  # type: ignore[arg-type]
+    await _check_there(trimmed, STREAM, 2)  # type: ignore[arg-type]
     assert await oldest_seq(link, STREAM) == 3
 
 
