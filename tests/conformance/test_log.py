@@ -407,8 +407,8 @@ async def test_a_reading_goes_on_without_what_a_broker_lost_that_was_started_aga
     async with asyncio.timeout(30):
         while not link.is_connected:  # noqa: ASYNC110 - the client tells nobody
             await asyncio.sleep(0.05)
-        async for more in reader:
-            got += len(more)
+        async for part in reader:
+            got += len(part)
     assert got == 840
 
 
