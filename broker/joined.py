@@ -141,11 +141,11 @@ class JoinedBroker(Doors):
             await asyncio.sleep(_AGAIN_S)
 
     async def _unready(self, link: HardenedClient) -> str | None:
+        servers = await self.servers()
+        if not servers.ready:
+            names = ", ".join([each.name for each in servers.found]) or "none"
+            return f"JetStream has no leader, and of {servers.size} servers these answer: {names}"
         try:
-            servers = await self.servers()
-            if not servers.ready:
-                names = ", ".join([each.name for each in servers.found]) or "none"
-                return f"JetStream has no leader, and of {servers.size} servers these answer: {names}"
             await api(link, "INFO")
         except (ApiError, OutcomeUnknown) as fault:
             return str(fault)

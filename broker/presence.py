@@ -10,7 +10,6 @@ from typing import Any, Final
 from writ.schemas.subjects import leader_subject
 
 from .hardened import HardenedClient, readable
-from .streams import telling
 
 QUIET_S: Final = 0.1
 WAIT_S: Final = 0.3
@@ -27,12 +26,7 @@ async def be_present(link: HardenedClient, partition: int, name: str) -> None:
 
 
 async def present(link: HardenedClient, partition: int) -> tuple[str, ...]:
-    """The names of all that answer soon, in their order. Raises OutcomeUnknown where the connection fails."""
-    with telling("who is there to lead"):
-        return await _present(link, partition)
-
-
-async def _present(link: HardenedClient, partition: int) -> tuple[str, ...]:
+    """The names of all that answer soon, in their order."""
     answers: asyncio.Queue[str] = asyncio.Queue()
 
     def told(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:

@@ -21,10 +21,11 @@ from writ.schemas.chain import Violation
 
 from .hardened import HardenedClient, readable
 from .ports import OutcomeUnknown, Stored
-from .streams import NO_MESSAGE, ApiError, api, look, newest_seq, oldest_seq
+from .streams import ApiError, api, newest_seq, oldest_seq
 
 _HEARTBEAT_S: Final = 2.0
 _SILENT_S: Final = 3 * _HEARTBEAT_S
+_NO_MESSAGES: Final = 10037
 _LOOK_EVERY: Final = 10
 """Of so many signs of life one makes a follower look whether there is something that it did not get."""
 
@@ -70,7 +71,7 @@ class _Consumer:
         if subjects:
             config["filter_subjects"] = list(subjects)
         body = {"stream_name": self._stream, "config": config}
-        made = await look(self._nats, f"CONSUMER.CREATE.{self._stream}", body)
+        made = await api(self._nats, f"CONSUMER.CREATE.{self._stream}", body)
         self._name = made["name"]
         delivered = made.get("delivered") or {}
         self.pending = int(made.get("num_pending", 0)) + int(delivered.get("consumer_seq", 0))
@@ -163,7 +164,7 @@ def _fields(headers: bytes) -> dict[bytes, bytes]:
 async def _check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None:
     """Raises Violation where a stream without gaps goes on behind a message that its server cannot give.
 
-    `upto` is how far it went before. Raises OutcomeUnknown where the broker does not tell now.
+    `upto` is how far it went before.
     """
     if await oldest_seq(nats, stream) > seq:
         return  # let go of meanwhile
@@ -171,12 +172,8 @@ async def _check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None
     if seq > max(last, upto):
         return
     try:
-        await look(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq})
+        await api(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq})
     except ApiError as refused:
-        if refused.code != NO_MESSAGE:
-            raise
-        if await oldest_seq(nats, stream) > seq:
-            return  # let go of between the two questions
         reason = f"the broker cannot read it, and its stream {stream} went on to record {max(last, upto)}"
         raise Violation(seq, f"{reason}: {refused}; its files are damaged, restore a backup") from refused
 
@@ -191,7 +188,7 @@ async def read_stream(
     message may be missing behind `start`: where the broker cannot give one, Violation is raised.
     """
     left: int | None = None
-    last = 0
+    last = await newest_seq(nats, stream) if whole and not follow else 0
     while True:
         consumer = _Consumer(nats, stream)
         idle = 0
@@ -199,8 +196,6 @@ async def read_stream(
             await consumer.open(start, subjects)
             if not follow:
                 # A broker that could not write may have told of messages that it has not when it is back.
-                newest = await newest_seq(nats, stream) if whole else 0
-                last = newest if left is None else min(last, newest)
                 left = consumer.pending if left is None else min(left, consumer.pending)
             while left is None or left > 0:
                 got = await consumer.next()

@@ -9,7 +9,6 @@ import msgspec
 
 from .accounts import SERVERS
 from .hardened import HardenedClient
-from .streams import telling
 
 QUIET_S: Final = 0.3
 """No server takes longer than the one before it by so much, where they are well."""
@@ -68,15 +67,7 @@ class Servers(NamedTuple):
 
 
 async def look_at_servers(system: HardenedClient) -> Servers:
-    """Asks them all, on the connection of the user `system`; those that are away do not answer.
-
-    Raises OutcomeUnknown where the connection fails.
-    """
-    with telling("of its servers"):
-        return await _look_at_servers(system)
-
-
-async def _look_at_servers(system: HardenedClient) -> Servers:
+    """Asks them all, on the connection of the user `system`; those that are away do not answer."""
     answers: asyncio.Queue[bytes] = asyncio.Queue()
 
     def told(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -32,7 +31,6 @@ _READS: Final = ("STREAM.INFO.", "STREAM.NAMES", "STREAM.MSG.GET.")
 """What may be asked twice."""
 
 _NO_STREAM: Final = 10059
-NO_MESSAGE: Final = 10037
 _CHANGING: Final = 10226
 _CHANGING_S: Final = 60.0
 _EPOCH: Final = "writ.epoch"
@@ -73,31 +71,6 @@ async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
     return decoded
 
 
-async def look(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
-    """One question to the JetStream API.
-
-    Raises ApiError where there is no such stream, or no such message in it. Any other refusal may pass, as
-    while a cluster elects: then it raises OutcomeUnknown, as where nobody answers.
-    """
-    try:
-        return await api(nats, subject, body)
-    except ApiError as refused:
-        if refused.code in (_NO_STREAM, NO_MESSAGE):
-            raise
-        raise OutcomeUnknown(f"the broker does not answer {subject}: {refused}") from refused
-
-
-@contextmanager
-def telling(what: str) -> Iterator[None]:
-    """What fails of the connection meanwhile is OutcomeUnknown: the broker does not tell `what`."""
-    try:
-        yield
-    except (NatsError, OSError) as silent:
-        raise OutcomeUnknown(
-            f"the broker does not tell {what}: {silent or type(silent).__name__}"
-        ) from silent
-
-
 async def _ask(nats: Nats, subject: str, payload: bytes) -> Msg:
     return await nats.request(subject, payload, timeout=REQUEST_TIMEOUT_S)
 
@@ -114,20 +87,13 @@ async def _ask_again(nats: Nats, subject: str, payload: bytes) -> Msg:
         while True:
             left_s = until - loop.time()
             if left_s > _AGAIN_S or not asked:
-                task = asyncio.create_task(nats.request(subject, payload, timeout=left_s))
-                task.add_done_callback(_heed)  # at the time limit several fail, and one is told
-                asked.add(task)
+                asked.add(asyncio.create_task(nats.request(subject, payload, timeout=left_s)))
             done, _ = await asyncio.wait(asked, timeout=_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 return done.pop().result()
     finally:
         for task in asked:
             task.cancel()
-
-
-def _heed(task: asyncio.Task[Msg]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def check_version(nats: Nats) -> None:
@@ -310,13 +276,13 @@ class StreamFigures(NamedTuple):
 
 async def figures(nats: Nats, stream: str) -> StreamFigures:
     """Raises OutcomeUnknown, or ApiError where there is no such stream."""
-    state = (await look(nats, f"STREAM.INFO.{stream}"))["state"]
+    state = (await api(nats, f"STREAM.INFO.{stream}"))["state"]
     return StreamFigures(int(state["bytes"]), int(state["messages"]), int(state["last_seq"]))
 
 
 async def stored_us(nats: Nats, stream: str, seq: int) -> int:
     """When a message was stored, UTC microseconds. Raises OutcomeUnknown, ApiError where it is not there."""
-    message = (await look(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
+    message = (await api(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
     at = datetime.fromisoformat(message["time"])  # of a nanosecond's digits it takes six
     return (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
@@ -336,18 +302,12 @@ async def names_of(nats: Nats) -> list[str]:
 
 
 async def newest_seq(nats: Nats, stream: str) -> int:
-    """The last sequence of a stream, 0 where it never had one.
-
-    Raises OutcomeUnknown, or ApiError where there is no such stream.
-    """
-    info = await look(nats, f"STREAM.INFO.{stream}")
+    """The last sequence of a stream, 0 where it never had one. Raises OutcomeUnknown."""
+    info = await api(nats, f"STREAM.INFO.{stream}")
     return int(info["state"]["last_seq"])
 
 
 async def oldest_seq(nats: Nats, stream: str) -> int:
-    """The first sequence in a stream; one after the last where it holds none.
-
-    Raises OutcomeUnknown, or ApiError where there is no such stream.
-    """
-    info = await look(nats, f"STREAM.INFO.{stream}")
+    """The first sequence in a stream; one after the last where it holds none. Raises OutcomeUnknown."""
+    info = await api(nats, f"STREAM.INFO.{stream}")
     return max(1, int(info["state"]["first_seq"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,9 +22,6 @@ log = logging.getLogger("writ.node")
 _FRESH_US: Final = 2_000_000
 """So long one look serves all who ask."""
 
-_WAIT_S: Final = 2.5
-"""No look takes longer: who asks for the status of a node has little time just when the broker is away."""
-
 
 class Durable:
     """Looks at the broker on the connections of the users `system` and `log`."""
@@ -36,27 +32,23 @@ class Durable:
         self._partition = partition
         self._clock = clock
         self._found: Durability | None = None
-        self._at_us: int | None = None
+        self._at_us = 0
 
-    async def look(self) -> Durability | None:
-        """As of a moment ago; None where the broker does not tell."""
-        if self._at_us is None or self._clock.mono_us() - self._at_us > _FRESH_US:
+    async def look(self) -> Durability:
+        """As of a moment ago. What the broker does not tell is left as not known."""
+        if self._found is None or self._clock.mono_us() - self._at_us > _FRESH_US:
             self._found = await self._look()
             self._at_us = self._clock.mono_us()
         return self._found
 
-    async def _look(self) -> Durability | None:
+    async def _look(self) -> Durability:
         try:
-            async with asyncio.timeout(_WAIT_S):
-                servers = await look_at_servers(self._system)
-                stream = await api(self._logs, f"STREAM.INFO.{log_stream(self._partition)}")
-                orchestrators = await present(self._logs, self._partition)
-        except (OutcomeUnknown, ApiError, TimeoutError) as silent:
-            log.info("the broker does not tell how it keeps the log: %s", str(silent) or "no answer in time")
-            return None
-        if not servers.found:
-            log.info("the broker does not tell how it keeps the log: none of its servers answers")
-            return None
+            servers = await look_at_servers(self._system)
+            stream = await api(self._logs, f"STREAM.INFO.{log_stream(self._partition)}")
+            orchestrators = await present(self._logs, self._partition)
+        except (OutcomeUnknown, ApiError, OSError) as silent:
+            log.info("the broker does not tell how it keeps the log: %s", silent)
+            return Durability()
         return durability(servers, stream, orchestrators)
 
 

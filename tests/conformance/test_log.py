@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
-from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import PLAIN_MAX, JetStreamLog
 from writ.broker.memory import MemoryLog
 from writ.broker.ports import (
@@ -375,41 +373,6 @@ async def test_a_reader_that_dawdles_is_not_sent_the_whole_log(jetstream: JetStr
         got += len(await anext(reader))
     assert got == total
     await reader.aclose()  # type: ignore[attr-defined]
-
-
-async def test_a_reading_goes_on_without_what_a_broker_lost_that_was_started_again(
-    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What went with the broker was acknowledged to nobody: the files are not damaged."""
-    monkeypatch.setattr("writ.broker.reader._SILENT_S", 0.5)
-    body = b"x" * (100 * 1024)
-    parts = [
-        [Message(f"writ.log.0.default.job.q~{first + i}", body) for i in range(60)]
-        for first in range(0, 900, 60)
-    ]
-    log = await jetstream.log()
-    for number, part in enumerate(parts[:-1]):
-        await log.append(part, 60 * number)
-    directory, port = jetstream.broker.directory, jetstream.broker.port
-    kept = directory.with_name("kept")
-    await jetstream.broker.stop()
-    shutil.copytree(directory, kept)
-    jetstream.broker = await EmbeddedBroker.start(directory, port)
-    await (await jetstream.log()).append(parts[-1], 840)
-
-    link = await jetstream.link()
-    reader = JetStreamLog(link, 0, 1).read(1)
-    got = len(await anext(reader))  # flow control keeps the rest at the broker
-    await jetstream.broker.kill()
-    shutil.rmtree(directory)
-    shutil.copytree(kept, directory)
-    jetstream.broker = await EmbeddedBroker.start(directory, port)
-    async with asyncio.timeout(30):
-        while not link.is_connected:  # noqa: ASYNC110 - the client tells nobody
-            await asyncio.sleep(0.05)
-        async for part in reader:
-            got += len(part)
-    assert got == 840
 
 
 async def test_the_beginning_can_be_let_go(wire: Wire) -> None:
