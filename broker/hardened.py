@@ -14,6 +14,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -255,7 +256,9 @@ class HardenedClient(Client):
             # It wrote what was left to a connection that was gone, and stopped half-way: again, without that.
             self._pending, self._pending_data_size = [], 0
             self._status = Client.DISCONNECTED
-            await super()._close(status, do_cbs)
+            with suppress(OSError, RuntimeError):  # the same once more: what mattered is done by then
+                await super()._close(status, do_cbs)
+            self._status = status
 
     def _may_publish(self, size_bytes: int) -> None:
         if self.is_closed:

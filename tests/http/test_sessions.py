@@ -91,7 +91,7 @@ def test_the_log_has_its_start_and_end_and_no_secret(api: Api) -> None:
     out = owner.ask("DELETE", SESSION)
     assert out.status == 200
     assert "Max-Age=0" in out.headers["set-cookie"]
-    assert owner.ask("GET", "/v1/jobs").is_problem(401)
+    api.until(lambda: owner.ask("GET", "/v1/jobs").is_problem(401))
     assert owner.name not in api.writ("session", "list").stdout
     log = api.get("/v1/log", kind="principal", limit=500).body.decode()
     events = [
