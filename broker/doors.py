@@ -6,6 +6,7 @@ The same for a broker that is a child of ours (`embedded.py`) and for one that o
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,7 +38,7 @@ def local_principal(directory: Path, tenant: str, name: str, roles: frozenset[Ro
     return Principal(tenant=tenant, name=name, public=key.public, roles=roles)
 
 
-class Doors:
+class Doors(ABC):
     """What both kinds of broker are: a place, the keys for it, and the roll of whom the gate lets in."""
 
     def __init__(self, directory: Path, roll: Roll, trust: Trust) -> None:
@@ -47,14 +48,14 @@ class Doors:
         self._links: list[HardenedClient] = []
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """Where clients of this machine connect."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def founders(self) -> tuple[Principal, ...]:
         """Whom a log that is empty begins with."""
-        raise NotImplementedError
 
     def key_path(self, name: str) -> Path:
         """The file that lets in an internal user (`log`, `answer`) or a principal (`owner`, `acme.robot`).

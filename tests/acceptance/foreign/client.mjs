@@ -1,4 +1,4 @@
-// A NATS client in Node.js with nothing but what Node.js brings: no npm, no code of Writ.
+// A NATS client in Node.js with nothing but what Node.js brings: no npm, nothing of Writ's but an example's login.
 //
 //   node client.mjs QUEUE COUNT BODY...
 //
@@ -6,59 +6,15 @@
 // WRIT_PRINCIPAL name: the first without asking for an acknowledgement, the others with. Then it watches the
 // feed until COUNT jobs of the queue have completed, and prints what it saw, one JSON document a line.
 
-import { createPrivateKey, createPublicKey, sign } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { connect } from "node:net";
+
+import { login } from "../../../examples/node_worker/nkey.mjs";
 
 const [queue, count, ...bodies] = process.argv.slice(2);
 const { NATS_URL, NATS_NKEY, WRIT_TENANT, WRIT_PRINCIPAL } = process.env;
 const subject = `writ.submit.${WRIT_TENANT}.${WRIT_PRINCIPAL}.${queue}`;
 
-const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-
-function base32Decode(text) {
-  let bits = 0, value = 0;
-  const out = [];
-  for (const letter of text.trim()) {
-    value = ((value << 5) | ALPHABET.indexOf(letter)) & 0xffff;
-    bits += 5;
-    if (bits >= 8) out.push((value >> (bits -= 8)) & 0xff);
-  }
-  return Buffer.from(out);
-}
-
-function base32Encode(bytes) {
-  let bits = 0, value = 0, out = "";
-  for (const byte of bytes) {
-    value = ((value << 8) | byte) & 0xffff;
-    bits += 8;
-    while (bits >= 5) out += ALPHABET[(value >> (bits -= 5)) & 31];
-  }
-  return bits > 0 ? out + ALPHABET[(value << (5 - bits)) & 31] : out;
-}
-
-function crc16(bytes) {
-  let crc = 0;
-  for (const byte of bytes) {
-    crc ^= byte << 8;
-    for (let i = 0; i < 8; i++) crc = (crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1) & 0xffff;
-  }
-  return crc;
-}
-
-// An NKey seed is two prefix bytes, the 32 bytes of an Ed25519 seed and a checksum, in base32.
-const seed = base32Decode(readFileSync(NATS_NKEY, "utf8")).subarray(2, 34);
-const key = createPrivateKey({
-  key: Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), seed]),
-  format: "der",
-  type: "pkcs8",
-});
-const half = createPublicKey(key).export({ format: "der", type: "spki" }).subarray(-32);
-const prefixed = Buffer.concat([Buffer.from([20 << 3]), half]);
-const checksum = Buffer.alloc(2);
-checksum.writeUInt16LE(crc16(prefixed));
-const nkey = base32Encode(Buffer.concat([prefixed, checksum]));
-
+const identify = login(NATS_NKEY);
 const { hostname, port } = new URL(NATS_URL);
 const socket = connect(Number(port), hostname);
 const inbox = `_INBOX.${process.pid}${Date.now()}`;
@@ -75,9 +31,8 @@ let greeted = false;
 function start(info) {
   if (greeted) return; // further INFO lines only bring news
   greeted = true;
-  const login = { verbose: false, pedantic: false, lang: "js", version: "0", protocol: 1, headers: true };
-  const sig = sign(null, Buffer.from(info.nonce), key).toString("base64url");
-  socket.write(`CONNECT ${JSON.stringify({ ...login, nkey, sig })}\r\n`);
+  const about = { verbose: false, pedantic: false, lang: "js", version: "0", protocol: 1, headers: true };
+  socket.write(`CONNECT ${JSON.stringify({ ...about, ...identify(info.nonce) })}\r\n`);
   socket.write(`SUB writ.feed.${WRIT_TENANT}.job.* 1\r\nSUB ${inbox}.* 2\r\nPING\r\n`);
 }
 
