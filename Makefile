@@ -112,8 +112,7 @@ bench-gates: $(READY) ## Show how often gates and canaries judge rightly, by sim
 .PHONY: console-proof
 console-proof: $(READY) ## Walk the console in Chromium (apt install chromium), and renew the README's pictures
 	@$(BIN)/pytest -n0 -q -rs tests/http/console $(ARGS)
-	@cp artifacts/console/overview-desktop.png docs/images/overview.png
-	@cp artifacts/console/job-desktop.png docs/images/job.png
+	@for each in overview job; do cp artifacts/console/tour-$$each.png docs/images/$$each.png; done
 
 .PHONY: bench-console
 bench-console: $(READY) ## Render the console's lists over a million jobs (ARGS='--directory DIR' keeps them)

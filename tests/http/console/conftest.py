@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .visitors import Visitor, fill, token_of, worker
+from .visitors import Visitor, fill, spoil, token_of, worker
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -34,11 +34,18 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def shop(api: Api) -> Iterator[Api]:
+def trade(api: Api) -> Iterator[Api]:
     """The node, a worker, and jobs in every state that a page tells of."""
     with worker(api):
         fill(api)
         yield api
+
+
+@pytest.fixture(scope="module")
+def shop(trade: Api) -> Api:
+    """The same, with what somebody has put there who wants to do harm."""
+    spoil(trade)
+    return trade
 
 
 @pytest.fixture(scope="module")

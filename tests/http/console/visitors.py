@@ -185,7 +185,7 @@ def worker(api: Api) -> Generator[subprocess.Popen[bytes]]:
 
 
 def fill(api: Api) -> None:
-    """Jobs that went well, failed, wait for a person, and are hostile; a policy, a schedule, an operation."""
+    """Jobs that went well, failed, and wait for a person; a policy, a schedule."""
     (api.directory / "writ.toml").write_text(
         "[queues.billing]\nconcurrency = 8\nretry = {max_attempts = 2, initial_interval_s = 0.1}\n"
         '[schedules.nightly]\nqueue = "billing"\ntask = "invoices.extract"\ninput = {invoice = "n"}\n'
@@ -200,6 +200,13 @@ def fill(api: Api) -> None:
         api.submit("billing", "invoices.extract", id=f"inv-{number}", input={"invoice": name}, retry=RETRY)
     api.submit("billing", "invoices.settle", id="settle", input={"invoices": ["1", "2"]})
     api.submit("billing", "invoices.extract", id="big", input={"invoice": "big"}, approval={})
+    for name in ("inv-0", "inv-4", "inv-8", "inv-1"):
+        api.ended("billing", name)
+    api.until(lambda: api.get("/v1/queues/billing/jobs/settle").document["state"] == "suspended")
+
+
+def spoil(api: Api) -> None:
+    """Jobs whose names, inputs, tags and errors are hostile, and a release with such reasons."""
     api.submit("mail", "hostile", id="line", input={"text": ONE_LINE}, retry={"max_attempts": 1})
     tags = {"name": HOSTILE[:100]}
     api.submit("mail", "hostile", id="hostile", input={"text": HOSTILE}, tags=tags, retry={"max_attempts": 1})
@@ -207,9 +214,6 @@ def fill(api: Api) -> None:
     api.submit("mail", odd, id="odd-task", input={"text": odd}, delay_s=86_400)
     for name in ("hostile", "line"):
         assert api.ended("mail", name)["state"] == "dead"
-    for name in ("inv-0", "inv-4", "inv-8", "inv-1"):
-        api.ended("billing", name)
-    api.until(lambda: api.get("/v1/queues/billing/jobs/settle").document["state"] == "suspended")
     odd = HOSTILE.replace("\x00", "")[:200]
     api.writ("queue", "pause", "mail", "--reason", odd)
     api.writ("queue", "resume", "mail", "--reason", "on again")
