@@ -369,8 +369,7 @@ class Process(msgspec.Struct, frozen=True, omit_defaults=True):
         lives = [
             each.seq
             for each in self.pointers
-            if each.alias is Alias.LIVE
-            and (covers(each.scope, canary.scope) or covers(canary.scope, each.scope))
+            if each.alias is Alias.LIVE and _share_jobs(each.scope, canary.scope)
         ]
         return max(canary.seq, *lives)
 
@@ -479,7 +478,21 @@ def _pointed(
         before = tuple([each for each in (*known.before, known.digest) if each != digest])[-_BEFORE_MAX:]
     gone = tuple([each for each in dict.fromkeys(left) if each != digest])
     kept = tuple([p for p in process.pointers if (p.scope, p.alias) != (scope, alias)])
-    return replace(process, pointers=(*kept, Pointer(scope, alias, digest, seq, before, gone)))
+    process = replace(process, pointers=(*kept, Pointer(scope, alias, digest, seq, before, gone)))
+    return _unjudged(process, scope) if alias is Alias.LIVE else process
+
+
+def _unjudged(process: Process, scope: str) -> Process:
+    """With no verdict on canaries that were compared with what live was in a scope."""
+    canaries = [
+        replace(each, judged=None) if _share_jobs(each.scope, scope) else each for each in process.canaries
+    ]
+    return replace(process, canaries=tuple(canaries))
+
+
+def _share_jobs(one: str, other: str) -> bool:
+    """Whether there may be jobs in both of two scopes."""
+    return covers(one, other) or covers(other, one)
 
 
 def _promoted(process: Process, event: ReleasePromoted, seq: int) -> Process:

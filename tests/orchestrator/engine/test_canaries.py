@@ -175,6 +175,17 @@ async def test_a_revision_changed_in_the_middle_of_an_analysis_restarts_it(
     assert await trial.judged() == [Outcome.FAIL]
 
 
+async def test_a_verdict_that_was_left_to_a_person_goes_with_the_live_it_was_about(trial: Trial) -> None:
+    await trial.begin(on_worse="hold")
+    await trial.pairs(25, canary=False)
+    assert trial.process().canaries[0].judged is Outcome.FAIL
+    await trial.told("promote_release", release=C, scope="mail")
+    assert trial.process().canaries[0].judged is None
+    assert (await trial.found()).watched.pairs == 0, "it is watched from the beginning"
+    await trial.pairs(25, canary=False)
+    assert await trial.judged() == [Outcome.FAIL, Outcome.FAIL]
+
+
 async def test_only_the_first_attempt_at_a_job_counts_or_how_the_job_ended(trial: Trial) -> None:
     """One bad input that is tried five times is one result: five would look like five failures."""
     await trial.begin(minimum=1_000)
