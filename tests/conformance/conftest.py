@@ -82,9 +82,12 @@ class JetStreamWire(Wire):
 
     async def crash(self) -> None:
         """`kill -9`, and a new server on the same data and port."""
-        directory, port = self.broker.directory, self.broker.port
         await self.broker.kill()
-        self.broker = await EmbeddedBroker.start(directory, port)
+        await self.start_again()
+
+    async def start_again(self) -> None:
+        """A new server in the place of one that has ended."""
+        self.broker = await EmbeddedBroker.start(self.broker.directory, self.broker.port)
 
     async def close(self) -> None:
         for link in self.links:

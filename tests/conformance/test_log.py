@@ -12,7 +12,6 @@ import pytest
 from writ.broker.log import PLAIN_MAX, JetStreamLog
 from writ.broker.memory import MemoryLog
 from writ.broker.ports import (
-    AppendFailed,
     Log,
     Message,
     NotStored,
@@ -248,16 +247,21 @@ async def test_an_unanswered_append_may_be_lost(
 async def test_a_killed_broker_keeps_what_it_acknowledged_and_no_half_batch(
     jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outcome of the append at hand is unknown, and reading tells what it was."""
+    """The outcome of the append at hand is unknown, and reading tells what it was.
+
+    Each writer has a connection of its own, which ends before the next server begins: what waits to be sent
+    on one that comes back would be stored after all, and the writer go on as if nothing had been.
+    """
     monkeypatch.setattr("writ.broker.log.REQUEST_TIMEOUT_S", 1)
-    log = await jetstream.log()
     known: list[bytes] = []
     for number in range(8):
         size = (1, 3, 4, 40, 200, 2, 700, 5)[number]
+        link = await jetstream.link()
+        log = await JetStreamLog.open(link)
         sent: list[Message] = []
 
         async def write(
-            begun: asyncio.Event, word: str, size: int = size, sent: list[Message] = sent
+            log: JetStreamLog, begun: asyncio.Event, word: str, size: int = size, sent: list[Message] = sent
         ) -> None:
             for count in range(1_000_000):
                 sent[:] = messages(size, f"{word}{count}")
@@ -266,12 +270,16 @@ async def test_a_killed_broker_keeps_what_it_acknowledged_and_no_half_batch(
                 begun.set()
 
         begun = asyncio.Event()
-        writing = asyncio.create_task(write(begun, f"r{number}x"))
-        await begun.wait()
-        await jetstream.crash()
-        with pytest.raises((OutcomeUnknown, WrongLastSequence)) as ended:
+        writing = asyncio.create_task(write(log, begun, f"r{number}x"))
+        waiting = asyncio.create_task(begun.wait())
+        # On a busy machine no append may be answered in time: then none is known of this round.
+        await asyncio.wait({writing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        await jetstream.broker.kill()
+        with pytest.raises(OutcomeUnknown):
             await writing
-        assert isinstance(ended.value, AppendFailed)
+        await link.close()
+        await jetstream.start_again()
         found = texts(await read(await jetstream.log()))
         assert found[: len(known)] == known, "something acknowledged is gone"
         more = found[len(known) :]
