@@ -12,11 +12,8 @@ from nats.errors import Error as NatsError
 
 from .ports import NotStored, OutcomeUnknown
 from .spread import Spread
-from .streams import REQUEST_TIMEOUT_S, ApiError, api, move
+from .streams import EXISTS, NO_MESSAGE, NO_STREAM, REQUEST_TIMEOUT_S, ApiError, api, move
 
-_NO_STREAM: Final = 10059
-_NO_MESSAGE: Final = 10037
-_EXISTS: Final = 10058
 _NO_ROOM: Final = frozenset({10023, 10047})
 _KEPT: Final = {
     "retention": "limits",
@@ -49,7 +46,7 @@ class Bucket:
         except ApiError as error:
             if error.code in _NO_ROOM:
                 raise NotStored(f"the broker has no room for {self._stream}: {error}") from error
-            if error.code != _EXISTS:
+            if error.code != EXISTS:
                 raise OutcomeUnknown(str(error)) from error
             await self._move()
         self._made = True
@@ -66,7 +63,7 @@ class Bucket:
         try:
             found = await api(self._nats, f"STREAM.MSG.GET.{self._stream}", body)
         except ApiError as error:
-            if error.code in (_NO_MESSAGE, _NO_STREAM):
+            if error.code in (NO_MESSAGE, NO_STREAM):
                 return None
             raise OutcomeUnknown(str(error)) from error
         message: dict[str, Any] = found["message"]
@@ -78,7 +75,7 @@ class Bucket:
             body = {"subjects_filter": f"{prefix}{within}>"}
             info = await api(self._nats, f"STREAM.INFO.{self._stream}", body)
         except ApiError as error:
-            if error.code == _NO_STREAM:
+            if error.code == NO_STREAM:
                 return []
             raise OutcomeUnknown(str(error)) from error
         return sorted([subject.removeprefix(prefix) for subject in info["state"].get("subjects") or {}])
@@ -88,7 +85,7 @@ class Bucket:
         try:
             done = await api(self._nats, f"STREAM.PURGE.{self._stream}", {"filter": subject})
         except ApiError as error:
-            if error.code == _NO_STREAM:
+            if error.code == NO_STREAM:
                 return False
             raise OutcomeUnknown(str(error)) from error
         return bool(done.get("purged"))

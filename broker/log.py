@@ -19,6 +19,7 @@ from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Shards, Sto
 from .reader import read_stream
 from .spread import ALONE, Spread
 from .streams import (
+    NO_MESSAGE,
     REQUEST_TIMEOUT_S,
     ApiError,
     api,
@@ -46,7 +47,8 @@ _SURELY_NOT: Final = frozenset({10077, 10054, 10023, 10047, 10053})
 """Stream or store full, message too large, insufficient resources."""
 
 
-_NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
+_GONE: Final = frozenset({NO_MESSAGE, 10043, 10057})
+"""What the broker says to a request to erase what is not there."""
 
 
 def _failure(code: int, description: str) -> AppendFailed:
@@ -212,7 +214,7 @@ class JetStreamIntake:
         try:
             await api(self._nats, f"STREAM.MSG.DELETE.{SUBMIT_STREAM}", {"seq": seq, "no_erase": False})
         except ApiError as refused:
-            if refused.code not in _NO_MESSAGE:
+            if refused.code not in _GONE:
                 raise OutcomeUnknown(str(refused)) from refused
 
     async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:

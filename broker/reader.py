@@ -21,11 +21,10 @@ from writ.schemas.chain import Violation
 
 from .hardened import HardenedClient, readable
 from .ports import OutcomeUnknown, Stored
-from .streams import ApiError, api, newest_seq, oldest_seq
+from .streams import NO_MESSAGE, ApiError, api, look, newest_seq, oldest_seq
 
 _HEARTBEAT_S: Final = 2.0
 _SILENT_S: Final = 3 * _HEARTBEAT_S
-_NO_MESSAGES: Final = 10037
 _LOOK_EVERY: Final = 10
 """Of so many signs of life one makes a follower look whether there is something that it did not get."""
 
@@ -71,7 +70,7 @@ class _Consumer:
         if subjects:
             config["filter_subjects"] = list(subjects)
         body = {"stream_name": self._stream, "config": config}
-        made = await api(self._nats, f"CONSUMER.CREATE.{self._stream}", body)
+        made = await look(self._nats, f"CONSUMER.CREATE.{self._stream}", body)
         self._name = made["name"]
         delivered = made.get("delivered") or {}
         self.pending = int(made.get("num_pending", 0)) + int(delivered.get("consumer_seq", 0))
@@ -161,10 +160,10 @@ def _fields(headers: bytes) -> dict[bytes, bytes]:
     return {name: value.strip() for name, colon, value in lines if colon}
 
 
-async def _check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None:
+async def check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None:
     """Raises Violation where a stream without gaps goes on behind a message that its server cannot give.
 
-    `upto` is how far it went before.
+    `upto` is how far it went before. Raises OutcomeUnknown where the broker does not tell now.
     """
     if await oldest_seq(nats, stream) > seq:
         return  # let go of meanwhile
@@ -172,8 +171,12 @@ async def _check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None
     if seq > max(last, upto):
         return
     try:
-        await api(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq})
+        await look(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq})
     except ApiError as refused:
+        if refused.code != NO_MESSAGE:
+            raise
+        if await oldest_seq(nats, stream) > seq:
+            return  # let go of between the two questions
         reason = f"the broker cannot read it, and its stream {stream} went on to record {max(last, upto)}"
         raise Violation(seq, f"{reason}: {refused}; its files are damaged, restore a backup") from refused
 
@@ -202,14 +205,14 @@ async def read_stream(
                 if not got:
                     idle += 1
                     if whole and (not follow or idle % _LOOK_EVERY == 0):
-                        await _check_there(nats, stream, start, last)
+                        await check_there(nats, stream, start, last)
                     continue
                 if whole and got[-1].seq - start + 1 != len(got):
                     # What is damaged is passed over without a word, as is what was let go meanwhile.
                     at = next(n for n, message in enumerate(got) if message.seq != start + n)
                     if at:
                         yield got[:at]
-                    await _check_there(nats, stream, start + at, last)
+                    await check_there(nats, stream, start + at, last)
                     got = got[at:]
                 if left is not None:
                     got = got[:left]
@@ -220,7 +223,7 @@ async def read_stream(
                 if whole and not follow and start > last:
                     return
             if start <= last:
-                await _check_there(nats, stream, start, last)
+                await check_there(nats, stream, start, last)
             return
         except _Gap:
             if not follow and not nats.is_connected:

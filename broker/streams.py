@@ -30,7 +30,11 @@ _AGAIN_S: Final = 1.0
 _READS: Final = ("STREAM.INFO.", "STREAM.NAMES", "STREAM.MSG.GET.")
 """What may be asked twice."""
 
-_NO_STREAM: Final = 10059
+NO_STREAM: Final = 10059
+NO_MESSAGE: Final = 10037
+EXISTS: Final = 10058
+"""Errors of the JetStream API that are answers: what is asked for is not there, or what is made is."""
+
 _CHANGING: Final = 10226
 _CHANGING_S: Final = 60.0
 _EPOCH: Final = "writ.epoch"
@@ -71,6 +75,20 @@ async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
     return decoded
 
 
+async def look(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
+    """One question to the JetStream API.
+
+    Raises ApiError where there is no such stream, or no such message in it. Any other refusal may pass, as
+    10008 while a cluster elects: then it raises OutcomeUnknown, as where nobody answers.
+    """
+    try:
+        return await api(nats, subject, body)
+    except ApiError as refused:
+        if refused.code in (NO_STREAM, NO_MESSAGE):
+            raise
+        raise OutcomeUnknown(f"the broker does not tell {subject}: {refused}") from refused
+
+
 async def _ask(nats: Nats, subject: str, payload: bytes) -> Msg:
     return await nats.request(subject, payload, timeout=REQUEST_TIMEOUT_S)
 
@@ -87,13 +105,21 @@ async def _ask_again(nats: Nats, subject: str, payload: bytes) -> Msg:
         while True:
             left_s = until - loop.time()
             if left_s > _AGAIN_S or not asked:
-                asked.add(asyncio.create_task(nats.request(subject, payload, timeout=left_s)))
+                task = asyncio.create_task(nats.request(subject, payload, timeout=left_s))
+                task.add_done_callback(_heed)
+                asked.add(task)
             done, _ = await asyncio.wait(asked, timeout=_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 return done.pop().result()
     finally:
         for task in asked:
             task.cancel()
+
+
+def _heed(task: asyncio.Task[Msg]) -> None:
+    """At the time limit several fail at once, and one is told: asyncio need not warn of the others."""
+    if not task.cancelled():
+        task.exception()
 
 
 def check_version(nats: Nats) -> None:
@@ -168,10 +194,8 @@ async def _ensure(
 ) -> int:
     name = wanted["name"]
     try:
-        have = await api(nats, f"STREAM.INFO.{name}")
-    except ApiError as missing:
-        if missing.code != _NO_STREAM:
-            raise
+        have = await look(nats, f"STREAM.INFO.{name}")
+    except ApiError:  # there is none
         metadata = {_EPOCH: str(epoch_floor + 1), _FORMAT: _FORMAT_NOW}
         begin = {"first_seq": first_seq} if first_seq > 1 else {}
         have = await api(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata} | begin)
@@ -225,9 +249,9 @@ async def ensure_mirror(nats: Nats, partition: int, *, spread: Spread = ALONE) -
     """Makes the audit copy of a partition's log where there is none. Raises OutcomeUnknown, ApiError."""
     name = mirror_stream(partition)
     try:
-        await move(nats, (await api(nats, f"STREAM.INFO.{name}"))["config"], spread)
+        await move(nats, (await look(nats, f"STREAM.INFO.{name}"))["config"], spread)
     except ApiError as missing:
-        if missing.code != _NO_STREAM:
+        if missing.code != NO_STREAM:
             raise
         config = {
             "name": name,
@@ -250,14 +274,12 @@ class StreamLook(NamedTuple):
 
 
 async def look_at(nats: Nats, names: Iterable[str]) -> dict[str, StreamLook]:
-    """The streams that there are, of those named. Raises OutcomeUnknown, ApiError."""
+    """The streams that there are, of those named. Raises OutcomeUnknown."""
     found: dict[str, StreamLook] = {}
     for name in names:
         try:
-            info = await api(nats, f"STREAM.INFO.{name}")
-        except ApiError as missing:
-            if missing.code != _NO_STREAM:
-                raise
+            info = await look(nats, f"STREAM.INFO.{name}")
+        except ApiError:
             continue
         config: dict[str, Any] = info["config"]
         metadata = config.get("metadata") or {}
@@ -276,13 +298,13 @@ class StreamFigures(NamedTuple):
 
 async def figures(nats: Nats, stream: str) -> StreamFigures:
     """Raises OutcomeUnknown, or ApiError where there is no such stream."""
-    state = (await api(nats, f"STREAM.INFO.{stream}"))["state"]
+    state = (await look(nats, f"STREAM.INFO.{stream}"))["state"]
     return StreamFigures(int(state["bytes"]), int(state["messages"]), int(state["last_seq"]))
 
 
 async def stored_us(nats: Nats, stream: str, seq: int) -> int:
     """When a message was stored, UTC microseconds. Raises OutcomeUnknown, ApiError where it is not there."""
-    message = (await api(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
+    message = (await look(nats, f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
     at = datetime.fromisoformat(message["time"])  # of a nanosecond's digits it takes six
     return (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
@@ -302,12 +324,18 @@ async def names_of(nats: Nats) -> list[str]:
 
 
 async def newest_seq(nats: Nats, stream: str) -> int:
-    """The last sequence of a stream, 0 where it never had one. Raises OutcomeUnknown."""
-    info = await api(nats, f"STREAM.INFO.{stream}")
+    """The last sequence of a stream, 0 where it never had one.
+
+    Raises OutcomeUnknown, or ApiError where there is no such stream.
+    """
+    info = await look(nats, f"STREAM.INFO.{stream}")
     return int(info["state"]["last_seq"])
 
 
 async def oldest_seq(nats: Nats, stream: str) -> int:
-    """The first sequence in a stream; one after the last where it holds none. Raises OutcomeUnknown."""
-    info = await api(nats, f"STREAM.INFO.{stream}")
+    """The first sequence in a stream; one after the last where it holds none.
+
+    Raises OutcomeUnknown, or ApiError where there is no such stream.
+    """
+    info = await look(nats, f"STREAM.INFO.{stream}")
     return max(1, int(info["state"]["first_seq"]))

@@ -64,6 +64,8 @@ AWAY_S = 1.0
 """A leader that stood still, or waited for an append, for longer gives leases their time back."""
 _RETRY_S = 0.2
 _LOOK_BACK_S = 1.0
+_LOOK_ON_S = 0.8
+"""So long may a look at the log's end hold up every other round."""
 _SUBMITS_A_ROUND = 500
 """Records that a round holds before the last message of the intake in it. Short rounds answer soon."""
 
@@ -583,9 +585,11 @@ class Engine:
     async def _is_newest(self, seq: int) -> bool:
         """Whether the log ends with record `seq`; False where it does not say. Raises WrongLastSequence."""
         try:
-            last = await self._log.last_seq()
-        except AppendFailed as unknown:
-            log.warning("%s cannot say where the log ends: %s", self.name, unknown)
+            async with asyncio.timeout(_LOOK_ON_S):
+                last = await self._log.last_seq()
+        except (AppendFailed, TimeoutError) as unknown:
+            reason = str(unknown) or "no answer in time"
+            log.warning("%s cannot say where the log ends: %s", self.name, reason)
             return False
         if last != seq:
             self._put_off(_DEPOSED, self.open)

@@ -62,6 +62,8 @@ class ScriptedLog:
         self.appends: list[int] = []
         self.hold = asyncio.Event()
         self.hold.set()
+        self.silent = False
+        """Whether nobody answers where the log ends."""
 
     @property
     def partition(self) -> int:
@@ -72,6 +74,8 @@ class ScriptedLog:
         return self.inner.epoch
 
     async def last_seq(self) -> int:
+        if self.silent:
+            await asyncio.get_running_loop().create_future()
         return await self.inner.last_seq()
 
     def read(

@@ -531,6 +531,18 @@ async def test_a_question_is_answered_behind_a_look_at_the_log_and_stores_nothin
     assert len(await twin.records()) == before
 
 
+async def test_a_question_that_cannot_be_looked_up_holds_nobody_up_for_long(twin: Twin) -> None:
+    twin.log.silent = True
+    begun = asyncio.get_running_loop().time()
+    asked = await twin.ask("get_tenant", queue="-", who="owner")
+    assert asked["error"]["kind"] == "try_later"
+    assert asyncio.get_running_loop().time() - begun < 1  # of virtual time
+    twin.log.silent = False
+    assert "error" not in await twin.ask("get_tenant", queue="-", who="owner")
+    assert twin.engine is not None
+    assert twin.engine.leading.is_set()
+
+
 async def test_a_deposed_leader_does_not_tell_how_things_are(twin: Twin) -> None:
     other = twin.log.inner
     lead = (await twin.records())[-1].seq
