@@ -9,6 +9,7 @@ reconnect makes a new consumer from the message after the last one taken.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -23,10 +24,15 @@ from .hardened import HardenedClient, readable
 from .ports import OutcomeUnknown, Stored
 from .streams import NO_MESSAGE, ApiError, api, look, newest_seq, oldest_seq
 
+log = logging.getLogger("writ.broker")
+
 _HEARTBEAT_S: Final = 2.0
 _SILENT_S: Final = 3 * _HEARTBEAT_S
 _LOOK_EVERY: Final = 10
 """Of so many signs of life one makes a follower look whether there is something that it did not get."""
+
+_GAPS_MAX: Final = 3
+"""So many consumers, one after the other, may bring nothing before a reading that has an end gives up."""
 
 
 class _Gap(Exception):
@@ -74,6 +80,12 @@ class _Consumer:
         self._name = made["name"]
         delivered = made.get("delivered") or {}
         self.pending = int(made.get("num_pending", 0)) + int(delivered.get("consumer_seq", 0))
+
+    async def left(self) -> int:
+        """How many messages are to come, and have come but were not taken. Raises OutcomeUnknown."""
+        told = await look(self._nats, f"CONSUMER.INFO.{self._stream}.{self._name}")
+        sent = int(told["delivered"]["consumer_seq"])
+        return int(told["num_pending"]) + sent - self._count + len(self._got)
 
     async def close(self) -> None:
         with suppress(NatsError, OSError):
@@ -181,24 +193,62 @@ async def check_there(nats: Nats, stream: str, seq: int, upto: int = 0) -> None:
         raise Violation(seq, f"{reason}: {refused}; its files are damaged, restore a backup") from refused
 
 
+class _Patience:
+    """What a reading that gets nothing puts up with: one that follows, all but a closed connection."""
+
+    def __init__(self, nats: Nats, stream: str, follow: bool) -> None:
+        self._nats = nats
+        self._stream = stream
+        self._follow = follow
+        self._gaps = 0
+        self._said = ""
+
+    def renew(self) -> None:
+        """Something came."""
+        self._gaps = 0
+        self._said = ""
+
+    def try_again(self) -> None:
+        """After a consumer that was lost. Raises OutcomeUnknown."""
+        self._gaps += 1
+        if not self._follow and (self._gaps >= _GAPS_MAX or not self._nats.is_connected):
+            raise OutcomeUnknown(f"the broker went silent while stream {self._stream} was read")
+
+    async def wait(self, silent: Exception) -> None:
+        """After a failure, which is told once. Raises OutcomeUnknown."""
+        reason = str(silent) or type(silent).__name__
+        if not self._follow or self._nats.is_closed:
+            raise OutcomeUnknown(f"stream {self._stream} cannot be read: {reason}") from silent
+        if reason != self._said:
+            log.warning("stream %s is read on when the broker allows it: %s", self._stream, reason)
+            self._said = reason
+        await asyncio.sleep(_HEARTBEAT_S / 4)
+
+
 async def read_stream(
     nats: Nats, stream: str, start: int, subjects: Sequence[str], *, follow: bool, whole: bool = False
 ) -> AsyncGenerator[list[Stored]]:
     """Messages of a stream in order from sequence `start`, as lists.
 
     Without `follow` it ends with the last message there was at the beginning, and raises OutcomeUnknown
-    where the broker goes silent; with it, it waits for the broker for ever. Of a stream that is `whole` no
-    message may be missing behind `start`: where the broker cannot give one, Violation is raised.
+    where the broker goes silent; with it, it waits for the broker until the connection is closed, and says in
+    the log for what. Of a stream that is `whole` no message may be missing behind `start`: where the broker
+    cannot give one, Violation is raised. ApiError is raised where there is no such stream.
     """
     left: int | None = None
-    last = await newest_seq(nats, stream) if whole and not follow else 0
+    last = 0
+    connected: int | None = None
+    patience = _Patience(nats, stream, follow)
     while True:
         consumer = _Consumer(nats, stream)
         idle = 0
         try:
+            if whole and not follow and connected != (now := nats.stats["reconnects"]):
+                # A broker that could not write may have told of messages that it has not when it is back.
+                newest = await newest_seq(nats, stream)
+                last, connected = newest if connected is None else min(last, newest), now
             await consumer.open(start, subjects)
             if not follow:
-                # A broker that could not write may have told of messages that it has not when it is back.
                 left = consumer.pending if left is None else min(left, consumer.pending)
             while left is None or left > 0:
                 got = await consumer.next()
@@ -206,6 +256,12 @@ async def read_stream(
                     idle += 1
                     if whole and (not follow or idle % _LOOK_EVERY == 0):
                         await check_there(nats, stream, start, last)
+                    if not follow and not await consumer.left():
+                        if await oldest_seq(nats, stream) <= start:
+                            raise OutcomeUnknown(
+                                f"stream {stream} has {left} more from {start} on, and the broker gives none"
+                            )
+                        break  # let go of meanwhile
                     continue
                 if whole and got[-1].seq - start + 1 != len(got):
                     # What is damaged is passed over without a word, as is what was let go meanwhile.
@@ -219,6 +275,7 @@ async def read_stream(
                     left -= len(got)
                 start = got[-1].seq + 1
                 idle = 0
+                patience.renew()
                 yield got
                 if whole and not follow and start > last:
                     return
@@ -226,13 +283,8 @@ async def read_stream(
                 await check_there(nats, stream, start, last)
             return
         except _Gap:
-            if not follow and not nats.is_connected:
-                raise OutcomeUnknown(f"the broker went silent while stream {stream} was read") from None
+            patience.try_again()
         except (OutcomeUnknown, NatsError, OSError) as silent:
-            if not follow:
-                if isinstance(silent, OutcomeUnknown):
-                    raise
-                raise OutcomeUnknown(f"stream {stream} cannot be read: {silent}") from silent
-            await asyncio.sleep(_HEARTBEAT_S / 4)
+            await patience.wait(silent)
         finally:
             await consumer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from writ.broker.ports import (
     WrongLastSequence,
 )
 from writ.schemas import bounds
+from writ.schemas.chain import Violation
 
 if TYPE_CHECKING:
     from .conftest import JetStreamWire, Line, Wire
@@ -354,15 +356,21 @@ async def test_nonsense_in_a_reader_s_inbox_costs_it_nothing(jetstream: JetStrea
     await reader.aclose()  # type: ignore[attr-defined]
 
 
+LARGE = b"x" * (100 * 1024)
+"""Of so large ones flow control keeps most at the broker."""
+
+
+async def large(log: JetStreamLog, first: int, last: int) -> None:
+    """Appends large messages until the log ends with `last`."""
+    for seq in range(first, last + 1, 60):
+        some = range(seq, min(seq + 60, last + 1))
+        await log.append([Message(f"writ.log.0.default.job.q~{each}", LARGE) for each in some], seq - 1)
+
+
 async def test_a_reader_that_dawdles_is_not_sent_the_whole_log(jetstream: JetStreamWire) -> None:
     """Flow control holds the broker back: what waits in memory for a slow reader is bounded."""
-    log = await jetstream.log()
-    body = b"x" * (100 * 1024)
-    total = 0
-    while total < 900:
-        batch = [Message(f"writ.log.0.default.job.q~{total + i}", body) for i in range(60)]
-        await log.append(batch, total)
-        total += len(batch)
+    total = 900
+    await large(await jetstream.log(), 1, total)
     link = await jetstream.link()
     reader = JetStreamLog(link, 0, 1).read(1, follow=True)
     got = len(await anext(reader))
@@ -381,6 +389,70 @@ async def test_a_reader_that_dawdles_is_not_sent_the_whole_log(jetstream: JetStr
         got += len(await anext(reader))
     assert got == total
     await reader.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_reading_goes_on_without_what_a_broker_lost_that_was_started_again(
+    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went with the broker was acknowledged to nobody: the files are not damaged."""
+    monkeypatch.setattr("writ.broker.reader._SILENT_S", 0.5)
+    await large(await jetstream.log(), 1, 840)
+    kept = jetstream.broker.directory.with_name("kept")
+    await jetstream.broker.stop()
+    shutil.copytree(jetstream.broker.directory, kept)
+    await jetstream.start_again()
+    await large(await jetstream.log(), 841, 900)
+
+    link = await jetstream.link()
+    reader = JetStreamLog(link, 0, 1).read(1)
+    got = len(await anext(reader))
+    await jetstream.broker.kill()
+    shutil.rmtree(jetstream.broker.directory)
+    shutil.copytree(kept, jetstream.broker.directory)
+    await jetstream.start_again()
+    async with asyncio.timeout(30):
+        while not link.is_connected:  # noqa: ASYNC110 - the client tells nobody
+            await asyncio.sleep(0.05)
+        async for more in reader:
+            got += len(more)
+    assert got == 840
+
+
+@pytest.mark.parametrize("subjects", [(), ("writ.log.0.*.job.*",)])
+async def test_a_reading_ends_though_all_that_it_waits_for_is_let_go(
+    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch, subjects: Sequence[str]
+) -> None:
+    monkeypatch.setattr("writ.broker.reader._HEARTBEAT_S", 0.2)
+    log = await jetstream.log()
+    await large(log, 1, 900)
+    reader = JetStreamLog(await jetstream.link(), 0, 1).read(1, subjects)
+    got = len(await anext(reader))
+    await log.trim(900)
+    async with asyncio.timeout(30):
+        async for more in reader:
+            got += len(more)
+    assert got < 900
+
+
+async def test_what_is_damaged_is_not_left_out_in_silence(
+    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.reader._HEARTBEAT_S", 0.2)
+    await large(await jetstream.log(), 1, 240)
+    await jetstream.broker.stop()
+    block = min(jetstream.broker.directory.rglob("WRIT_LOG_0/msgs/*.blk"))
+    content = block.read_bytes()
+    at = content.index(b"q~20")
+    block.write_bytes(content[: at + 1000] + b"y" + content[at + 1001 :])
+    await jetstream.start_again()
+    log = await jetstream.log()
+    async with asyncio.timeout(30):
+        assert len(await read(log, 1, ["writ.log.0.default.job.q~19"])) == 1
+        with pytest.raises(OutcomeUnknown, match="has 1 more from 1 on"):
+            await read(log, 1, ["writ.log.0.default.job.q~20"])
+        with pytest.raises(Violation) as damage:
+            await read(log, 1)
+    assert damage.value.seq == 20
 
 
 async def test_the_beginning_can_be_let_go(wire: Wire) -> None:

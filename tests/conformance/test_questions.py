@@ -15,7 +15,7 @@ from nats.errors import TimeoutError as NatsTimeout
 
 from writ.broker.log import JetStreamLog
 from writ.broker.ports import Message, OutcomeUnknown
-from writ.broker.reader import check_there
+from writ.broker.reader import check_there, read_stream
 from writ.broker.streams import NO_MESSAGE, NO_STREAM, ApiError, newest_seq, oldest_seq
 from writ.schemas.chain import Violation
 
@@ -40,7 +40,7 @@ class Refusing:
         self.ended = False
         self._asks = link.request
         self._link, self._code, self._subject = link, code, subject
-        link.request = self._request  # type: ignore[method-assign]
+        link.request = self._request  # type: ignore[method-assign, assignment]
 
     async def _request(self, subject: str, payload: bytes = b"", timeout: float = 0.5) -> Msg:
         if self.ended or self._subject not in subject:
@@ -92,6 +92,60 @@ async def test_what_is_let_go_of_while_it_is_looked_for_is_not_damage(jetstream:
     await check_there(link, STREAM, 2)
     assert refusing.times == 1
     assert await oldest_seq(link, STREAM) == 3
+
+
+async def test_a_follower_waits_for_a_broker_that_refuses_and_says_so_once(
+    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("writ.broker.reader._HEARTBEAT_S", 0.1)
+    link = await three(jetstream)
+    refusing = Refusing(link, AWAY, "CONSUMER.CREATE")
+    with pytest.raises(OutcomeUnknown, match=str(AWAY)):  # one that does not follow has an end
+        await anext(read_stream(link, STREAM, 1, (), follow=False))
+    reader = read_stream(link, STREAM, 1, (), follow=True, whole=True)
+    reading = asyncio.create_task(anext(reader))
+    async with asyncio.timeout(20):
+        while refusing.times < 4:  # noqa: ASYNC110 - it is asked again
+            await asyncio.sleep(0.01)
+        assert [each.getMessage() for each in caplog.records if str(AWAY) in each.getMessage()] == [
+            f"stream {STREAM} is read on when the broker allows it: the broker does not tell "
+            f"CONSUMER.CREATE.{STREAM}: refused (JetStream error {AWAY})"
+        ]
+        refusing.ended = True
+        assert [message.seq for message in await reading] == [1, 2, 3]
+    await reader.aclose()
+
+
+async def test_a_follower_ends_with_its_connection(
+    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.reader._HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("writ.broker.reader._SILENT_S", 0.3)
+    link = await three(jetstream)
+    reader = read_stream(link, STREAM, 1, (), follow=True, whole=True)
+    await anext(reader)
+    await link.close()
+    async with asyncio.timeout(20):
+        with pytest.raises(OutcomeUnknown, match="closed"):
+            await anext(reader)
+
+
+async def test_a_reading_that_is_pushed_nothing_has_an_end(
+    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a connection that stands, from consumers that the broker makes and does not serve."""
+    monkeypatch.setattr("writ.broker.reader._SILENT_S", 0.1)
+    link = await three(jetstream)
+    feed = link.feed
+
+    async def elsewhere(inbox: str, take: Any) -> Any:
+        return await feed(f"{inbox}.elsewhere", take)
+
+    monkeypatch.setattr(link, "feed", elsewhere)
+    async with asyncio.timeout(20):
+        with pytest.raises(OutcomeUnknown, match="went silent"):
+            await anext(read_stream(link, STREAM, 1, (), follow=False))
+    assert link.is_connected
 
 
 async def test_what_becomes_of_questions_that_are_needed_no_more_is_not_told(
