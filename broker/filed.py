@@ -29,6 +29,8 @@ class FiledObjects:
         self._ids = ids
         self._bucket = bucket
         self._putting = asyncio.Lock()
+        self._whole: set[str] = set()
+        """Uploads that are known to be those of objects."""
 
     async def names(self) -> list[str]:
         try:
@@ -65,10 +67,8 @@ class FiledObjects:
                 raise OSError(str(error)) from error
 
     async def _put(self, name: str, content: bytes) -> None:
-        there = [await look_up(self._filing, each) for each in await self._filing.names()]
-        whole = {each.nuid for each in there if each is not None}
-        for left in set(await self._filing.uploads()) - whole:
-            await self._filing.drop(left)  # of one that was killed
+        await self._tidy()
+        before = await look_up(self._filing, name)
         upload = self._ids()
         cuts = range(0, len(content), PART_BYTES)
         for at in cuts:
@@ -76,15 +76,29 @@ class FiledObjects:
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode()
         info = Info(name, self._bucket, upload, len(content), len(cuts), f"SHA-256={digest}")
         await self._filing.tell(name, msgspec.json.encode(info))
-        for each in there:
-            if each is not None and each.name == name:
-                await self._filing.drop(each.nuid)
+        self._whole.add(upload)
+        if before is not None:
+            await self._drop(before)
+
+    async def _tidy(self) -> None:
+        """Drops the parts of what was killed; asks for every object only where there are parts unknown."""
+        uploads = set(await self._filing.uploads())
+        if uploads <= self._whole:
+            return
+        there = [await look_up(self._filing, each) for each in await self._filing.names()]
+        self._whole = {each.nuid for each in there if each is not None}
+        for left in uploads - self._whole:
+            await self._filing.drop(left)
+
+    async def _drop(self, info: Info) -> None:
+        self._whole.discard(info.nuid)  # first: where it fails, the next put does it
+        await self._filing.drop(info.nuid)
 
     async def delete(self, name: str) -> None:
         try:
             info = await look_up(self._filing, name)
             if info is not None:
                 await self._filing.forget(name)
-                await self._filing.drop(info.nuid)
+                await self._drop(info)
         except OutcomeUnknown as error:
             raise OSError(str(error)) from error

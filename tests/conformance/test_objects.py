@@ -13,7 +13,7 @@ from writ.broker.embedded import EmbeddedBroker
 from writ.broker.filed import PART_BYTES, FiledObjects
 from writ.broker.filing import Filing, JetStreamFiling, MemoryFiling
 from writ.broker.objects import FolderObjects, MemoryObjects, Objects
-from writ.broker.ports import NotStored
+from writ.broker.ports import NotStored, OutcomeUnknown
 
 if TYPE_CHECKING:
     from .conftest import JetStreamWire
@@ -89,6 +89,57 @@ async def test_parts_of_one_that_was_killed_are_no_object_and_go_with_the_next(k
     await kept.objects.put("b", (b"b",))
     assert sorted(await kept.filing.uploads()) == ["u0", "u1"]
     assert await kept.objects.get("a") == LARGE
+
+
+class Counting(MemoryFiling):
+    """Counts what is asked of single objects, and fails to drop parts while it is `stuck`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.stuck = False
+
+    async def told(self, name: str) -> bytes | None:
+        self.asked += 1
+        return await super().told(name)
+
+    async def drop(self, upload: str) -> None:
+        if self.stuck:
+            raise OutcomeUnknown("stuck")
+        await super().drop(upload)
+
+
+async def test_what_a_put_asks_does_not_grow_with_what_is_there() -> None:
+    filing, numbers = Counting(), itertools.count()
+
+    def opened() -> FiledObjects:
+        return FiledObjects(filing, "writ-things", lambda: f"u{next(numbers)}")
+
+    objects = opened()
+    for n in range(20):
+        await objects.put(str(n), (b"some",))
+    assert filing.asked == 20
+    again = opened()  # knows nothing of what is there
+    await again.put("a", (b"some",))
+    assert filing.asked == 20 + 20 + 1
+    await again.put("b", (b"some",))
+    assert filing.asked == 20 + 20 + 2
+    await filing.put("killed", b"half of it")
+    await again.put("c", (b"some",))
+    assert "killed" not in await filing.uploads()
+
+
+@pytest.mark.parametrize("delete", [False, True])
+async def test_parts_that_could_not_be_dropped_go_with_the_next(delete: bool) -> None:
+    filing, numbers = Counting(), itertools.count()
+    objects = FiledObjects(filing, "writ-things", lambda: f"u{next(numbers)}")
+    await objects.put("a", (b"older",))
+    filing.stuck = True
+    with pytest.raises(OSError, match="stuck"):
+        await (objects.delete("a") if delete else objects.put("a", (b"newer",)))
+    filing.stuck = False
+    await objects.put("b", (b"some",))
+    assert await filing.uploads() == (["u1"] if delete else ["u1", "u2"])
 
 
 @pytest.mark.parametrize("max_bytes", [PART_BYTES, 1 << 60])
