@@ -23,7 +23,7 @@ from .ports import OutcomeUnknown
 from .roll import ROLL_FILE, AccountsRefused, Roll
 from .servers import Servers, look_at_servers
 from .spread import Spread
-from .streams import ApiError, api
+from .streams import ApiError, api, telling
 from .trust import Trust
 
 if TYPE_CHECKING:
@@ -115,9 +115,12 @@ class JoinedBroker(Doors):
     async def spread(self, replicas: int | None, tags: tuple[str, ...]) -> Spread:
         """How streams are kept here: on so many servers, or as suits the broker's size.
 
-        Raises BrokerError where it has fewer.
+        Raises BrokerError where it has fewer, or does not tell: on one alone they would be kept for good.
         """
-        size = (await self.servers()).size
+        servers = await self.servers()
+        if not servers.found:
+            raise BrokerError(f"of the broker at {self._url} no server tells how many there are; start again")
+        size = servers.size
         if replicas is None:
             return Spread(USUAL_REPLICAS if size >= USUAL_REPLICAS else 1, tags, move=bool(tags))
         if replicas > size:
@@ -125,8 +128,9 @@ class JoinedBroker(Doors):
         return Spread(replicas, tags, move=True)
 
     async def servers(self) -> Servers:
-        """Its servers, as far as they answer."""
-        return await look_at_servers(self._links[0])
+        """Its servers, as far as they answer. Raises OutcomeUnknown where the connection fails."""
+        with telling("of its servers"):
+            return await look_at_servers(self._links[0])
 
     async def _until_ready(self) -> None:
         """Returns when the cluster can make streams, and the server that we are on knows our account."""
@@ -141,11 +145,11 @@ class JoinedBroker(Doors):
             await asyncio.sleep(_AGAIN_S)
 
     async def _unready(self, link: HardenedClient) -> str | None:
-        servers = await self.servers()
-        if not servers.ready:
-            names = ", ".join([each.name for each in servers.found]) or "none"
-            return f"JetStream has no leader, and of {servers.size} servers these answer: {names}"
         try:
+            servers = await self.servers()
+            if not servers.ready:
+                names = ", ".join([each.name for each in servers.found]) or "none"
+                return f"JetStream has no leader, and of {servers.size} servers these answer: {names}"
             await api(link, "INFO")
         except (ApiError, OutcomeUnknown) as fault:
             return str(fault)

@@ -71,7 +71,8 @@ async def look_at_servers(system: HardenedClient) -> Servers:
     answers: asyncio.Queue[bytes] = asyncio.Queue()
 
     def told(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
-        answers.put_nowait(body)
+        if body:  # empty where nobody serves the subject
+            answers.put_nowait(body)
 
     inbox = system.new_inbox()
     subscription: Any = await system.feed(inbox, told)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -66,7 +67,7 @@ async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
         answer = await ask(nats, f"$JS.API.{subject}", payload)
     except (NatsTimeout, NoRespondersError, NatsError, OSError) as silent:
         raise OutcomeUnknown(
-            f"the broker does not answer {subject}: {silent or type(silent).__name__}"
+            f"the broker does not answer {subject}: {str(silent) or type(silent).__name__}"
         ) from silent
     decoded: dict[str, Any] = msgspec.json.decode(answer.data)
     error = decoded.get("error")
@@ -87,6 +88,16 @@ async def look(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
         if refused.code in (NO_STREAM, NO_MESSAGE):
             raise
         raise OutcomeUnknown(f"the broker does not tell {subject}: {refused}") from refused
+
+
+@contextmanager
+def telling(what: str) -> Generator[None]:
+    """Where the connection fails, or the time is up, OutcomeUnknown is raised: it does not tell `what`."""
+    try:
+        yield
+    except (NatsError, OSError) as silent:
+        reason = str(silent) or type(silent).__name__
+        raise OutcomeUnknown(f"the broker does not tell {what}: {reason}") from silent
 
 
 async def _ask(nats: Nats, subject: str, payload: bytes) -> Msg:

@@ -136,7 +136,7 @@ class Queries:
         proofs: Proofs | None = None,
         tell: Tell | None = None,
         packages: PackageStore | None = None,
-        durability: Callable[[], Awaitable[tuple[Durability, Sequence[str]]]] | None = None,
+        durability: Callable[[], Awaitable[tuple[Durability | None, Sequence[str]]]] | None = None,
     ) -> None:
         self._durability = durability
         self._keys = keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,7 @@ from writ.broker.joined import USUAL_REPLICAS
 from writ.broker.ports import OutcomeUnknown
 from writ.broker.presence import present
 from writ.broker.servers import Servers, look_at_servers
-from writ.broker.streams import ApiError, api
+from writ.broker.streams import ApiError, api, telling
 from writ.schemas.queries import Durability
 from writ.schemas.subjects import log_stream
 
@@ -22,6 +23,9 @@ log = logging.getLogger("writ.node")
 _FRESH_US: Final = 2_000_000
 """So long one look serves all who ask."""
 
+_WAIT_S: Final = 2.5
+"""No look takes longer: who asks for the status of a node has little time just when the broker is away."""
+
 
 class Durable:
     """Looks at the broker on the connections of the users `system` and `log`."""
@@ -32,23 +36,27 @@ class Durable:
         self._partition = partition
         self._clock = clock
         self._found: Durability | None = None
-        self._at_us = 0
+        self._at_us: int | None = None
 
-    async def look(self) -> Durability:
-        """As of a moment ago. What the broker does not tell is left as not known."""
-        if self._found is None or self._clock.mono_us() - self._at_us > _FRESH_US:
+    async def look(self) -> Durability | None:
+        """As of a moment ago; None where the broker does not tell."""
+        if self._at_us is None or self._clock.mono_us() - self._at_us > _FRESH_US:
             self._found = await self._look()
             self._at_us = self._clock.mono_us()
         return self._found
 
-    async def _look(self) -> Durability:
+    async def _look(self) -> Durability | None:
         try:
-            servers = await look_at_servers(self._system)
-            stream = await api(self._logs, f"STREAM.INFO.{log_stream(self._partition)}")
-            orchestrators = await present(self._logs, self._partition)
-        except (OutcomeUnknown, ApiError, OSError) as silent:
-            log.info("the broker does not tell how it keeps the log: %s", silent)
-            return Durability()
+            with telling("how it keeps the log"):
+                async with asyncio.timeout(_WAIT_S):
+                    servers = await look_at_servers(self._system)
+                    if not servers.found:
+                        raise OutcomeUnknown("none of the broker's servers answers")
+                    stream = await api(self._logs, f"STREAM.INFO.{log_stream(self._partition)}")
+                    orchestrators = await present(self._logs, self._partition)
+        except (OutcomeUnknown, ApiError) as silent:
+            log.info("what the status tells of the broker is left out: %s", silent)
+            return None
         return durability(servers, stream, orchestrators)
 
 
@@ -76,8 +84,10 @@ def sync_mode(sync_s: float | None) -> str:
     return f"every {sync_s:g} s" if sync_s else "always"
 
 
-def doubts(found: Durability) -> list[str]:
+def doubts(found: Durability | None) -> list[str]:
     """What a loss of power or of a server could cost, in words; empty where it costs nothing."""
+    if found is None:
+        return ["the broker does not tell now on how many servers the log is kept, and when on their disks"]
     words: list[str] = []
     if found.sync not in ("always", "unknown"):
         words.append(

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from writ.broker.accounts import AccountSettings
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.doors import local_principal
 from writ.broker.embedded import EmbeddedBroker
 from writ.broker.joined import JoinedBroker
+from writ.broker.owned import BrokerError
 from writ.broker.roll import ROLL_FILE, KeptRoll, Roll
+from writ.broker.spread import ALONE
 from writ.broker.trust import Trust
 from writ.broker.wire import NatsWire
 
@@ -51,6 +55,21 @@ async def test_who_joined_leaves_the_roll_of_the_directory_to_its_owner(tmp_path
         assert (tmp_path / "keys" / ROLL_FILE).read_bytes() == kept
         assert second.by_key(gone.public) is None
         await joined.stop()
+
+
+async def test_how_streams_are_kept_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no server tells how many there are, one replica would be for good."""
+    monkeypatch.setattr("writ.broker.servers.WAIT_S", 0.3)
+    broker = await EmbeddedBroker.start(tmp_path)
+    joined = await JoinedBroker.start(tmp_path, broker.url)
+    try:
+        assert await joined.spread(None, ()) == ALONE
+        await broker.stop()
+        with pytest.raises(BrokerError, match="no server tells"):
+            await joined.spread(None, ())
+    finally:
+        await joined.stop()
+        await broker.stop()
 
 
 async def test_a_change_that_another_has_told_disconnects_nobody_again(tmp_path: Path) -> None:

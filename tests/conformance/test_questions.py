@@ -13,14 +13,18 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
+from writ.broker.clock import SystemClock
+from writ.broker.connect import Target, connect
 from writ.broker.log import JetStreamLog
 from writ.broker.ports import Message, OutcomeUnknown
 from writ.broker.reader import check_there, read_stream
 from writ.broker.streams import NO_MESSAGE, NO_STREAM, ApiError, newest_seq, oldest_seq
+from writ.durable import Durable, doubts
 from writ.schemas.chain import Violation
 
 if TYPE_CHECKING:
     from writ.broker.hardened import HardenedClient
+    from writ.schemas.queries import Durability
 
     from .conftest import JetStreamWire
 
@@ -176,3 +180,34 @@ async def test_what_becomes_of_questions_that_are_needed_no_more_is_not_told(
     await asyncio.sleep(0)
     gc.collect()
     assert not told
+
+
+async def test_of_a_broker_that_tells_nothing_nothing_is_claimed(
+    jetstream: JetStreamWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.servers.WAIT_S", 0.5)
+    await jetstream.log()
+    target = Target(jetstream.broker.url, jetstream.broker.key_path("system"))
+    system, closed = [await connect(target, "test", inbox_prefix="_INBOX") for _ in range(2)]
+    jetstream.links.append(system)
+    logs, refused = [await jetstream.link() for _ in range(2)]
+    Refusing(refused, AWAY, "STREAM.INFO")
+    await closed.close()
+
+    async def looked(system: HardenedClient, logs: HardenedClient) -> Durability | None:
+        return await Durable(system, logs, 0, SystemClock()).look()
+
+    async with asyncio.timeout(20):
+        found = await looked(system, logs)
+        assert found is not None
+        assert (found.servers, found.replicas, len(found.answering)) == (1, 1, 1)
+        assert doubts(found) == []
+        assert await looked(closed, logs) is None
+        assert await looked(system, refused) is None
+        assert await looked(logs, logs) is None  # no server answers that user
+        await jetstream.broker.stop()
+        assert await looked(system, logs) is None
+        await jetstream.start_again()
+    assert doubts(None) == [
+        "the broker does not tell now on how many servers the log is kept, and when on their disks"
+    ]

@@ -152,15 +152,16 @@ def _storehouse(queries: Queries, link: Any, spread: Spread) -> Storehouse:
 
 async def _durability(
     settings: Settings, logs: Any, watch: Watch, parts: AsyncExitStack
-) -> Callable[[], Awaitable[tuple[Durability, Sequence[str]]]]:
+) -> Callable[[], Awaitable[tuple[Durability | None, Sequence[str]]]]:
     target = Target(settings.url, Path(settings.system_key))
     system = await connect(target, "writ:durability", inbox_prefix="_INBOX", wait_s=_BROKER_S)
     parts.push_async_callback(system.close)
     durable = Durable(system, logs, settings.partition, SystemClock())
 
-    async def look() -> tuple[Durability, Sequence[str]]:
-        found = replace(await durable.look(), mirror_lag=watch.mirror_lag)
-        return found, doubts(found)
+    async def look() -> tuple[Durability | None, Sequence[str]]:
+        found = await durable.look()
+        told = None if found is None else replace(found, mirror_lag=watch.mirror_lag)
+        return told, doubts(told)
 
     return look
 
