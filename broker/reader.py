@@ -82,8 +82,10 @@ class _Consumer:
         self.pending = int(made.get("num_pending", 0)) + int(delivered.get("consumer_seq", 0))
 
     async def left(self) -> int:
-        """How many messages are to come, and have come but were not taken. Raises OutcomeUnknown."""
+        """How many messages are to come, and have come but were not taken. Raises _Gap, OutcomeUnknown."""
         told = await look(self._nats, f"CONSUMER.INFO.{self._stream}.{self._name}")
+        if self._lost:
+            raise _Gap  # what came since is counted and not kept
         sent = int(told["delivered"]["consumer_seq"])
         return int(told["num_pending"]) + sent - self._count + len(self._got)
 

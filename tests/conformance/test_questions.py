@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,7 @@ from writ.broker.ports import Message, OutcomeUnknown
 from writ.broker.reader import check_there, read_stream
 from writ.broker.streams import NO_MESSAGE, NO_STREAM, ApiError, newest_seq, oldest_seq
 from writ.durable import Durable, doubts
+from writ.engines import wire_engine
 from writ.schemas.chain import Violation
 
 if TYPE_CHECKING:
@@ -180,6 +182,28 @@ async def test_what_becomes_of_questions_that_are_needed_no_more_is_not_told(
     await asyncio.sleep(0)
     gc.collect()
     assert not told
+
+
+async def test_an_engine_outlives_refusals(jetstream: JetStreamWire, tmp_path: Path) -> None:
+    """Must hold: what a broker refuses to tell for a while does not end who leads, or stands by."""
+    logs = await jetstream.link()
+    target = Target(jetstream.broker.url, jetstream.broker.key_path("answer"))
+    jetstream.links.append(answers := await connect(target, "test", inbox_prefix="_INBOX"))
+    engine = (await wire_engine(tmp_path, logs, answers)).engine
+    everything = [Refusing(logs, AWAY, each) for each in ("CONSUMER.CREATE", "STREAM.INFO", "MSG.GET")]
+    running = asyncio.create_task(engine.run())
+    leads = asyncio.create_task(engine.leading.wait())
+    async with asyncio.timeout(30):
+        while max(each.times for each in everything) < 3:
+            await asyncio.wait([running], timeout=0.05)
+            assert not running.done(), running.exception()
+        assert not leads.done()
+        for each in everything:
+            each.ended = True
+        await asyncio.wait([running, leads], return_when=asyncio.FIRST_COMPLETED)
+        assert not running.done(), running.exception()
+        engine.stop()
+        await running
 
 
 async def test_of_a_broker_that_tells_nothing_nothing_is_claimed(
