@@ -153,7 +153,7 @@ async def fill(directory: Path, jobs: int) -> int:
     seq = 0
 
     async def store() -> None:
-        batch = Batch(part, [Position(1, record.seq, GENESIS) for record in part])
+        batch = Batch(part, Position(1, part[-1].seq, GENESIS))
         for each in folded:
             fault = await each.apply(batch)
             assert fault is None, fault

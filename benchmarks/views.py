@@ -157,13 +157,20 @@ class Stage:
     async def start(self) -> int:
         """The process, when it follows the log; its id."""
         intake = await JetStreamIntake.open(self.link)
-        log_key, answer_key, system_key = (
-            str(self.broker.key_path(user)) for user in ("log", "answer", "system")
+        key = self.broker.key_path
+        settings = Settings(
+            directory=str(self.directory),
+            url=self.broker.url,
+            log_key=str(key("log")),
+            answer_key=str(key("answer")),
+            system_key=str(key("system")),
+            partition=0,
+            log_epoch=self.log.epoch,
+            submit_epoch=intake.epoch,
+            version="0",
         )
-        keys = (log_key, answer_key, system_key)
         await self.views.spawn()
-        epochs = (self.log.epoch, intake.epoch)
-        await self.views.open(Settings(str(self.directory), self.broker.url, *keys, 0, *epochs, "0"))
+        await self.views.open(settings)
         assert self.views.pid is not None
         return self.views.pid
 

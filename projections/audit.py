@@ -8,7 +8,7 @@ alarms are here.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from writ.schemas.commands import LEASE_VERBS
@@ -78,16 +78,14 @@ class AuditView(Collecting):
     statements = (_INSERT,)
 
     def fold(self, records: Sequence[Record]) -> None:
+        rows = self._rows[_INSERT]
         for record in records:
             if type(record.events[0]) in _REFUSED:
-                acts: Iterable[tuple[Any, ...]] = _refusals(record)
-            elif record.cause in LEASE_VERBS or _is_by_itself(record):
-                continue
-            else:
-                acts = (_done(record),)
-            head = (record.at, record.tenant, record.actor)
-            for nth, act in enumerate(acts):
-                self._put(_INSERT, (record.seq << _SEQ_SHIFT) + nth, *head, *act)
+                head = (record.at, record.tenant, record.actor)
+                for nth, act in enumerate(_refusals(record)):
+                    rows.append(((record.seq << _SEQ_SHIFT) + nth, *head, *act))
+            elif record.cause not in LEASE_VERBS and not _is_by_itself(record):
+                rows.append(_done(record))
 
 
 def _is_by_itself(record: Record) -> bool:
@@ -96,10 +94,18 @@ def _is_by_itself(record: Record) -> bool:
 
 
 def _done(record: Record) -> tuple[Any, ...]:
-    """The columns behind `actor` of what was done."""
+    """The row of what was done."""
     name = type_names[type(record.events[0])]
-    reason = next((text for event in record.events if (text := getattr(event, "reason", None))), None)
-    return (record.cause or name, name, record.kind, record.key, *_named(record), reason, *_NOT_REFUSED)
+    reason = None
+    for event in record.events:
+        if text := getattr(event, "reason", None):
+            reason = text
+            break
+    queue, job = _named(record)
+    return (
+        *(record.seq << _SEQ_SHIFT, record.at, record.tenant, record.actor, record.cause or name, name),
+        *(record.kind, record.key, queue, job, reason, *_NOT_REFUSED),
+    )
 
 
 def _refusals(record: Record) -> Iterator[tuple[Any, ...]]:

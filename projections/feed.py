@@ -14,7 +14,7 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from writ.broker.ports import Log, Stored
-from writ.schemas.chain import Position, Violation, link
+from writ.schemas.chain import Position, Violation, link_all
 from writ.schemas.codec import CodecError, decode, digest
 from writ.schemas.records import Record
 
@@ -53,22 +53,40 @@ class Halted(Exception):
 
 
 class Batch(NamedTuple):
-    """Records that follow each other, and the position behind each."""
+    """Records that follow each other, and the position behind the last."""
 
     records: Sequence[Record]
-    ends: Sequence[Position]
+    end: Position
 
-    def before(self, seq: int) -> Batch:
-        """The part before a record."""
-        return self.part(slice(seq - self.records[0].seq))
+    def at(self, count: int) -> Position:
+        """The position behind so many of the records, at least one."""
+        if count >= len(self.records):
+            return self.end
+        last = self.records[count - 1]
+        return Position(last.epoch, last.seq, self.records[count].prev)
+
+    def digests(self) -> list[str]:
+        """Of each record's bytes: the next one's `prev`."""
+        return [*[record.prev for record in self.records[1:]], self.end.digest]
+
+    def first(self, count: int) -> Batch:
+        """So many of the records, at least one."""
+        return Batch(self.records[:count], self.at(count))
+
+    def rest(self, count: int) -> Batch:
+        """All but so many of the records."""
+        return Batch(self.records[count:], self.end)
 
     def only(self, index: int) -> Batch:
-        """One of its records."""
-        return self.part(slice(index, index + 1))
+        """One of the records."""
+        return Batch([self.records[index]], self.at(index + 1))
 
-    def part(self, part: slice) -> Batch:
-        """Some of its records."""
-        return Batch(self.records[part], self.ends[part])
+
+class Bodies(NamedTuple):
+    """The bytes of records that follow each other, and the position behind the last."""
+
+    bodies: Sequence[bytes]
+    end: Position
 
 
 class _Signal:
@@ -97,19 +115,19 @@ class Follower:
         """All records that have come behind `at`, at most `limit`; waits for one. Raises Halted."""
         return (await self._next(limit))[0]
 
-    async def stored(self, limit: int) -> Sequence[Stored]:
-        """The messages that `next` would hand out the records of, in place of it; each has been checked."""
+    async def bodies(self, limit: int) -> Bodies:
+        """The bytes of the records that `next` would hand out, in place of them; each has been checked."""
         return (await self._next(limit))[1]
 
-    async def _next(self, limit: int) -> tuple[Batch, Sequence[Stored]]:
+    async def _next(self, limit: int) -> tuple[Batch, Bodies]:
         while True:
             feed = self._feed = self._feeds.place(self, self._feed)
             part = feed.behind(self.at, limit)
             if part is not None:
-                batch, stored = feed.cut(part)
-                self.at = batch.ends[-1]
+                batch, bodies = feed.cut(part)
+                self.at = batch.end
                 feed.trim()
-                return batch, stored
+                return batch, Bodies(bodies, batch.end)
             await feed.came.wait()
 
     def leave(self) -> None:
@@ -205,9 +223,9 @@ class _Feed:
         self._log = feeds.log
         self.base = base
         self._before: Position | None = None if base else Position()
+        self._end = self._before
         self._records: list[Record] = []
-        self._ends: list[Position] = []
-        self._stored: list[Stored] = []
+        self._bodies: list[bytes] = []
         self._size = 0
         self._fault: str | None = None
         self.followers: set[Follower] = set()
@@ -231,9 +249,7 @@ class _Feed:
     def behind(self, at: Position, limit: int) -> slice | None:
         """Where the records behind a position are; None where they are still to come. Raises Halted."""
         index = at.seq - self.base
-        known = None
-        if index <= len(self._records):
-            known = self._ends[index - 1] if index else self._before
+        known = self._at(index) if index <= len(self._records) else None
         if known is not None:
             if known.digest != at.digest:
                 reason = f"record {at.seq} of the log is another than the view has read"
@@ -246,9 +262,17 @@ class _Feed:
             raise Halted(self._fault)
         return None
 
-    def cut(self, part: slice) -> tuple[Batch, Sequence[Stored]]:
+    def _at(self, index: int) -> Position | None:
+        """The position behind so many records of the window; None where that is not known yet."""
+        if not index or self._end is None:
+            return self._before
+        return Batch(self._records, self._end).at(index)
+
+    def cut(self, part: slice) -> tuple[Batch, Sequence[bytes]]:
         """A part of the window, as records and as they are stored."""
-        return Batch(self._records[part], self._ends[part]), self._stored[part]
+        assert self._end is not None, "there are records in it"
+        end = Batch(self._records, self._end).at(part.stop)
+        return Batch(self._records[part], end), self._bodies[part]
 
     def trim(self) -> None:
         """Forgets what all followers have, but for a tail, in which those of another reading find a place."""
@@ -258,10 +282,9 @@ class _Feed:
         count = min(have, self.newest - tail) - self.base
         if count <= 0:
             return
-        self._before = self._ends[count - 1]
-        self._size -= sum([len(stored.body) for stored in self._stored[:count]])
-        for part in (self._records, self._ends, self._stored):
-            del part[:count]
+        self._before = self._at(count)
+        self._size -= sum([len(body) for body in self._bodies[:count]])
+        del self._records[:count], self._bodies[:count]
         self.base += count
         self._room.give()
 
@@ -301,12 +324,13 @@ class _Feed:
 
     def _begin(self, stored: Stored) -> None:
         """The record behind which the reading goes on: views compare its digest with the one they know."""
-        known = self._ends[-1] if self._ends else self._before
+        known = self._end
         if stored.seq != self.newest:
             self._fail(f"record {self.newest}: missing; the log begins with sequence {stored.seq}")
         elif known is None:
             try:
-                self._before = Position(decode(stored.body).epoch, stored.seq, digest(stored.body))
+                epoch = decode(stored.body).epoch
+                self._before = self._end = Position(epoch, stored.seq, digest(stored.body))
             except CodecError as error:
                 self._fail(f"record {stored.seq}: {error}")
         elif digest(stored.body) != known.digest:
@@ -323,21 +347,19 @@ class _Feed:
             await self._make_room()
 
     def _decode(self, stored: Sequence[Stored]) -> None:
-        partition, epoch = self._log.partition, self._log.epoch
-        at = self._ends[-1] if self._ends else self._before
-        assert at is not None
-        records, ends, kept, size = self._records, self._ends, self._stored, self._size
+        assert self._end is not None, "it begins behind a record that is known"
+        records: list[Record] = []
         try:
-            for each in stored:
-                seq, subject, body, _ = each
-                record, at = link(at, seq, subject, body, partition, epoch)
-                records.append(record)
-                ends.append(at)
-                kept.append(each)
-                size += len(body)
+            self._end = link_all(self._end, stored, self._log.partition, self._log.epoch, records)
         except Violation as violation:
             self._fail(str(violation))
-        self._size = size
+            if records:
+                last = records[-1]
+                self._end = Position(last.epoch, last.seq, digest(stored[len(records) - 1].body))
+        bodies = [each.body for each in stored[: len(records)]]
+        self._size += sum([len(body) for body in bodies])
+        self._records += records
+        self._bodies += bodies
 
     def _fail(self, reason: str) -> None:
         self._fault = reason

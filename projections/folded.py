@@ -131,9 +131,9 @@ class Folded:
                 return self._store(db, batch), None
             except Violation as violation:
                 self.view.discard()
-                sound, reached = batch.before(violation.seq), self.reached
-                if sound.records:
-                    reached = self._store(db, sound)
+                count, reached = violation.seq - batch.records[0].seq, self.reached
+                if count:
+                    reached = self._store(db, batch.first(count))
                 return reached, str(violation)
             except sqlite3.IntegrityError:
                 self.view.discard()
@@ -174,7 +174,7 @@ class Folded:
         view = self.view
         view.load(db, batch.records)
         if isinstance(view, OfDigests):
-            view.digests(batch.ends)
+            view.digests(batch.digests())
         try:
             view.fold(batch.records)
         except Violation:
@@ -185,10 +185,10 @@ class Folded:
             raise Violation(seq, f"cannot be folded: {error!r}") from error
         for sql, rows in view.writes():
             write(db, sql, rows)
-        sources = [r.source for r in batch.records if r.source]
+        sources = [source for r in batch.records if (source := r.source) is not None]
         source = max(sources, default=self.reached.source)  # tenants' submits may pass each other
         source = max(source, self.reached.source)
-        reached = Reached(batch.ends[-1], batch.records[-1].at, source)
+        reached = Reached(batch.end, batch.records[-1].at, source)
         db.execute(_MOVE, (*reached.position, reached.at, source.epoch, source.seq))
         return reached
 

@@ -75,22 +75,23 @@ class PrincipalsView(Collecting):
             self._known[name] = None if row is None else _decode(row[0])
 
     def fold(self, records: Sequence[Record]) -> None:
+        for name, at in {(record.tenant, record.actor): record.at for record in records}.items():
+            if not name[1].startswith("writ:"):
+                self._used[name] = at
         for record in records:
-            self._fold(record)
+            if record.kind == "principal":
+                self._evolve(record)
+            elif record.kind == "tenant" and isinstance(record.events[0], TenantCreated):
+                self._put(_TENANT, record.key)
 
-    def _fold(self, record: Record) -> None:
-        if not record.actor.startswith("writ:"):
-            self._used[record.tenant, record.actor] = record.at
-        if record.kind == "principal":
-            name = (record.tenant, record.key)
-            before = principal = self._known.get(name)
-            for event in record.events:
-                principal = evolve_principal(principal, event, *name, record.actor, record.at)
-            if principal is not before:
-                self._known[name] = principal
-                self._changed.add(name)
-        elif record.kind == "tenant" and isinstance(record.events[0], TenantCreated):
-            self._put(_TENANT, record.key)
+    def _evolve(self, record: Record) -> None:
+        name = (record.tenant, record.key)
+        before = principal = self._known.get(name)
+        for event in record.events:
+            principal = evolve_principal(principal, event, *name, record.actor, record.at)
+        if principal is not before:
+            self._known[name] = principal
+            self._changed.add(name)
 
     def writes(self) -> list[Write]:
         for name in sorted(self._changed):

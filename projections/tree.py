@@ -7,12 +7,11 @@ asked for, and a batch of records costs a row or two.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple
 
-from writ.schemas.chain import Position
 from writ.schemas.merkle import HASH_BYTES, Subtrees, record_leaf, root_at
 from writ.schemas.records import Record
 
@@ -51,7 +50,7 @@ class TreeView:
         self._open: list[tuple[int, bytearray]] | None = None
         """By level, the place and the hashes of the tile that is being filled."""
         self._full: list[tuple[int, int, bytes]] = []
-        self._digests: Sequence[Position] = ()
+        self._digests: Sequence[str] = ()
         self._taken = 0
 
     def load(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
@@ -65,17 +64,16 @@ class TreeView:
                 self._open.append((place, bytearray() if found is None else bytearray(found[0])))
                 count = place
 
-    def digests(self, ends: Sequence[Position]) -> None:
-        """The positions behind the records that are folded next: the digests of their bytes."""
-        self._digests = ends
+    def digests(self, digests: Sequence[str]) -> None:
+        """Of the bytes of the records that are folded next."""
+        self._digests = digests
 
     def fold(self, records: Sequence[Record]) -> None:
-        ends = self._digests[self._taken : self._taken + len(records)]
+        digests = self._digests[self._taken : self._taken + len(records)]
         self._taken += len(records)
-        assert (ends[0].seq, ends[-1].seq) == (records[0].seq, records[-1].seq), "digests come with records"
         leaves = [
-            record_leaf(record.seq, f"{record.tenant}.{record.kind}.{record.key}", end.digest)
-            for record, end in zip(records, ends, strict=True)
+            record_leaf(record.seq, f"{record.tenant}.{record.kind}.{record.key}", digest)
+            for record, digest in zip(records, digests, strict=True)
         ]
         self._add(0, b"".join(leaves))
 
@@ -112,9 +110,7 @@ def _over(hashes: bytes) -> bytes:
     """The hash over a power of two of hashes that stand beside each other."""
     while len(hashes) > HASH_BYTES:
         pairs = range(0, len(hashes), 2 * HASH_BYTES)
-        hashes = b"".join(
-            [hashlib.sha256(b"\x01" + hashes[at : at + 2 * HASH_BYTES]).digest() for at in pairs]
-        )
+        hashes = b"".join([sha256(b"\x01" + hashes[at : at + 2 * HASH_BYTES]).digest() for at in pairs])
     return hashes
 
 

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from writ.schemas.chain import Position
 from writ.schemas.records import Record
 
 
@@ -67,6 +66,6 @@ class View(Protocol):
 class OfDigests(Protocol):
     """What a view has besides that folds the digests of records, and not only what they say."""
 
-    def digests(self, ends: Sequence[Position]) -> None:
-        """Called after `load`: the positions behind the records of the batch."""
+    def digests(self, digests: Sequence[str]) -> None:
+        """Called after `load`: the digests of the batch's records."""
         ...

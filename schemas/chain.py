@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .codec import CodecError, decode, digest
@@ -32,27 +33,43 @@ def link(
 
     Checks sequence, body against message and subject, epoch and the chain. Raises Violation.
     """
-    seq = before.seq + 1
-    if stored_seq != seq:
-        raise Violation(seq, f"missing; the log went on with sequence {stored_seq}")
-    try:
-        record = decode(body)
-    except CodecError as error:
-        raise Violation(seq, str(error)) from error
-    if record.seq != seq:
-        raise Violation(seq, f"its body says sequence {record.seq}")
-    if not before.epoch <= record.epoch <= epoch:
-        raise Violation(
-            seq, f"its body says epoch {record.epoch}, after epoch {before.epoch} in a log of epoch {epoch}"
-        )
-    if subject != log_subject(partition, record.tenant, record.kind, record.key):
-        raise Violation(
-            seq,
-            f"its body is about {record.tenant} {record.kind} {record.key}, its subject is {subject}",
-        )
-    if record.prev != before.digest:
-        raise Violation(
-            seq,
-            f"its prev is {record.prev[:12]}..., but record {before.seq} has digest {before.digest[:12]}...",
-        )
-    return record, Position(record.epoch, seq, digest(body))
+    records: list[Record] = []
+    at = link_all(before, [(stored_seq, subject, body, None)], partition, epoch, records)
+    return records[0], at
+
+
+def link_all(
+    before: Position,
+    messages: Iterable[tuple[int, str, bytes, object]],
+    partition: int,
+    epoch: int,
+    records: list[Record],
+) -> Position:
+    """What `link` does, of messages that follow each other: sequence, subject, body and whatever of each.
+
+    Adds what they hold to `records`, and returns the position behind them all. Raises Violation, having
+    added the records before it.
+    """
+    at_epoch, seq, prev = before
+    for stored_seq, subject, body, _ in messages:
+        seq += 1
+        if stored_seq != seq:
+            raise Violation(seq, f"missing; the log went on with sequence {stored_seq}")
+        try:
+            record = decode(body)
+        except CodecError as error:
+            raise Violation(seq, str(error)) from error
+        if record.seq != seq:
+            raise Violation(seq, f"its body says sequence {record.seq}")
+        if not at_epoch <= record.epoch <= epoch:
+            said = f"its body says epoch {record.epoch}, after epoch {at_epoch}"
+            raise Violation(seq, f"{said} in a log of epoch {epoch}")
+        if subject != log_subject(partition, record.tenant, record.kind, record.key):
+            about = f"{record.tenant} {record.kind} {record.key}"
+            raise Violation(seq, f"its body is about {about}, its subject is {subject}")
+        if record.prev != prev:
+            said = f"its prev is {record.prev[:12]}..."
+            raise Violation(seq, f"{said}, but record {seq - 1} has digest {prev[:12]}...")
+        records.append(record)
+        at_epoch, prev = record.epoch, digest(body)
+    return Position(at_epoch, seq, prev)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, Final
+from sys import intern
+from typing import TYPE_CHECKING, Any, Final, Literal, Union
 
 import msgspec
 
@@ -60,8 +61,30 @@ class _In(_Header, frozen=True):
     events: tuple[_EventIn, ...] = ()
 
 
+class _OfToday(msgspec.Struct, frozen=True, gc=False):
+    v: int
+    data: Fact
+
+
+def _of_today(name: str, cls: type[Fact]) -> type[msgspec.Struct]:
+    """An event of one type, in the version that is written now and in no other."""
+    fields = [("v", Literal[VERSIONS[name]]), ("data", cls)]
+    return msgspec.defstruct(f"_{cls.__name__}", fields, bases=(_OfToday,), tag_field="type", tag=name)
+
+
+if TYPE_CHECKING:
+    _AnyOfToday = _OfToday
+else:
+    _AnyOfToday = Union[tuple([_of_today(name, cls) for name, cls in EVENT_TYPES.items()])]  # noqa: UP007
+
+
+class _InOfToday(_Header, frozen=True):
+    events: tuple[_AnyOfToday, ...] = ()
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_In).decode
+_decode_of_today = msgspec.json.Decoder(_InOfToday).decode
 _event_decoders = {name: msgspec.json.Decoder(cls).decode for name, cls in EVENT_TYPES.items()}
 
 
@@ -107,24 +130,34 @@ def _decode_event(event: _EventIn) -> Fact:
     return msgspec.convert(data, EVENT_TYPES[name])
 
 
-def decode(body: bytes) -> Record:
-    """A record from its stored body. Raises CodecError with what is wrong."""
+def _decode_one_by_one(body: bytes) -> tuple[_Header, tuple[Fact, ...]]:
+    """Reads older versions, and says what is wrong with what it cannot read. Raises CodecError."""
     try:
         raw = _decode(body)
-        events = tuple([_decode_event(e) for e in raw.events])
+        return raw, tuple([_decode_event(e) for e in raw.events])
     except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"a record's body cannot be read: {error}") from error
+
+
+def decode(body: bytes) -> Record:
+    """A record from its stored body. Raises CodecError with what is wrong."""
+    raw: _Header
+    try:  # in one pass, as nearly all can be; what cannot is looked at event by event
+        raw = found = _decode_of_today(body)
+        events = tuple([event.data for event in found.events])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raw, events = _decode_one_by_one(body)
     return Record(
         raw.epoch,
         raw.seq,
-        raw.tenant,
-        raw.kind,
+        intern(raw.tenant),
+        intern(raw.kind),
         raw.key,
         raw.at,
-        raw.actor,
+        intern(raw.actor),
         events,
         raw.prev,
-        raw.cause,
+        None if raw.cause is None else intern(raw.cause),
         raw.vouched,
         raw.source,
         raw.trace,

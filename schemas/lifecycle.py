@@ -201,32 +201,32 @@ def check(job: Job | None, event: type[Fact], key: str) -> tuple[State, ...]:
 
 def _submitted(event: JobSubmitted, record: Record) -> Job:
     due_at = record.at if event.due_at is None else event.due_at
-    return Job(
-        tenant=record.tenant,
-        key=record.key,
-        state=S.SCHEDULED if due_at > record.at else S.PENDING,
-        task=event.task,
-        input=event.input,
-        actor=record.actor,
-        submitted_at=record.at,
-        due_at=due_at,
-        since=record.seq,
-        priority=event.priority,
-        retry=event.retry,
-        limits=event.limits,
-        policy=event.policy,
-        fairness_key=event.fairness_key,
-        concurrency_key=event.concurrency_key,
-        unique_key=event.unique_key,
-        after=event.after,
-        on_dead=event.on_dead,
-        input_from=event.input_from,
-        parent=event.parent,
-        on_parent_end=event.on_parent_end,
-        batch=event.batch,
-        schedule=event.schedule,
-        approval=event.approval,
-        tags=event.tags,
+    return Job(  # by place as far as it goes: by name takes twice as long
+        record.tenant,
+        record.key,
+        S.SCHEDULED if due_at > record.at else S.PENDING,
+        event.task,
+        event.input,
+        record.actor,
+        record.at,
+        due_at,
+        record.seq,
+        event.priority,
+        event.retry,
+        event.limits,
+        event.policy,
+        event.fairness_key,
+        event.concurrency_key,
+        event.unique_key,
+        event.after,
+        event.on_dead,
+        event.input_from,
+        event.parent,
+        event.on_parent_end,
+        event.batch,
+        event.schedule,
+        event.approval,
+        event.tags,
         round_at=record.at,
         round_due=due_at,
         reproduces=event.reproduces,
@@ -239,7 +239,7 @@ def _submitted(event: JobSubmitted, record: Record) -> Job:
 
 def evolve(job: Job | None, event: Fact, record: Record) -> Job:
     """The job after one of a record's events. Pure and total: anything the table refuses raises."""
-    (target, *_) = check(job, type(event), record.key)
+    target = check(job, type(event), record.key)[0]
     if isinstance(event, JobSubmitted):
         return _submitted(event, record)
     assert job is not None, "only job_submitted starts from nothing; the table says so"

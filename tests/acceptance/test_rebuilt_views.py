@@ -69,11 +69,18 @@ class Stage:
         for start in range(0, len(records), 1_000):
             part = [Message(each.subject, each.body) for each in records[start : start + 1_000]]
             await log.append(part, start, whole=True)
-        log_key, answer_key, system_key = (
-            str(self.broker.key_path(user)) for user in ("log", "answer", "system")
+        key = self.broker.key_path
+        self.settings = Settings(
+            directory=str(self.directory),
+            url=self.broker.url,
+            log_key=str(key("log")),
+            answer_key=str(key("answer")),
+            system_key=str(key("system")),
+            partition=0,
+            log_epoch=log.epoch,
+            submit_epoch=intake.epoch,
+            version="0",
         )
-        keys = (log_key, answer_key, system_key)
-        self.settings = Settings(str(self.directory), self.broker.url, *keys, 0, log.epoch, intake.epoch, "0")
 
     async def start(self) -> int:
         """The process, when it follows the log; its id."""

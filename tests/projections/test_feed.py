@@ -94,7 +94,7 @@ async def test_one_that_starts_far_behind_reads_for_itself_until_it_is_near(hist
         both = await asyncio.gather(ahead.next(9), behind.next(9))
         assert feeds.readings == 1, "they meet again"
         assert both[0].records[0] is both[1].records[0]
-        assert batches[-1].ends[-1].seq == last
+        assert batches[-1].end.seq == last
 
 
 async def test_one_that_holds_the_others_up_loses_its_place_and_misses_nothing(history: Histories) -> None:

@@ -42,7 +42,7 @@ class Helping:
         try:
             at = file.reached.position
             parts = handed_on(feeds, await feeds.follow(at))
-            await catch_up([file], at, parts, self.log.partition, self.log.epoch)
+            await catch_up([file], at, parts)
         except Halted:
             pass
         finally:
@@ -109,17 +109,15 @@ async def test_files_that_stand_apart_are_folded_by_one_reading(
         assert await runner.wait_for(last, 20)
         whole = dump(runner.path)
     records = [decode(each.body) for each in told.records]
-    ends = [
-        Position(record.epoch, record.seq, digest(told.records[record.seq - 1].body)) for record in records
-    ]
+    known = Batch(records, Position(1, last, digest(told.records[-1].body))).first(9_000)
     files = [await Folded.open(tmp_path / f"{name}.db", JobsView()) for name in ("new", "further", "other")]
     feeds = Feeds(told.log())
     try:
-        assert await files[1].apply(Batch(records[:9_000], ends[:9_000])) is None
-        strange = [*ends[:8_999], ends[8_999]._replace(digest="0" * 64)]
-        assert await files[2].apply(Batch(records[:9_000], strange)) is None
+        assert await files[1].apply(known) is None
+        strange = known.end._replace(digest="0" * 64)
+        assert await files[2].apply(Batch(known.records, strange)) is None
         parts = handed_on(feeds, await feeds.follow(Position()))
-        await catch_up(files, Position(), parts, feeds.log.partition, feeds.log.epoch)
+        await catch_up(files, Position(), parts)
         assert [file.reached.position.seq for file in files] == [last, last, 9_000]
         assert [dump(file.path) == whole for file in files] == [True, True, False]
     finally:
@@ -132,16 +130,16 @@ async def test_a_file_that_another_process_has_moved_on_is_not_folded_into_twice
     """Such as by the helper of a process that was killed, while the next one follows already."""
     told = history.wander(5, 60).records
     records = [decode(each.body) for each in told]
-    ends = [Position(record.epoch, record.seq, digest(told[record.seq - 1].body)) for record in records]
+    batch = Batch(records, Position(1, records[-1].seq, digest(told[-1].body)))
     records[10] = replace(records[10], source=Source(1, 1, 3))  # as of the fourth in an array
     one, other = [await Folded.open(tmp_path / "jobs.db", JobsView()) for _ in range(2)]
     try:
-        for part in (slice(11), slice(11, 40)):
-            assert await one.apply(Batch(records[part], ends[part])) is None
+        for part in (batch.first(11), batch.first(40).rest(11)):
+            assert await one.apply(part) is None
         with pytest.raises(sqlite3.OperationalError, match="another process has folded into the view's file"):
-            await other.apply(Batch(records[:20], ends[:20]))
+            await other.apply(batch.first(20))
         await other.resume()
         assert other.reached.position == one.reached.position
-        assert await other.apply(Batch(records[40:], ends[40:])) is None
+        assert await other.apply(batch.rest(40)) is None
     finally:
         await asyncio.gather(one.close(), other.close())

@@ -99,7 +99,7 @@ async def build(path: Path, records: list[Record], size: int) -> None:
     folded = await Folded.open(path, SearchView())
     for start in range(0, len(records), size):
         part = records[start : start + size]
-        assert await folded.apply(Batch(part, [Position(1, each.seq, GENESIS) for each in part])) is None
+        assert await folded.apply(Batch(part, Position(1, part[-1].seq, GENESIS))) is None
     await folded.close()
 
 

@@ -527,7 +527,7 @@ async def test_costs_are_told_by_the_release_that_ran(size: int, tmp_path: Path)
     folded = await Folded.open(tmp_path / "v.db", CostView())
     for start in range(0, len(records), size):
         part = records[start : start + size]
-        assert await folded.apply(Batch(part, [Position(1, each.seq, GENESIS) for each in part])) is None
+        assert await folded.apply(Batch(part, Position(1, part[-1].seq, GENESIS))) is None
     await folded.close()
     with closing(sqlite3.connect(tmp_path / "v.db")) as db:
         sums = cost(db, "default", CostQuery(by=(CostBy.RELEASE,))).sums

@@ -11,17 +11,17 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from writ.broker.ports import AppendFailed, Stored
+from writ.broker.ports import AppendFailed
 from writ.children.keeper import Child, ChildFailed
 from writ.children.life import work
-from writ.projections.feed import Feeds, Halted
+from writ.projections.feed import Bodies, Feeds, Halted
 from writ.projections.folded import Folded, reached_in
 from writ.projections.helping import catch_up, handed_on
 from writ.projections.registry import OPTIONAL, VIEWS
@@ -52,20 +52,18 @@ _GARBAGE: Final = (50_000, 20, 100)
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Stored]).decode
+_decode = msgspec.msgpack.Decoder(Bodies).decode
 
 
 class Task(msgspec.Struct, frozen=True):
     """What the process is told: views by name, each with the file to fold; and what it is handed.
 
-    That comes over the socket with the number `source`, of a log's partition and epoch, from a position on.
+    That comes over the socket with the number `source`, from a position on.
     """
 
     files: tuple[tuple[str, str], ...]
     at: Position
     source: int
-    partition: int
-    epoch: int
 
 
 class _Asked(NamedTuple):
@@ -142,7 +140,7 @@ class Apart:
                 await child.spawn()
             await asyncio.sleep(_GATHER_S)
             files = tuple([(asked.view, str(asked.path)) for asked in self._take_asked()])
-            await child.open(Task(files, at, number, self._feeds.log.partition, self._feeds.log.epoch))
+            await child.open(Task(files, at, number))
             log.info("process %s folds %s", child.pid, ", ".join([name for name, _ in files]))
             log.info("the process that folds views apart %s", await child.ended())
         finally:
@@ -154,8 +152,8 @@ class Apart:
         _, writer = await asyncio.open_unix_connection(sock=ours)
         writer.transport.set_write_buffer_limits(_AHEAD_BYTES)
         try:
-            async for stored in handed_on(self._feeds, follower):
-                part = _encode(stored)
+            async for bodies in handed_on(self._feeds, follower):
+                part = _encode(bodies)
                 writer.writelines([len(part).to_bytes(_SIZE_BYTES), part])
                 await writer.drain()
         except (Halted, OSError) as error:  # the process ends with what it has
@@ -182,10 +180,10 @@ async def _do(task: Task) -> None:
         for name, path in task.files:
             files.append(await Folded.open(Path(path), makes[name]()))
             parts.push_async_callback(files[-1].close)
-        await catch_up(files, task.at, _parts(reader), task.partition, task.epoch)
+        await catch_up(files, task.at, _parts(reader))
 
 
-async def _parts(reader: asyncio.StreamReader) -> AsyncIterator[Sequence[Stored]]:
+async def _parts(reader: asyncio.StreamReader) -> AsyncIterator[Bodies]:
     """What is handed on, up to where that ends."""
     with suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
