@@ -60,6 +60,16 @@ class Reached(NamedTuple):
     source: Source = Source(0, 0, 0)
 
 
+def stamp_of(view: View) -> int:
+    """What a file of the view says of its version."""
+    return _FORMAT * 10_000 + view.version
+
+
+def stamp_in(db: sqlite3.Connection) -> int:
+    """What a file says of its version; 0 where it is new."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
 def reached_in(path: Path) -> Reached:
     """How far the view in a file has come; nobody need have opened it. Raises sqlite3.Error."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
@@ -113,8 +123,7 @@ class Folded:
     # --- on the file's thread ---------------------------------------------------------------------------
 
     def _prepare(self, db: sqlite3.Connection) -> tuple[Reached, bool]:
-        stamp = _FORMAT * 10_000 + self.view.version
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
+        stamp, found = stamp_of(self.view), stamp_in(db)
         if found == 0:
             db.executescript(f"BEGIN;{_META};{self.view.schema};PRAGMA user_version = {stamp};COMMIT")
         elif found != stamp:

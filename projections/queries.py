@@ -456,8 +456,9 @@ class Queries:
     def _view_status(self, runner: Runner, last: int) -> ViewStatus:
         lag = max(0, last - runner.position)
         lag_s = max(0, self._clock.wall_us() - runner.at) / SECOND_US if lag and runner.at else 0.0
+        away, building = runner.away, runner.building
         return ViewStatus(
-            runner.name, runner.position, lag, runner.halted, runner.away, lag_s, runner.building
+            runner.name, runner.position, lag, runner.halted, away, lag_s, building, runner.restored
         )
 
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from writ.broker.ports import AppendFailed
+from writ.schemas.chain import Violation
 
 from . import places
 from .feed import Feeds, Follower, Halted
-from .folded import BATCH_MAX_RECORDS, Folded, Reached
+from .folded import BATCH_MAX_RECORDS, Folded, Reached, stamp_of
 from .helping import FAR_RECORDS, Helper
+from .snapshots import Snapshots
 from .view import View
 
 log = logging.getLogger("writ.projections")
@@ -49,7 +51,8 @@ class Runner:
 
     `halted` says why the view stopped for good, where it did, and a person must look. `away` says why it
     cannot be written now. `building` is the position of the file that is built beside it, where there is one.
-    With a `helper` it is that which folds what is far behind.
+    With a `helper` it is that which folds what is far behind. Where its file is lost it goes on from that of
+    its `snapshots`: `restored` is the record that it was of.
     """
 
     def __init__(
@@ -61,15 +64,18 @@ class Runner:
         batch_max: int = BATCH_MAX_RECORDS,
         asked_s: float = _ASKED_S,
         helper: Helper | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.path = path
         self.name = make().name
         self.away: str | None = None
+        self.restored: int | None = None
         self._feeds = feeds
         self._make = make
         self._batch_max = batch_max
         self._asked_s = asked_s
         self._helper = helper
+        self._snapshots = snapshots
         self._live: Folded | None = None
         self._next: Folded | None = None
         self._halts: dict[Folded, str] = {}
@@ -117,24 +123,49 @@ class Runner:
     async def open(self) -> None:
         """Opens the file, or makes the first. Raises OSError; where the file cannot be read it is away."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if places.newer(self.path) is not None:
+            self._snapshots = None  # somebody asked for a file that is made from record 1
         await asyncio.to_thread(places.tidy, self.path)
         try:
             await self._open_live()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, AppendFailed) as error:
             self._fails(error)
 
     async def _open_live(self) -> Folded:
         there = places.live(self.path)
-        if there is None:
+        try:
+            folded = await self._from_snapshot() if there is None else await Folded.open(there, self._make())
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:  # it is damaged
+            folded = await self._from_snapshot()
+            if folded is None:
+                raise
+        if folded is None:
             folded = await Folded.open(places.ask(self.path), self._make())
             places.enlive(self.path, folded.path)
-        else:
-            folded = await Folded.open(there, self._make())
         self._live = folded
         self._tell_of(folded)
         if folded.outdated and places.newer(self.path) is None:
             places.ask(self.path)
         return folded
+
+    async def _from_snapshot(self) -> Folded | None:
+        """The view as its snapshot has it, living again; None where there is none that fits.
+
+        Raises AppendFailed where the log cannot be asked.
+        """
+        position = None
+        if self._snapshots is not None:
+            try:
+                position = await self._snapshots.put_back(self.path, stamp_of(self._make()), self._feeds.log)
+            except (OSError, Violation) as error:
+                log.warning("the snapshot of the view %s cannot be used: %s", self.name, error)
+        if position is None:
+            return None
+        self.restored = position.seq
+        await asyncio.to_thread(places.tidy, self.path)
+        return await Folded.open(self.path.resolve(), self._make())
 
     async def close(self) -> None:
         """Closes the files; those who wait are told no. `run` must have ended."""
@@ -293,7 +324,7 @@ class Runner:
         if fresh in self._halts:
             return
         await asyncio.to_thread(places.enlive, self.path, fresh.path)
-        self._live, self._next, self.away = fresh, None, None
+        self._live, self._next, self.away, self.restored = fresh, None, None, None
         self._tell_of(fresh)
         log.info("the view %s was built anew, up to record %d", self.name, self.position)
         if old is not None:

@@ -486,7 +486,8 @@ class ViewStatus(msgspec.Struct, frozen=True):
 
     `away` says why it does not follow the log now; its node starts it again. `lag_s` is how long ago the
     newest record was made that it tells of, 0 where it tells of all. `building` is the position of the file
-    that is built anew beside it, None where there is none.
+    that is built anew beside it, None where there is none. `restored` is the record of the snapshot
+    from which it goes on, where its process found its file lost.
     """
 
     name: str
@@ -496,6 +497,7 @@ class ViewStatus(msgspec.Struct, frozen=True):
     away: str | None = None
     lag_s: float = 0.0
     building: int | None = None
+    restored: int | None = None
 
 
 class Durability(msgspec.Struct, frozen=True):

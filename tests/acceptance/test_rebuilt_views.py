@@ -1,6 +1,8 @@
 """Must hold: with every view deleted, a rebuild after the same erasures gives byte-identical tables, at any
 of 50 random kill points.
 
+And: a view that is lost starts from its snapshot, which is trusted only where the log holds its record.
+
 And: a log with any record edited, deleted, inserted, reordered or cut makes the projections halt.
 
 Both against the process of the views as `writ up` starts it, and a real broker. `make kill-views` takes 50
@@ -34,6 +36,7 @@ from writ.projections import places
 from writ.projections.folded import reached_in
 from writ.projections.helping import FAR_RECORDS
 from writ.projections.registry import VIEWS
+from writ.projections.snapshots import Snapshots
 from writ.schemas.codec import decode, digest, encode
 from writ.schemas.queries import ViewStatus
 from writ.schemas.subjects import log_stream
@@ -219,6 +222,30 @@ async def test_a_rebuild_is_byte_identical_at_any_kill_point(stage: Stage) -> No
     await stage.views.stop()
     assert stage.stands_at(last)
     assert stage.dumps() == whole
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_views_that_are_lost_come_back_from_their_snapshots_if_the_log_is_theirs(
+    trusted: bool, stage: Stage, history: Histories
+) -> None:
+    told = history.wander(15, 400)
+    last = len(told.records)
+    await stage.tell(told.records)
+    await stage.start()
+    await stage.until(lambda view: view.position == last)
+    for name in NAMES:
+        await Snapshots.beside(stage.directory).take(stage.path(name))
+    await stage.kill()
+    whole = stage.dumps()
+    stage.delete()
+    if not trusted:
+        await stage.tell(rewritten(list(told.records), 200))
+    await stage.start()
+    restored = last if trusted else None
+    for view in await stage.until(lambda view: view.position == last):
+        assert (view.restored, view.halted, view.away) == (restored, None, None)
+    await stage.views.stop()
+    assert (stage.dumps() == whole) is trusted
 
 
 def edited(records: list[Stored], at: int) -> list[Stored]:

@@ -15,6 +15,7 @@ from writ.projections.feed import QUIET_S, Feeds
 from writ.projections.helping import Helper
 from writ.projections.jobs import JobsView
 from writ.projections.runner import Runner
+from writ.projections.snapshots import Snapshots
 from writ.projections.view import View
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -34,10 +35,11 @@ def running(tmp_path: Path) -> Running:
         make: Callable[[], View] | None = None,
         quiet_s: float = QUIET_S,
         helper: Helper | None = None,
+        snapshots: Snapshots | None = None,
     ) -> AsyncGenerator[Runner]:
         feeds = Feeds(log, quiet_s=quiet_s)
         made = make or (lambda: JobsView(kept_max))
-        runner = Runner(tmp_path / name, feeds, made, batch_max=batch_max, helper=helper)
+        runner = Runner(tmp_path / name, feeds, made, batch_max=batch_max, helper=helper, snapshots=snapshots)
         await runner.open()
         task = asyncio.create_task(runner.run())
         try:

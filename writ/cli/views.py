@@ -49,6 +49,8 @@ def table(found: tuple[ViewStatus, ...]) -> Table:
     )
     for view in found:
         word: tuple[str, str] = ("following", "green")
+        if view.restored is not None:
+            word = (f"following, from its snapshot at record {view.restored}", "green")
         if view.building is not None:
             word = (f"built anew, at record {view.building}", "yellow")
         if view.away or view.halted:

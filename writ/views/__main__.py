@@ -42,6 +42,7 @@ from writ.projections.proofs import Proofs
 from writ.projections.queries import Queries
 from writ.projections.registry import APART, OPTIONAL, VIEWS
 from writ.projections.runner import Runner
+from writ.projections.snapshots import Snapshots
 from writ.projections.tree import TreeView
 from writ.projections.watch import Alarm, Watch
 from writ.schemas import catalog
@@ -87,13 +88,21 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     feeds = Feeds(log_)
     parts.push_async_callback(feeds.close)
     makes = (*VIEWS, *OPTIONAL) if settings.search else VIEWS
+    snapshots = Snapshots.beside(Path(settings.directory))
     if not settings.search:
         for make in OPTIONAL:  # what is not kept in step must not answer, nor stay
             places.remove(directory / f"{make().name}.db")
+            await snapshots.forget(make().name)
     apart = Apart(feeds)
     parts.push_async_callback(apart.close)
     runners = [
-        Runner(directory / f"{make().name}.db", feeds, make, helper=apart.fold if make in APART else None)
+        Runner(
+            directory / f"{make().name}.db",
+            feeds,
+            make,
+            helper=apart.fold if make in APART else None,
+            snapshots=snapshots,
+        )
         for make in makes
     ]
     for runner in runners:
@@ -101,6 +110,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         await runner.open()
     for runner in runners:  # together: who begins later finds the reading gone on, and reads for itself
         parts.push_async_callback(_end, asyncio.create_task(runner.run(), name=f"view {runner.name}"))
+    parts.push_async_callback(_end, asyncio.create_task(snapshots.keep(runners), name="snapshots of views"))
     vault = Vault(vault_path(Path(settings.directory)), create=False)
     who = NatsRequests(answers, logs).who
     checkpoints = _checkpointing(settings, runners, log_)
