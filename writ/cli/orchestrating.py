@@ -32,6 +32,7 @@ def orchestrator(args: Namespace) -> int:
 async def _run(args: Namespace) -> int:
     from writ.broker.errors import Unreachable, WireError
     from writ.broker.owned import BrokerError
+    from writ.orchestrator.garbage import keep_small
 
     directory = directory_of(args)
     async with AsyncExitStack() as parts:
@@ -49,11 +50,12 @@ async def _run(args: Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, engine.stop)
         running = asyncio.create_task(engine.run())
-        telling = asyncio.create_task(_tell(engine))
+        beside = [asyncio.create_task(_tell(engine)), asyncio.create_task(keep_small())]
         try:
             await _until_ended(engine, running, doors)
         finally:
-            telling.cancel()
+            for task in beside:
+                task.cancel()
     return 0
 
 
