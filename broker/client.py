@@ -40,6 +40,7 @@ from .clock import Clock
 from .coding import PayloadCodec
 from .connect import Target
 from .errors import (
+    STREAM_FULL,
     JobNotFound,
     NoAnswer,
     NoResponders,
@@ -73,7 +74,6 @@ _LAST_LOOK_S: Final = 0.5
 """How often a waiting `result` asks the view, in case the live feed missed something."""
 
 _REFUSALS_KEPT: Final = 10_000
-_STREAM_FULL: Final = 10077
 
 
 class Client(Granting, Listing, Proving, Releasing, Storing):
@@ -380,7 +380,7 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
             except (NoAnswer, NoResponders) as error:
                 await trying.again(error)
             except SubmitNotStored as error:
-                if error.code != _STREAM_FULL:
+                if error.code != STREAM_FULL:
                     raise
                 await trying.again(error)
 

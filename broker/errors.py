@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from writ.schemas.events import DeadReason
 from writ.schemas.queries import ErrorView
 from writ.schemas.rejections import Rejection, RejectionKind
+
+STREAM_FULL: Final = 10077
+"""nats-server's number for a stream that has all that it may have."""
 
 
 class WritError(Exception):
@@ -76,10 +81,17 @@ class NoResponders(WireError):
 
 
 class SubmitNotStored(WireError):
-    """The broker refused to store a submit: `code` is its number for the reason, 10077 for a full stream."""
+    """The broker refused to store a submit: `code` is its number for the reason.
+
+    It is STREAM_FULL where too much waits to be decided on, of the principal in that queue or at all.
+    """
 
     def __init__(self, reason: str, code: int) -> None:
-        super().__init__(f"the broker did not store the submit: {reason} ({code})")
+        later = (
+            "; too much waits to be decided on, or the disk is full: submit again later, see `writ status`"
+        )
+        hint = later if code == STREAM_FULL else ""
+        super().__init__(f"the broker did not store the submit: {reason} ({code}){hint}")
         self.code = code
 
 

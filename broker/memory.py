@@ -14,7 +14,7 @@ from writ.schemas.ids import shard_of
 from writ.schemas.subjects import feed_subject, parse_log, submits_of
 
 from .clock import Clock, SystemClock
-from .errors import NoAnswer, NoResponders
+from .errors import STREAM_FULL, NoAnswer, NoResponders, SubmitNotStored
 from .ports import Log, Message, NotStored, Serve, Shards, Stored, WrongLastSequence
 from .wire import OnMessage, Unsubscribe
 
@@ -51,6 +51,10 @@ class _Stream:
             self._kept.append(Stored(self.last, message.subject, message.body, now))
         async with self._more:
             self._more.notify_all()
+
+    def count(self, subject: str) -> int:
+        """How many messages have that subject."""
+        return sum([message.subject == subject for message in self._kept])
 
     def drop(self, up_to: int, subjects: Sequence[str]) -> None:
         end = self._place(up_to + 1)
@@ -136,8 +140,13 @@ class MemoryIntake:
         self._stream = _Stream(clock or SystemClock())
 
     async def submit(self, tenant: str, principal: str, queue: str, body: bytes) -> int:
-        """What a publish on `writ.submit...` does; the sequence that its acknowledgement names."""
+        """What a publish on `writ.submit...` does; the sequence that its acknowledgement names.
+
+        Raises SubmitNotStored where as much of that principal and queue waits as may.
+        """
         subject = f"writ.shard.{shard_of(tenant, queue)}.submit.{tenant}.{principal}.{queue}"
+        if self._stream.count(subject) >= bounds.SUBMITS_WAITING_MAX:
+            raise SubmitNotStored("maximum messages per subject exceeded", STREAM_FULL)
         await self._stream.add([Message(subject, body)])
         return self._stream.last
 

@@ -38,6 +38,13 @@ EXISTS: Final = 10058
 
 _CHANGING: Final = 10226
 _CHANGING_S: Final = 60.0
+_OPEN, _SHUT = -1, 1
+"""Messages that a stream takes: any number; no more than one, which is no further one where one is there."""
+
+_WAITING: Final = {
+    "max_msgs_per_subject": bounds.SUBMITS_WAITING_MAX,
+    "discard_new_per_subject": True,
+}
 _EPOCH: Final = "writ.epoch"
 _FORMAT: Final = "writ.format"
 _FORMAT_NOW: Final = "1"
@@ -177,6 +184,7 @@ def _submit_config(spread: Spread) -> dict[str, Any]:
         "max_msg_size": -1,
         "allow_direct": True,
         "duplicate_window": 120_000_000_000,
+        **_WAITING,
     }
 
 
@@ -197,7 +205,28 @@ async def ensure_log(
 
 async def ensure_submit(nats: Nats, *, spread: Spread = ALONE, epoch_floor: int = 0) -> int:
     """Makes or checks the intake stream; its epoch."""
-    return await _ensure(nats, _submit_config(spread), spread, epoch_floor)
+    epoch = await _ensure(nats, _submit_config(spread), spread, epoch_floor)
+    await _limit(nats, SUBMIT_STREAM)
+    return epoch
+
+
+async def _limit(nats: Nats, name: str) -> None:
+    """Limits what may wait in an intake that an earlier Writ made.
+
+    A server deletes what is above a limit that it is given, and that is stored submits. So the stream is shut
+    while it is looked at: nothing comes in between, and whoever submits tries again.
+    """
+    have: dict[str, Any] = (await api(nats, f"STREAM.INFO.{name}"))["config"]
+    if have["max_msgs"] != _SHUT and all(have.get(key) == value for key, value in _WAITING.items()):
+        return
+    took = have["max_msgs"] if have["max_msgs"] != _SHUT else _OPEN
+    limits: dict[str, Any] = {}
+    shut = await _change(nats, have | {"max_msgs": _SHUT})
+    try:
+        if (await figures(nats, name)).messages <= bounds.SUBMITS_WAITING_MAX:
+            limits = _WAITING  # otherwise at a later start
+    finally:
+        await _change(nats, shut | {"max_msgs": took} | limits)
 
 
 async def _ensure(

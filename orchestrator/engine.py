@@ -41,7 +41,7 @@ from .desk import Desk
 from .ended import SnapshotDamaged
 from .figures import Backlog, Figures
 from .following import LOOK_S, Following, let_rest
-from .inbox import Inbox, end
+from .inbox import LIGHT_RECORDS, Inbox, end
 from .intake_desk import Dealt
 from .logtime import ClockOff, LogTime, compare_clocks
 from .messages import Linked, Submitted
@@ -411,8 +411,12 @@ class Engine:
         """
         looked_us = self._clock.mono_us()
         rests_since = self.state.seq
+        purgeable = self._inbox.purgeable
         while True:
-            await asyncio.sleep(BEAT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await purgeable.wait()
+            purgeable.clear()
             try:
                 await self._purge()
                 if self._clock.mono_us() - looked_us >= LOOK_S * bounds.SECOND_US:
@@ -486,6 +490,7 @@ class Engine:
         """Opens a round of whatever waits, on top of one that is still being stored where there is one."""
         desk = self._desk
         self._notice_gap()
+        self._inbox.begin()
         round_ = Round(self.state, self._time.now(), behind)
         decided = Decided(round_, [], desk.begin(), self._away_us, self._awake_us)
         taken = decided.taken
@@ -498,7 +503,9 @@ class Engine:
         # Requests first otherwise: who asks waits, and a beat must not stand behind a flood of submits.
         asked, most = self._inbox.asked, self._records_a_round()
         while (first := asked.next()) is not None and round_.has_room(first.records_max, first.size_bytes):
-            desk.request(round_, asked.take(first.records_max))
+            if self._inbox.crowded and len(round_.records) >= most:
+                break  # what was passed over came first, and fills it
+            desk.request(round_, self._inbox.take_asked())
             if len(round_.records) >= most:
                 break
         self._take(round_, taken)
@@ -513,11 +520,13 @@ class Engine:
 
     def _take(self, round_: Round, taken: list[Submitted | Linked]) -> None:
         """Decides on what was read, in its order."""
-        read, most = self._inbox.read, self._records_a_round()
-        while (item := read.next()) is not None and (not taken or len(round_.records) < most):
-            if not round_.has_room(item.records_max, item.size_bytes) or self._inbox.holds_up(item, round_):
+        inbox, most = self._inbox, self._records_a_round()
+        while (item := inbox.read.next()) is not None:
+            full = len(round_.records) >= most and (taken or inbox.crowded)
+            if full or not round_.has_room(item.records_max, item.size_bytes) or inbox.holds_up(item, round_):
                 break
-            taken.append(self._inbox.take())
+            item = inbox.take()
+            taken.append(item)
             if isinstance(item, Submitted):
                 self._desk.intake.submit(round_, item)
             else:
@@ -525,6 +534,8 @@ class Engine:
 
     def _records_a_round(self) -> int:
         """After how many records a round takes nothing more: few where others wait for it to end."""
+        if self._inbox.crowded:
+            return LIGHT_RECORDS
         return _SHARED_A_ROUND if self._inbox.shared else _SUBMITS_A_ROUND
 
     def _settle(self, round_: Round) -> None:
@@ -576,6 +587,7 @@ class Engine:
             round_.keep(encoded.digests)
             self._wrote(decided.since_us)
         self.figures.stored(len(encoded.messages), self._clock.mono_us() - begun_us)
+        self._inbox.stored(decided.taken)
         self.open.popleft()
         for record in round_.records:
             if isinstance(record.events[0], ContentErased):

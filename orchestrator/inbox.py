@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from writ.broker.ports import Answer, Intake, Log, Shards
-from writ.schemas import commands
+from writ.schemas import bounds, commands
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.records import NO_SOURCE, Source
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -37,8 +37,14 @@ _SHARE = 4
 LIGHT_RECORDS = 3
 """Up to so many records of a round are stored by themselves; more take several syncs of the disk together."""
 
+PURGE_AFTER = bounds.SUBMITS_WAITING_MAX // 4
+"""Submits that are stored as records and still take the place of others in the intake."""
+
 _MANY = 8
 """More records in one go, or more things in line, are not those of somebody who asks now and then."""
+
+_CALM_ROUNDS = 1_000
+"""For so many rounds after the last of those who ask now and then, the next one of them is looked out for."""
 
 _END_S = 0.2
 _NOBODY = msgspec.json.encode(
@@ -83,6 +89,14 @@ class Inbox:
         """Whose submits are read apart, each tenant's from a position of its own; None for all as one."""
 
         self._jobs: dict[str, int] = {}
+        self._round = 0
+        self._little: dict[str, int] = {}
+        """Of the two tenants that had little waiting last: the round in which some of it was taken."""
+
+        self._done = 0
+        self.purgeable = asyncio.Event()
+        """Set when enough of the intake is dealt with that it should be forgotten there."""
+
         self._partition = partition
         self._intake = intake
         self._others = others
@@ -166,14 +180,52 @@ class Inbox:
         self.read.clear()
         self._jobs.clear()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a tenant has much waiting, and others who ask now and then have done so lately.
+
+        Then a round is to take no longer than it must: whoever asks next waits for the end of one.
+        """
+        if not self.shared:
+            return False
+        lately = [who for who, at in self._little.items() if self._round - at < _CALM_ROUNDS]
+        waits = [tenant for tenant, jobs in self._jobs.items() if jobs > LIGHT_RECORDS + 1]
+        return any(who != tenant for tenant in waits for who in lately)
+
+    def begin(self) -> None:
+        """Another round begins."""
+        self._round += 1
+
+    def _had_little(self, tenant: str) -> None:
+        self._little.pop(tenant, None)
+        self._little[tenant] = self._round
+        if len(self._little) > 2:
+            del self._little[next(iter(self._little))]
+
+    def take_asked(self) -> Asked:
+        """The next request, of the tenant whose turn it is."""
+        first = self.asked.next()
+        assert first is not None, "somebody looked before"
+        if not self._has_much(first.address.tenant):
+            self._had_little(first.address.tenant)
+        return self.asked.take(first.records_max)
+
     def take(self) -> Submitted | Linked:
         """The oldest of what was read, of the tenant whose turn it is."""
-        item = self.read.next()
+        item, rest = self.read.next(), None
         assert item is not None, "somebody looked before"
+        if not isinstance(item, Submitted):
+            return self.read.take(item.records_max)
+        if not self._is_flood(item):
+            self._had_little(item.address.tenant)
+        if self.crowded:
+            item, rest = item.split(LIGHT_RECORDS)
         self.read.take(item.records_max)
-        if isinstance(item, Submitted):
-            self._count(item, -1)
-            self._drained.set()
+        self._count(item, -1)
+        if rest is not None:
+            self.read.put_back(rest.address.tenant, [rest])
+            self._jobs[rest.address.tenant] += 1  # it counts as a message of its own from now on
+        self._drained.set()
         return item
 
     def holds_up(self, item: Submitted | Linked, round_: Round) -> bool:
@@ -181,9 +233,20 @@ class Inbox:
 
         A few records are stored several times as fast as many: they go alone, and the many after them.
         """
-        if not self.shared or not 0 < len(round_.records) <= LIGHT_RECORDS:
-            return False
-        return item.records_max > _MANY or self.read.length(_whose(item)) > _MANY
+        return self.shared and 0 < len(round_.records) <= LIGHT_RECORDS and self._is_flood(item)
+
+    def _is_flood(self, item: Submitted | Linked) -> bool:
+        return item.records_max > _MANY or self._has_much(_whose(item))
+
+    def _has_much(self, tenant: str) -> bool:
+        return self._jobs.get(tenant, 0) > 2 * _MANY or self.read.length(tenant) > _MANY
+
+    def stored(self, taken: Iterable[Submitted | Linked]) -> None:
+        """What was taken is in the log."""
+        self._done += sum([isinstance(item, Submitted) and not item.part for item in taken])
+        if self._done >= PURGE_AFTER:
+            self._done = 0
+            self.purgeable.set()
 
     def put_back(self, taken: Iterable[Submitted | Linked]) -> None:
         """What was taken in vain waits again, in its order and before all else of its tenant."""
@@ -198,6 +261,8 @@ class Inbox:
     def _count(self, item: Submitted, by: int) -> None:
         tenant = item.address.tenant
         self._jobs[tenant] = self._jobs.get(tenant, 0) + by * (1 + len(item.sound))
+        if not self._jobs[tenant]:
+            del self._jobs[tenant]
 
     def ask(self, subject: str, body: bytes, send: Answer) -> None:
         """Takes a request; too many at a time are told to ask again."""
@@ -243,7 +308,7 @@ class Inbox:
                     self.read.add(_whose(part), part)
                     self._count(part, 1)
                 self._wake()
-                while (self.jobs_read if tenant is None else self._jobs[tenant]) > most:
+                while (self.jobs_read if tenant is None else self._jobs.get(tenant, 0)) > most:
                     # What is read is parsed: while that goes on, no request is answered and no lease renewed.
                     self._drained.clear()
                     await self._drained.wait()

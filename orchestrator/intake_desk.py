@@ -108,8 +108,9 @@ class IntakeDesk:
         find = partial(self._state.find, tenant)
         refused = self._office.guard.naming(address, command, round_.now, index)
         if refused is None:
-            live = self._state.jobs.live
-            refused = intake.full(live, self._office.live_max, self._office.no_room, index)
+            live, shared = self._state.jobs.live, len(self._state.governed) > 1
+            own = self._state.usage.of(tenant).jobs if shared else None
+            refused = intake.full(live, self._office.live_max, self._office.no_room, index, own)
         if refused is not None:
             return refused
         known = find if command.reproduces is None else partial(self._plain, tenant, command.reproduces.job)

@@ -62,23 +62,27 @@ class Submitted(NamedTuple):
         """Records that it may need: one or two for each job, and some for what is refused."""
         return 3 + len(self.sound) + sum(1 for e in self.sound if e.command.unique_key is not None)
 
+    def split(self, elements: int) -> tuple[Submitted, Submitted | None]:
+        """The message as two, the first of so many elements; None for the second where it has no more.
+
+        Each deals with it up to its own last element; what is refused for its form comes first.
+        """
+        sound = self.sound
+        if len(sound) <= elements:
+            return self, None
+        some = sound[:elements]
+        size_bytes = self.size_bytes * elements // len(sound)
+        first = self._replace(last=some[-1].source.index, sound=some, size_bytes=size_bytes)
+        left = self.size_bytes - size_bytes
+        return first, self._replace(sound=sound[elements:], refused=[], size_bytes=left, part=self.part + 1)
+
 
 def in_parts(message: Submitted) -> Iterator[Submitted]:
-    """A message as several, each of so few elements that others need not wait for all of it.
-
-    Each deals with the message up to its own last element; what is refused for its form comes first.
-    """
-    sound = message.sound
-    if len(sound) <= PART:
-        yield message
-        return
-    for part, begin in enumerate(range(0, len(sound), PART)):
-        some = sound[begin : begin + PART]
-        ends = begin + PART >= len(sound)
-        last = message.last if ends else some[-1].source.index
-        refused = [] if begin else message.refused
-        size_bytes = message.size_bytes * len(some) // len(sound)
-        yield message._replace(last=last, sound=some, refused=refused, size_bytes=size_bytes, part=part)
+    """A message as several, each of so few elements that others need not wait for all of it."""
+    rest: Submitted | None = message
+    while rest is not None:
+        part, rest = rest.split(PART)
+        yield part
 
 
 class Asked(NamedTuple):

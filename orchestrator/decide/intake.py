@@ -44,16 +44,23 @@ def refusal(
     return None
 
 
-def full(live: int, live_max: int, no_room: str | None, index: int | None) -> Rejection | None:
-    """Why the partition takes no more jobs now; `no_room` is what keeps it from storing them, if anything."""
+def full(
+    live: int, live_max: int, no_room: str | None, index: int | None, own: int | None = None
+) -> Rejection | None:
+    """Why the partition takes no more jobs now; `no_room` is what keeps it from storing them, if anything.
+
+    `own` is how many of the live jobs are the tenant's, where others share the partition: it gets no more
+    than is left to them, so that no flood of one takes the place of all.
+    """
     if no_room is not None:
         return Rejection(RejectionKind.CONFLICT, no_room, None, index)
-    if live < live_max:
+    left = live_max - live
+    if left > (own or 0):
         return None
-    reason = (
-        f"the partition has {live} jobs that have not ended, and takes at most {live_max} "
-        "(writ up --live-max); submit again when some have ended"
-    )
+    most = f"{live} jobs that have not ended, and takes at most {live_max} (writ up --live-max)"
+    if left > 0:
+        most += f"; {own} of them are the tenant's, and a tenant gets no more than the {left} that are left"
+    reason = f"the partition has {most}; submit again when some have ended"
     return Rejection(RejectionKind.CONFLICT, reason, None, index)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats.js import JetStreamContext
 
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
+from writ.broker.errors import STREAM_FULL, SubmitNotStored
 from writ.broker.hardened import HardenedClient as Nats
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.memory import MemoryIntake, MemoryLog
@@ -29,8 +32,8 @@ class Wire:
     async def intake(self) -> Intake:
         raise NotImplementedError
 
-    async def submit(self, body: bytes, queue: str = "mail") -> None:
-        """What a client's publish leaves in the intake."""
+    async def submit(self, body: bytes, queue: str = "mail") -> bool:
+        """What a client's publish leaves in the intake; whether it is stored there."""
         raise NotImplementedError
 
 
@@ -45,8 +48,14 @@ class MemoryWire(Wire):
     async def intake(self) -> Intake:
         return self._intake
 
-    async def submit(self, body: bytes, queue: str = "mail") -> None:
-        await self._intake.submit("default", "owner", queue, body)
+    async def submit(self, body: bytes, queue: str = "mail") -> bool:
+        try:
+            await self._intake.submit("default", "owner", queue, body)
+        except SubmitNotStored as full:
+            if full.code != STREAM_FULL:
+                raise
+            return False
+        return True
 
 
 class JetStreamWire(Wire):
@@ -74,11 +83,14 @@ class JetStreamWire(Wire):
     async def intake(self) -> JetStreamIntake:
         return await JetStreamIntake.open(await self.link())
 
-    async def submit(self, body: bytes, queue: str = "mail") -> None:
+    async def submit(self, body: bytes, queue: str = "mail") -> bool:
         if not self.links:
             await self.link()
         subject = f"writ.shard.{shard_of('default', queue)}.submit.default.owner.{queue}"
-        await self.links[0].request(subject, body, timeout=10)
+        answer = await self.links[0].request(subject, body, timeout=10)
+        error: dict[str, Any] | None = json.loads(answer.data).get("error")
+        assert error is None or error["err_code"] == STREAM_FULL
+        return error is None
 
     async def crash(self) -> None:
         """`kill -9`, and a new server on the same data and port."""

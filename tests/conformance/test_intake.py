@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from writ.broker.ports import Intake, Stored
-from writ.schemas.subjects import parse_served
+from writ.broker.streams import api
+from writ.schemas import bounds
+from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, parse_served
 
 if TYPE_CHECKING:
     from .conftest import JetStreamWire, Wire
@@ -122,3 +124,67 @@ async def test_an_erased_submit_is_in_no_file_where_a_purged_one_still_is(jetstr
     assert not files_hold(b"erased-secret")
     await jetstream.crash()
     assert not files_hold(b"erased-secret")
+
+
+async def test_of_one_principal_in_one_queue_so_many_wait_and_no_more(wire: Wire) -> None:
+    intake = await wire.intake()
+    most = bounds.SUBMITS_WAITING_MAX
+    stored = await asyncio.gather(*[wire.submit(b"%d" % number) for number in range(most)])
+    assert all(stored)
+    assert not await wire.submit(b"one too many")
+    assert await wire.submit(b"elsewhere", "q1")
+    await intake.purge(2)
+    assert [await wire.submit(b"%d" % number) for number in range(3)] == [True, True, False]
+    got = await take(intake, 1, most + 1)
+    assert [s.seq for s in got] == list(range(3, most + 4)), "what is refused takes no place"
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_an_intake_of_an_earlier_version_is_limited_and_loses_nothing(
+    jetstream: JetStreamWire, many: bool
+) -> None:
+    """A server deletes what is above a limit that it is given: where so much waits, it is given none yet."""
+    link = await jetstream.link()
+    earlier = {
+        "name": SUBMIT_STREAM,
+        "subjects": [SUBMIT_STORED],
+        "retention": "limits",
+        "discard": "new",
+        "storage": "file",
+        "metadata": {"writ.epoch": "1", "writ.format": "1"},
+    }
+    await api(link, f"STREAM.CREATE.{SUBMIT_STREAM}", earlier)
+    most = bounds.SUBMITS_WAITING_MAX
+    count = most + 1 if many else most // 2
+    assert all(await asyncio.gather(*[jetstream.submit(b"%d" % number) for number in range(count)]))
+    sending = True
+    came: list[bool] = []
+
+    async def go_on() -> None:
+        while sending:
+            came.append(await jetstream.submit(b"meanwhile", f"q{len(came)}"))
+
+    going_on = asyncio.create_task(go_on())
+    intake = await jetstream.intake()
+    sending = False
+    await going_on
+    got = await take(intake, 1, count + sum(came))
+    assert [s.seq for s in got] == list(range(1, count + sum(came) + 1))
+    config = (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]
+    assert config["max_msgs"] == -1
+    if many:
+        assert config["max_msgs_per_subject"] == -1
+        await intake.purge(count)  # and at the next start it is
+        await jetstream.intake()
+        config = (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]
+    assert (config["max_msgs_per_subject"], config["discard_new_per_subject"]) == (most, True)
+
+
+async def test_an_intake_that_was_left_shut_is_opened(jetstream: JetStreamWire) -> None:
+    await jetstream.intake()
+    link = await jetstream.link()
+    config = (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]
+    await api(link, f"STREAM.UPDATE.{SUBMIT_STREAM}", config | {"max_msgs": 1})
+    assert [await jetstream.submit(b"1"), await jetstream.submit(b"2")] == [True, False]
+    await jetstream.intake()
+    assert await jetstream.submit(b"3")

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from writ.broker.errors import SubmitNotStored
 from writ.orchestrator.access_desk import Founder
+from writ.orchestrator.engine import BEAT_S
+from writ.orchestrator.inbox import LIGHT_RECORDS
 from writ.orchestrator.turns import Turns
-from writ.schemas.events import Barrier, JobSubmitted
+from writ.schemas import bounds
+from writ.schemas.events import Barrier, CommandRejected, JobSubmitted
 from writ.schemas.ids import derived_job_id
 from writ.schemas.principals import AccessDenied, Role
 
@@ -89,6 +93,71 @@ async def test_what_one_asks_for_now_and_then_is_not_stored_with_anothers_flood(
         rounds |= {each.key: size for each in records[place : place + size] if each.tenant == "default"}
         place += size
     assert rounds == {f"mail~quiet-{number}": 1 for number in range(5)}
+    await shared.check()
+
+
+async def test_rounds_are_short_while_others_ask_now_and_then(shared: Twin) -> None:
+    """Must hold: no append takes longer than it must while somebody may come at any moment."""
+    await send(shared, "default", {"task": "t", "id": "quiet"})
+    await shared.settled()
+    before = len(shared.log.appends)
+    for _ in range(8):
+        await send(shared, "acme", [{"task": "t"}] * 500)
+    for number in range(20):
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await send(shared, "default", {"task": "t", "id": f"quiet-{number}"})
+    while len(await taken(shared)) < 8 * 500 + 21:  # noqa: ASYNC110 - in virtual time
+        await asyncio.sleep(0.01)
+    sizes = shared.log.appends[before:]
+    assert max(sizes[:900]) <= LIGHT_RECORDS
+    assert max(sizes) > 16, "nobody else has asked for long"
+    mine = [int(key.rpartition("-")[2]) for tenant, key in await taken(shared) if tenant == "acme"]
+    assert mine == list(range(500)) * 8, "a tenant's own submits stay in their order"
+    await shared.check()
+
+
+async def test_what_a_tenant_has_waiting_is_limited_and_forgotten_as_it_is_stored(shared: Twin) -> None:
+    await shared.crash()
+    most = bounds.SUBMITS_WAITING_MAX
+    for _ in range(most):
+        await send(shared, "acme", {"task": "t"})
+    with pytest.raises(
+        SubmitNotStored, match=r"maximum messages per subject exceeded \(10077\); too much waits"
+    ):
+        await send(shared, "acme", {"task": "t"})
+    await send(shared, "default", {"task": "t", "id": "another"})
+    await shared.start("next")
+    begun = asyncio.get_running_loop().time()
+    while await shared.intake.first_seq() <= most:  # noqa: ASYNC110 - in virtual time
+        await asyncio.sleep(0.01)
+    assert asyncio.get_running_loop().time() - begun < BEAT_S, (
+        "room is made as soon as a part of it is stored"
+    )
+    await send(shared, "acme", {"task": "t", "id": "last"})
+    await asyncio.sleep(2)
+    jobs = await taken(shared)
+    assert len(jobs) == len(set(jobs)) == most + 2
+    await shared.check()
+
+
+async def test_no_tenant_has_more_live_jobs_than_are_left_to_the_others(shared: Twin) -> None:
+    await shared.stop()
+    shared.live_max = 10
+    await shared.start()
+    await send(shared, "acme", [{"task": "t", "id": f"a{n}"} for n in range(12)])
+    await shared.settled()
+    await send(shared, "default", [{"task": "t", "id": f"d{n}"} for n in range(12)])
+    await shared.settled()
+    jobs = await taken(shared)
+    assert [sum(tenant == whose for tenant, _ in jobs) for whose in ("acme", "default")] == [5, 3]
+    refused = [r.events[0] for r in await shared.records() if isinstance(r.events[0], CommandRejected)]
+    assert [each.count for each in refused] == [7, 9]
+    assert refused[0].refused[0].reason == (
+        "the partition has 5 jobs that have not ended, and takes at most 10 (writ up --live-max); 5 of them "
+        "are the tenant's, and a tenant gets no more than the 5 that are left; submit again when some have "
+        "ended"
+    )
     await shared.check()
 
 
