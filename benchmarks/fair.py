@@ -1,18 +1,19 @@
 """`make bench-fair`: what one tenant's flood costs another one. Exits 1 where that is more than the bar.
 
-    python -m benchmarks.fair [--seconds 4] [--passes 3] [--rate 40]
+    python -m benchmarks.fair [--seconds 4] [--passes 3] [--rate 40] [--queues 1]
 
 Both tenants are on one node. The quiet one submits jobs one at a time, at a steady rate, and a worker of its
-own waits for them: what counts is the time from submit to lease, its 99th percentile. It is taken by turns
-with the node to itself and while the other tenant submits arrays of jobs as fast as they are taken from it;
-the medians of the passes count. The flood comes from a process of its own, nicer than the node: in life it
-comes from elsewhere.
+own waits for them: what counts is the time from submit to lease, its 99th percentile. It is taken first
+with the node to itself, as a flood leaves it work for later (archiving), and then while the other tenant
+submits arrays of jobs as fast as they are taken from it; the medians of the passes count. The flood comes
+from a process of its own, nicer than the node: in life it comes from elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import sys
 import time
@@ -51,16 +52,17 @@ def _target(url: str, directory: Path, tenant: str) -> Target:
     return Target(url, directory / "keys" / f"{tenant}.owner.nk", tenant, "owner")
 
 
-async def flood(url: str, directory: Path) -> None:
-    """Submits for ever; how many jobs were taken is printed each second."""
+async def flood(url: str, directory: Path, queues: int) -> None:
+    """Submits for ever, to so many queues by turns; how many jobs were taken is printed each second."""
     link = await connect(_target(url, directory, LOUD), "flood")
     body = msgspec.json.encode([{"task": "t", "input": {"n": 1}}] * _ARRAY)
     sent = 0
 
     async def one() -> None:
         nonlocal sent
-        while True:
-            answer = await link.request(f"writ.submit.{LOUD}.owner.{_QUEUE}", body, timeout=_TIMEOUT_S)
+        for number in itertools.count():
+            subject = f"writ.submit.{LOUD}.owner.{_QUEUE}-{number % queues}"
+            answer = await link.request(subject, body, timeout=_TIMEOUT_S)
             if b"error" in answer.data:
                 await asyncio.sleep(_AGAIN_S)
             else:
@@ -134,11 +136,12 @@ class Quiet:
 
 
 @asynccontextmanager
-async def flooded(stage: Stage) -> AsyncGenerator[asyncio.subprocess.Process]:
+async def flooded(stage: Stage, queues: int) -> AsyncGenerator[asyncio.subprocess.Process]:
     """While another process floods the node."""
-    words = (sys.executable, "-m", "benchmarks.fair", "--flood", stage.target.url, str(stage.directory))
+    words = (sys.executable, "-m", "benchmarks.fair", "--queues", str(queues))
+    where = ("--flood", stage.target.url, str(stage.directory))
     process = await asyncio.create_subprocess_exec(
-        *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *words, *where, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
         yield process
@@ -147,7 +150,7 @@ async def flooded(stage: Stage) -> AsyncGenerator[asyncio.subprocess.Process]:
         await process.wait()
 
 
-async def run(seconds: float, passes: int, rate: float) -> float:
+async def run(seconds: float, passes: int, rate: float, queues: int) -> float:
     """Prints the figures; the ratio of the two 99th percentiles."""
     alone, beside, flooding = list[Spread](), list[Spread](), list[float]()
     async with Stage(tenants=2) as stage:
@@ -158,7 +161,8 @@ async def run(seconds: float, passes: int, rate: float) -> float:
             await quiet.measure(_WARM_S, rate)
             for _ in range(passes):
                 alone.append(await quiet.measure(seconds, rate))
-                async with flooded(stage) as process:
+            for _ in range(passes):
+                async with flooded(stage, queues) as process:
                     assert process.stdout is not None
                     await process.stdout.readline()
                     begun = time.monotonic()
@@ -166,6 +170,7 @@ async def run(seconds: float, passes: int, rate: float) -> float:
                     taken = [int(await process.stdout.readline()) for _ in range(int(seconds))]
                     flooding.append(taken[-1] / (time.monotonic() - begun))
                 await _drained(stage)
+            print(f"the node's memory at the end: {stage.use()['node'].rss_bytes >> 20} MiB")
         finally:
             working.cancel()
             await link.close()
@@ -203,13 +208,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--rate", type=float, default=40.0)
+    parser.add_argument("--queues", type=int, default=1, help="of the flood")
     parser.add_argument("--flood", nargs=2, metavar=("URL", "DIRECTORY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.flood:
         os.nice(_NICE)
-        asyncio.run(flood(args.flood[0], Path(args.flood[1])))
+        asyncio.run(flood(args.flood[0], Path(args.flood[1]), args.queues))
         return 0
-    return 0 if asyncio.run(run(args.seconds, args.passes, args.rate)) <= RATIO_MAX else 1
+    return 0 if asyncio.run(run(args.seconds, args.passes, args.rate, args.queues)) <= RATIO_MAX else 1
 
 
 if __name__ == "__main__":
