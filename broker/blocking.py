@@ -177,6 +177,7 @@ class SyncClient:
     create_tenant = _blocking(Client.create_tenant)
     set_quotas = _blocking(Client.set_quotas)
     tenants = _blocking(Client.tenants)
+    raise_records = _blocking(Client.raise_records)
     drain_worker = _blocking(Client.drain_worker)
     undrain_worker = _blocking(Client.undrain_worker)
     erase = _blocking(Client.erase)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from writ.schemas import bounds
 from writ.schemas.ids import shard_of
 from writ.schemas.subjects import feed_subject, parse_log, submits_of
+from writ.schemas.upgrading import Member
 
 from .clock import Clock, SystemClock
 from .errors import STREAM_FULL, NoAnswer, NoResponders, SubmitNotStored
@@ -174,6 +175,7 @@ class MemoryRequests:
     def __init__(self, hub: RequestHub) -> None:
         self._hub = hub
         self._leading: dict[int, str] = {}
+        self._attending: dict[int, Member] = {}
         self._shards: Shards = None
 
     async def serve(self, handler: Serve, shards: Shards = None) -> None:
@@ -205,6 +207,16 @@ class MemoryRequests:
     async def resign(self, partition: int) -> None:
         for heard in self._hub.ears.get(partition, []):
             heard("")
+
+    async def attend(self, partition: int, member: Member) -> None:
+        self._attending[partition] = member
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: self._attending.pop(partition))  # as a connection ends
+
+    async def roll(self, partition: int) -> tuple[Member, ...]:
+        here = [host._attending[partition] for host in self._hub.hosts if partition in host._attending]
+        return tuple(sorted(here))
 
     async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
         self._hub.ears.setdefault(partition, []).append(heard)

@@ -21,6 +21,7 @@ from writ.schemas.quotas import Quotas
 from writ.schemas.schedules import Overlap, ScheduleSpec
 from writ.schemas.subjects import NO_QUEUE
 from writ.schemas.tenants import TenantPolicy
+from writ.schemas.upgrading import RECORDS, RaiseRecords
 
 from .asking import Asking, encode
 from .errors import Refused, WireError
@@ -306,6 +307,15 @@ class Operating(Asking):
         """All tenants, what they may use and what they use."""
         found = await self._control("list_tenants", NO_QUEUE, ListTenants(), TenantsTold, timeout_s)
         return found.tenants
+
+    async def raise_records(
+        self, version: int = RECORDS, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> int:
+        """Has the log written in that version of records from here on, for good.
+
+        For owners of the host tenant. Raises Refused while an orchestrator is there that reads less.
+        """
+        return await self._recorded(NO_QUEUE, RaiseRecords(version=version, reason=reason), timeout_s)
 
     # --- workers ----------------------------------------------------------------------------------------
 

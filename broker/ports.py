@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
+from writ.schemas.upgrading import Member
+
 
 class Message(NamedTuple):
     """A body for a subject."""
@@ -150,6 +152,14 @@ class Requests(Protocol):
 
     async def resign(self, partition: int) -> None:
         """Says that nobody leads any more: who stands by need not wait for the silence."""
+        ...
+
+    async def attend(self, partition: int, member: Member) -> None:
+        """Has `roll` find this orchestrator from here on."""
+        ...
+
+    async def roll(self, partition: int) -> tuple[Member, ...]:
+        """All orchestrators of the partition that answer soon, in their order. Raises ConnectionError."""
         ...
 
     async def hear(self, partition: int, heard: Callable[[str], None]) -> None:

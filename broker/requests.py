@@ -17,13 +17,17 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from writ.schemas.subjects import leader_subject, led_subject, served
+from writ.schemas.upgrading import Member
 
 from .hardened import HardenedClient, readable
 from .ports import Serve, Shards
+from .presence import be_present, present
 
 log = logging.getLogger("writ.broker")
 
 _WHO_TIMEOUT_S = 0.5
+_ROLL_QUIET_S = 1.0
+"""A busy orchestrator answers late; of whom nothing is heard for so long, nothing is known."""
 
 
 class NatsRequests:
@@ -99,6 +103,15 @@ class NatsRequests:
             self._beating.put(leader_subject(partition).encode(), b"")
             await self._beating.flush()
         except (NatsError, OSError, TimeoutError) as lost:
+            raise ConnectionError(str(lost)) from lost
+
+    async def attend(self, partition: int, member: Member) -> None:
+        await be_present(self._beating, partition, member)
+
+    async def roll(self, partition: int) -> tuple[Member, ...]:
+        try:
+            return await present(self._beating, partition, _ROLL_QUIET_S)
+        except (NatsError, OSError) as lost:
             raise ConnectionError(str(lost)) from lost
 
     async def _tell_who(self, partition: int) -> Subscription:

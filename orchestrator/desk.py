@@ -32,6 +32,7 @@ from .round import Round
 from .schedule_desk import ScheduleDesk
 from .state import Partition
 from .tenant_desk import TenantDesk
+from .upgrade_desk import UpgradeDesk
 
 
 class Desk:
@@ -66,6 +67,7 @@ class Desk:
             **ReleaseDesk(self.office).verbs,
             **AlarmDesk().verbs,
             **AssetDesk(self.office).verbs,
+            **UpgradeDesk(self.office).verbs,
             **self.access.verbs,
         }
         self.office.consequences.recover()

@@ -35,6 +35,7 @@ from writ.schemas.links import PartitionOpened, shards_of
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Keys
+from writ.schemas.upgrading import RECORDS, Member
 
 from .access_desk import Founder
 from .desk import Desk
@@ -45,6 +46,7 @@ from .inbox import LIGHT_RECORDS, Inbox, end
 from .intake_desk import Dealt
 from .logtime import ClockOff, LogTime, compare_clocks
 from .messages import Linked, Submitted
+from .roll import Roll
 from .round import Encoded, Round, system_record
 from .snapshots import Snapshots
 from .state import Partition
@@ -108,8 +110,10 @@ class Engine:
 
     `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start,
     `keys` seal content, `founders` are known before the first command, `assets` is where the sealed values of
-    assets are kept. Where `live_max` jobs have not ended, submits are refused.
-    Raises ValueError from `run` where the log says that it is one of more or fewer.
+    assets are kept. Where `live_max` jobs have not ended, submits are refused. It `reads` records up to that
+    version, and writes none that is newer.
+    Raises ValueError from `run` where the log says that it is one of more or fewer, TooNew where records are
+    of a newer version than it reads: then it has appended nothing.
     """
 
     def __init__(
@@ -129,15 +133,17 @@ class Engine:
         founders: Sequence[Founder] = (),
         assets: KeyValue | None = None,
         live_max: int = bounds.LIVE_MAX,
+        reads: int = RECORDS,
     ) -> None:
         self.name = name
+        self.reads = reads
         self.leading = asyncio.Event()
         self.is_led = asyncio.Event()
         """Set as soon as anybody is known to lead."""
 
         self._led: Partition | None = None
         self.figures = Figures()
-        self._following = Following(log_, snapshots, clock)
+        self._following = Following(log_, snapshots, clock, reads)
         self.open: deque[Decided] = deque()
         """Rounds in memory that are not known to be stored, in their order; two at most."""
 
@@ -171,6 +177,7 @@ class Engine:
             self.figures,
             self._wake.set,
             Strongroom(self._keys, assets or MemoryKeyValue(clock)),
+            Roll(self._members),
         )
         self._stopping = False
         self._heard_us = 0
@@ -188,6 +195,7 @@ class Engine:
     async def run(self) -> None:
         """Stands by and leads by turns until `stop`."""
         await self._requests.hear(self._log.partition, self._hear)
+        await self._requests.attend(self._log.partition, Member(self.name, self.reads))
         rest_s, led = 0.0, False
         while not self._stopping:
             try:
@@ -207,7 +215,7 @@ class Engine:
                 log.error("%s folds the log anew: %s", self.name, damaged)
                 if self._snapshots is not None:
                     await self._snapshots.clear()
-                self._following = Following(self._log, self._snapshots, self._clock)
+                self._following = Following(self._log, self._snapshots, self._clock, self.reads)
             except (OutcomeUnknown, NotStored, ConnectionError, TimeoutError) as failed:
                 log.warning("%s cannot stand now: %s", self.name, failed)
                 rest_s = _RETRY_S
@@ -323,6 +331,11 @@ class Engine:
             for task in beside:
                 await end(task)
 
+    async def _members(self) -> tuple[Member, ...]:
+        """All that take part now, this engine always among them. Raises ConnectionError."""
+        found = await self._requests.roll(self._log.partition)
+        return tuple(sorted({*found, Member(self.name, self.reads)}))
+
     def _tenants(self) -> frozenset[str] | None:
         """Whose submits are taken in turns; None while there is one tenant, or none that is known."""
         return frozenset(self.state.governed) if len(self.state.governed) > 1 else None
@@ -357,7 +370,7 @@ class Engine:
         if state.seq < led:
             raise Violation(state.seq + 1, f"the log ends before it, and went on to record {led}: it was cut")
         self._led = state
-        self._following = Following(self._log, self._snapshots, self._clock)
+        self._following = Following(self._log, self._snapshots, self._clock, self.reads)
         for key in state.erased:
             self._keys.destroy(key)  # where a crash came between the record and this
         self._desk = Desk(state, self._clock, self._entropy, self._keys, self.live_max)
@@ -378,7 +391,8 @@ class Engine:
                 f"the log of partition {self.state.number} is one of {links.partitions}, and this node is "
                 f"set up for {partitions}; start it with partitions = {links.partitions}"
             )
-        event = LeaderElected(self.name, self._version, self.state.leader)
+        records = self.state.records if self.state.leader else self.reads
+        event = LeaderElected(self.name, self._version, self.state.leader, records)
         system_record(round_, event, "election")
         self._desk.access.found(round_, self._founders)
         encoded = round_.encode()

@@ -10,7 +10,8 @@ from typing import Final, cast
 from writ.broker.clock import Clock
 from writ.broker.ports import Log, Stored
 from writ.schemas.bounds import SECOND_US
-from writ.schemas.chain import Position
+from writ.schemas.chain import Position, TooNew
+from writ.schemas.upgrading import RECORDS
 
 from .snapshots import Snapshots, fold_one, recover
 from .state import Partition
@@ -20,9 +21,12 @@ LOOK_S: Final = 5.0
 
 
 class Following:
-    """One standby's. Position and state move together, so that a reading can end at any moment."""
+    """One standby's. Position and state move together, so that a reading can end at any moment.
 
-    def __init__(self, log: Log, snapshots: Snapshots | None, clock: Clock) -> None:
+    It follows no log that is written in a newer version of records than it `reads`.
+    """
+
+    def __init__(self, log: Log, snapshots: Snapshots | None, clock: Clock, reads: int = RECORDS) -> None:
         self.state = Partition(log.partition, log.epoch)
         self.moved_us = clock.mono_us()
         """When the log was last seen to go on, monotonic."""
@@ -30,11 +34,12 @@ class Following:
         self._log = log
         self._snapshots = snapshots
         self._clock = clock
+        self._reads = reads
         self._at = Position()
         self.begun = False
 
     async def run(self) -> None:
-        """Follows the log until cancelled. Raises as `recover`, and SnapshotDamaged."""
+        """Follows the log until cancelled. Raises as `recover`, TooNew and SnapshotDamaged."""
         await self._begin()
         looked_us, since = self._clock.mono_us(), self.state.seq
         reading = cast("AsyncGenerator[list[Stored]]", self._log.read(self._at.seq + 1, follow=True))
@@ -60,10 +65,21 @@ class Following:
         if not self.begun:
             self.state, self._at = await recover(self._log, self._snapshots)
             self.begun = True
+            self._check()
 
     def _fold(self, stored: list[Stored]) -> None:
         for message in stored:
             self._at = fold_one(self.state, self._at, message)
+        self._check()
+
+    def _check(self) -> None:
+        """Raises TooNew where the log is written in a version that this one is held back from."""
+        version = self.state.records
+        if version > self._reads:
+            raise TooNew(
+                self.state.raised[version],
+                f"from it on records are of version {version}; this orchestrator reads up to {self._reads}",
+            )
 
 
 async def let_rest(state: Partition, log: Log, snapshots: Snapshots, since: int) -> int:

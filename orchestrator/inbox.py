@@ -15,10 +15,12 @@ from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.records import NO_SOURCE, Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import link_filter
+from writ.schemas.upgrading import RaiseRecords
 
 from .figures import Figures
 from .links import Links
 from .messages import Asked, Linked, Submitted, in_parts, open_link, open_request, open_submit
+from .roll import Roll
 from .round import Round
 from .strongroom import Strongroom
 from .turns import Turns
@@ -82,6 +84,7 @@ class Inbox:
         figures: Figures,
         wake: Callable[[], None],
         strongroom: Strongroom,
+        roll: Roll,
     ) -> None:
         self.asked: Turns[Asked] = Turns()
         self.read: Turns[Submitted | Linked] = Turns()
@@ -104,6 +107,7 @@ class Inbox:
         self._figures = figures
         self._wake = wake
         self._strongroom = strongroom
+        self._roll = roll
         self._drained = asyncio.Event()
         self._reading: list[asyncio.Task[None]] = []
         self._submits: list[asyncio.Task[None]] = []
@@ -278,7 +282,10 @@ class Inbox:
             reason = "the orchestrator is behind; nothing was decided, ask again"
             send(msgspec.json.encode(commands.Answer(Rejection(RejectionKind.TRY_LATER, reason))))
             return
-        self._strongroom.take(asked, self._put)
+        if isinstance(asked.command, RaiseRecords):
+            self._roll.take(asked, asked.command, self._put)
+        else:
+            self._strongroom.take(asked, self._put)
 
     def _put(self, asked: Asked) -> None:
         """One that is ready to be decided on, which may be some time after it came."""

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from writ.broker.ports import Answer, Message
 from writ.schemas import bounds
 from writ.schemas.codec import digest, encode
-from writ.schemas.events import Fact
+from writ.schemas.events import Fact, LeaderElected
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.records import Record, Source
 from writ.schemas.subjects import log_subject
+from writ.schemas.upgrading import LOGICS, RecordsRaised
 
 from .state import Partition, Undo, address
 
@@ -50,6 +51,8 @@ class Round:
         """Jobs with a long history, by the newest record that this round adds to it."""
 
         self._prev = state.prev if behind is None else behind.digests[-1]
+        self._version = state.records
+        self._logic = LOGICS[self._version]
         self._undo = Undo()
         self._own: dict[str, int] = {}
         self._encoded: Encoded | None = None
@@ -96,6 +99,7 @@ class Round:
             vouched,
             source,
             trace,
+            self._logic,
         )
         state.evolve(record, self._undo)
         if kind == "job":
@@ -103,6 +107,8 @@ class Round:
             self._own[place] = len(self.records)
             if state.jobs[place].records >= bounds.HISTORY_LONG_RECORDS:
                 self.long[place] = record.seq
+        elif kind == "partition":
+            self._logic = LOGICS[state.records]
         self.records.append(record)
         self.size_bytes += size_bytes + _ENVELOPE_BYTES
         return record
@@ -143,12 +149,13 @@ class Round:
         """The records' bytes, each chained to the one before. Nothing may be added to the round after it."""
         if self._encoded is not None:
             return self._encoded
-        prev = self._prev
+        prev, version = self._prev, self._version
         messages: list[Message] = []
         digests: list[str] = []
         number = self.state.number
         for record in self.records:
-            body = encode(record, prev)
+            version = raised(record) or version
+            body = encode(record, prev, version)
             prev = digest(body)
             digests.append(prev)
             messages.append(Message(log_subject(number, record.tenant, record.kind, record.key), body))
@@ -163,6 +170,17 @@ class Round:
     def drop(self) -> None:
         """The round is not stored: the state is as it was."""
         self.state.revert(self._undo)
+
+
+def raised(record: Record) -> int | None:
+    """The version of records that is written from this one on, where it says so."""
+    if record.kind != "partition":
+        return None
+    match record.events[0]:
+        case LeaderElected(records=version) | RecordsRaised(version=version):
+            return version
+        case _:
+            return None
 
 
 def system_record(

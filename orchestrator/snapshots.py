@@ -20,8 +20,9 @@ import msgspec
 
 from writ.broker.objects import FolderObjects, Objects
 from writ.broker.ports import Log, Stored
-from writ.schemas.chain import Position, link
+from writ.schemas.chain import Position, TooNew, link
 from writ.schemas.codec import digest
+from writ.schemas.records import LOGIC
 
 from .ended import Ended, SnapshotDamaged, add
 from .kept import Title, fold_version, lines, restore
@@ -228,8 +229,10 @@ async def fold(state: Partition, at: Position, log_: Log, up_to: int | None = No
 
 
 def fold_one(state: Partition, at: Position, message: Stored) -> Position:
-    """One stored message into the state. Raises Violation."""
+    """One stored message into the state. Raises Violation, TooNew."""
     record, at = link(at, message.seq, message.subject, message.body, state.number, state.epoch)
+    if record.logic > LOGIC:
+        raise TooNew(record.seq, f"logic {record.logic} of a newer Writ decided it; this one knows {LOGIC}")
     state.evolve(record)
     state.advance(record, at.digest)
     return at

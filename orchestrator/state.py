@@ -65,6 +65,7 @@ from writ.schemas.schedules import Schedule, evolve_schedule, next_due
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.steps import UsageRecorded
 from writ.schemas.tenants import UNDECLARED, Tenant, evolve_tenant
+from writ.schemas.upgrading import RecordsRaised
 
 from .canaries import Watch, begun, judged_by_results, observed
 from .deadlines import Deadlines
@@ -126,6 +127,9 @@ class Partition:
     """The same of each tenant: its submits are dealt with in their order."""
 
     leader: str | None
+    raised: dict[int, int]
+    """The versions in which records were written, and the first record of each."""
+
     queues: dict[str, Queue]
     operations: dict[str, Operation]
     schedules: dict[str, Schedule]
@@ -181,6 +185,7 @@ class Partition:
         self.source = NO_SOURCE
         self.sources = {}
         self.leader = None
+        self.raised = {}
         self.jobs = Jobs()
         self.running: set[str] = set()
         self.deadlines = Deadlines()
@@ -219,6 +224,11 @@ class Partition:
         """Whether any job's content was ever sealed; never taken back, as it only calls for care."""
 
         self.long = {}
+
+    @property
+    def records(self) -> int:
+        """The version in which records are written."""
+        return max(self.raised, default=1)
 
     def job(self, tenant: str, queue: str, job_id: str) -> Job | None:
         return self.jobs.get(f"{tenant}.{queue}~{job_id}")
@@ -621,11 +631,14 @@ class Partition:
                     if job is None or job.lease is None or job.lease.token != lease.token:
                         raise IllegalTransition(lease.key, None if job is None else job.state, LeasesRenewed)
                     self.put(place, renewed(job, record.at), undo)
-            case LeaderElected(leader=leader):
+            case LeaderElected(leader=leader, records=version):
                 self.leader = leader
+                self._raise(version, record, kept)
                 self._give_time_back(record, undo)
             case TimeResumed():
                 self._give_time_back(record, undo)
+            case RecordsRaised(version=version):
+                self._raise(version, record, kept)
             case PartitionOpened():
                 self.links.open(event)
             case ContentErased():
@@ -642,6 +655,10 @@ class Partition:
                 self._put_long(place, self.jobs[place].round, undo)
             case _:
                 pass  # refusals and barriers change no state: they are the audit's
+
+    def _raise(self, version: int, record: Record, kept: list[Change] | None) -> None:
+        if version not in self.raised:
+            self._keep(self.raised, version, record.seq, kept)
 
     def _evolve_access(self, record: Record, undo: Undo | None) -> None:
         if isinstance(record.events[0], TenantCreated):
@@ -662,7 +679,7 @@ class Partition:
         self.access_changes += 1
 
     @staticmethod
-    def _keep(where: dict[str, Any], key: str, value: Any, changes: list[Change] | None) -> None:
+    def _keep(where: dict[Any, Any], key: Any, value: Any, changes: list[Change] | None) -> None:
         """Puts a value in its place; None takes it away."""
         if changes is not None:
             changes.append((where, key, where.get(key)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .codec import CodecError, decode, digest
+from .codec import CodecError, NewerRecord, decode, digest
 from .records import GENESIS, Record
 from .subjects import log_subject
 
@@ -26,12 +26,16 @@ class Violation(Exception):
         super().__init__(f"record {seq}: {reason}")
 
 
+class TooNew(Violation):
+    """A record of a newer Writ, on which this one cannot decide: it neither leads nor follows the log."""
+
+
 def link(
     before: Position, stored_seq: int, subject: str, body: bytes, partition: int, epoch: int
 ) -> tuple[Record, Position]:
     """The stored message as the record after `before`, and the position behind it.
 
-    Checks sequence, body against message and subject, epoch and the chain. Raises Violation.
+    Checks sequence, body against message and subject, epoch and the chain. Raises Violation, TooNew.
     """
     records: list[Record] = []
     at = link_all(before, [(stored_seq, subject, body, None)], partition, epoch, records)
@@ -47,8 +51,8 @@ def link_all(
 ) -> Position:
     """What `link` does, of messages that follow each other: sequence, subject, body and whatever of each.
 
-    Adds what they hold to `records`, and returns the position behind them all. Raises Violation, having
-    added the records before it.
+    Adds what they hold to `records`, and returns the position behind them all. Raises Violation or TooNew,
+    having added the records before it.
     """
     at_epoch, seq, prev = before
     for stored_seq, subject, body, _ in messages:
@@ -57,6 +61,8 @@ def link_all(
             raise Violation(seq, f"missing; the log went on with sequence {stored_seq}")
         try:
             record = decode(body)
+        except NewerRecord as newer:
+            raise TooNew(seq, str(newer)) from newer
         except CodecError as error:
             raise Violation(seq, str(error)) from error
         if record.seq != seq:

@@ -11,24 +11,40 @@ import msgspec
 
 from .events import EVENT_TYPES, VERSIONS, Fact, type_names
 from .records import Record, Source
+from .upgrading import RECORDS, not_yet, written
 
-Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+Cast = Callable[[dict[str, Any]], dict[str, Any]]
 
-UPCASTS: Final[dict[tuple[str, int], Upcast]] = {}
+UPCASTS: Final[dict[tuple[str, int], Cast]] = {
+    ("leader_elected", 1): lambda data: {**data, "records": 1},
+}
 """(event type, old version) to the function that turns its data into the next version's.
 
 Example: `UPCASTS["job_due", 1] = lambda data: {**data, "late_ms": 0}` when job_due 2 gains a field.
 """
+
+DOWNCASTS: Final[dict[tuple[str, int], Cast]] = {
+    ("leader_elected", 2): lambda data: {name: data[name] for name in data if name != "records"},
+}
+"""The way back: (event type, version) to the function that turns its data into the last one's."""
 
 
 class CodecError(ValueError):
     """A record's bytes cannot be read."""
 
 
+class NewerRecord(CodecError):
+    """A record is of a newer version than this Writ reads."""
+
+
+class NotYetWritten(CodecError):
+    """A log is not written in a version that knows this event."""
+
+
 class _EventOut(msgspec.Struct, frozen=True, gc=False):
     type: str
     v: int
-    data: Fact
+    data: Fact | dict[str, Any]
 
 
 class _EventIn(msgspec.Struct, frozen=True, gc=False):
@@ -88,8 +104,11 @@ _decode_of_today = msgspec.json.Decoder(_InOfToday).decode
 _event_decoders = {name: msgspec.json.Decoder(cls).decode for name, cls in EVENT_TYPES.items()}
 
 
-def encode(record: Record, prev: str) -> bytes:
-    """The body of a record as it is stored, chained to the record whose digest is `prev`."""
+def encode(record: Record, prev: str, version: int = RECORDS) -> bytes:
+    """The body of a record as a log of that version stores it, chained to the record whose digest is `prev`.
+
+    Raises NotYetWritten.
+    """
     return _encode(
         _Out(
             record.epoch,
@@ -105,9 +124,27 @@ def encode(record: Record, prev: str) -> bytes:
             record.trace,
             record.logic,
             prev,
-            tuple([_EventOut(n := type_names[type(e)], VERSIONS[n], e) for e in record.events]),
+            tuple([_EventOut(n := type_names[type(e)], VERSIONS[n], e) for e in record.events])
+            if version == RECORDS
+            else tuple([_as_of(version, e) for e in record.events]),
         )
     )
+
+
+def _as_of(version: int, event: Fact) -> _EventOut:
+    """An event as an older version of records writes it."""
+    name = type_names[type(event)]
+    if name in not_yet(version):
+        raise NotYetWritten(
+            f"{name} is not known to records of version {version}, in which it is written: `writ upgrade`"
+        )
+    then, now = written(version).get(name, 1), VERSIONS[name]
+    if then == now:
+        return _EventOut(name, now, event)
+    data: dict[str, Any] = msgspec.json.decode(_encode(event))
+    for newer in range(now, then, -1):
+        data = DOWNCASTS[name, newer](data)
+    return _EventOut(name, then, data)
 
 
 def digest(body: bytes) -> str:
@@ -119,7 +156,7 @@ def _decode_event(event: _EventIn) -> Fact:
     name, version = event.type, event.v
     current = VERSIONS.get(name)
     if current is None or version > current:
-        raise CodecError(
+        raise NewerRecord(
             f"event {name} v{version} is of a newer Writ; this one knows {name} v{current or '-'}"
         )
     if version == current:

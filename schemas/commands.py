@@ -50,6 +50,7 @@ from .releasing import RELEASE_ANSWERS, RELEASE_VERBS
 from .schedules import Overlap, ScheduleSpec
 from .steps import Reproduces
 from .tenants import TenantPolicy
+from .upgrading import UPGRADE_VERBS
 
 
 class SubmitJob(Command, frozen=True):
@@ -653,6 +654,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "declare_tenant": DeclareTenant,
     "get_tenant": GetTenant,
     **HOSTING_VERBS,
+    **UPGRADE_VERBS,
     **ASSET_VERBS,
     **FLEET_VERBS,
     **ACCESS_VERBS,

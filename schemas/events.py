@@ -33,7 +33,8 @@ and on the way, without a place in that order:
 
 and those of recorded steps, tools, usage and compensation (`steps.py`).
 
-Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barrier, log_restored (partition);
+Others: leases_renewed, worker_seen (worker); leader_elected, time_resumed, barrier, log_restored,
+records_raised (partition);
 queue_declared, queue_paused, queue_draining, queue_resumed (queue); batch_sealed, batch_ended (batch);
 operation_planned, operation_ended (operation); content_erased (subject); hold_placed, hold_lifted (hold);
 history_long, alarm_raised (incident); command_rejected, report_rejected, rejections_folded and those of
@@ -71,6 +72,7 @@ from .states import DeadReason as DeadReason  # noqa: PLC0414 - a part of the ev
 from .states import State
 from .steps import STEP_EVENTS, Reproduces
 from .tenants import TenantDeclared
+from .upgrading import RECORDS, RecordsRaised, written
 
 
 class WaitReason(StrEnum):
@@ -508,11 +510,15 @@ class WorkerSeen(Fact, frozen=True):
 
 
 class LeaderElected(Fact, frozen=True):
-    """A new leader; each live lease gets at least a whole lease from here, as it could not be renewed."""
+    """A new leader; each live lease gets at least a whole lease from here, as it could not be renewed.
+
+    `records` is the version of records that it writes: that of the log, in an empty one the newest.
+    """
 
     leader: str
     version: str
     previous: str | None = None
+    records: int = 1
 
 
 class TimeResumed(Fact, frozen=True):
@@ -598,6 +604,7 @@ OTHER_EVENTS: Final[tuple[type[Fact], ...]] = (
     Barrier,
     PartitionOpened,
     LogRestored,
+    RecordsRaised,
     *LINK_EVENTS,
     QueueDeclared,
     QueuePaused,
@@ -629,5 +636,5 @@ for _cls in JOB_EVENTS + OTHER_EVENTS:
     type_names[_cls] = _WORD.sub("_", _cls.__name__).lower()
 
 EVENT_TYPES: Final[dict[str, type[Fact]]] = {name: cls for cls, name in type_names.items()}
-VERSIONS: Final[dict[str, int]] = dict.fromkeys(EVENT_TYPES, 1)
-"""The version of each event type that is written now."""
+VERSIONS: Final[dict[str, int]] = dict.fromkeys(EVENT_TYPES, 1) | written(RECORDS)
+"""The newest version of each event type: the one that the newest version of records writes."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from .events import Fact
+from .upgrading import LOGICS, RECORDS
 
-LOGIC = 1
-"""Version of the deciding code. Raise it when `decide` would answer the same command otherwise."""
+LOGIC = LOGICS[RECORDS]
+"""Version of the deciding code. It is raised where `decide` would answer the same command otherwise."""
 
 GENESIS = "0" * 64
 """`prev` of a log's first record."""

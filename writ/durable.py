@@ -17,6 +17,7 @@ from writ.schemas.subjects import log_stream
 if TYPE_CHECKING:
     from writ.broker.clock import Clock
     from writ.broker.hardened import HardenedClient
+    from writ.schemas.upgrading import Member
 
 log = logging.getLogger("writ.node")
 
@@ -53,14 +54,14 @@ class Durable:
                     if not servers.found:
                         raise OutcomeUnknown("none of the broker's servers answers")
                     stream = await api(self._logs, f"STREAM.INFO.{log_stream(self._partition)}")
-                    orchestrators = await present(self._logs, self._partition)
+                    members = await present(self._logs, self._partition)
         except (OutcomeUnknown, ApiError) as silent:
             log.info("what the status tells of the broker is left out: %s", silent)
             return None
-        return durability(servers, stream, orchestrators)
+        return durability(servers, stream, members)
 
 
-def durability(servers: Servers, stream: dict[str, Any], orchestrators: tuple[str, ...]) -> Durability:
+def durability(servers: Servers, stream: dict[str, Any], members: tuple[Member, ...]) -> Durability:
     """In the words of `writ status`, from what the servers say, and the API says of the log's stream."""
     cluster: dict[str, Any] = stream.get("cluster") or {}
     others: list[dict[str, Any]] = cluster.get("replicas") or []
@@ -73,7 +74,8 @@ def durability(servers: Servers, stream: dict[str, Any], orchestrators: tuple[st
         current=current if cluster.get("leader") or not cluster else 0,
         placement=tuple(placement.get("tags") or ()),
         sync=sync_mode(servers.sync_s),
-        orchestrators=orchestrators,
+        orchestrators=tuple([each.name for each in members]),
+        reads={each.name: each.reads for each in members},
     )
 
 

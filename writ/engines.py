@@ -18,7 +18,6 @@ from writ.broker.clock import SystemClock
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.objects import sync_folder
-from writ.broker.presence import be_present
 from writ.broker.requests import NatsRequests
 from writ.broker.spread import ALONE, Spread
 from writ.broker.vault import Vault, vault_path
@@ -27,6 +26,7 @@ from writ.orchestrator.restoring import check_unfinished
 from writ.orchestrator.snapshots import Snapshots
 from writ.orchestrator.strongroom import ASSET_BUCKET
 from writ.schemas.bounds import LIVE_MAX
+from writ.schemas.upgrading import RECORDS
 
 if TYPE_CHECKING:
     from writ.broker.hardened import HardenedClient
@@ -52,6 +52,7 @@ async def wire_engine(
     founders: Sequence[Founder] = (),
     live_max: int = LIVE_MAX,
     spread: Spread = ALONE,
+    reads: int = RECORDS,
 ) -> Wired:
     """An engine with a node's directory beside it: archive, snapshots, key store.
 
@@ -64,7 +65,6 @@ async def wire_engine(
     live = await JetStreamLog.open(logs, spread=spread, epoch_floor=floors.get("log", 0))
     intake = await JetStreamIntake.open(logs, spread=spread, epoch_floor=floors.get("submit", 0))
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    await be_present(logs, live.partition, name)
     _write_epochs(directory, {"log": live.epoch, "submit": intake.epoch})
     engine = Engine(
         ArchivedLog.beside(directory, live),
@@ -79,6 +79,7 @@ async def wire_engine(
         founders=founders,
         assets=JetStreamKeyValue(logs, ASSET_BUCKET, "Writ: the sealed values of assets.", spread),
         live_max=live_max,
+        reads=reads,
     )
     return Wired(engine, live, live.epoch, intake.epoch)
 

@@ -37,6 +37,7 @@ from writ.schemas.events import AlarmKind
 from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.queries import PartitionStatus
 from writ.schemas.subjects import log_stream
+from writ.schemas.upgrading import RECORDS
 
 from .archiving import Archiving
 from .children.gate import Settings as GateSettings
@@ -148,6 +149,7 @@ class Node:
         tls: TlsFiles | None = None,
         login_life_s: int = LIFE_S,
         live_max: int = LIVE_MAX,
+        reads: int = RECORDS,
         join: Join | None = None,
         disk_reserve_bytes: int = RESERVE_BYTES,
         scrub_every_s: float = SCRUB_EVERY_S,
@@ -159,7 +161,8 @@ class Node:
         the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
         a principal's login counts, `live_max` how many jobs may be there that have not ended. With `join` no
         broker is started. Submits are refused while the directory's disk has less than `disk_reserve_bytes`
-        left. The whole log is read and checked every `scrub_every_s`.
+        left. Records are read and written up to the version `reads`. The whole log is read and checked every
+        `scrub_every_s`.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
         cannot be folded, ChildFailed where the views do not start.
@@ -184,7 +187,7 @@ class Node:
             raise
         node = cls(directory, broker, views, http, spread)
         try:
-            await node._open(metrics_port, search, audit or AuditCopies(), live_max)
+            await node._open(metrics_port, search, audit or AuditCopies(), live_max, reads)
             if isinstance(broker, EmbeddedBroker):  # the disk of another is not ours to watch
                 assert node.engine is not None
                 space = Space(directory, disk_reserve_bytes, node.engine, node._own_broker)
@@ -200,12 +203,18 @@ class Node:
         assert isinstance(self.broker, EmbeddedBroker)
         return self.broker
 
-    async def _open(self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int) -> None:
+    async def _open(
+        self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int, reads: int
+    ) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
         own = founders(self.broker.founders)
         wired = await wire_engine(
-            self.directory, logs, answers, founders=own, live_max=live_max, spread=self._spread
+            *(self.directory, logs, answers),
+            founders=own,
+            live_max=live_max,
+            spread=self._spread,
+            reads=reads,
         )
         engine = self.engine = wired.engine
         self._spawn(engine.run(), _ENGINE)
@@ -257,7 +266,7 @@ class Node:
         engine = self.engine
         assert engine is not None
         state = engine.state
-        return PartitionStatus(state.number, state.epoch, engine.leader, state.seq)
+        return PartitionStatus(state.number, state.epoch, engine.leader, state.seq, state.records)
 
     async def _tell(self, engine: Engine, link: Any) -> None:
         """Serves what this process tells of itself."""

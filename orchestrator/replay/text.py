@@ -125,6 +125,7 @@ from writ.schemas.steps import (
     UsageRecorded,
 )
 from writ.schemas.tenants import TenantDeclared
+from writ.schemas.upgrading import RecordsRaised
 
 from ..decide.canary import in_words
 from ..decide.quotas import dollars
@@ -384,6 +385,9 @@ def governing_words(event: Fact, actor: str) -> str:
             return (
                 f"restored up to record {last} from a backup of {clock_time(taken_at)}; no older lease lives"
             )
+        case RecordsRaised(version=version, members=members, reason=reason):
+            who = ", ".join(each.name for each in members)
+            return f"records of version {version} from here on, by {actor}, read by {who}: {one_line(reason)}"
         case PartitionOpened(partitions=partitions):
             return f"the log begins as one of {partitions}"
         case MessageSent(content=content):

@@ -72,6 +72,7 @@ from writ.schemas.sealed import seal
 from writ.schemas.stores import File, FileLine, FileTold, PartTold
 from writ.schemas.subjects import led_subject
 from writ.schemas.tenants import TenantPolicy
+from writ.schemas.upgrading import UPGRADE_VERBS
 
 WAIT_S = 10.0
 CONFIG = """
@@ -811,6 +812,7 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
             9,
         ),
         (client.tenants(), "list_tenants", {}, ()),
+        (client.raise_records(7, "all are new"), "raise_records", {"version": 7, "reason": "all are new"}, 9),
         (client.drain_worker("w", "r"), "drain_worker", {"worker": "w", "reason": "r"}, 9),
         (client.undrain_worker("w"), "undrain_worker", {"worker": "w"}, 9),
         (client.create_principal("b", key=key), "create_principal", {"name": "b", "key": key}, 9),
@@ -850,6 +852,7 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         "declare_tenant",
         "get_tenant",
         *HOSTING_VERBS,
+        *UPGRADE_VERBS,
         *FLEET_VERBS,
         *ACCESS_VERBS,
         *ASSET_VERBS,

@@ -44,6 +44,7 @@ GIVEN: Final[dict[str, frozenset[str]]] = {
         "queue_draining": "reason",
         "queue_paused": "reason",
         "queue_resumed": "reason",
+        "records_raised": "members reason",
         "rejections_folded": "count",
         "report_rejected": "verb worker",
         "retry_scheduled": "seed",

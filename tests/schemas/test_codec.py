@@ -24,7 +24,7 @@ from writ.schemas.canaries import (
     OnWorse,
     Watched,
 )
-from writ.schemas.codec import CodecError, decode, digest, encode
+from writ.schemas.codec import CodecError, NotYetWritten, decode, digest, encode
 from writ.schemas.commands import SubmitJob
 from writ.schemas.errors import AttemptError, ErrorClass
 from writ.schemas.evaluations import Better, Compared, Dimension, Measured, Verdict
@@ -196,6 +196,7 @@ from writ.schemas.steps import (
     UsageRecorded,
 )
 from writ.schemas.tenants import TenantDeclared, TenantPolicy
+from writ.schemas.upgrading import BROUGHT, LOGICS, RECORDS, Member, RecordsRaised, not_yet, written
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -538,7 +539,10 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     WorkerSeen: st.builds(WorkerSeen, TEXT, TEXT, NUMBER, LABELS, LABELS, TEXTS),
     WorkerDrained: st.builds(WorkerDrained, TEXT),
     WorkerUndrained: st.builds(WorkerUndrained, TEXT),
-    LeaderElected: st.builds(LeaderElected, TEXT, TEXT, st.none() | TEXT),
+    LeaderElected: st.builds(LeaderElected, TEXT, TEXT, st.none() | TEXT, NUMBER),
+    RecordsRaised: st.builds(
+        RecordsRaised, NUMBER, NUMBER, st.lists(st.builds(Member, TEXT, NUMBER)).map(tuple), TEXT
+    ),
     TimeResumed: st.builds(TimeResumed, NUMBER),
     Barrier: st.builds(Barrier),
     CommandRejected: st.builds(CommandRejected, TEXT, st.lists(REJECTION).map(tuple), TEXT, NUMBER),
@@ -562,7 +566,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     AccessDenied: st.builds(AccessDenied, TEXT, TEXT, REJECTION, TEXT, NUMBER),
     RejectionsFolded: st.builds(RejectionsFolded, NUMBER, REJECTION),
 }
-RECORDS = st.builds(
+ANY_RECORD = st.builds(
     Record,
     epoch=NUMBER,
     seq=NUMBER,
@@ -584,7 +588,7 @@ def test_every_event_has_a_strategy_here() -> None:
     assert set(EVENTS) == set(EVENT_TYPES.values())
 
 
-@given(RECORDS, st.sampled_from([GENESIS, "ab" * 32]))
+@given(ANY_RECORD, st.sampled_from([GENESIS, "ab" * 32]))
 @settings(max_examples=300, deadline=None)
 def test_any_record_comes_back_as_it_was(record: Record, prev: str) -> None:
     body = encode(record, prev)
@@ -722,9 +726,41 @@ def test_old_versions_are_read_through_every_step_between(monkeypatch: pytest.Mo
         decode(stored("lease_released", 2, {"attempt": 1, "token": 7, "why": "stop"}))
 
 
-def test_every_older_version_has_its_upcast() -> None:
+def test_every_older_version_has_its_upcast_and_the_way_back() -> None:
     steps = {(name, old) for name, now in VERSIONS.items() for old in range(1, now)}
     assert set(codec.UPCASTS) == steps
+    assert set(codec.DOWNCASTS) == {(name, old + 1) for name, old in steps}
+
+
+# --- versions of records as a whole -----------------------------------------------------------------------
+
+
+def test_the_first_version_of_records_knows_what_it_always_knew() -> None:
+    """An event type that is added now is named in `BROUGHT`: else who cannot read it would be sent it."""
+    first = set(json.loads(Path(__file__).with_name("version_1.json").read_text(encoding="utf-8")))
+    assert set(EVENT_TYPES) - not_yet(1) == first
+    assert set(BROUGHT) == set(range(2, RECORDS + 1)) == set(LOGICS) - {1}
+
+
+@pytest.mark.parametrize("version", range(1, RECORDS))
+def test_a_log_of_an_older_version_is_written_as_it_always_was(version: int) -> None:
+    """Byte by byte, from the frozen records: whoever is of that version reads what a newer leader writes."""
+    compared: set[str] = set()
+    for _, case in golden():
+        events = json.loads(case["body"])["events"]
+        if not_yet(version).isdisjoint({e["type"] for e in events}) and all(
+            e["v"] == written(version).get(e["type"], 1) for e in events
+        ):
+            record = decode(case["body"].encode())
+            assert encode(record, record.prev, version) == case["body"].encode()
+            compared |= {e["type"] for e in events}
+    assert compared == set(EVENT_TYPES) - not_yet(version)
+
+
+def test_what_an_older_version_does_not_know_is_not_written_in_it() -> None:
+    raised = Record(1, 2, "t", "partition", "0", 3, "me", (RecordsRaised(2, 1, (), "now"),))
+    with pytest.raises(NotYetWritten, match="records_raised is not known to records of version 1"):
+        encode(raised, GENESIS, 1)
 
 
 @pytest.mark.parametrize(("name", "version"), [("job_due", 2), ("job_teleported", 1)])

@@ -19,6 +19,7 @@ from writ.broker.ports import (
 )
 from writ.broker.wire import OnMessage, Unsubscribe
 from writ.schemas.ids import shard_of
+from writ.schemas.upgrading import Member
 
 from .loop import SECOND_US, Host
 from .net import INTAKE_EPOCH, LOG_EPOCH, Broker
@@ -281,6 +282,12 @@ class SimRequests(End):
     async def resign(self, partition: int) -> None:
         await self.beat(partition, "")
         self._leader = None
+
+    async def attend(self, partition: int, member: Member) -> None:
+        """Nobody asks here who takes part: no simulated log is raised."""
+
+    async def roll(self, partition: int) -> tuple[Member, ...]:
+        return ()
 
     async def hear(self, partition: int, heard: Callable[[str], None]) -> None:
         self._heard = heard

@@ -40,6 +40,7 @@ from writ.schemas.processes import PROCESS_EVENTS
 from writ.schemas.quotas import QUOTA_EVENTS
 from writ.schemas.steps import CompensationDue
 from writ.schemas.tenants import TenantDeclared
+from writ.schemas.upgrading import RecordsRaised
 
 from .history import Outcome, run
 from .plan import APPEND_FAULTS, MESSAGE_FAULTS, OBSERVED_FAULTS, TIMED_FAULTS, Plan
@@ -59,7 +60,7 @@ _UNREACHED: Final = {DeadReason.HISTORY_LIMIT, WaitReason.CHILD, WaitReason.FROZ
 """10,000 and 50,000 records are too many for a history, and no task asks for the others yet."""
 
 _NEVER: Final = (
-    *(HistoryLong, AlarmRaised, LogRestored, PriceSet, TenantDeclared, WorkerSeen),
+    *(HistoryLong, AlarmRaised, LogRestored, RecordsRaised, PriceSet, TenantDeclared, WorkerSeen),
     *PRINCIPAL_EVENTS,
     *PROCESS_EVENTS,
     *QUOTA_EVENTS,

@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "apply": ("apply", "apply"),
     "price": ("prices", "price"),
     "tenant": ("tenants", "tenant"),
+    "upgrade": ("upgrading", "upgrade"),
     "asset": ("assets", "asset"),
     "file": ("files", "file"),
     "memory": ("files", "memory"),

@@ -1,4 +1,4 @@
-"""The grammar of tenants and what they may use. Imports nothing heavy."""
+"""The grammar of what the people of a node ask of it: tenants and what they may use, and versions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def add(to: Subparsers) -> None:
     show = command(verbs, "show", "One tenant's quotas and budget, and what is used.", prog="writ tenant")
     show.add_argument("name", metavar="NAME", nargs="?", help="[your own]")
     _add_set(verbs)
+    upgrade = command(
+        to, "upgrade", "Have records written in a newer version, once every orchestrator reads it. For good.",
+        "  writ status                           (who reads what)\n"
+        "  writ upgrade --reason 'all nodes are of the new release'",
+    )  # fmt: skip
+    upgrade.add_argument("--to", type=whole(1), metavar="N", help="the version [the newest of this Writ]")
+    _reason(upgrade)
 
 
 def _add_set(verbs: Subparsers) -> None:

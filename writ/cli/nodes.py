@@ -86,6 +86,7 @@ async def _serve(args: Namespace) -> int:
             tls=tls,
             login_life_s=args.login_life,
             live_max=args.live_max,
+            reads=args.records,
             join=_join(args),
             scrub_every_s=args.scrub_every * 3_600,
             disk_reserve_bytes=round(args.disk_reserve * 1e6),
@@ -277,6 +278,7 @@ def _detach(args: Namespace) -> int:
         "host",
         "login_life",
         "live_max",
+        "records",
         "disk_reserve",
         "scrub_every",
         "tls_cert",
@@ -419,7 +421,19 @@ async def _with_budget(client: Client, found: NodeStatus) -> NodeStatus:
     return replace(found, warnings=(*found.warnings, words))
 
 
-def _show_durability(found: Durability, leaders: Collection[str | None]) -> None:
+def _versions(found: Durability, written: int | None) -> list[tuple[str, str]]:
+    """Which version of records is written, and who does not read the newest: for a rolling upgrade."""
+    newest = max(found.reads.values(), default=1)
+    words = [] if written is None else [f"version {written} is written"]
+    behind = sorted(name for name, reads in found.reads.items() if reads < newest)
+    if behind:
+        words.append(f"version {newest} is not read by {', '.join(behind)}")
+    elif written is not None and newest > written:
+        words.append(f"all read version {newest}: `writ upgrade` has it written")
+    return [("records", "; ".join(words))] if words else []
+
+
+def _show_durability(found: Durability, leaders: Collection[str | None], written: int | None) -> None:
     standbys = [name for name in found.orchestrators if name not in leaders]
     tags = f", on servers with {', '.join(found.placement)}" if found.placement else ""
     print()
@@ -430,6 +444,7 @@ def _show_durability(found: Durability, leaders: Collection[str | None]) -> None
             ("synced", found.sync),
             ("mirror", "none" if found.mirror_lag is None else f"{found.mirror_lag} records behind"),
             ("standbys", ", ".join(standbys) or "none"),
+            *_versions(found, written),
         ]
     )
 
@@ -448,7 +463,9 @@ def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
         )
     partitions.print()
     if found.durability is not None:
-        _show_durability(found.durability, {each.leader for each in found.partitions})
+        leaders = {each.leader for each in found.partitions}
+        versions = [each.records for each in found.partitions if each.records is not None]
+        _show_durability(found.durability, leaders, min(versions, default=None))
     print()
     table(found.views).print()
     total = sum(found.jobs.values())

@@ -39,7 +39,7 @@ async def _run(args: Namespace) -> int:
         try:
             doors: asyncio.Task[None] | None = None
             if args.broker_url is None:
-                engine = await _beside(directory, parts)
+                engine = await _beside(directory, args.records, parts)
             else:
                 engine, doors = await _joined(args, directory, parts)
         except Unreachable as error:
@@ -86,7 +86,7 @@ async def _tell(engine: Engine) -> None:
     print(f"orchestrator {engine.name} leads from record {engine.state.seq}", flush=True)
 
 
-async def _beside(directory: Path, parts: AsyncExitStack) -> Engine:
+async def _beside(directory: Path, reads: int, parts: AsyncExitStack) -> Engine:
     """On the broker of the node in a directory, which lets principals in itself."""
     from writ.engines import wire_engine
 
@@ -100,7 +100,7 @@ async def _beside(directory: Path, parts: AsyncExitStack) -> Engine:
         if not keys.exists():
             raise CommandError(f"{keys} is missing: copy the folder keys of the node to {directory}")
         links.append(await _link(str(url), keys, user, parts))
-    return (await wire_engine(directory, *links)).engine
+    return (await wire_engine(directory, *links, reads=reads)).engine
 
 
 async def _joined(
@@ -120,7 +120,8 @@ async def _joined(
     parts.push_async_callback(broker.stop)
     links = [await _link(broker.url, broker.key_path(user), user, parts) for user in ("log", "answer")]
     own = founders(broker.founders)
-    engine = (await wire_engine(directory, *links, founders=own, spread=spread)).engine
+    wired = await wire_engine(directory, *links, founders=own, spread=spread, reads=args.records)
+    engine = wired.engine
 
     async def keep_doors() -> None:
         await engine.is_led.wait()

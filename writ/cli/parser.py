@@ -210,6 +210,11 @@ def _add_joining(to: Parser) -> None:
         "are there are changed to it as well",
     )  # fmt: skip
     to.add_argument(
+        "--records", type=whole(1, 2), default=2, metavar="N",
+        help="hold back: read and write records up to version N, as an older Writ does; follow no log "
+        "of a newer one [2]",
+    )  # fmt: skip
+    to.add_argument(
         "--placement", action="append", default=[], metavar="TAG",
         help="keep streams on servers with this tag alone; repeat for more",
     )  # fmt: skip

@@ -276,6 +276,7 @@ READS: Final = (
     _ask("/v1/tenants", "list_tenants", msgspec.Struct, method="GET"),
     _ask("/v1/tenants", "create_tenant", msgspec.Struct),
     _ask("/v1/tenants/quotas", "set_quotas", msgspec.Struct, method="PUT"),
+    _ask("/v1/records", "raise_records", msgspec.Struct, method="PUT"),
     *[_ask(f"/v1/workers/{{worker}}/{verb}", f"{verb}_worker", OfWorker) for verb in ("drain", "undrain")],
 )
 FORENSICS: Final = (

@@ -71,6 +71,7 @@ from writ.schemas.schedules import (
 )
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.tenants import UNDECLARED, Tenant, TenantDeclared
+from writ.schemas.upgrading import RaiseRecords, RecordsRaised
 
 from ...consequences import ORCHESTRATOR
 from ...decide import fleet as fleets
@@ -80,6 +81,7 @@ from ...decide import schedule as schedules
 from ...decide.assets import remove_asset, set_asset
 from ...decide.prices import set_price
 from ...decide.tenant import declare_tenant
+from ...decide.upgrade import raise_records
 from ...office import Office
 from ...operating import Operating
 from ...round import Round
@@ -365,9 +367,14 @@ class Governing:
                     assert live is not None
                     by = f"renews a lease of principal {live.principal}, by {record.actor}"
                     need(live.principal == record.actor, by)
-            case LeaderElected(previous=previous):
-                led = self._state.leader
+            case LeaderElected(previous=previous, records=version):
+                led, written = self._state.leader, self._state.records
                 need(previous == led, f"follows leader {previous}, but {led} led")
+                need(led is None or version == written, f"writes version {version} of records, not {written}")
+            case RecordsRaised() as raised:
+                need(access.may_host(self._state, record), f"{record.actor} may not {record.cause}")
+                command = RaiseRecords(version=raised.version, reason=raised.reason)
+                (event,) = accepted(raise_records(self._state.records, raised.members, command))
             case MessageSent(content=content):
                 self._message(content, record)
             case CommandRejected():

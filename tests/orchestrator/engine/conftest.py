@@ -27,6 +27,7 @@ from writ.schemas.events import Fact, type_names
 from writ.schemas.lifecycle import Job
 from writ.schemas.records import Record
 from writ.schemas.sealed import Keys
+from writ.schemas.upgrading import RECORDS
 from writ.testing import VirtualLoop
 
 START_US = 1_767_225_600_000_000
@@ -142,7 +143,7 @@ class Twin:
         await engine.leading.wait()
         return engine
 
-    def stand(self, name: str | None = None, off_us: int = 0) -> Engine:
+    def stand(self, name: str | None = None, off_us: int = 0, reads: int = RECORDS) -> Engine:
         """Another engine, that may have to wait for its turn; its clock may be so much off."""
         clock = self.clocks[name or ""] = LoopClock(off_us)
         self.engine = Engine(
@@ -158,6 +159,7 @@ class Twin:
             keys=self.keys,
             founders=self.founders,
             live_max=self.live_max,
+            reads=reads,
         )
         self.running.append((self.engine, asyncio.create_task(self.engine.run())))
         return self.engine

@@ -315,7 +315,7 @@ KEEPING: Final = {"ContentErased", "HoldPlaced", "HoldLifted", "TenantDeclared"}
 ASSETS: Final = {"AssetSet", "AssetRemoved", "AssetRead"}
 ELSEWHERE: Final = {
     *("TimeResumed", "RejectionsFolded", "PartitionOpened", "HistoryLong", "WorkerSeen", "AlarmRaised"),
-    "LogRestored",
+    *("LogRestored", "RecordsRaised"),
     *KEEPING,
     *ASSETS,
     *(e.__name__ for e in (*LINK_EVENTS, *PRINCIPAL_EVENTS, *QUOTA_EVENTS, *PROCESS_EVENTS, *GATE_EVENTS)),

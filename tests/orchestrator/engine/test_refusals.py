@@ -1488,6 +1488,23 @@ async def read_as_another_flavour(s: Scene) -> str:
     return await _reads(s, secret=False)
 
 
+# Versions of records.
+simple("an older version", asking("raise_records", version=1), "not gone back to", "version 1", "version 2")
+simple(
+    "a version nobody reads", asking("raise_records", version=99), "not every orchestrator", "99", "up to 2"
+)
+
+
+@row("who takes part", "ask again", "nothing was decided")
+async def a_roll_that_is_not_heard(s: Scene) -> str:
+    async def lost(partition: int) -> Any:
+        raise ConnectionError("the broker is away")
+
+    for host in s.twin.hub.hosts:
+        host.roll = lost  # type: ignore[method-assign]
+    return await s.ask("raise_records", version=2)
+
+
 # --- the tests ------------------------------------------------------------------------------------------
 
 _came_to: set[Place] = set()
