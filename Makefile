@@ -32,6 +32,10 @@ simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n f
 retention-proof: $(READY) ## Archive and trim under load with 20 kills, and compare all answers (ARGS='--kills 50')
 	@$(BIN)/python -m tests.acceptance.retention $(ARGS)
 
+.PHONY: upgrade
+upgrade: $(READY) ## Upgrade nodes under load, one at a time, from an older Writ (ARGS='--old PATH/TO/writ')
+	@$(BIN)/python -m tests.acceptance.upgrade $(ARGS)
+
 .PHONY: chaos
 chaos: $(READY) ## Kill, stop, cut power and cables under load, and check all of the history (FULL=1: 100 of each)
 	@$(BIN)/python -m tests.acceptance.chaos_run $(if $(FULL),--kills 100 --stops 20) $(ARGS)

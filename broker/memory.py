@@ -208,7 +208,7 @@ class MemoryRequests:
         for heard in self._hub.ears.get(partition, []):
             heard("")
 
-    async def attend(self, partition: int, member: Member) -> None:
+    async def attend(self, partition: int, member: Member, written: Callable[[], int]) -> None:
         self._attending[partition] = member
         task = asyncio.current_task()
         assert task is not None

@@ -154,8 +154,8 @@ class Requests(Protocol):
         """Says that nobody leads any more: who stands by need not wait for the silence."""
         ...
 
-    async def attend(self, partition: int, member: Member) -> None:
-        """Has `roll` find this orchestrator from here on."""
+    async def attend(self, partition: int, member: Member, written: Callable[[], int]) -> None:
+        """Has `roll` find this orchestrator; `written` is the version of records of its log as it is then."""
         ...
 
     async def roll(self, partition: int) -> tuple[Member, ...]:

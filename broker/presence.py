@@ -9,44 +9,53 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from writ.schemas.subjects import leader_subject
 from writ.schemas.upgrading import Member
 
 from .hardened import HardenedClient, readable
 
-_READS: Final = b"Writ-Records"
-_READS_LINE: Final = re.compile(rb"\r\n%b: (\d{1,9})\r\n" % _READS)
+_RECORDS: Final = re.compile(rb"\r\nWrit-Records: (\d{1,9}) (\d{1,9})\r\n")
 
 QUIET_S: Final = 0.1
 WAIT_S: Final = 0.3
 
 
-async def be_present(link: HardenedClient, partition: int, member: Member) -> None:
-    """Answers from here on, for as long as the connection of the user `log` stands."""
+class Present(NamedTuple):
+    """Who answered, and the version of records that its log is written in; 0 where it does not say."""
 
-    head = b"%b: %d\r\n" % (_READS, member.reads)
+    member: Member
+    written: int
+
+
+async def be_present(
+    link: HardenedClient, partition: int, member: Member, written: Callable[[], int]
+) -> None:
+    """Answers from here on, for as long as the connection of the user `log` stands."""
 
     def asked(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
         if reply:
-            link.put(reply, member.name.encode(), head=head)
+            told = b"Writ-Records: %d %d\r\n" % (member.reads, written())
+            link.put(reply, member.name.encode(), head=told)
 
     await link.feed(_subject(partition), asked)
 
 
-async def present(link: HardenedClient, partition: int, quiet_s: float = QUIET_S) -> tuple[Member, ...]:
+async def present(link: HardenedClient, partition: int, quiet_s: float = QUIET_S) -> tuple[Present, ...]:
     """All that answer soon, in the order of their names: until nobody has for `quiet_s`."""
-    answers: asyncio.Queue[Member] = asyncio.Queue()
+    answers: asyncio.Queue[Present] = asyncio.Queue()
 
-    def told(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+    def answered(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
         if body:  # empty where nobody serves the subject
-            line = _READS_LINE.search(headers)
-            answers.put_nowait(Member(readable(body), int(line[1]) if line else 1))
+            told = _RECORDS.search(headers)
+            reads, written = (int(told[1]), int(told[2])) if told else (1, 0)
+            answers.put_nowait(Present(Member(readable(body), reads), written))
 
     inbox = link.new_inbox()
-    subscription: Any = await link.feed(inbox, told)
-    found: set[Member] = set()
+    subscription: Any = await link.feed(inbox, answered)
+    found: set[Present] = set()
     try:
         await link.publish(_subject(partition), b"", reply=inbox)
         while True:

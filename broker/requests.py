@@ -105,14 +105,15 @@ class NatsRequests:
         except (NatsError, OSError, TimeoutError) as lost:
             raise ConnectionError(str(lost)) from lost
 
-    async def attend(self, partition: int, member: Member) -> None:
-        await be_present(self._beating, partition, member)
+    async def attend(self, partition: int, member: Member, written: Callable[[], int]) -> None:
+        await be_present(self._beating, partition, member, written)
 
     async def roll(self, partition: int) -> tuple[Member, ...]:
         try:
-            return await present(self._beating, partition, _ROLL_QUIET_S)
+            found = await present(self._beating, partition, _ROLL_QUIET_S)
         except (NatsError, OSError) as lost:
             raise ConnectionError(str(lost)) from lost
+        return tuple([each.member for each in found])
 
     async def _tell_who(self, partition: int) -> Subscription:
         return await self._beating.subscribe(f"{leader_subject(partition)}.who", cb=self._tell)

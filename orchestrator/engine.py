@@ -195,7 +195,8 @@ class Engine:
     async def run(self) -> None:
         """Stands by and leads by turns until `stop`."""
         await self._requests.hear(self._log.partition, self._hear)
-        await self._requests.attend(self._log.partition, Member(self.name, self.reads))
+        member = Member(self.name, self.reads)
+        await self._requests.attend(self._log.partition, member, lambda: self.state.records)
         rest_s, led = 0.0, False
         while not self._stopping:
             try:

@@ -475,13 +475,10 @@ class HoldsPage(Answer, frozen=True):
 
 
 class PartitionStatus(msgspec.Struct, frozen=True):
-    """`records` is the version in which the log is written; None where the node's engine does not say."""
-
     partition: int
     epoch: int
     leader: str | None
     last_seq: int
-    records: int | None = None
 
 
 class ViewStatus(msgspec.Struct, frozen=True):
@@ -509,7 +506,8 @@ class Durability(msgspec.Struct, frozen=True):
     Of the broker's `servers` these are `answering`. The log is kept on `replicas` of them, of which `current`
     have all of it, placed by tags. `sync` tells when a server has it on the disk: `always` before it says so,
     `every 120 s`, or `unknown`. `mirror_lag` is how many records the audit copy is behind, None without one.
-    `orchestrators` are there to lead: one does, the others stand by; each `reads` records up to a version.
+    `orchestrators` are there to lead: one does, the others stand by. Each `reads` records up to a version;
+    the log is in the one that is `written`, 0 where nobody says.
     """
 
     servers: int = 1
@@ -521,6 +519,7 @@ class Durability(msgspec.Struct, frozen=True):
     mirror_lag: int | None = None
     orchestrators: tuple[str, ...] = ()
     reads: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    written: int = 0
 
 
 class NodeStatus(Answer, frozen=True):

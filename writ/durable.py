@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from writ.broker.joined import USUAL_REPLICAS
 from writ.broker.ports import OutcomeUnknown
-from writ.broker.presence import present
+from writ.broker.presence import Present, present
 from writ.broker.servers import Servers, look_at_servers
 from writ.broker.streams import ApiError, api, telling
 from writ.schemas.queries import Durability
@@ -17,7 +17,6 @@ from writ.schemas.subjects import log_stream
 if TYPE_CHECKING:
     from writ.broker.clock import Clock
     from writ.broker.hardened import HardenedClient
-    from writ.schemas.upgrading import Member
 
 log = logging.getLogger("writ.node")
 
@@ -54,14 +53,14 @@ class Durable:
                     if not servers.found:
                         raise OutcomeUnknown("none of the broker's servers answers")
                     stream = await api(self._logs, f"STREAM.INFO.{log_stream(self._partition)}")
-                    members = await present(self._logs, self._partition)
+                    found = await present(self._logs, self._partition)
         except (OutcomeUnknown, ApiError) as silent:
             log.info("what the status tells of the broker is left out: %s", silent)
             return None
-        return durability(servers, stream, members)
+        return durability(servers, stream, found)
 
 
-def durability(servers: Servers, stream: dict[str, Any], members: tuple[Member, ...]) -> Durability:
+def durability(servers: Servers, stream: dict[str, Any], found: tuple[Present, ...]) -> Durability:
     """In the words of `writ status`, from what the servers say, and the API says of the log's stream."""
     cluster: dict[str, Any] = stream.get("cluster") or {}
     others: list[dict[str, Any]] = cluster.get("replicas") or []
@@ -74,8 +73,9 @@ def durability(servers: Servers, stream: dict[str, Any], members: tuple[Member, 
         current=current if cluster.get("leader") or not cluster else 0,
         placement=tuple(placement.get("tags") or ()),
         sync=sync_mode(servers.sync_s),
-        orchestrators=tuple([each.name for each in members]),
-        reads={each.name: each.reads for each in members},
+        orchestrators=tuple([each.member.name for each in found]),
+        reads={each.member.name: each.member.reads for each in found},
+        written=max([each.written for each in found], default=0),
     )
 
 

@@ -266,7 +266,7 @@ class Node:
         engine = self.engine
         assert engine is not None
         state = engine.state
-        return PartitionStatus(state.number, state.epoch, engine.leader, state.seq, state.records)
+        return PartitionStatus(state.number, state.epoch, engine.leader, state.seq)
 
     async def _tell(self, engine: Engine, link: Any) -> None:
         """Serves what this process tells of itself."""

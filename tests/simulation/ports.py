@@ -283,7 +283,7 @@ class SimRequests(End):
         await self.beat(partition, "")
         self._leader = None
 
-    async def attend(self, partition: int, member: Member) -> None:
+    async def attend(self, partition: int, member: Member, written: Callable[[], int]) -> None:
         """Nobody asks here who takes part: no simulated log is raised."""
 
     async def roll(self, partition: int) -> tuple[Member, ...]:

@@ -18,6 +18,7 @@ from writ.broker.errors import (
 from writ.broker.keys import KeyFileError
 from writ.broker.owned import AlreadyRunningError, BrokerError
 from writ.children.keeper import ChildFailed
+from writ.schemas.chain import TooNew
 from writ.schemas.rejections import RejectionKind
 
 from .usage import UNREACHABLE, tell
@@ -42,6 +43,8 @@ def show(error: Exception, *, debug: bool = False) -> int:
             tell(message, ["writ whoami", "writ policy show            (which role allows what)", who_may])
         case AlreadyRunningError():
             tell(message, ["writ status", "writ down"])
+        case TooNew():
+            tell(f"the log is of a newer Writ: {message}", ["pip install --upgrade writ-orchestrator"])
         case JobEnded():
             tell(message, [f"writ explain {error.id} --queue {error.queue}"])
         case Refused() if error.kind is RejectionKind.TRY_LATER:

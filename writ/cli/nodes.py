@@ -421,19 +421,19 @@ async def _with_budget(client: Client, found: NodeStatus) -> NodeStatus:
     return replace(found, warnings=(*found.warnings, words))
 
 
-def _versions(found: Durability, written: int | None) -> list[tuple[str, str]]:
+def _versions(found: Durability) -> str:
     """Which version of records is written, and who does not read the newest: for a rolling upgrade."""
     newest = max(found.reads.values(), default=1)
-    words = [] if written is None else [f"version {written} is written"]
     behind = sorted(name for name, reads in found.reads.items() if reads < newest)
+    words = [f"version {found.written}" if found.written else "unknown"]
     if behind:
         words.append(f"version {newest} is not read by {', '.join(behind)}")
-    elif written is not None and newest > written:
+    elif newest > found.written > 0:
         words.append(f"all read version {newest}: `writ upgrade` has it written")
-    return [("records", "; ".join(words))] if words else []
+    return "; ".join(words)
 
 
-def _show_durability(found: Durability, leaders: Collection[str | None], written: int | None) -> None:
+def _show_durability(found: Durability, leaders: Collection[str | None]) -> None:
     standbys = [name for name in found.orchestrators if name not in leaders]
     tags = f", on servers with {', '.join(found.placement)}" if found.placement else ""
     print()
@@ -444,7 +444,7 @@ def _show_durability(found: Durability, leaders: Collection[str | None], written
             ("synced", found.sync),
             ("mirror", "none" if found.mirror_lag is None else f"{found.mirror_lag} records behind"),
             ("standbys", ", ".join(standbys) or "none"),
-            *_versions(found, written),
+            ("records", _versions(found)),
         ]
     )
 
@@ -463,9 +463,7 @@ def _show_status(args: Namespace, found: NodeStatus, wrong: list[str]) -> None:
         )
     partitions.print()
     if found.durability is not None:
-        leaders = {each.leader for each in found.partitions}
-        versions = [each.records for each in found.partitions if each.records is not None]
-        _show_durability(found.durability, leaders, min(versions, default=None))
+        _show_durability(found.durability, {each.leader for each in found.partitions})
     print()
     table(found.views).print()
     total = sum(found.jobs.values())

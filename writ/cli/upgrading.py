@@ -7,6 +7,7 @@ from argparse import Namespace
 
 from .output import print_json
 from .reach import connected
+from .usage import CommandError
 
 
 def upgrade(args: Namespace) -> int:
@@ -15,11 +16,18 @@ def upgrade(args: Namespace) -> int:
 
 
 async def _raise(args: Namespace) -> int:
+    from writ.broker.errors import Refused
     from writ.schemas.upgrading import RECORDS
 
     version = args.to or RECORDS
     async with connected(args) as client:
-        position = await client.raise_records(version, args.reason)
+        try:
+            position = await client.raise_records(version, args.reason)
+        except Refused as refused:
+            if refused.rejection.field != "verb":
+                raise
+            reason = "the leader is of an older Writ, which cannot: start the newer one there first"
+            raise CommandError(reason, ["writ status"]) from refused
     if args.json:
         print_json({"version": version, "position": position})
     else:

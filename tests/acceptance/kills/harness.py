@@ -128,14 +128,16 @@ class Stage:
     async def node(self) -> subprocess.Popen[bytes]:
         """`writ up`; returns when it leads."""
         process = self.run("node", *self.writ("up", "--dir", str(self.directory), *self.options))
-        await self.until(
-            lambda: self._info().get("pid") == process.pid or process.poll() is not None,
-            "the node is up",
-            START_S,
-        )
-        assert process.poll() is None, self.said()
-        self.url, self.key_path = str(self._info()["url"]), str(self._info()["key_path"])
+        await self.serves(process)
         return process
+
+    async def serves(self, node: subprocess.Popen[bytes]) -> None:
+        """Returns when a node is up, and takes where it is for all that is to come."""
+        await self.until(
+            lambda: self._info().get("pid") == node.pid or node.poll() is not None, "the node is up", START_S
+        )
+        assert node.poll() is None, self.said()
+        self.url, self.key_path = str(self._info()["url"]), str(self._info()["key_path"])
 
     def worker(self, name: str, concurrency: int) -> subprocess.Popen[bytes]:
         """`writ worker` on the tasks that keep the ledger."""

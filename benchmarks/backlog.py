@@ -1,0 +1,118 @@
+"""Measures whether a long backlog slows a node down. Exits 1 if a bar is missed.
+
+    python -m benchmarks.backlog [--jobs 1000000] [--beside 10000]
+
+A node is filled with jobs that no worker takes, in arrays of 500, and then a worker drains them: once with a
+short backlog and once with a long one. Compared are the jobs a second of submitting, in the last tenth of
+each, and of draining: both drain as many jobs as the short one has, one of them from the front of a line that is
+as long as it gets. The views are let catch up before that. The memory of the node is read before and after the
+filling. A rate of the long backlog may be lower than that of the short one by a fifth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from typing import Final, NamedTuple
+
+from writ import Client
+
+from .sending import ARRAY, Sending
+from .stage import Stage
+
+SLOWER_MAX: Final = 0.2
+"""How much lower a rate with the long backlog may be than with the short one."""
+
+TASK: Final = "bench.noop"
+_SLOTS: Final = 256
+_WAIT_S: Final = 1_800.0
+_POLL_S: Final = 0.005
+
+
+class Backlog(NamedTuple):
+    """Of a backlog of `jobs`: rates in jobs a second by the clock, the node's processor time for a job beside
+    them in microseconds, and its memory for each job that waits in bytes."""
+
+    jobs: int
+    first: float
+    last: float
+    drained: float
+    submit_cpu_us: float
+    drain_cpu_us: float
+    live_bytes: float
+
+
+async def backlog(jobs: int, drained: int) -> Backlog:
+    """Fills a node of its own with so many jobs, and drains the first `drained`. Raises StageError."""
+    async with Stage() as stage, Client(stage.target) as client:
+        sending = Sending(client, TASK)
+        tenth = max(ARRAY, jobs // 10)
+        before = stage.use()["node"]
+        first = await _submit(stage, sending, tenth)
+        await _submit(stage, sending, jobs - 2 * tenth)
+        at = stage.use()["node"]
+        last = await _submit(stage, sending, tenth)
+        filled = stage.use()["node"]
+        await client.status(max_wait_s=_WAIT_S)
+        await stage.start_worker(_SLOTS)
+        while not stage.bodies():
+            stage.check()
+            await asyncio.sleep(_POLL_S)
+        begun, had, used = time.monotonic(), stage.bodies(), stage.use()["node"]
+        while (done := stage.bodies()) < drained and time.monotonic() < begun + _WAIT_S:
+            stage.check()
+            await asyncio.sleep(_POLL_S)
+        rate = (done - had) / (time.monotonic() - begun)
+        return Backlog(
+            jobs,
+            first,
+            last,
+            rate,
+            (filled.cpu_s - at.cpu_s) / tenth * 1e6,
+            (stage.use()["node"].cpu_s - used.cpu_s) / max(1, done - had) * 1e6,
+            (filled.rss_bytes - before.rss_bytes) / jobs,
+        )
+
+
+async def _submit(stage: Stage, sending: Sending, jobs: int) -> float:
+    """Submits, and waits until all of it is in the log; the rate of that."""
+    begun, before = time.monotonic(), (await stage.log_state())[0]
+    if jobs > 0:
+        await sending.bulk(jobs)
+        while (await stage.log_state())[0] < before + jobs:
+            stage.check()
+            await asyncio.sleep(_POLL_S)
+    return jobs / (time.monotonic() - begun)
+
+
+def shown(each: Backlog) -> str:
+    return (
+        f"{each.jobs:>9,} jobs: submitted {each.first:,.0f}/s in the first tenth, {each.last:,.0f}/s in the "
+        f"last (of the node's processor {each.submit_cpu_us:.0f} us a job); drained {each.drained:,.0f}/s "
+        f"({each.drain_cpu_us:.0f} us); {each.live_bytes:,.0f} bytes a live job"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench-backlog", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="the long backlog [1000000]")
+    parser.add_argument("--beside", type=int, default=10_000, help="the short one [10000]")
+    args = parser.parse_args()
+    short = asyncio.run(backlog(args.beside, args.beside))
+    print(shown(short), flush=True)
+    long = asyncio.run(backlog(args.jobs, args.beside))
+    print(shown(long), flush=True)
+    submit, drain = long.last / short.last, long.drained / short.drained
+    kept = min(submit, drain) >= 1 - SLOWER_MAX
+    print(
+        f"backlog of {args.jobs:,}: submit {submit:.2f} and drain {drain:.2f} of the rates at "
+        f"{args.beside:,}, {long.live_bytes:,.0f} bytes a live job; "
+        f"bar {1 - SLOWER_MAX:.1f} {'kept' if kept else 'MISSED'}"
+    )
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
