@@ -93,6 +93,10 @@ bench-idle: $(READY) ## Watch a node with 10,000 schedules and 100,000 delayed j
 bench-start: $(READY) ## Start nodes with a million jobs behind them (ARGS='--ended 50000 --live 5000' for fewer)
 	@$(BIN)/python -m benchmarks.start $(ARGS)
 
+.PHONY: bench-backlog
+bench-backlog: $(READY) ## Fill a queue with a million jobs, and drain it (ARGS='--jobs 200000' for fewer)
+	@$(BIN)/python -m benchmarks.backlog $(ARGS)
+
 .PHONY: bench-takeover
 bench-takeover: $(READY) ## Kill and stop leaders under load (ARGS='--kills 5 --stops 5' for fewer)
 	@$(BIN)/python -m benchmarks.takeover $(ARGS)

@@ -4,9 +4,9 @@
 
 A node is filled with jobs that no worker takes, in arrays of 500, and then a worker drains them: once with a
 short backlog and once with a long one. Compared are the jobs a second of submitting, in the last tenth of
-each, and of draining: both drain as many jobs as the short one has, one of them from the front of a line that is
-as long as it gets. The views are let catch up before that. The memory of the node is read before and after the
-filling. A rate of the long backlog may be lower than that of the short one by a fifth.
+each, and of draining: both drain as many jobs as the short one has, one of them from the front of a line that
+is as long as it gets. The views are let catch up before that, as they want a core. The memory of the node is
+read before and after the filling. A rate of the long backlog may be lower than that of the short by a fifth.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ TASK: Final = "bench.noop"
 _SLOTS: Final = 256
 _WAIT_S: Final = 1_800.0
 _POLL_S: Final = 0.005
+_LOOK_S: Final = 0.5
 
 
 class Backlog(NamedTuple):
@@ -55,7 +56,7 @@ async def backlog(jobs: int, drained: int) -> Backlog:
         at = stage.use()["node"]
         last = await _submit(stage, sending, tenth)
         filled = stage.use()["node"]
-        await client.status(max_wait_s=_WAIT_S)
+        await _caught_up(stage, client)
         await stage.start_worker(_SLOTS)
         while not stage.bodies():
             stage.check()
@@ -85,6 +86,14 @@ async def _submit(stage: Stage, sending: Sending, jobs: int) -> float:
             stage.check()
             await asyncio.sleep(_POLL_S)
     return jobs / (time.monotonic() - begun)
+
+
+async def _caught_up(stage: Stage, client: Client) -> None:
+    """Returns when every view tells of all jobs."""
+    until = time.monotonic() + _WAIT_S
+    while any(view.lag for view in (await client.status()).views) and time.monotonic() < until:
+        stage.check()
+        await asyncio.sleep(_LOOK_S)
 
 
 def shown(each: Backlog) -> str:
