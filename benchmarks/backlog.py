@@ -118,7 +118,7 @@ def main() -> int:
     print(
         f"backlog of {args.jobs:,}: submit {submit:.2f} and drain {drain:.2f} of the rates at "
         f"{args.beside:,}, {long.live_bytes:,.0f} bytes a live job; "
-        f"bar {1 - SLOWER_MAX:.1f} {'kept' if kept else 'MISSED'}"
+        f"bar {1 - SLOWER_MAX:.1f} {'held' if kept else 'MISSED'}"
     )
     return 0 if kept else 1
 

@@ -1,4 +1,4 @@
-"""The benchmarks of starts and of take-overs, made small: they run, and look at what they say they do."""
+"""The benchmarks of starts, take-overs and backlogs, made small: they run, and look at what they do."""
 
 from __future__ import annotations
 
@@ -34,3 +34,10 @@ def test_another_leads_after_a_kill_and_after_a_stop() -> None:
     """Take-over after a kill, submits as well as leases, and the hand-over on SIGTERM."""
     said = run("benchmarks.takeover", "--kills", "1", "--stops", "1")
     assert said.count("elected") == 2
+
+
+def test_a_backlog_is_filled_and_drained() -> None:
+    """Submit and drain rates beside a backlog: `make bench-backlog` has a million jobs."""
+    said = run("benchmarks.backlog", "--jobs", "3000", "--beside", "1000")
+    assert said.count("bytes a live job") == 3
+    assert "of the rates at 1,000" in said
