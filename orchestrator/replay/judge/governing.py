@@ -71,7 +71,7 @@ from writ.schemas.schedules import (
 )
 from writ.schemas.sealed import UNSEALED
 from writ.schemas.tenants import UNDECLARED, Tenant, TenantDeclared
-from writ.schemas.upgrading import RaiseRecords, RecordsRaised
+from writ.schemas.upgrading import RECORDS, RaiseRecords, RecordsRaised
 
 from ...consequences import ORCHESTRATOR
 from ...decide import fleet as fleets
@@ -370,7 +370,8 @@ class Governing:
             case LeaderElected(previous=previous, records=version):
                 led, written = self._state.leader, self._state.records
                 need(previous == led, f"follows leader {previous}, but {led} led")
-                need(led is None or version == written, f"writes version {version} of records, not {written}")
+                known = version <= RECORDS if led is None else version == written
+                need(known, f"writes version {version} of records, not {RECORDS if led is None else written}")
             case RecordsRaised() as raised:
                 need(access.may_host(self._state, record), f"{record.actor} may not {record.cause}")
                 command = RaiseRecords(version=raised.version, reason=raised.reason)
