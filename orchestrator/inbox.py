@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from writ.broker.ports import Answer, Intake, Log, Shards
-from writ.schemas import bounds, commands
+from writ.schemas import commands
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.records import NO_SOURCE, Source
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -39,7 +39,7 @@ _SHARE = 4
 LIGHT_RECORDS = 3
 """Up to so many records of a round are stored by themselves; more take several syncs of the disk together."""
 
-PURGE_AFTER = bounds.SUBMITS_WAITING_MAX // 4
+PURGE_AFTER = 125
 """Submits that are stored as records and still take the place of others in the intake."""
 
 _MANY = 8

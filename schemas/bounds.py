@@ -72,7 +72,7 @@ DRAINED_MAX: Final = 500
 LIVE_MAX: Final = 2_000_000
 """Jobs of one partition that have not ended: its leader has them in memory. Beyond it submits are refused."""
 
-SUBMITS_WAITING_MAX: Final = 500
+SUBMITS_WAITING_MAX: Final = 5_000
 """Messages of one principal to one queue that wait to be decided on. Beyond it the broker stores no more of
 them: it syncs its disk for each message, and whoever else submits would wait for that."""
 

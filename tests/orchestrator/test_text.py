@@ -28,6 +28,7 @@ _GIVEN: dict[str, Any] = {
     "data": seal(b"1"),
     "error": {"class": "application", "type": "ValueError"},
     "refused": [],
+    "members": [["o1", 2]],
     "leases": [],
     "filter": {"task": "t", "states": ["dead"]},
     "policy": {},

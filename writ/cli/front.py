@@ -76,6 +76,7 @@ FRONT = """\
   writ views rebuild NAME       build a view anew from the log, beside the one that answers
   writ archive status           what was moved out of the broker; run moves what is due
   writ backup DIR               all that it holds, while it runs; `writ restore DIR` makes it anew
+  writ upgrade                  write records of the newest version, once all nodes read it
   writ env                      where it is, for other programs: eval "$(writ env)"
   writ down                     stop it
 
