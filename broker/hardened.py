@@ -14,7 +14,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -168,6 +167,16 @@ class _Tcp(TcpTransport):
         protocol._over_ssl = True
 
 
+def _unless_cancelled(error: BaseException) -> None:
+    """Raises a cancellation that is meant for this task.
+
+    Two tasks that close a connection wait for one future: where one is cancelled, the other's wait is, too.
+    """
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+
+
 class HardenedClient(Client):
     """Bytes that are no UTF-8 show as `\\xNN` in subjects; header blocks that cannot be read are left out.
 
@@ -252,12 +261,15 @@ class HardenedClient(Client):
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         try:
             await super()._close(status, do_cbs)
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError, asyncio.CancelledError) as error:
+            _unless_cancelled(error)
             # It wrote what was left to a connection that was gone, and stopped half-way: again, without that.
             self._pending, self._pending_data_size = [], 0
             self._status = Client.DISCONNECTED
-            with suppress(OSError, RuntimeError):  # the same once more: what mattered is done by then
+            try:
                 await super()._close(status, do_cbs)
+            except (OSError, RuntimeError, asyncio.CancelledError) as again:
+                _unless_cancelled(again)  # the same once more: what mattered is done by then
             self._status = status
 
     def _may_publish(self, size_bytes: int) -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -279,7 +280,14 @@ def test_the_drill_of_the_documentation(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
 
     try:
-        for line in ("writ up --detach", "writ submit mail send '{}' --id a", *commands()):
+        for line in ("writ up --detach", "writ submit mail send '{}' --id a"):
+            shell(line)
+        deadline = time.monotonic() + 60
+        signed = tmp_path / ".writ" / "checkpoints" / "log-0"
+        while not (signed.exists() and signed.stat().st_size):
+            assert time.monotonic() < deadline, "a node signs within seconds of its first record"
+            time.sleep(0.1)
+        for line in commands():
             shell(line)
         shell('writ job a --json | grep -q \'"state":"pending"\\|"state": "pending"\'')
     finally:
