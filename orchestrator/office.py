@@ -183,6 +183,20 @@ class Office:
             rejection = TRY_LATER
         round_.answer(asked.send, encode(commands.Answer(rejection, round_.position)))
 
+    def recorded(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
+        """Stores what was decided, if anything is to be stored, and answers."""
+        tenant, principal, verb, _ = asked.address
+        if events:
+            round_.record(
+                *(tenant, kind, key, events),
+                actor=principal,
+                vouched=False,
+                cause=verb,
+                size_bytes=asked.size_bytes,
+            )
+        answer = commands.Answer(None, round_.position)
+        round_.answer(asked.send, encode(answer), verdict_only=not events)
+
     def job(self, asked: Asked, job_id: str) -> Job | None:
         """A job of the request's queue."""
         return self.state.job(asked.address.tenant, asked.address.queue, job_id)

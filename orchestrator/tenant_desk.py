@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from writ.schemas import commands
-from writ.schemas.events import Fact
 from writ.schemas.fleet import NO_FLEET, DrainWorker, UndrainWorker
 from writ.schemas.prices import NO_PRICES, PRICES_KEY
 from writ.schemas.quotas import NO_ACCOUNT
@@ -39,7 +38,7 @@ class TenantDesk:
 
     def _declare(self, round_: Round, asked: Asked, command: commands.DeclareTenant) -> None:
         tenant = self._state.tenants.get(asked.address.tenant, UNDECLARED)
-        self._recorded(round_, asked, "tenant", TENANT_KEY, declare_tenant(tenant, command))
+        self._office.recorded(round_, asked, "tenant", TENANT_KEY, declare_tenant(tenant, command))
 
     def _get(self, round_: Round, asked: Asked, command: commands.GetTenant) -> None:
         tenant = self._state.tenants.get(asked.address.tenant, UNDECLARED)
@@ -61,7 +60,7 @@ class TenantDesk:
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
             return
-        self._recorded(round_, asked, "prices", PRICES_KEY, outcome)
+        self._office.recorded(round_, asked, "prices", PRICES_KEY, outcome)
 
     def _list_prices(self, round_: Round, asked: Asked, command: commands.ListPrices) -> None:
         prices = self._state.prices.get(asked.address.tenant, NO_PRICES)
@@ -74,22 +73,8 @@ class TenantDesk:
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
             return
-        self._recorded(round_, asked, "worker", command.worker, outcome)
+        self._office.recorded(round_, asked, "worker", command.worker, outcome)
 
     def _undrain(self, round_: Round, asked: Asked, command: UndrainWorker) -> None:
         known = self._state.fleets.get(asked.address.tenant, NO_FLEET)
-        self._recorded(round_, asked, "worker", command.worker, fleet.undrain(known, command))
-
-    def _recorded(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
-        """Stores what was decided, if anything is to be stored, and answers."""
-        tenant, principal, verb, _ = asked.address
-        if events:
-            round_.record(
-                *(tenant, kind, key, events),
-                actor=principal,
-                vouched=False,
-                cause=verb,
-                size_bytes=asked.size_bytes,
-            )
-        answer = commands.Answer(None, round_.position)
-        round_.answer(asked.send, encode(answer), verdict_only=not events)
+        self._office.recorded(round_, asked, "worker", command.worker, fleet.undrain(known, command))

@@ -11,7 +11,7 @@ from writ.schemas.upgrading import CountedRaise
 
 from .decide.upgrade import raise_records
 from .messages import Asked
-from .office import Office, encode
+from .office import Office
 from .round import Round
 
 
@@ -30,14 +30,4 @@ class UpgradeDesk:
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
             return
-        tenant, principal, verb, _ = asked.address
-        if outcome:
-            round_.record(
-                *(tenant, "partition", str(state.number), outcome),
-                actor=principal,
-                vouched=False,
-                cause=verb,
-                size_bytes=asked.size_bytes,
-            )
-        answer = commands.Answer(None, round_.position)
-        round_.answer(asked.send, encode(answer), verdict_only=not outcome)
+        self._office.recorded(round_, asked, "partition", str(state.number), outcome)
