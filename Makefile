@@ -36,9 +36,13 @@ retention-proof: $(READY) ## Archive and trim under load with 20 kills, and comp
 upgrade: $(READY) ## Upgrade nodes under load, one at a time, from an older Writ (ARGS='--old PATH/TO/writ')
 	@$(BIN)/python -m tests.acceptance.upgrade $(ARGS)
 
+.PHONY: grow-proof
+grow-proof: $(READY) ## Partitions 2 -> 4 under load, with leaders killed meanwhile (ARGS='--kills 50 --seed 3')
+	@$(BIN)/python -m tests.acceptance.growing $(ARGS)
+
 .PHONY: chaos
-chaos: $(READY) ## Kill, stop, cut power and cables under load, and check all of the history (FULL=1: 100 of each)
-	@$(BIN)/python -m tests.acceptance.chaos_run $(if $(FULL),--kills 100 --stops 20) $(ARGS)
+chaos: $(READY) ## Do all that goes wrong to a system under load, and check its history (FULL=1: 100 kills of each part)
+	@$(BIN)/python -m tests.acceptance.chaos_run $(if $(FULL),--kills 100 --others 20 --minutes 0) $(ARGS)
 
 .PHONY: power-proof
 power-proof: $(READY) ## Cut the power of a broker's disk 20 times, and once as a control (root, loop devices)

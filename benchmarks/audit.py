@@ -23,6 +23,7 @@ from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import JetStreamLog
 from writ.broker.notary import Notary, checkpoints_folder
+from writ.broker.note_places import NoteFolder
 from writ.broker.ports import Message, Stored
 from writ.orchestrator.replay.checked import Place, check_log, leaves_of, signed_in
 from writ.schemas.checkpoints import Checkpoint
@@ -97,7 +98,7 @@ async def _measure(name: str, log: ArchivedLog, directory: Path, passes: int) ->
     best_rate = 0.0
     for _ in range(passes):
         began, cpu = time.perf_counter(), time.process_time()
-        report = await check_log(log, [signed_in(checkpoints_folder(directory), 0)])
+        report = await check_log(log, [signed_in(NoteFolder(checkpoints_folder(directory)), 0)])
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
         assert report.ok, report.lines()
         by_clock, rate = report.records / took, report.records / cpu
@@ -117,7 +118,7 @@ async def _run(jobs: int, passes: int) -> bool:
             log = ArchivedLog.beside(directory, live)
             records, size_bytes = await _fill(live, jobs)
             await _sign(log, directory)
-            signed = len(signed_in(checkpoints_folder(directory), 0).checkpoints)
+            signed = len(signed_in(NoteFolder(checkpoints_folder(directory)), 0).checkpoints)
             print(f"{records:,} records of {size_bytes // records} bytes, {signed} checkpoints\n")
             held = await _measure("from the broker", log, directory, passes)
             await _archive(log, records // 2)

@@ -24,6 +24,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from nats.errors import NoRespondersError
 
 from writ.broker.connect import Target, connect
 from writ.broker.streams import api
@@ -62,8 +63,11 @@ async def flood(url: str, directory: Path, queues: int) -> None:
         nonlocal sent
         for number in itertools.count():
             subject = f"writ.submit.{LOUD}.owner.{_QUEUE}-{number % queues}"
-            answer = await link.request(subject, body, timeout=_TIMEOUT_S)
-            if b"error" in answer.data:
+            try:
+                refused = b"error" in (await link.request(subject, body, timeout=_TIMEOUT_S)).data
+            except NoRespondersError:
+                refused = True
+            if refused:
                 await asyncio.sleep(_AGAIN_S)
             else:
                 sent += _ARRAY
@@ -80,6 +84,7 @@ class Quiet:
 
     def __init__(self, link: HardenedClient) -> None:
         self._link = link
+        self._subject = f"writ.submit.{QUIET}.owner.{_QUEUE}"
         self._sent: dict[str, float] = {}
         self._times_us: list[float] = []
         self._number = 0
@@ -107,7 +112,8 @@ class Quiet:
         name = f"q{self._number}"
         self._sent[name] = time.perf_counter()
         body = msgspec.json.encode({"task": "t", "id": name})
-        await self._link.request(f"writ.submit.{QUIET}.owner.{_QUEUE}", body, timeout=_TIMEOUT_S)
+        while b"error" in (await self._link.request(self._subject, body, timeout=_TIMEOUT_S)).data:  # noqa: ASYNC110
+            await asyncio.sleep(_AGAIN_S)
 
     async def work(self) -> None:
         """Takes leases and completes them, for ever. It asks for more while it reports, as workers do."""

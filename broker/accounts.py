@@ -12,7 +12,8 @@ Two walls stand between a principal and the log.
    the feed. Everything else is refused, because an allow list leaves nothing for a deny list to add.
 
 Inside `WRIT` the connection that answers requests may publish only to `_R_.>`, the reply subjects that the
-broker makes for requests from other accounts; the connection that appends is another user.
+broker makes for requests from other accounts, and to the inbox on which the views of the first partition ask
+those of the others; the connection that appends is another user.
 
 Principals are admitted by `gate.py`, which gives each connection a token of an hour at most. Writ's own users
 have tokens in files, so that they need nobody to answer for them.
@@ -43,6 +44,9 @@ MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 
 AUTH_SUBJECT: Final = "$SYS.REQ.USER.AUTH"
 """Where the broker asks whether to let somebody in."""
+
+FRONT_INBOX: Final = "_INBOX_front"
+"""Where the views of other partitions answer those of the first. No principal reaches this account."""
 
 SERVERS: Final = "$SYS.REQ.SERVER.PING.JSZ"
 """What every server of the broker answers with how its JetStream stands."""
@@ -80,7 +84,8 @@ INTERNAL_USERS: Final[Mapping[str, InternalUser]] = {
     "answer": InternalUser(
         SERVICE_ACCOUNT,
         Permissions(
-            publish=("_R_.>",), subscribe=("writ.shard.>", "writ.query.>", "writ.store.>", "_INBOX.>")
+            publish=("_R_.>", f"{FRONT_INBOX}.>"),
+            subscribe=("writ.shard.>", "writ.query.>", "writ.store.>", "_INBOX.>"),
         ),
     ),
     # Asks for principals whom the HTTP API has made sure of itself, by their tokens. Its account is its own:

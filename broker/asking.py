@@ -48,6 +48,9 @@ class Asking:
         self._entropy = entropy
         self.coder = Coder(codecs)
         self._connecting = asyncio.Lock()
+        self.partition: int | None = None
+        """Reads are of this partition alone; None for all, as far as a read goes through all."""
+
         self.min_position: int | None = None
         """Reads are of views at least as new as this log sequence; None means the newest at the time."""
 
@@ -78,7 +81,7 @@ class Asking:
         return await self._ask(subject, command, answer, timeout_s, once=once)
 
     async def _query(self, verb: str, query: Query, answer: type[A], timeout_s: float) -> A:
-        subject = query_subject(self.target.tenant, self.target.principal, verb)
+        subject = query_subject(self.target.tenant, self.target.principal, verb, self.partition)
         if query.min_position is None and self.min_position is not None:
             query = msgspec.structs.replace(query, min_position=self.min_position)
         return await self._ask(subject, query, answer, timeout_s)

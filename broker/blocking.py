@@ -178,6 +178,8 @@ class SyncClient:
     set_quotas = _blocking(Client.set_quotas)
     tenants = _blocking(Client.tenants)
     raise_records = _blocking(Client.raise_records)
+    move_shard = _blocking(Client.move_shard)
+    shards = _blocking(Client.shards)
     drain_worker = _blocking(Client.drain_worker)
     undrain_worker = _blocking(Client.undrain_worker)
     erase = _blocking(Client.erase)

@@ -31,6 +31,9 @@ RECONNECT_WAIT_S: Final = 0.25
 ADMITTED_S: Final = 0.75
 """How long at least a refused login is tried again: the broker knows a principal moments after it is made."""
 
+REFUSED_S: Final = 15.0
+"""How long logins are refused before one who was in is told so: a broker may be up before its gate."""
+
 PING_INTERVAL_S: Final = 10
 """Two unanswered pings end a connection that is only half there."""
 
@@ -98,9 +101,7 @@ class Watch:
         self.ended: Exception | None = None
         """Set when the connection ended for good without our asking."""
         self.last_denied: PermissionDenied | None = None
-        self.not_admitted = False
-        """Whether the broker, when it was last asked, did not let us in."""
-
+        self._refused_since: float | None = None
         self.on_denied: Callable[[PermissionDenied], None] | None = None
         self.on_ended: Callable[[], None] | None = None
         self.on_broken: Callable[[bool], None] | None = None
@@ -108,12 +109,21 @@ class Watch:
 
         self._failed: asyncio.Queue[Exception] = asyncio.Queue()
 
+    @property
+    def not_admitted(self) -> bool:
+        """Whether the broker has not let us in for so long that it is not for want of a gate."""
+        since = self._refused_since
+        return since is not None and asyncio.get_running_loop().time() - since >= REFUSED_S
+
     async def error(self, error: Exception) -> None:
         """The error callback."""
         found = _VIOLATION.search(str(error))
         if found is None:
             if not self.connected.is_set():
-                self.not_admitted = _NOT_ADMITTED in str(error).lower()
+                if _NOT_ADMITTED not in str(error).lower():
+                    self._refused_since = None
+                elif self._refused_since is None:
+                    self._refused_since = asyncio.get_running_loop().time()
                 self._failed.put_nowait(error)
             return
         verb = "publish" if found[1].lower() == "publish" else "subscribe"
@@ -134,7 +144,7 @@ class Watch:
         self.connected.set()
         if self.on_broken is not None:
             self.on_broken(False)
-        self.not_admitted = False
+        self._refused_since = None
         while not self._failed.empty():
             self._failed.get_nowait()
 
@@ -149,14 +159,17 @@ class Watch:
             self.on_ended()
 
 
+_AUTHORITY: Final = "put its authority (keys/ca.pem of the node) beside the key file, or set NATS_CA to it"
+
+
 def _in_words(why: object) -> object:
     """What is wrong, where the reason is about TLS."""
     if isinstance(why, ssl.SSLCertVerificationError):
-        return f"its certificate does not stand: {why.verify_message}; is NATS_CA the broker's own?"
+        return f"its certificate does not stand: {why.verify_message}; {_AUTHORITY}"
     if isinstance(why, ssl.SSLError):
         return f"it does not speak TLS here, or not ours ({why.reason}); without TLS unset NATS_CA"
     if "'NoneType' object has no attribute" in str(why) or "ssl" in str(why).lower():
-        return "it speaks TLS: set NATS_CA to the file with its authority (keys/ca.pem of the node)"
+        return f"it speaks TLS; {_AUTHORITY}"
     return why
 
 
@@ -188,7 +201,8 @@ async def connect(
     """A connection that reconnects for ever; `name` is shown by the broker's own tools.
 
     The inbox prefix is `_INBOX_<principal>` unless given. Tries for `wait_s` seconds, and at least once, each
-    time up to `try_s`. Raises Unreachable, NotAdmitted among them.
+    time up to `try_s` for every server, as one of them may take connections and say nothing. Raises
+    Unreachable, NotAdmitted among them.
     """
     # 80 ms that a program which never connects saves:
     from .hardened import HardenedClient  # noqa: PLC0415
@@ -223,11 +237,12 @@ async def connect(
         connecting = asyncio.ensure_future(connection.connect(**options))
         failing = asyncio.ensure_future(watch.first_failure(len(servers)))
         try:
-            await asyncio.wait({connecting, failing}, timeout=try_s, return_when=asyncio.FIRST_COMPLETED)
+            whole_s = try_s * len(servers)
+            await asyncio.wait({connecting, failing}, timeout=whole_s, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done() and connecting.exception() is None:
                 await watch.opened()
                 return connection
-            why: object = f"no answer within {try_s:g} s"
+            why: object = f"no answer within {whole_s:g} s"
             if connecting.done():
                 why = connecting.exception()
             elif failing.done():

@@ -150,9 +150,12 @@ class EmbeddedBroker(Doors):
                     await broker._follow()
                     await broker._open_gate(settings.login_life_s)
                 except BaseException as error:
+                    died, told = process.returncode, isinstance(error, BrokerStartError)
                     await broker._end(signal.SIGKILL)
+                    if died is not None and isinstance(error, Exception) and not told:
+                        raise broker._start_error(f"nats-server ended with code {died} at start") from error
                     lost_the_port = "address already in use" in str(error)
-                    if isinstance(error, BrokerStartError) and lost_the_port and tries:
+                    if told and lost_the_port and tries:
                         continue  # someone took the port between our look and the server's
                     raise
                 write(directory / "ports", json.dumps({"nats": settings.port}) + "\n")

@@ -76,7 +76,9 @@ class NoResponders(WireError):
     """Nobody serves the subject just now: the request surely was not carried out."""
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"nobody serves {subject}; is a node running? see `writ status`")
+        waits = subject.startswith("writ.submit.")
+        hint = "; or too much of the tenant waits to be decided on: submit again later" if waits else ""
+        super().__init__(f"nobody serves {subject}; is a node running? see `writ status`{hint}")
         self.subject = subject
 
 

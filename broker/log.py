@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Collection, Generator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from writ.schemas import bounds
-from writ.schemas.subjects import SUBMIT_STREAM, log_stream, shard_in, submits_of
+from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mark_subject, shard_in, submits_of
 
 from .hardened import HardenedClient
 from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Shards, Stored, WrongLastSequence
@@ -28,6 +28,8 @@ from .streams import (
     ensure_submit,
     newest_seq,
     oldest_seq,
+    take_of,
+    waiting_of,
 )
 
 PLAIN_MAX: Final = 3
@@ -49,6 +51,15 @@ _SURELY_NOT: Final = frozenset({10077, 10054, 10023, 10047, 10053})
 
 _GONE: Final = frozenset({NO_MESSAGE, 10043, 10057})
 """What the broker says to a request to erase what is not there."""
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """What the broker refuses here it may do the next time."""
+    try:
+        yield
+    except ApiError as refused:
+        raise OutcomeUnknown(str(refused)) from refused
 
 
 def _failure(code: int, description: str) -> AppendFailed:
@@ -210,6 +221,14 @@ class JetStreamIntake:
     async def first_seq(self) -> int:
         return await oldest_seq(self._nats, SUBMIT_STREAM)
 
+    async def waiting(self, tenant: str) -> int:
+        with _told():
+            return await waiting_of(self._nats, submits_of(None, tenant)[0])
+
+    async def take_of(self, tenants: Collection[str] | None) -> None:
+        with _told():
+            await take_of(self._nats, tenants)
+
     async def erase(self, seq: int) -> None:
         try:
             await api(self._nats, f"STREAM.MSG.DELETE.{SUBMIT_STREAM}", {"seq": seq, "no_erase": False})
@@ -217,14 +236,21 @@ class JetStreamIntake:
             if refused.code not in _GONE:
                 raise OutcomeUnknown(str(refused)) from refused
 
+    async def mark(self, shard: int, tenant: str, body: bytes) -> None:
+        try:
+            answer = await self._nats.request(mark_subject(shard, tenant), body, timeout=REQUEST_TIMEOUT_S)
+        except (NatsError, OSError, TimeoutError) as lost:
+            raise OutcomeUnknown(f"no answer to a mark: {lost or type(lost).__name__}") from lost
+        refused = _decode_ack(answer.data).error
+        if refused is not None:
+            raise OutcomeUnknown(f"a mark was refused: {refused.get('description', 'refused')}")
+
     async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
         # One request for each shard that anything came for: those of others are not ours to forget.
-        subjects = submits_of(None if shards is None else self._met, tenant)
+        subjects = submits_of(None if shards is None else self._met & frozenset(shards), tenant)
         if shards is None and tenant is None:
             subjects = [">"]
-        try:
+        with _told():
             for subject in subjects:
                 asked = {"seq": up_to + 1, "filter": subject}
                 await api(self._nats, f"STREAM.PURGE.{SUBMIT_STREAM}", asked)
-        except ApiError as refused:
-            raise OutcomeUnknown(str(refused)) from refused

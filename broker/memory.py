@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 from writ.schemas import bounds
 from writ.schemas.ids import shard_of
-from writ.schemas.subjects import feed_subject, parse_log, submits_of
+from writ.schemas.subjects import feed_subject, mark_subject, parse_log, submit_subject, submits_of
 from writ.schemas.upgrading import Member
 
 from .clock import Clock, SystemClock
@@ -56,6 +56,10 @@ class _Stream:
     def count(self, subject: str) -> int:
         """How many messages have that subject."""
         return sum([message.subject == subject for message in self._kept])
+
+    def falling_under(self, subjects: Sequence[str]) -> int:
+        """How many messages fall under any of these subjects."""
+        return sum([_wanted(message, subjects) for message in self._kept])
 
     def drop(self, up_to: int, subjects: Sequence[str]) -> None:
         end = self._place(up_to + 1)
@@ -138,14 +142,18 @@ class MemoryIntake:
 
     def __init__(self, epoch: int = 1, clock: Clock | None = None) -> None:
         self.epoch = epoch
+        self._taken: frozenset[str] | None = None
         self._stream = _Stream(clock or SystemClock())
 
     async def submit(self, tenant: str, principal: str, queue: str, body: bytes) -> int:
         """What a publish on `writ.submit...` does; the sequence that its acknowledgement names.
 
-        Raises SubmitNotStored where as much of that principal and queue waits as may.
+        Raises SubmitNotStored where as much of that principal and queue waits as may, NoResponders where
+        nothing of the tenant is taken.
         """
         subject = f"writ.shard.{shard_of(tenant, queue)}.submit.{tenant}.{principal}.{queue}"
+        if self._taken is not None and tenant not in self._taken:
+            raise NoResponders(submit_subject(tenant, principal, queue))
         if self._stream.count(subject) >= bounds.SUBMITS_WAITING_MAX:
             raise SubmitNotStored("maximum messages per subject exceeded", STREAM_FULL)
         await self._stream.add([Message(subject, body)])
@@ -159,11 +167,22 @@ class MemoryIntake:
     ) -> AsyncIterator[list[Stored]]:
         return self._stream.read(start, submits_of(shards, tenant), follow=True)
 
+    async def mark(self, shard: int, tenant: str, body: bytes) -> None:
+        await self._stream.add([Message(mark_subject(shard, tenant), body)])
+
     async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
+        if shards is not None and not shards:
+            return
         self._stream.drop(up_to, submits_of(shards, tenant))
 
     async def first_seq(self) -> int:
         return self._stream.first
+
+    async def waiting(self, tenant: str) -> int:
+        return self._stream.falling_under(submits_of(None, tenant))
+
+    async def take_of(self, tenants: Collection[str] | None) -> None:
+        self._taken = None if tenants is None else frozenset(tenants)
 
     async def erase(self, seq: int) -> None:
         self._stream.forget(seq)

@@ -1,19 +1,22 @@
-"""The node's signature under checkpoints, and the folders outside the broker where those are kept.
+"""The node's signature under checkpoints, and the places outside the broker where those are kept.
 
 The secret key is `audit/key.<n>` in the node's directory, mode 0600, made at the first start. Each new key is
 stated in a note which the key before it has signed as well, so that who trusts one trusts those behind it.
 
 A folder of checkpoints holds `keys`, these statements, and `log-<p>`, the checkpoints of a partition. Both
-are only ever added to. Copies of the folder elsewhere are what a forger of all that is here does not reach.
+are only ever added to. Copies elsewhere, in other folders or in buckets of an object store, are what a forger
+of all that is here does not reach.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -30,12 +33,11 @@ from writ.schemas.checkpoints import (
     key_id,
     key_text,
     moment,
-    notes_in,
     stamped,
 )
 
 from .keys import KeyFileError, secret_in
-from .objects import sync_folder
+from .note_places import NoteFile, NoteFolder, NotePlace, StoreAway
 
 _KEYS: Final = "keys"
 _SITE_CHARS: Final = 16
@@ -55,41 +57,16 @@ def checkpoints_folder(directory: Path) -> Path:
     return directory / "checkpoints"
 
 
-class NoteFile:
-    """A file of signed notes that is only added to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[Note]:
-        """Empty where there is no file. Raises OSError, and NoteError where it holds something else."""
-        try:
-            return notes_in(_whole(self.path.read_bytes()))
-        except FileNotFoundError:
-            return []
-        except UnicodeDecodeError as error:
-            raise NoteError(f"{self.path} holds what is no text") from error
-        except NoteError as error:
-            raise NoteError(f"{self.path}: {error}") from error
-
-    def add(self, notes: Sequence[Note]) -> None:
-        """Durable on return. Takes the place of a note that a crash has left unfinished. Raises OSError."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = not self.path.exists()
-        with self.path.open("ab+") as file:
-            file.seek(0)
-            whole = [f"{note}\n".encode() for note in notes_in(_whole(file.read()))]
-            file.truncate(sum(map(len, whole)))
-            file.write("".join([f"{note}\n" for note in notes]).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if fresh:
-            sync_folder(self.path.parent)
-
-
-def _whole(content: bytes) -> str:
-    """A file up to where something in it was last ended: a crash may have cut off what stands behind."""
-    return content[: content.rfind(b"\n\n") + 2].decode() if b"\n\n" in content else ""
+@contextmanager
+def _alone_in(directory: Path) -> Generator[None]:
+    """The views of each partition sign in a process of their own, with one key, and all make copies of it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Key(NamedTuple):
@@ -143,26 +120,33 @@ def keys_in(notes: Sequence[Note]) -> list[Key]:
 class Notary:
     """Signs for the node in `directory`, whose key is made where there is none. Raises KeyFileError.
 
-    Checkpoints go to the node's own folder and to each of `copies`.
+    Checkpoints go to the node's own folder and to each of `copies`. `away` are object stores among them that
+    could not be reached, by address, and why: what they lack they get later.
     """
 
-    def __init__(self, directory: Path, now: int, copies: Sequence[Path] = ()) -> None:
+    def __init__(self, directory: Path, now: int, copies: Sequence[NotePlace] = ()) -> None:
+        self.away: dict[str, str] = {}
+        self.own = NoteFolder(checkpoints_folder(directory))
         self._directory = directory / "audit"
-        self.folders = [checkpoints_folder(directory), *copies]
+        self._copies = copies
         try:
-            self.keys = keys_in(NoteFile(self.folders[0] / _KEYS).read())
-            self._secret = self._load(self.keys[-1].number if self.keys else 1)
-            public = self._secret.verify_key.encode()
-            if not self.keys:
-                self._state(now, self._secret, [])
-            elif public != self.keys[-1].public:
-                raise KeyFileError(
-                    f"{self._path(self.keys[-1].number)} is not the key of {self.folders[0] / _KEYS}; "
-                    "put the one or the other back as it was, from a copy"
-                )
-            self._finish()
+            with _alone_in(directory):
+                self._open(now)
         except (OSError, NoteError) as error:
             raise KeyFileError(f"the keys of checkpoints cannot be read or written: {error}") from error
+
+    def _open(self, now: int) -> None:
+        self.keys = keys_in(self.own.notes(_KEYS).read())
+        self._secret = self._load(self.keys[-1].number if self.keys else 1)
+        public = self._secret.verify_key.encode()
+        if not self.keys:
+            self._state(now, self._secret, [])
+        elif public != self.keys[-1].public:
+            raise KeyFileError(
+                f"{self._path(self.keys[-1].number)} is not the key of {self.own.path / _KEYS}; "
+                "put the one or the other back as it was, from a copy"
+            )
+        self._forget()
 
     @property
     def site(self) -> str:
@@ -181,8 +165,8 @@ class Notary:
         return key_text(name, self.public)
 
     def statements(self) -> str:
-        """Of all keys, as they are in the folders. Raises OSError, NoteError."""
-        return "\n".join([str(note) for note in NoteFile(self.folders[0] / _KEYS).read()])
+        """Of all keys, as they are in the node's own folder. Raises OSError, NoteError."""
+        return "\n".join([str(note) for note in self.own.notes(_KEYS).read()])
 
     def sign(self, name: str, text: str) -> Note:
         return Note(text, (_signed(self._secret, name, text),))
@@ -193,46 +177,72 @@ class Notary:
         number = self.keys[-1].number + 1
         self._secret = self._load(number)
         self._state(now, self._secret, [old])
-        self._finish()
+        self._forget()
         return self.keys[-1]
 
     # --- checkpoints ------------------------------------------------------------------------------------
 
     def file(self, partition: int) -> NoteFile:
         """The node's own checkpoints of a partition."""
-        return NoteFile(self.folders[0] / f"log-{partition}")
+        return self.own.notes(f"log-{partition}")
 
     def newest(self, partition: int) -> tuple[Note, Checkpoint] | None:
-        """The newest checkpoint of a partition in any of the folders, None where there is none.
+        """The newest checkpoint of a partition in any of the places, None where there is none.
 
-        Raises OSError, NoteError: also where it is signed by none of the node's keys.
+        Raises OSError, NoteError: also where it is signed by none of the node's keys. Stores that are away
+        are left out.
         """
         newest: tuple[Note, Checkpoint] | None = None
-        for folder in self.folders:
-            for note in NoteFile(folder / f"log-{partition}").read()[-1:]:
-                found = checkpoint_in(note.text)
-                if not any(note.signed_by(str(found.origin), k.public, verify_signature) for k in self.keys):
-                    raise NoteError(f"the newest checkpoint in {folder} is signed by no key of this node")
-                if newest is None or (found.origin.epoch, found.size) > (
-                    newest[1].origin.epoch,
-                    newest[1].size,
-                ):
-                    newest = note, found
+        for place in (self.own, *self._copies):
+            note = self._newest_in(place, partition)
+            if note is None:
+                continue
+            found = checkpoint_in(note.text)
+            if not any(note.signed_by(str(found.origin), k.public, verify_signature) for k in self.keys):
+                raise NoteError(f"the newest checkpoint in {place} is signed by no key of this node")
+            if newest is None or (found.origin.epoch, found.size) > (
+                newest[1].origin.epoch,
+                newest[1].size,
+            ):
+                newest = note, found
         return newest
 
-    def add(self, checkpoint: Checkpoint) -> Note:
-        """Signs a checkpoint and puts it into every folder. Raises OSError where one cannot be written.
+    def _newest_in(self, place: NotePlace, partition: int) -> Note | None:
+        try:
+            return place.notes(f"log-{partition}").end()[1]
+        except StoreAway as error:
+            self.away[str(place)] = str(error)
+            return None
 
-        A copy that was away gets what it lacks.
-        """
+    def add(self, checkpoint: Checkpoint) -> Note:
+        """Signs a checkpoint and puts it into every place. Raises OSError where a folder is not to be had."""
         note = self.sign(str(checkpoint.origin), checkpoint.text)
-        name = f"log-{checkpoint.origin.partition}"
-        own = NoteFile(self.folders[0] / name)
-        own.add([note])
-        for folder in self.folders[1:]:
-            copy = NoteFile(folder / name)
-            copy.add(own.read()[len(copy.read()) :])
+        self.file(checkpoint.origin.partition).add([note])
+        self.copy(checkpoint.origin.partition)
         return note
+
+    def copy(self, partition: int) -> None:
+        """Gives each copy what it lacks, keys first; a store may be away.
+
+        Raises OSError, and NoteError where a copy is of something else than the node's own folder.
+        """
+        with _alone_in(self._directory.parent):
+            rows = [(name, self.own.notes(name).read()) for name in (_KEYS, f"log-{partition}")]
+            for place in self._copies:
+                if str(place) in self.away:
+                    continue
+                try:
+                    for name, own in rows:
+                        self._complete(place, name, own)
+                except StoreAway as error:
+                    self.away[str(place)] = str(error)
+
+    def _complete(self, place: NotePlace, name: str, own: Sequence[Note]) -> None:
+        copy = place.notes(name)
+        held, newest = copy.end()
+        if held > len(own) or (held and newest != own[held - 1]):
+            raise NoteError(f"{place}/{name} has others than {self.own}: the one or the other was changed")
+        copy.add(own[held:])
 
     # --- keys -------------------------------------------------------------------------------------------
 
@@ -253,20 +263,16 @@ class Notary:
         public = new.verify_key.encode()
         site = self.site if self.keys else site_of(public)
         key = Key(len(self.keys) + 1, public, now)
-        file = NoteFile(self.folders[0] / _KEYS)
+        file = self.own.notes(_KEYS)
         after = [note.digest for note in file.read()]
         text = _statement(site, key, after[-1] if after else "-")
         signers = [_signed(each, _keys_name(site), text) for each in (*before, new)]
         file.add([Note(text, tuple(signers))])
         self.keys.append(key)
 
-    def _finish(self) -> None:
-        """What follows from the newest statement, whoever was killed in the middle of it."""
+    def _forget(self) -> None:
+        """Destroys the key that the newest statement has replaced, whoever was killed in the middle of it."""
         self._path(self.keys[-1].number - 1).unlink(missing_ok=True)
-        own = NoteFile(self.folders[0] / _KEYS).read()
-        for folder in self.folders[1:]:
-            copy = NoteFile(folder / _KEYS)
-            copy.add(own[len(copy.read()) :])
 
 
 def _signed(secret: SigningKey, name: str, text: str) -> Signature:

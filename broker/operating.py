@@ -14,11 +14,11 @@ from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started, Te
 from writ.schemas.events import Filter
 from writ.schemas.fleet import DrainWorker, UndrainWorker
 from writ.schemas.hosting import CreateTenant, HostedTenant, ListTenants, SetQuotas, TenantsTold
-from writ.schemas.links import queues_beside
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.quotas import Quotas
 from writ.schemas.schedules import Overlap, ScheduleSpec
+from writ.schemas.shards import ListShards, MoveShard, ShardsTold
 from writ.schemas.subjects import NO_QUEUE
 from writ.schemas.tenants import TenantPolicy
 from writ.schemas.upgrading import RECORDS, RaiseRecords
@@ -309,13 +309,34 @@ class Operating(Asking):
         return found.tenants
 
     async def raise_records(
-        self, version: int = RECORDS, reason: str = "requested", *, timeout_s: float = 10.0
+        self,
+        version: int = RECORDS,
+        reason: str = "requested",
+        *,
+        queue: str = NO_QUEUE,
+        timeout_s: float = 10.0,
     ) -> int:
-        """Has the log written in that version of records from here on, for good.
+        """Has the log that a queue is in, or the tenant itself, written in that version of records, for good.
 
         For owners of the host tenant. Raises Refused while an orchestrator is there that reads less.
         """
-        return await self._recorded(NO_QUEUE, RaiseRecords(version=version, reason=reason), timeout_s)
+        return await self._recorded(queue, RaiseRecords(version=version, reason=reason), timeout_s)
+
+    # --- partitions -------------------------------------------------------------------------------------
+
+    async def move_shard(
+        self, queue: str, to: int, reason: str = "requested", *, timeout_s: float = 10.0
+    ) -> int:
+        """Has the shard of a queue handed over to another partition, refused where it holds anything.
+
+        `shards` tells when it is there. For owners of the host tenant; queues of other tenants are in the
+        same 256 shards: see `writ.schemas.ids`.
+        """
+        return await self._recorded(queue, MoveShard(to=to, reason=reason), timeout_s)
+
+    async def shards(self, *, timeout_s: float = 10.0) -> ShardsTold:
+        """How many partitions there are, and in which of them each shard is."""
+        return await self._control("list_shards", NO_QUEUE, ListShards(), ShardsTold, timeout_s)
 
     # --- workers ----------------------------------------------------------------------------------------
 
@@ -349,7 +370,7 @@ class Operating(Asking):
         assert isinstance(answer, commands.Erased)
         jobs = answer.jobs
         if data_subject is not None:
-            for other in queues_beside(self.target.tenant, queue, answer.partitions):
+            for other in answer.beside:
                 answer = await self.send(other, command, timeout_s=timeout_s)
                 assert isinstance(answer, commands.Erased)
                 jobs += answer.jobs

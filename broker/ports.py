@@ -106,12 +106,30 @@ class Intake(Protocol):
         """
         ...
 
+    async def mark(self, shard: int, tenant: str, body: bytes) -> None:
+        """Puts a message behind all submits of a tenant to a shard that are there; read as they are.
+
+        Raises OutcomeUnknown where it may not be there; more than one does no harm.
+        """
+        ...
+
     async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
         """Forgets the submits of the shards, and of one `tenant` or all, up to and including `up_to`."""
         ...
 
     async def first_seq(self) -> int:
         """The sequence of the oldest submit that is still there; one after the last where none is."""
+        ...
+
+    async def waiting(self, tenant: str) -> int:
+        """How many messages of a tenant are stored and not forgotten yet."""
+        ...
+
+    async def take_of(self, tenants: Collection[str] | None) -> None:
+        """Stores submits of these tenants alone from here on; of all where it is None, as at first.
+
+        It changes nothing where it is so already.
+        """
         ...
 
     async def erase(self, seq: int) -> None:
@@ -130,7 +148,7 @@ class Requests(Protocol):
     """Requests of workers and operators, and the beat by which leaders know each other."""
 
     async def serve(self, handler: Serve, shards: Shards = None) -> None:
-        """Hands every lease and control request of the shards to `handler` until `stop`.
+        """Hands every lease and control request of the shards to `handler` until `stop`; those of no others.
 
         Returns when they reach this host. Raises ConnectionError.
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,18 +17,27 @@ from nats.errors import Error as NatsError
 
 from writ.schemas.granting import NoteDenial
 from writ.schemas.ids import SYSTEM_TENANT
-from writ.schemas.subjects import NO_QUEUE, QUERY_SERVED, control_subject
+from writ.schemas.subjects import NO_QUEUE, control_subject, queries_of
+
+from .streams import telling
 
 log = logging.getLogger("writ.broker")
+
+_ANSWER_S: Final = 6.0
+"""More than a query waits for its view."""
 
 _AT_ONCE: Final = 64
 """Queries in work together; more wait their turn."""
 
 
 async def serve_queries(
-    nats: Nats, answer: Callable[[str, bytes], Awaitable[bytes]], subjects: str = QUERY_SERVED
+    nats: Nats,
+    answer: Callable[[str, bytes], Awaitable[bytes]],
+    subjects: Sequence[str] = tuple(queries_of(0)),
 ) -> Callable[[], Awaitable[None]]:
     """Answers each query by `answer(subject, body)`, several at once, until the connection closes.
+
+    Those are the queries of the first partition, or on other subjects.
 
     What it returns ends that sooner; queries in work are answered still.
     """
@@ -49,13 +58,20 @@ async def serve_queries(
             working.add(task)
             task.add_done_callback(working.discard)
 
-    served = await nats.subscribe(subjects, cb=take)
+    served = [await nats.subscribe(subject, cb=take) for subject in subjects]
 
     async def stop() -> None:
-        with suppress(NatsError, OSError):  # a connection that is gone serves nothing
-            await served.unsubscribe()
+        for each in served:
+            with suppress(NatsError, OSError):  # a connection that is gone serves nothing
+                await each.unsubscribe()
 
     return stop
+
+
+async def ask(nats: Nats, subject: str, body: bytes) -> bytes:
+    """The answer to a query, by a connection that may publish anywhere. Raises OutcomeUnknown."""
+    with telling("what its partition holds"):
+        return bytes((await nats.request(subject, body, timeout=_ANSWER_S)).data)
 
 
 def teller(nats: Nats) -> Callable[[NoteDenial], Awaitable[None]]:

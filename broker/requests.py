@@ -28,6 +28,8 @@ log = logging.getLogger("writ.broker")
 _WHO_TIMEOUT_S = 0.5
 _ROLL_QUIET_S = 1.0
 """A busy orchestrator answers late; of whom nothing is heard for so long, nothing is known."""
+_WHO = "who"
+"""Stands among the subjects for the one on which a leader says its name."""
 
 
 class NatsRequests:
@@ -36,7 +38,9 @@ class NatsRequests:
     def __init__(self, answering: HardenedClient, beating: HardenedClient) -> None:
         self._answering = answering
         self._beating = beating
-        self._subs: list[Subscription] = []
+        self._subs: dict[str, Subscription] = {}
+        """By subject."""
+
         self._telling: asyncio.Task[Subscription] | None = None
         self._leader = b""
 
@@ -44,9 +48,13 @@ class NatsRequests:
         def take(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
             handler(readable(subject), body, lambda answer: self._send(reply, answer))
 
+        subjects = served(shards)
         try:
-            for subject in served(shards):
-                self._subs.append(await self._answering.feed(subject, take))
+            for subject in [each for each in self._subs if each not in subjects and each != _WHO]:
+                await self._subs.pop(subject).unsubscribe()
+            for subject in subjects:
+                if subject not in self._subs:
+                    self._subs[subject] = await self._answering.feed(subject, take)
             await self._answering.flush()  # whoever hears that there is a leader must reach it
         except (NatsError, OSError) as lost:
             raise ConnectionError(f"requests cannot be served: {lost}") from lost
@@ -64,14 +72,15 @@ class NatsRequests:
         if self._telling is not None:
             await asyncio.wait({self._telling})
             if not self._telling.cancelled() and self._telling.exception() is None:
-                self._subs.append(self._telling.result())
+                self._subs[_WHO] = self._telling.result()
             self._telling = None
         while self._subs:
+            subject = next(reversed(self._subs))
             try:
-                await self._subs[-1].unsubscribe()
+                await self._subs[subject].unsubscribe()
             except (NatsError, OSError) as lost:
                 log.debug("unsubscribing: %s", lost)
-            self._subs.pop()
+            self._subs.pop(subject, None)
 
     async def who(self, partition: int) -> str | None:
         try:

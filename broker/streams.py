@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Collection, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
 from writ.schemas import bounds
-from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, log_stream, mirror_stream
+from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, log_stream, mirror_stream, taken_of
 
 from .ports import OutcomeUnknown
 from .spread import ALONE, Spread
@@ -219,14 +220,58 @@ async def _limit(nats: Nats, name: str) -> None:
     have: dict[str, Any] = (await api(nats, f"STREAM.INFO.{name}"))["config"]
     if have["max_msgs"] != _SHUT and all(have.get(key) == value for key, value in _WAITING.items()):
         return
+    async with _shut(nats, have) as shut:
+        if (await figures(nats, name)).messages <= bounds.SUBMITS_WAITING_MAX:
+            shut.update(_WAITING)  # otherwise at a later start
+
+
+@asynccontextmanager
+async def _shut(nats: Nats, have: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    """A stream that takes no message meanwhile. It is opened with what stands in the configuration then."""
     took = have["max_msgs"] if have["max_msgs"] != _SHUT else _OPEN
-    limits: dict[str, Any] = {}
     shut = await _change(nats, have | {"max_msgs": _SHUT})
     try:
-        if (await figures(nats, name)).messages <= bounds.SUBMITS_WAITING_MAX:
-            limits = _WAITING  # otherwise at a later start
+        yield shut
     finally:
-        await _change(nats, shut | {"max_msgs": took} | limits)
+        await _change(nats, shut | {"max_msgs": took})
+
+
+async def take_of(nats: Nats, tenants: Collection[str] | None) -> None:
+    """Has the intake store the submits of these tenants alone, or of all. Raises OutcomeUnknown, ApiError.
+
+    A server takes new subjects before it lets go of old ones, and stores twice what comes on both. So where
+    they overlap, as one tenant's do with all, the stream is shut in between, and whoever submits tries again.
+    """
+    subjects = taken_of(tenants)
+    have: dict[str, Any] = (await api(nats, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]
+    if have["subjects"] == subjects and have["max_msgs"] != _SHUT:
+        return
+    if SUBMIT_STORED not in (*have["subjects"], *subjects):
+        await _change(nats, have | {"subjects": subjects})
+        return
+    async with _shut(nats, have) as shut:
+        shut.update(await _change(nats, shut | {"subjects": subjects}))
+
+
+def _as_made(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a stream, of the intake as it is when no leader keeps a tenant out of it."""
+    if config["name"] != SUBMIT_STREAM:
+        return config
+    tenants = {parts[4] for subject in config["subjects"] if len(parts := subject.split(".")) == 6}
+    return config | {
+        "subjects": [SUBMIT_STORED] if config["subjects"] == taken_of(tenants) else config["subjects"],
+        "max_msgs": _OPEN if config["max_msgs"] == _SHUT else config["max_msgs"],
+    }
+
+
+async def waiting_of(nats: Nats, subject: str) -> int:
+    """How many messages the intake holds on a subject, which may have wildcards.
+
+    Raises OutcomeUnknown, ApiError.
+    """
+    told = await api(nats, f"STREAM.INFO.{SUBMIT_STREAM}", {"subjects_filter": subject})
+    counts: dict[str, int] = told["state"].get("subjects") or {}
+    return sum(counts.values())
 
 
 async def _ensure(
@@ -270,6 +315,7 @@ async def _change(nats: Nats, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(name: str, wanted: dict[str, Any], have: dict[str, Any]) -> int:
+    have = _as_made(have)
     metadata = have.get("metadata") or {}
     if metadata.get(_FORMAT) != _FORMAT_NOW:
         raise StreamMismatch(
@@ -321,7 +367,7 @@ async def look_at(nats: Nats, names: Iterable[str]) -> dict[str, StreamLook]:
             info = await look(nats, f"STREAM.INFO.{name}")
         except ApiError:
             continue
-        config: dict[str, Any] = info["config"]
+        config = _as_made(info["config"])
         metadata = config.get("metadata") or {}
         own = {key: value for key, value in metadata.items() if not key.startswith("_nats.")}
         found[name] = StreamLook(str(info["created"]), config | {"metadata": own})
@@ -329,17 +375,39 @@ async def look_at(nats: Nats, names: Iterable[str]) -> dict[str, StreamLook]:
 
 
 class StreamFigures(NamedTuple):
-    """How much is in a stream, on the broker's disk, and the sequence of its newest message."""
+    """How much is in a stream, on the broker's disk, the sequence of its newest message, and its copies."""
 
     bytes: int
     messages: int
     last_seq: int
+    replicas: Replicas
+
+
+class Replicas(NamedTuple):
+    """On how many servers a stream shall be kept, and how many of them have all of it now: none where nobody
+    leads it."""
+
+    wanted: int
+    current: int
+
+
+def replicas_in(info: dict[str, Any]) -> Replicas:
+    """From what the API says of a stream. A server that is alone has all of what it keeps."""
+    cluster: dict[str, Any] = info.get("cluster") or {}
+    others: list[dict[str, Any]] = cluster.get("replicas") or []
+    current = 1 + sum(1 for each in others if each.get("current") and not each.get("offline"))
+    return Replicas(
+        int(info["config"].get("num_replicas", 1)), current if cluster.get("leader") or not cluster else 0
+    )
 
 
 async def figures(nats: Nats, stream: str) -> StreamFigures:
     """Raises OutcomeUnknown, or ApiError where there is no such stream."""
-    state = (await look(nats, f"STREAM.INFO.{stream}"))["state"]
-    return StreamFigures(int(state["bytes"]), int(state["messages"]), int(state["last_seq"]))
+    info = await look(nats, f"STREAM.INFO.{stream}")
+    state = info["state"]
+    return StreamFigures(
+        int(state["bytes"]), int(state["messages"]), int(state["last_seq"]), replicas_in(info)
+    )
 
 
 async def stored_us(nats: Nats, stream: str, seq: int) -> int:
@@ -361,6 +429,19 @@ async def names_of(nats: Nats) -> list[str]:
         found += names
         if not names or len(found) >= int(told.get("total", 0)):
             return found
+
+
+async def partitions_of(nats: Nats) -> int:
+    """How many logs there are, numbered from 0 without a gap. Raises OutcomeUnknown."""
+    names = set(await names_of(nats))
+    return next(number for number in count() if log_stream(number) not in names)
+
+
+async def spread_of(nats: Nats, stream: str) -> Spread:
+    """How a stream is kept. Raises OutcomeUnknown, or ApiError where there is none."""
+    have: dict[str, Any] = (await look(nats, f"STREAM.INFO.{stream}"))["config"]
+    tags = (have.get("placement") or {}).get("tags") or ()
+    return Spread(int(have.get("num_replicas", 1)), tuple(tags))
 
 
 async def newest_seq(nats: Nats, stream: str) -> int:

@@ -127,7 +127,7 @@ class AccessDesk:
         round_.record(tenant, kind, key, events, actor=ORCHESTRATOR, cause=FOUNDED)
 
     def _change(self, round_: Round, asked: Asked, command: OfPrincipal | granting.Elevate) -> None:
-        tenant, actor, verb, _ = asked.address
+        tenant, actor, _, _ = asked.address
         name = command.name if isinstance(command, OfPrincipal) else actor
         outcome = decide(self._state, tenant, actor, name, command, round_.now)
         if isinstance(outcome, Rejection):
@@ -136,14 +136,7 @@ class AccessDesk:
             else:
                 self._office.refuse(round_, asked, outcome)
             return
-        if outcome:
-            round_.record(
-                *(tenant, "principal", name, outcome),
-                actor=actor,
-                vouched=False,
-                cause=verb,
-                size_bytes=asked.size_bytes,
-            )
+        self._office.record(round_, asked, "principal", name, outcome)
         answer = Answer(None, round_.position)
         if isinstance(command, granting.GrantRole | granting.Elevate):
             number = next((each.number for each in outcome if isinstance(each, AccessProposed)), None)

@@ -19,17 +19,18 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from writ.broker.archive import SEGMENT_MAX_BYTES, SEGMENT_MAX_RECORDS, Archive, ArchivedLog
+from writ.broker.archive import SEGMENT_MAX_BYTES, SEGMENT_MAX_RECORDS, Archive, ArchivedLog, LiveLog
 from writ.broker.hardened import HardenedClient
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.notary import checkpoints_folder
+from writ.broker.note_places import NoteFolder
 from writ.broker.objects import FolderObjects, sync_folder
 from writ.broker.ports import Message, NotStored, Stored
 from writ.broker.streams import names_of
@@ -37,6 +38,8 @@ from writ.broker.transfer import snapshot
 from writ.schemas.backups import FORMAT, Kind, LogKept, Manifest, PartKept
 from writ.schemas.codec import CodecError, decode, digest
 from writ.schemas.ids import EPOCH_MAX
+from writ.schemas.links import MessageAccepted
+from writ.schemas.records import Record
 from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mirror_stream
 
 from .replay.checked import Checked, check_log, signed_in
@@ -159,16 +162,12 @@ async def _take(source: Source, folder: Path, now: int, *, keys: bool, wait_s: f
         raise BackupError("the broker has no log: there is nothing to back up")
     intake = await JetStreamIntake.open(source.link)
     await _settled(intake, wait_s)
-    logs: list[LogKept] = []
-    added = 0
-    for number in numbers:
-        live = await JetStreamLog.open(source.link, number)
-        archive = _archive_in(folder, number)
-        kept, more = await _copy_log(source.directory, live, folder, archive)
+    lives = [await JetStreamLog.open(source.link, number) for number in numbers]
+    archives = [_archive_in(folder, number) for number in numbers]
+    logs, added = await copy_logs(source.directory, lives, folder, archives)
+    for kept, archive in zip(logs, archives, strict=True):
         _check_same(before, kept)
-        await asyncio.to_thread(parts.segments, number, archive, before)
-        logs.append(kept)
-        added += more
+        await asyncio.to_thread(parts.segments, kept.partition, archive, before)
     own = {SUBMIT_STREAM, *map(log_stream, numbers), *map(mirror_stream, numbers)}
     for name in sorted(set(streams) - own):
         await parts.stream(source.link, name)
@@ -215,10 +214,40 @@ async def _settled(intake: JetStreamIntake, wait_s: float) -> None:
         ) from None
 
 
+async def copy_logs(
+    directory: Path, lives: Sequence[LiveLog], folder: Path, archives: Sequence[Archive]
+) -> tuple[list[LogKept], int]:
+    """The logs as a backup has them then, and how many records came.
+
+    What one partition has heard of another must be in both: so a log is copied up to where it ends now, and
+    further where another, read later, has a message of it from there.
+    """
+    ends = [await live.last_seq() for live in lives]
+    kept: dict[int, LogKept] = {}
+    added = 0
+    while behind := [n for n, end in enumerate(ends) if n not in kept or kept[n].last < end]:
+        for number in behind:
+            heard: dict[int, int] = {}
+            kept[number], more = await _copy_log(
+                directory, lives[number], folder, archives[number], ends[number], heard
+            )
+            if kept[number].last < ends[number]:
+                raise BackupError(
+                    f"the log of partition {number} ends at record {kept[number].last}, and another one has "
+                    f"heard of its record {ends[number]}: it was cut; compare with writ audit verify"
+                )
+            added += more
+            ends = [max(end, heard.get(n, 0)) for n, end in enumerate(ends)]
+    return [kept[number] for number in sorted(kept)], added
+
+
 async def _copy_log(
-    directory: Path, live: JetStreamLog, folder: Path, archive: Archive
+    directory: Path, live: LiveLog, folder: Path, archive: Archive, end: int, heard: dict[int, int]
 ) -> tuple[LogKept, int]:
-    """Adds to a backup what it does not have of a log; what it has then, and how many records came."""
+    """Adds to a backup what it does not have of a log up to a record; what it has then, and how many came.
+
+    Notes what was `heard` in them: by partition, the newest record of it that sent something.
+    """
     await archive.refresh()
     first, before = await live.first_seq(), archive.last
     log = ArchivedLog.beside(directory, live)
@@ -226,28 +255,45 @@ async def _copy_log(
     row: list[Stored] = []
     size_bytes = 0
     prev = archive.digest
-    async for messages in log.read(before + 1):
-        for message in messages:
-            if _prev_of(message) != prev:
-                raise BackupError(
-                    f"record {message.seq} of partition {live.partition} does not continue record "
-                    f"{message.seq - 1} as the backup in {folder} has it: the backup is of another log, or "
-                    "one of the two was changed; compare with writ audit verify, and back up to a new folder"
-                )
-            prev = digest(message.body)
-            row.append(message)
-            size_bytes += len(message.body)
-            if len(row) == SEGMENT_MAX_RECORDS or size_bytes >= SEGMENT_MAX_BYTES:
-                await _add(archive, row)
-                row, size_bytes = [], 0
+    async for message in _up_to(log, before + 1, end):
+        record = _record_in(message)
+        if record is None or record.prev != prev:
+            raise BackupError(
+                f"record {message.seq} of partition {live.partition} does not continue record "
+                f"{message.seq - 1} as the backup in {folder} has it: the backup is of another log, or "
+                "one of the two was changed; compare with writ audit verify, and back up to a new folder"
+            )
+        for event in record.events if record.kind == "link" else ():
+            if isinstance(event, MessageAccepted):
+                other = int(record.key)
+                heard[other] = max(heard.get(other, 0), event.message.seq)
+        prev = digest(message.body)
+        row.append(message)
+        size_bytes += len(message.body)
+        if len(row) == SEGMENT_MAX_RECORDS or size_bytes >= SEGMENT_MAX_BYTES:
+            await _add(archive, row)
+            row, size_bytes = [], 0
     if row:
         await _add(archive, row)
     return LogKept(live.partition, live.epoch, first, archive.last, archive.digest), archive.last - before
 
 
-def _prev_of(message: Stored) -> str | None:
+async def _up_to(log: ArchivedLog, start: int, end: int) -> AsyncGenerator[Stored]:
+    """The messages of a log from one record to another."""
+    if start > end:
+        return
+    async with aclosing(cast("AsyncGenerator[list[Stored]]", log.read(start))) as reading:
+        async for messages in reading:
+            for message in messages:
+                if message.seq <= end:
+                    yield message
+            if messages[-1].seq >= end:
+                return
+
+
+def _record_in(message: Stored) -> Record | None:
     try:
-        return decode(message.body).prev
+        return decode(message.body)
     except CodecError:
         return None
 
@@ -408,7 +454,7 @@ async def verify(folder: Path) -> tuple[Manifest, list[Checked]]:
     checks: list[Checked] = []
     for kept in manifest.logs:
         log = await log_in(folder, kept)
-        signed = signed_in(checkpoints_folder(folder / manifest.folder), kept.partition)
+        signed = signed_in(NoteFolder(checkpoints_folder(folder / manifest.folder)), kept.partition)
         found = [signed] if signed.checkpoints or signed.faults else []
         checked = await check_log(log, found)
         if not checked.ok:

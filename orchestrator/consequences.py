@@ -79,7 +79,9 @@ class Consequences:
         """Whether all consequences of one end found room."""
         relations, jobs = self._state.relations, self._state.jobs
         tenant = place.partition(".")[0]
-        job = jobs.get(place) or self._state.links.afar[place]
+        job = jobs.get(place) or self._state.links.afar.get(place)
+        if job is None:  # its shard has moved since: it is asked for there
+            return True
         if job.state not in TERMINAL:
             return True
 

@@ -9,7 +9,7 @@ from writ.broker.clock import Clock
 from writ.schemas import bounds, commands
 from writ.schemas.access import denied
 from writ.schemas.events import LeaseExpired
-from writ.schemas.rejections import Rejection
+from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Keys
 
 from .access_desk import AccessDesk
@@ -25,11 +25,12 @@ from .keeping_desk import KeepingDesk
 from .lease_desk import LeaseDesk
 from .link_desk import LinkDesk
 from .messages import Asked
-from .office import Office
+from .office import Office, encode
 from .operating import Operating
 from .release_desk import ReleaseDesk
 from .round import Round
 from .schedule_desk import ScheduleDesk
+from .shard_desk import ShardDesk
 from .state import Partition
 from .tenant_desk import TenantDesk
 from .upgrade_desk import UpgradeDesk
@@ -53,6 +54,7 @@ class Desk:
         self.operating = Operating(self.office)
         self.schedules = ScheduleDesk(self.office)
         self.links = LinkDesk(self.office)
+        self.shards = ShardDesk(self.office, lambda: self.intake.handled)
         self.incidents = Incidents(state)
         self.canaries = CanaryDesk(self.office)
         self.access = AccessDesk(self.office)
@@ -64,6 +66,7 @@ class Desk:
             **KeepingDesk(self.office).verbs,
             **TenantDesk(self.office).verbs,
             **self.hosting.verbs,
+            **self.shards.verbs,
             **ReleaseDesk(self.office).verbs,
             **AlarmDesk().verbs,
             **AssetDesk(self.office).verbs,
@@ -85,11 +88,20 @@ class Desk:
         self.operating.recover()
         self.office.consequences.recover()
         self.links.recover()
+        self.shards.recover()
         self.incidents.recover()
         self.hosting.recover()
 
     def request(self, round_: Round, asked: Asked) -> None:
         """Decides one request of a worker or an operator."""
+        tenant, _, _, queue = asked.address
+        home = self.state.links.shards.home(tenant, queue)
+        if home != self.state.number:  # it came while its shard moved
+            elsewhere = Rejection(
+                RejectionKind.TRY_LATER, f"queue {queue} is in partition {home} by now; ask again"
+            )
+            round_.tell(asked.send, encode(commands.Answer(elsewhere)))
+            return
         denial = self.office.guard.denial(asked, round_.now)
         if denial is not None:
             resource, decision = denial
@@ -127,6 +139,8 @@ class Desk:
         self.operating.advance(round_)
         self.office.consequences.follow(round_)
         self.leases.match(round_)
+        if self.shards.flush(round_):
+            self.leases.turn_away(round_)
         # Behind whatever records what becomes of a job.
         self.canaries.flush(round_)
         self.links.flush(round_)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -25,13 +25,16 @@ from writ.broker.ports import (
     NotStored,
     OutcomeUnknown,
     Requests,
+    Shards,
+    Stored,
     WrongLastSequence,
 )
 from writ.broker.vault import Vault
 from writ.schemas import bounds, commands
 from writ.schemas.chain import Violation
+from writ.schemas.codec import decode
 from writ.schemas.events import Barrier, ContentErased, LeaderElected, TimeResumed
-from writ.schemas.links import PartitionOpened, shards_of
+from writ.schemas.links import PartitionOpened
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.sealed import Keys
@@ -41,13 +44,15 @@ from .access_desk import Founder
 from .desk import Desk
 from .ended import SnapshotDamaged
 from .figures import Backlog, Figures
+from .floods import Floods
 from .following import LOOK_S, Following, let_rest
 from .inbox import LIGHT_RECORDS, Inbox, end
 from .intake_desk import Dealt
 from .logtime import ClockOff, LogTime, compare_clocks
-from .messages import Linked, Submitted
+from .messages import Marked, Read, Submitted
 from .roll import Roll
 from .round import Encoded, Round, system_record
+from .shards import ONE
 from .snapshots import Snapshots
 from .state import Partition
 from .strongroom import Strongroom
@@ -94,11 +99,15 @@ class Deposed(Exception):
     """Another engine extended the log: this one leads no more."""
 
 
+Beside = Callable[[], Awaitable[Sequence[Log]]]
+"""Tells the logs of all other partitions, in their order. Raises OutcomeUnknown."""
+
+
 class Decided(NamedTuple):
     """A round with what it takes to take it back: what it took of what was read, and what stood before it."""
 
     round: Round
-    taken: list[Submitted | Linked]
+    taken: list[Read]
     dealt: Dealt
     away_us: int
     since_us: int
@@ -108,12 +117,13 @@ class Decided(NamedTuple):
 class Engine:
     """One orchestrator's part in one partition. `name` must be its own alone, for each start.
 
-    `others` are the logs of all other partitions, which it only reads; `snapshots` shorten its start,
-    `keys` seal content, `founders` are known before the first command, `assets` is where the sealed values of
-    assets are kept. Where `live_max` jobs have not ended, submits are refused. It `reads` records up to that
-    version, and writes none that is newer.
-    Raises ValueError from `run` where the log says that it is one of more or fewer, TooNew where records are
-    of a newer version than it reads: then it has appended nothing.
+    `others` are the logs of all other partitions, which it only reads, or tells them whenever it is asked:
+    where there are more than the log has said so far, it says so as it is elected. `snapshots` shorten its
+    start, `keys` seal content, `founders` are known before the first command, `assets` is where the sealed
+    values of assets are kept. Where `live_max` jobs have not ended, submits are refused. It `reads` records
+    up to that version, and writes none that is newer.
+    Raises ValueError from `run` where the log says that it is one of more, TooNew where records are of a
+    newer version than it reads: then it has appended nothing.
     """
 
     def __init__(
@@ -126,7 +136,7 @@ class Engine:
         name: str,
         version: str,
         entropy: Callable[[], float],
-        others: Sequence[Log] = (),
+        others: Sequence[Log] | Beside = (),
         ahead_from: int = AHEAD_FROM,
         snapshots: Snapshots | None = None,
         keys: Keys | None = None,
@@ -153,10 +163,16 @@ class Engine:
         self._clock = clock
         self._version = version
         self._entropy = entropy
-        self._others = others
+        self._others: Sequence[Log] = () if callable(others) else others
+        self._beside = others if callable(others) else None
+        self._grown = False
+        """Whether there are more logs than this leadership knows of."""
+
         self._ahead_from = ahead_from
         self._snapshots = snapshots
-        self._shards = shards_of(log_.partition, len(others) + 1)
+        self._served: Shards = None
+        """The shards whose requests come here."""
+
         self._time = LogTime(clock, 0)
         self._keys = keys or Vault()
         self._founders = founders
@@ -172,13 +188,13 @@ class Engine:
         self._inbox = Inbox(
             log_.partition,
             intake,
-            others,
-            self._shards,
+            self._others,
             self.figures,
             self._wake.set,
             Strongroom(self._keys, assets or MemoryKeyValue(clock)),
             Roll(self._members),
         )
+        self._floods = Floods(intake, self._inbox)
         self._stopping = False
         self._heard_us = 0
         self._heard: str | None = None
@@ -197,14 +213,15 @@ class Engine:
         await self._requests.hear(self._log.partition, self._hear)
         member = Member(self.name, self.reads)
         await self._requests.attend(self._log.partition, member, lambda: self.state.records)
-        rest_s, led = 0.0, False
+        rest_s, led, grown = 0.0, False, False
         while not self._stopping:
             try:
-                await self._stand_by(rest_s)
-                rest_s = 0.0
+                if not grown:  # else it led until a moment ago, and nobody else does
+                    await self._stand_by(rest_s)
+                rest_s, grown = 0.0, False
                 if not self._stopping:
                     await self._lead()
-                    led = True
+                    led, grown = True, self._grown
             except (Deposed, WrongLastSequence) as deposed:
                 log.warning("%s steps back: %s", self.name, deposed or "another leader extended the log")
                 # Who lost an election has nothing to rest from, and may be needed soon.
@@ -310,27 +327,40 @@ class Engine:
         self._awake_us, self._away_us, self._rival = self._clock.mono_us(), 0, False
         await self._elect()
         self._wake.clear()
+        await self._floods.open()
         self._inbox.open(self.state.sources, self.state.links, self._tenants())
         with suppress(ConnectionError, TimeoutError):
             # Whoever starts in this moment must hear that there is a leader.
             await self._requests.beat(self.state.number, self.name)
             await self._requests.announce(self.state.number)
-        await self._requests.serve(self._inbox.ask, self._shards)
+        self._served = self.state.links.shards.ours()
+        await self._requests.serve(self._inbox.ask, self._served)
         beside = [asyncio.create_task(self._beat()), asyncio.create_task(self._forget())]
+        if not self._others:  # one intake is of all partitions: none of them shuts it for the others
+            beside.append(asyncio.create_task(self._floods.run()))
         self.leading.set()
         self.is_led.set()
         log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
         try:
-            while self.open or not self._stopping:
+            while self.open or not (self._stopping or self._grown):
                 if not self.open:
                     await self._next()
                     self._inbox.check()
-                    await self._follow_tenants()
+                    await self._follow_log()
                     self._decide()
                 await self._store()
         finally:
             for task in beside:
                 await end(task)
+            await self._floods.close()
+
+    async def _look_beside(self) -> bool:
+        """Takes notice of logs that were made, for the next election; whether there are any. See `Log`."""
+        if self._beside is None:
+            return False
+        known, self._others = len(self._others), await self._beside()
+        self._inbox.others = self._others
+        return len(self._others) > known
 
     async def _members(self) -> tuple[Member, ...]:
         """All that take part now, this engine always among them. Raises ConnectionError."""
@@ -341,15 +371,27 @@ class Engine:
         """Whose submits are taken in turns; None while there is one tenant, or none that is known."""
         return frozenset(self.state.governed) if len(self.state.governed) > 1 else None
 
-    async def _follow_tenants(self) -> None:
-        """Has another tenant's submits read, as soon as the log says how far it is with everybody's."""
-        tenants = self._tenants()
-        if tenants == self._inbox.tenants:
-            return
-        if self._desk.intake.behind:
-            self._behind_since = 0  # settled with the next round
-        else:
-            await self._inbox.follow(self.state.sources, tenants)
+    @property
+    def _reads_otherwise(self) -> bool:
+        """Whether other submits are to be read than are, as there is another tenant, or a shard has moved."""
+        inbox, shards = self._inbox, self.state.links.shards
+        if shards.stands_still:
+            return not inbox.stands_still
+        return inbox.stands_still or (inbox.tenants, inbox.shards) != (self._tenants(), shards.ours())
+
+    async def _follow_log(self) -> None:
+        """Reads and serves what the log has come to say is ours."""
+        shards = self.state.links.shards
+        if self._reads_otherwise:
+            if shards.stands_still:
+                await self._inbox.stand_still()
+            elif self._desk.intake.behind:
+                self._behind_since = 0  # settled with the next round: the log must say how far it is
+            else:
+                await self._inbox.follow(self.state.sources, self._tenants(), shards.ours())
+        if self._served != (ours := shards.ours()):
+            self._served = ours
+            await self._requests.serve(self._inbox.ask, ours)
 
     async def _step_down(self) -> None:
         """Leaves no request unanswered that this engine will not decide."""
@@ -367,6 +409,8 @@ class Engine:
         continue the log: no leader may build on that.
         """
         led = self._led.seq if self._led is not None else 0
+        await self._look_beside()
+        self._grown = False
         state = await self._following.catch_up()
         if state.seq < led:
             raise Violation(state.seq + 1, f"the log ends before it, and went on to record {led}: it was cut")
@@ -385,8 +429,8 @@ class Engine:
         links = self.state.links
         round_ = Round(self.state, self._time.now())
         partitions = len(self._others) + 1
-        if not self.state.seq and partitions > 1:
-            system_record(round_, PartitionOpened(partitions), "election")
+        if partitions > links.partitions:
+            system_record(round_, PartitionOpened(partitions, await self._dealt()), "election")
         elif links.partitions != partitions:
             raise ValueError(
                 f"the log of partition {self.state.number} is one of {links.partitions}, and this node is "
@@ -407,6 +451,23 @@ class Engine:
             for message in part:
                 if message.seq == self.state.seq:
                     compare_clocks(begun_us, ended_us, message.stored_us)
+
+    async def _dealt(self) -> int:
+        """Over how many partitions the shards were dealt out, where there are more by now; 0 for all."""
+        if self.state.seq:
+            return self.state.links.shards.dealt
+        for other in self._others:
+            if other.partition != 0:
+                continue
+            async with aclosing(cast("AsyncGenerator[list[Stored]]", other.read(1))) as reading:
+                async for first, *_ in reading:
+                    if first.seq != 1:
+                        raise ValueError("the log of partition 0 has no record 1: its archive is missing")
+                    event = decode(first.body).events[0]
+                    opened = event if isinstance(event, PartitionOpened) else PartitionOpened(ONE)
+                    dealt = opened.dealt or opened.partitions
+                    return 0 if dealt == len(self._others) + 1 else dealt
+        return 0
 
     async def _beat(self) -> None:
         """Says that this engine leads."""
@@ -434,12 +495,18 @@ class Engine:
             purgeable.clear()
             try:
                 await self._purge()
+                for mark in list(self._desk.shards.wanted()):
+                    await self._intake.mark(mark.shard, mark.tenant, msgspec.json.encode(mark))
+                    self._desk.shards.put.add(mark)
                 if self._clock.mono_us() - looked_us >= LOOK_S * bounds.SECOND_US:
                     looked_us = self._clock.mono_us()
                     if self._snapshots is not None:
                         rests_since = await let_rest(self.state, self._log, self._snapshots, rests_since)
                     if await self._log.last_seq() > self.state.seq:
                         self._rival = True
+                        self._wake.set()
+                    if await self._look_beside():
+                        self._grown = True  # to be elected once more, and to say so then
                         self._wake.set()
             except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
                 log.warning("%s cannot purge the intake: %s", self.name, silent)
@@ -466,9 +533,9 @@ class Engine:
     async def _next(self) -> None:
         """Returns when there is something to do: a message, or a time that has come."""
         inbox = self._inbox
-        if inbox.asked or inbox.read or self._desk.unfinished or self._away_us or self._rival:
+        if inbox.asked or inbox.read or self._desk.unfinished or self._away_us or self._rival or self._grown:
             return
-        if inbox.is_broken:
+        if inbox.is_broken or self._reads_otherwise:
             return
         self._wake.clear()
         delay_s = self._delay_s()
@@ -533,7 +600,7 @@ class Engine:
         self._rival = False  # somebody else beats as leader: this append tells which of the two is one
         self.open.append(decided)
 
-    def _take(self, round_: Round, taken: list[Submitted | Linked]) -> None:
+    def _take(self, round_: Round, taken: list[Read]) -> None:
         """Decides on what was read, in its order."""
         inbox, most = self._inbox, self._records_a_round()
         while (item := inbox.read.next()) is not None:
@@ -544,6 +611,8 @@ class Engine:
             taken.append(item)
             if isinstance(item, Submitted):
                 self._desk.intake.submit(round_, item)
+            elif isinstance(item, Marked):
+                self._desk.shards.meet(item)
             else:
                 self._desk.links.hear(round_, item)
 
@@ -662,7 +731,7 @@ class Engine:
 
     def _may_decide_ahead(self) -> bool:
         """Whether much waits, behind one open round that is being stored in good time."""
-        if len(self.open) > 1 or self._stopping:
+        if len(self.open) > 1 or self._stopping or self._grown or self._reads_otherwise:
             return False
         if self._clock.mono_us() - self.open[0].since_us > AHEAD_WITHIN_S * bounds.SECOND_US:
             return False
@@ -757,7 +826,10 @@ class Engine:
         done = source.seq if whole else source.seq - 1
         if source.epoch == self._intake.epoch and done > self._purged.get(tenant, 0):
             await self._erase_submits(tenant, done)
-            await self._intake.purge(done, self._shards, tenant)
+            ours = self.state.links.shards.ours()
+            # What is ours and was read: neither what was another's a moment ago, nor what is another's now.
+            mine = None if ours is None else ours & frozenset(self._inbox.shards or ())
+            await self._intake.purge(done, mine, tenant)
             self._purged[tenant] = done
 
     async def _erase_submits(self, tenant: str | None, done: int) -> None:
@@ -766,7 +838,7 @@ class Engine:
         A leader before this one may have ended in between; of one partition all are looked at, once.
         """
         secret = self._desk.intake.secret
-        if tenant not in self._purged and self._shards is None and self.state.seals:
+        if tenant not in self._purged and self.state.links.partitions == ONE and self.state.seals:
             for seq in await self._left_by_others(tenant, done):
                 secret.setdefault(seq, tenant or "")
         for seq in [seq for seq, whose in secret.items() if seq <= done and tenant in (None, whose)]:
@@ -788,6 +860,6 @@ class Engine:
         return found
 
     async def _submits_of(self, tenant: str, start: int) -> AsyncGenerator[int]:
-        async for messages in self._intake.read(start, self._shards, tenant):
+        async for messages in self._intake.read(start, self._inbox.shards, tenant):
             for message in messages:
                 yield message.seq

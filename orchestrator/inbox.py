@@ -19,7 +19,18 @@ from writ.schemas.upgrading import RaiseRecords
 
 from .figures import Figures
 from .links import Links
-from .messages import Asked, Linked, Submitted, in_parts, open_link, open_request, open_submit
+from .messages import (
+    Asked,
+    Linked,
+    Marked,
+    Read,
+    Submitted,
+    in_parts,
+    open_link,
+    open_mark,
+    open_request,
+    open_submit,
+)
 from .roll import Roll
 from .round import Round
 from .strongroom import Strongroom
@@ -33,8 +44,8 @@ READ_MAX = 2_000
 ASKED_MAX = 8_000
 """Requests that wait; beyond it, whoever asks is told to ask again."""
 
-_SHARE = 4
-"""Of what may be read ahead, a tenant's part where several share the engine is one in so many."""
+_READ_OF_ONE = READ_MAX // 4
+"""What may be read ahead of a tenant where several share the engine."""
 
 LIGHT_RECORDS = 3
 """Up to so many records of a round are stored by themselves; more take several syncs of the disk together."""
@@ -47,6 +58,9 @@ _MANY = 8
 
 _CALM_ROUNDS = 1_000
 """For so many rounds after the last of those who ask now and then, the next one of them is looked out for."""
+
+_NEWS = 0.1
+"""What the newest message counts for in the mean of a tenant's messages."""
 
 _END_S = 0.2
 _NOBODY = msgspec.json.encode(
@@ -80,16 +94,25 @@ class Inbox:
         partition: int,
         intake: Intake,
         others: Sequence[Log],
-        shards: Shards,
         figures: Figures,
         wake: Callable[[], None],
         strongroom: Strongroom,
         roll: Roll,
     ) -> None:
         self.asked: Turns[Asked] = Turns()
-        self.read: Turns[Submitted | Linked] = Turns()
+        self.read: Turns[Read] = Turns()
         self.tenants: frozenset[str] | None = None
         """Whose submits are read apart, each tenant's from a position of its own; None for all as one."""
+
+        self.floods: dict[str, float] = {}
+        """Of tenants that had more waiting than is read of them: how many jobs a message held of late."""
+
+        self.unsettled = asyncio.Event()
+        """Set when there is one more of those, or the tenants are others."""
+
+        self.shards: Shards = None
+        self.stands_still = False
+        """Whether no submits are read at all, as a shard is to come."""
 
         self._jobs: dict[str, int] = {}
         self._round = 0
@@ -102,8 +125,9 @@ class Inbox:
 
         self._partition = partition
         self._intake = intake
-        self._others = others
-        self._shards = shards
+        self.others = others
+        """The logs that are read from the next `open` on."""
+
         self._figures = figures
         self._wake = wake
         self._strongroom = strongroom
@@ -142,14 +166,25 @@ class Inbox:
     def open(self, sources: Mapping[str, Source], links: Links, tenants: frozenset[str] | None) -> None:
         """Reads from the positions that the partition's log names."""
         self._opened = True
-        self._follow(sources, tenants)
-        for other in self._others:
+        self.stands_still = links.shards.stands_still
+        if not self.stands_still:
+            self._follow(sources, tenants, links.shards.ours())
+        for other in self.others:
             self._reading.append(
                 self._task(self._read_link(other, links.read_from(other.partition, other.epoch)))
             )
 
-    async def follow(self, sources: Mapping[str, Source], tenants: frozenset[str] | None) -> None:
-        """Reads the submits of other tenants from now on: what was read and not decided is read again."""
+    async def follow(
+        self, sources: Mapping[str, Source], tenants: frozenset[str] | None, shards: Shards
+    ) -> None:
+        """Reads the submits of other tenants or shards from now on; what was not decided is read again."""
+        await self.stand_still()
+        self.stands_still = False
+        self._follow(sources, tenants, shards)
+
+    async def stand_still(self) -> None:
+        """Reads no submits until `follow`, and forgets those that are not decided."""
+        self.stands_still = True
         for reading in self._submits:
             await end(reading)
         self._submits.clear()
@@ -158,10 +193,13 @@ class Inbox:
         self._jobs.clear()
         for item in kept:
             self.read.add(_whose(item), item)
-        self._follow(sources, tenants)
 
-    def _follow(self, sources: Mapping[str, Source], tenants: frozenset[str] | None) -> None:
-        self.tenants = tenants
+    def _follow(self, sources: Mapping[str, Source], tenants: frozenset[str] | None, shards: Shards) -> None:
+        self.tenants, self.shards = tenants, shards
+        self.unsettled.set()
+        if shards is not None and not shards:
+            self._submits = []
+            return
         if tenants is None:
             newest = max(sources.values(), default=NO_SOURCE)
             self._submits = [self._task(self._read_intake(newest, None))]
@@ -183,6 +221,7 @@ class Inbox:
         self.asked.clear()
         self.read.clear()
         self._jobs.clear()
+        self.floods.clear()
 
     @property
     def crowded(self) -> bool:
@@ -195,6 +234,11 @@ class Inbox:
         lately = [who for who, at in self._little.items() if self._round - at < _CALM_ROUNDS]
         waits = [tenant for tenant, jobs in self._jobs.items() if jobs > LIGHT_RECORDS + 1]
         return any(who != tenant for tenant in waits for who in lately)
+
+    def calm(self, tenant: str) -> None:
+        """Little of a tenant waits: it floods no more, as soon as all of that may be read."""
+        if self._jobs.get(tenant, 0) <= _READ_OF_ONE:
+            self.floods.pop(tenant, None)
 
     def begin(self) -> None:
         """Another round begins."""
@@ -214,7 +258,7 @@ class Inbox:
             self._had_little(first.address.tenant)
         return self.asked.take(first.records_max)
 
-    def take(self) -> Submitted | Linked:
+    def take(self) -> Read:
         """The oldest of what was read, of the tenant whose turn it is."""
         item, rest = self.read.next(), None
         assert item is not None, "somebody looked before"
@@ -232,29 +276,29 @@ class Inbox:
         self._drained.set()
         return item
 
-    def holds_up(self, item: Submitted | Linked, round_: Round) -> bool:
+    def holds_up(self, item: Read, round_: Round) -> bool:
         """Whether to deal with it would hold up others, whose few records are in a round already.
 
         A few records are stored several times as fast as many: they go alone, and the many after them.
         """
         return self.shared and 0 < len(round_.records) <= LIGHT_RECORDS and self._is_flood(item)
 
-    def _is_flood(self, item: Submitted | Linked) -> bool:
+    def _is_flood(self, item: Read) -> bool:
         return item.records_max > _MANY or self._has_much(_whose(item))
 
     def _has_much(self, tenant: str) -> bool:
         return self._jobs.get(tenant, 0) > 2 * _MANY or self.read.length(tenant) > _MANY
 
-    def stored(self, taken: Iterable[Submitted | Linked]) -> None:
+    def stored(self, taken: Iterable[Read]) -> None:
         """What was taken is in the log."""
         self._done += sum([isinstance(item, Submitted) and not item.part for item in taken])
         if self._done >= PURGE_AFTER:
             self._done = 0
             self.purgeable.set()
 
-    def put_back(self, taken: Iterable[Submitted | Linked]) -> None:
+    def put_back(self, taken: Iterable[Read]) -> None:
         """What was taken in vain waits again, in its order and before all else of its tenant."""
-        lines: dict[str, list[Submitted | Linked]] = {}
+        lines: dict[str, list[Read]] = {}
         for item in taken:
             lines.setdefault(_whose(item), []).append(item)
             if isinstance(item, Submitted):
@@ -303,21 +347,32 @@ class Inbox:
     async def _read_intake(self, source: Source, tenant: str | None) -> None:
         """Brings submits of a tenant, or all, from the message that the log's position names."""
         start = source.seq if source.epoch == self._intake.epoch else 1
-        most = READ_MAX if tenant is None else READ_MAX // _SHARE
-        async for messages in self._intake.read(max(start, 1), self._shards, tenant):
+        most = READ_MAX if tenant is None else _READ_OF_ONE
+        mean = 0.0
+        async for messages in self._intake.read(max(start, 1), self.shards, tenant):
             for message in messages:
                 try:
+                    marked = open_mark(self._intake.epoch, message.seq, message.subject, message.body)
+                    if marked is not None:
+                        self.read.add(_whose(marked), marked)
+                        self._wake()
+                        continue
                     item = open_submit(self._intake.epoch, message.seq, message.subject, message.body)
-                except ValueError as error:
+                except (ValueError, msgspec.MsgspecError) as error:
                     log.error("submit %d is passed over: %s", message.seq, error)
                     continue
                 for part in (item,) if tenant is None else in_parts(item):
                     self.read.add(_whose(part), part)
                     self._count(part, 1)
+                jobs = max(1, len(item.sound) + len(item.refused))
+                mean = mean + (jobs - mean) * _NEWS if mean else jobs
                 self._wake()
                 while (self.jobs_read if tenant is None else self._jobs.get(tenant, 0)) > most:
                     # What is read is parsed: while that goes on, no request is answered and no lease renewed.
                     self._drained.clear()
+                    if tenant is not None:
+                        self.floods[tenant] = mean
+                        self.unsettled.set()
                     await self._drained.wait()
 
     async def _read_link(self, other: Log, start: int) -> None:
@@ -331,6 +386,8 @@ class Inbox:
             self._wake()
 
 
-def _whose(item: Submitted | Linked) -> str:
+def _whose(item: Read) -> str:
     """The line in which something that was read waits."""
+    if isinstance(item, Marked):
+        return item.mark.tenant
     return item.address.tenant if isinstance(item, Submitted) else SYSTEM_TENANT

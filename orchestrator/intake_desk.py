@@ -63,6 +63,9 @@ class IntakeDesk:
         """Accepts or refuses each element. What the log holds of this message already is passed over."""
         tenant, principal, _, queue = message.address
         self.dealt.add(tenant)
+        if not self._state.links.shards.takes(tenant, queue, message.epoch, message.seq):
+            self._reached(tenant, Source(message.epoch, message.seq, message.last))
+            return
         self._note_secrets(message)
         known = self._state.sources.get(tenant, NO_SOURCE)
         if not self._office.guard.permits(tenant, principal, "submit", queue, round_.now):

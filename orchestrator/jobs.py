@@ -53,7 +53,7 @@ class Jobs(Mapping[str, Job]):
         return job
 
     def __getitem__(self, place: str) -> Job:
-        job = self.get(place)
+        job = self.here.get(place) or self.get(place)
         if job is None:
             raise KeyError(place)
         return job

@@ -49,8 +49,10 @@ class KeepingDesk:
                     return
         for key, jobs in meant.items():
             self._record(round_, asked, "subject", key, (ContentErased(len(jobs), command.reason),))
-        count, partitions = sum(len(jobs) for jobs in meant.values()), self._state.links.partitions
-        answer = commands.Erased(None, round_.position, count, partitions)
+        count = sum(len(jobs) for jobs in meant.values())
+        tenant, _, _, queue = asked.address
+        beside = () if command.id is not None else self._state.links.shards.beside(tenant, queue)
+        answer = commands.Erased(None, round_.position, count, beside)
         round_.answer(asked.send, encode(answer), verdict_only=not meant)
 
     def _keys(self, asked: Asked, command: commands.Erase) -> list[str] | Rejection:

@@ -23,6 +23,7 @@ from writ.schemas.records import LOGIC
 from .ended import Ended, Part, SnapshotDamaged, decode_job, encode_job
 from .links import Links
 from .relations import Relations
+from .shards import Shards
 from .state import Partition
 
 FOLD: Final = 2
@@ -32,12 +33,14 @@ _LINES_AT_ONCE: Final = 500
 _encode = msgspec.json.Encoder().encode
 _STATE: Final = get_type_hints(Partition)
 _LINKS: Final = get_type_hints(Links)
+_SHARDS: Final = get_type_hints(Shards)
 _RELATIONS: Final = get_type_hints(Relations)
 _Rest: Final[Any] = msgspec.defstruct(
     "_Rest",
     [
         ("state", msgspec.defstruct("_State", list(_STATE.items()))),
         ("links", msgspec.defstruct("_Links", list(_LINKS.items()))),
+        ("shards", msgspec.defstruct("_Shards", list(_SHARDS.items()))),
         ("relations", msgspec.defstruct("_Relations", list(_RELATIONS.items()))),
         ("turns", dict[str, dict[str, int]]),
         ("unheard_of", dict[str, int]),
@@ -99,6 +102,7 @@ def _rest(state: Partition) -> dict[str, Any]:
     return {
         "state": {name: getattr(state, name) for name in _STATE},
         "links": {name: getattr(state.links, name) for name in _LINKS},
+        "shards": {name: getattr(state.links.shards, name) for name in _SHARDS},
         "relations": {name: getattr(state.relations, name) for name in _RELATIONS},
         "turns": {place: dict(sorted(turns.items())) for place, turns in sorted(state.turns().items())},
         "unheard_of": state.links.unheard_of.armed_times(),
@@ -153,6 +157,7 @@ def _put_rest(state: Partition, rest: Any) -> None:
     for owner, told, names in (
         (state, rest.state, _STATE),
         (state.links, rest.links, _LINKS),
+        (state.links.shards, rest.shards, _SHARDS),
         (state.relations, rest.relations, _RELATIONS),
     ):
         for name in names:

@@ -153,6 +153,16 @@ class LeaseDesk:
                 self.waiting.leave(place, number)
                 round_.answer(waiter.send, encode(commands.Acquired()))
 
+    def turn_away(self, round_: Round) -> None:
+        """Answers all that is waited for in queues which are another partition's now: it is asked of that."""
+        links = self._state.links
+        for place in self.waiting.queues():
+            tenant, _, queue = place.partition(".")
+            if links.shards.home(tenant, queue) != links.number:
+                for number, waiter in list(self.waiting.line(place)):
+                    self.waiting.leave(place, number)
+                    round_.answer(waiter.send, encode(commands.Acquired()))
+
     def _allowance(self, place: str, count: int, now: int) -> int:
         """How many leases the queue's mode, slots and rate allow, up to `count`."""
         queue = self._state.queue(place)

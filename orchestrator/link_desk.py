@@ -36,13 +36,14 @@ from writ.schemas.prices import NO_PRICES
 from writ.schemas.principals import PRINCIPAL_EVENTS, AccessDenied
 from writ.schemas.quotas import NO_ACCOUNT
 from writ.schemas.records import Record
+from writ.schemas.shards import AllTold, OfShard, ShardMoved, ShardPlaced
 from writ.schemas.tenants import UNDECLARED
 
 from .consequences import ORCHESTRATOR
-from .links import ONE
 from .messages import Linked
 from .office import Office, encode
 from .round import Round
+from .shards import ONE
 
 _RECORD_BYTES = 200 * 1024
 """A record of messages is full above it; one more output fits behind."""
@@ -73,12 +74,17 @@ class LinkDesk:
         if self._links.partitions == ONE:
             return
         self._tells = dict.fromkeys(self._links.watched)
-        for place, job in self._state.jobs.here.items():
-            self._look_at(place, job)
+        self._look_again()
         state = self._state
         of_processes = [place.partition(".")[0] for place in state.processes]
         known = (state.prices, state.tenants, state.accounts, state.governed, state.fleets, of_processes)
-        self._spreads = {tenant: None for each in known for tenant in each}
+        self._spreads = {tenant: None for each in known for tenant in each} | {SYSTEM_TENANT: None}
+
+    def _look_again(self) -> None:
+        """Finds every job of another partition that ours rest on, and that nobody asked for there."""
+        self._asks.clear()
+        for place, job in self._state.jobs.here.items():
+            self._look_at(place, job)
 
     # --- hearing ------------------------------------------------------------------------------------------
 
@@ -86,6 +92,7 @@ class LinkDesk:
         """Takes the messages of one record of another partition; those taken before are passed over."""
         events: list[Fact] = []
         places: list[str] = []
+        shards_moved = False
         newest = self._links.accepted_from(linked.partition)
         for index, event in enumerate(linked.events):
             mark = Mark(linked.epoch, linked.seq, index)
@@ -94,7 +101,9 @@ class LinkDesk:
                     events.append(MessageAccepted(mark, content))
                     if isinstance(content, ProcessTold):
                         self._office.stir_tenant(content.tenant)
-                    if not isinstance(content, OfTenant):
+                    if isinstance(content, OfShard | ShardPlaced):
+                        shards_moved = True
+                    elif not isinstance(content, OfTenant):
                         places.append(f"{content.tenant}.{content.key}")
                 case MessageAccepted(message=message):
                     self._settles[linked.partition] = MessageSettled(message, linked.seq)
@@ -103,6 +112,9 @@ class LinkDesk:
         if not events:
             return
         self._record(round_, linked.partition, events, linked.size_bytes)
+        if shards_moved:
+            self._look_again()
+            self._spreads[SYSTEM_TENANT] = None
         for place in places:
             if place in self._links.watched:
                 self._tells[place] = None
@@ -123,6 +135,8 @@ class LinkDesk:
                 self._notice(record)
                 if self._state.watches and links.home_of_tenant(record.tenant) != links.number:
                     self._spreads[record.tenant] = None
+            elif record.kind == "link" and _hands_over(record):
+                self._look_again()
             elif record.kind in ("prices", "tenant", "process") or _changes_others(record):
                 self._spreads[record.tenant] = None
         contents: dict[int, list[tuple[Content, int]]] = {}
@@ -162,7 +176,10 @@ class LinkDesk:
             keys = (*keys, *job.wait.on)
         for key in keys:
             other = f"{job.tenant}.{key}"
-            if other not in self._links.afar and self._links.home(job.tenant, key) != self._links.number:
+            if other in self._links.afar or self._links.home(job.tenant, key) == self._links.number:
+                continue
+            # One whose shard may be ours soon is asked for, or here, when that is over.
+            if not self._links.shards.awaits(job.tenant, key):
                 self._asks[other] = None
 
     def _due(self, place: str, now: int) -> list[tuple[int, JobTold]]:
@@ -181,8 +198,18 @@ class LinkDesk:
         return [(partition, told) for partition, last in watchers.items() if last != told.ended_by]
 
     def _untold(self, tenant: str) -> Iterator[tuple[int, OfTenant]]:
-        """What others have not been told of a tenant whose home this is."""
+        """What others have not been told of a tenant whose home this is, or of where shards are."""
         links, contents = self._links, list[OfTenant]()
+        if tenant == SYSTEM_TENANT:
+            contents += [
+                ShardPlaced(SYSTEM_TENANT, placed.term, shard, links.number)
+                for shard, placed in links.shards.placed.items()
+                if placed.partition == links.number
+            ]
+            if links.shards.grown:  # behind all else: it comes last among what is to be spread
+                contents.append(AllTold(SYSTEM_TENANT, links.partitions))
+            yield from self._to_all(contents)
+            return
         if links.home_of_tenant(HOST_TENANT) == links.number:
             contents += self._of_host(tenant)
         at_home = links.home_of_tenant(tenant) == links.number
@@ -198,14 +225,18 @@ class LinkDesk:
             contents += [ProcessTold(tenant, each.version, each.told()) for each in processes]
         else:
             yield from self._untold_findings(tenant)
-        for partition in range(links.partitions):
-            if partition == links.number:
-                continue
-            for content in contents:
-                if links.told_of(content, partition) < content.version:
+        yield from self._to_all(contents)
+        if at_home:
+            for partition in range(links.partitions):
+                if partition != links.number:
+                    yield from self._untold_prices(tenant, partition)
+
+    def _to_all(self, contents: list[OfTenant]) -> Iterator[tuple[int, OfTenant]]:
+        """What of it each other partition has not been told."""
+        for partition in range(self._links.partitions):
+            for content in contents if partition != self._links.number else ():
+                if self._links.told_of(content, partition) < content.version:
                     yield partition, content
-            if at_home:
-                yield from self._untold_prices(tenant, partition)
 
     def _untold_findings(self, tenant: str) -> Iterator[tuple[int, CanaryTold]]:
         """What was decided here of the tenant's canaries, for its home to judge."""
@@ -272,6 +303,12 @@ class LinkDesk:
             cause="message",
             size_bytes=size_bytes,
         )
+
+
+def _hands_over(record: Record) -> bool:
+    """Whether a record says that a shard of ours is another's from now on."""
+    first = record.events[0]
+    return isinstance(first, MessageSent) and isinstance(first.content, ShardMoved)
 
 
 def _changes_others(record: Record) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from writ.schemas.bounds import SECOND_US
-from writ.schemas.ids import job_key, shard_of, split_job_key
+from writ.schemas.ids import shard_of, split_job_key
 from writ.schemas.links import (
     NOTHING,
     UNHEARD_OF_S,
@@ -26,18 +24,13 @@ from writ.schemas.links import (
     ProcessTold,
     QuotasTold,
     heard,
-    partition_of,
 )
 from writ.schemas.records import Record
+from writ.schemas.shards import AllTold, OfShard, ShardMoved, ShardPlaced
 from writ.schemas.subjects import NO_QUEUE
 
 from .deadlines import Deadlines
-
-Change = tuple[dict[Any, Any], Any, Any]
-"""A dictionary, one of its keys, and what stood there before; None for nothing."""
-
-ONE: Final = 1
-"""The number of partitions where a log says nothing of it."""
+from .shards import Change, Shards, set_in
 
 
 def kind_of(content: OfTenant) -> str:
@@ -55,6 +48,10 @@ def kind_of(content: OfTenant) -> str:
             return f"principal.{principal.name}"
         case ProcessTold(process=process):
             return f"process.{process.name}"
+        case AllTold():
+            return "all"
+        case ShardPlaced(shard=shard):
+            return f"shard.{shard}"
         case CanaryTold(found=found):
             return f"canary.{found.process}~{found.scope}"
         case _:
@@ -64,7 +61,6 @@ def kind_of(content: OfTenant) -> str:
 class Links:
     """A fold of the records of kind `link`. Jobs are known by `<tenant>.<queue>~<id>`."""
 
-    partitions: int
     afar: dict[str, Afar]
     """Jobs of other partitions that ours rest on: asked for, once each."""
 
@@ -80,7 +76,7 @@ class Links:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.partitions = ONE
+        self.shards = Shards(number)
         self.afar = {}
         self.watched = {}
         self.adopted = {}
@@ -90,15 +86,18 @@ class Links:
         self.unheard_of = Deadlines()
         """When to tell of asked jobs that we have not got."""
 
+    @property
+    def partitions(self) -> int:
+        """How many there are."""
+        return self.shards.partitions
+
     def home(self, tenant: str, key: str) -> int:
         """The partition in which a job lives."""
-        if self.partitions == ONE:
-            return self.number
-        return partition_of(shard_of(tenant, split_job_key(key)[0]), self.partitions)
+        return self.shards.home(tenant, split_job_key(key)[0])
 
     def home_of_tenant(self, tenant: str) -> int:
         """The partition in which that lives which is of no queue."""
-        return self.home(tenant, job_key(NO_QUEUE, "-"))
+        return self.shards.home(tenant, NO_QUEUE)
 
     def told_of(self, content: OfTenant, partition: int) -> int:
         """The newest version of what such content tells that a partition was told; 0 for none."""
@@ -128,57 +127,78 @@ class Links:
         for index, event in enumerate(record.events):
             match event:
                 case MessageSent(content=content):
-                    self._set(self.sent, other, Mark(record.epoch, record.seq, index), undo)
+                    set_in(self.sent, other, Mark(record.epoch, record.seq, index), undo)
                     self._said(other, content, undo)
                 case MessageAccepted(message=message, content=content):
                     if message <= self.accepted_from(other):
                         raise ValueError(f"message {message} of partition {other} is accepted twice")
-                    self._set(self.accepted, other, message, undo)
+                    set_in(self.accepted, other, message, undo)
                     self._heard(other, content, record, undo)
                 case MessageSettled():
-                    self._set(self.settled, other, event, undo)
+                    set_in(self.settled, other, event, undo)
                 case _:
                     raise ValueError(f"{type(event).__name__} is no event of a link")
 
     def open(self, event: PartitionOpened) -> None:
         """The log is one of several."""
-        self.partitions = event.partitions
+        self.shards.partitions = event.partitions
+        self.shards.dealt = event.dealt or event.partitions
 
     def _said(self, other: int, content: Content, undo: list[Change] | None) -> None:
         if isinstance(content, OfTenant):
             place = f"{content.tenant}.{kind_of(content)}"
             told = self.adopted.get(place, {})
             newest = max(content.version, told.get(other, 0))
-            self._set(self.adopted, place, told | {other: newest}, undo)
+            set_in(self.adopted, place, told | {other: newest}, undo)
+            return
+        if isinstance(content, OfShard):
+            self.shards.said(other, content, undo)
+            if isinstance(content, ShardMoved):
+                self._forget_asks(content.shard, undo)
             return
         place = f"{content.tenant}.{content.key}"
         if isinstance(content, JobAsked):
-            self._set(self.afar, place, self.afar.get(place) or Afar(content.key), undo)
+            set_in(self.afar, place, self.afar.get(place) or Afar(content.key), undo)
         else:
             told = self.watched.get(place, {}) | {other: content.ended_by}
-            self._set(self.watched, place, told, undo)
+            set_in(self.watched, place, told, undo)
 
     def _heard(self, other: int, content: Content, record: Record, undo: list[Change] | None) -> None:
+        if isinstance(content, ShardPlaced):
+            self.shards.told(content, undo)
+            self._forget_asks(content.shard, undo)
+            return
+        if isinstance(content, AllTold):
+            set_in(self.shards.all_told, other, content.version, undo)
+            return
+        if isinstance(content, OfShard):
+            self.shards.heard(other, content, undo)
+            if isinstance(content, ShardMoved):
+                self._forget_asks(content.shard, undo)
+            return
         if isinstance(content, OfTenant):
             return  # no job's: the partition adopts it
         place = f"{content.tenant}.{content.key}"
         if isinstance(content, JobAsked):
-            self._set(self.watched, place, {other: 0} | self.watched.get(place, {}), undo)
+            if self.home(content.tenant, content.key) != self.number:
+                return  # its shard has moved: whoever asks hears of that, and asks there
+            set_in(self.watched, place, {other: 0} | self.watched.get(place, {}), undo)
             self.unheard_of.set(place, record.at + UNHEARD_OF_S * SECOND_US)
         else:
-            self._set(self.afar, place, heard(content, record.seq), undo)
+            set_in(self.afar, place, heard(content, record.seq), undo)
 
-    @staticmethod
-    def _set(where: dict[Any, Any], key: Any, value: Any, undo: list[Change] | None) -> None:
-        if undo is not None:
-            undo.append((where, key, where.get(key)))
-        where[key] = value
+    def _forget_asks(self, shard: int, undo: list[Change] | None) -> None:
+        """A shard is elsewhere now: what was asked of its jobs and not answered is to be asked there."""
+        for place, known in list(self.afar.items()):
+            tenant, _, key = place.partition(".")
+            if known.state is None and shard_of(tenant, split_job_key(key)[0]) == shard:
+                set_in(self.afar, place, None, undo)
 
     @staticmethod
     def revert(undo: list[Change]) -> None:
         """Takes changes back, newest first."""
         for where, key, old in reversed(undo):
             if old is None:
-                del where[key]
+                where.pop(key, None)
             else:
                 where[key] = old

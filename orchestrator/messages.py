@@ -20,11 +20,13 @@ from writ.schemas.links import MessageAccepted, MessageSent
 from writ.schemas.notes import Note
 from writ.schemas.records import Source
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.subjects import Addressed, parse_served
+from writ.schemas.shards import IntakeMark
+from writ.schemas.subjects import Addressed, mark_tenant, parse_served
 
 _VERBS = LEASE_VERBS | CONTROL_VERBS
 _decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in _VERBS.items()}
 _system_decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in SYSTEM_VERBS.items()}
+_decode_mark = msgspec.json.Decoder(IntakeMark).decode
 _NEVER_QUOTED = next(verb for verb, cls in CONTROL_VERBS.items() if cls is SetAsset)
 _ROUND_ROOM = bounds.BATCH_MAX_RECORDS - 10
 """Records that one message may need at most, so that an empty round always has room for it."""
@@ -121,6 +123,25 @@ class Linked(NamedTuple):
     def records_max(self) -> int:
         """Records that it may need."""
         return 1
+
+
+class Marked(NamedTuple):
+    """A mark met in the intake."""
+
+    epoch: int
+    seq: int
+    mark: IntakeMark
+    size_bytes: int = 0
+    records_max: int = 1
+
+
+Read = Submitted | Marked | Linked
+"""What is read, and not asked."""
+
+
+def open_mark(epoch: int, seq: int, subject: str, body: bytes) -> Marked | None:
+    """Takes a mark apart; None where a message of the intake is none. Raises msgspec.MsgspecError."""
+    return Marked(epoch, seq, _decode_mark(body)) if mark_tenant(subject) is not None else None
 
 
 def open_link(partition: int, stored: Stored) -> Linked | None:

@@ -183,8 +183,8 @@ class Office:
             rejection = TRY_LATER
         round_.answer(asked.send, encode(commands.Answer(rejection, round_.position)))
 
-    def recorded(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
-        """Stores what was decided, if anything is to be stored, and answers."""
+    def record(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
+        """Stores what was decided on a request, if anything is to be stored."""
         tenant, principal, verb, _ = asked.address
         if events:
             round_.record(
@@ -194,6 +194,10 @@ class Office:
                 cause=verb,
                 size_bytes=asked.size_bytes,
             )
+
+    def recorded(self, round_: Round, asked: Asked, kind: str, key: str, events: tuple[Fact, ...]) -> None:
+        """Stores what was decided, if anything is to be stored, and answers."""
+        self.record(round_, asked, kind, key, events)
         answer = commands.Answer(None, round_.position)
         round_.answer(asked.send, encode(answer), verdict_only=not events)
 
@@ -231,4 +235,4 @@ class Office:
 
 def size_of(content: msgspec.Raw | msgspec.UnsetType) -> int:
     """Bytes of raw JSON."""
-    return 0 if isinstance(content, msgspec.UnsetType) else len(bytes(content))
+    return 0 if isinstance(content, msgspec.UnsetType) else memoryview(content).nbytes

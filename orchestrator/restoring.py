@@ -19,7 +19,9 @@ from writ.broker.objects import FolderObjects
 from writ.broker.ports import Message
 from writ.broker.spread import ALONE, Spread
 from writ.broker.streams import names_of
+from writ.broker.tls import CA_FILE
 from writ.broker.transfer import restore as restore_stream
+from writ.broker.trust import OPERATOR_FILE
 from writ.schemas import bounds
 from writ.schemas.backups import Kind, LogKept, LogRestored, Manifest
 
@@ -60,15 +62,18 @@ def check_unfinished(directory: Path) -> None:
 
 
 def put_files(manifest: Manifest, folder: Path, directory: Path) -> None:
-    """Puts a backup's files into a directory that holds nothing yet but perhaps keys. Raises BackupError."""
+    """Puts a backup's files into a directory that holds nothing yet. Raises BackupError.
+
+    But for the keys, where the backup has none; and an authority among them, of the broker that is joined.
+    """
     taken = [name for name in _OWN if (directory / name).exists()]
     if manifest.keys:
-        taken += [name for name in SECRETS if (directory / name).exists()]
+        taken += [name for name in SECRETS if (directory / name).exists() and not _joins(directory / name)]
     if taken:
         raise BackupError(
             f"{directory} is not empty: it has {', '.join(taken)}; restore into a new one with --dir"
         )
-    if not manifest.keys and not (directory / "keys").is_dir():
+    if not manifest.keys and not (directory / "keys" / OPERATOR_FILE).exists():
         raise BackupError(
             f"the backup was taken without keys, and {directory} has none: first put {', '.join(SECRETS)} "
             "and audit of the node there, from where you keep them"
@@ -78,9 +83,16 @@ def put_files(manifest: Manifest, folder: Path, directory: Path) -> None:
     for part in manifest.parts:
         if part.kind is Kind.FILE:
             path = directory / part.name
+            if path.exists():
+                continue  # the authority: that of the broker to come, and not of the one that was
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             shutil.copyfile(folder / part.path, path)
             path.chmod(0o600)
+
+
+def _joins(keys: Path) -> bool:
+    """Whether a folder holds the authority of a broker to be joined, and no key."""
+    return keys.is_dir() and [each.name for each in keys.iterdir()] == [CA_FILE]
 
 
 async def put_streams(

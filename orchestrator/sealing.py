@@ -17,7 +17,7 @@ from writ.schemas.lifecycle import Job
 from writ.schemas.sealed import UNSEALED, Keys, Sealed, mapped, seal
 from writ.schemas.steps import Reproduces
 
-from .links import ONE
+from .shards import ONE
 from .state import Partition
 
 _NULL: Final = b"null"

@@ -197,8 +197,11 @@ async def recover(
     """The state at the log's end, or at sequence `up_to`, from the newest snapshot that fits, else from none.
 
     Of every `stride` records that it has to fold it leaves a snapshot behind. Raises Violation where a record
-    does not continue the log, and what reading the log raises.
+    does not continue the log, and what reading the log raises. A log that ends earlier than its broker said
+    when it was begun with is named in this process's log, and is no Violation: a broker that could not write
+    may have told of what nobody was promised.
     """
+    told = 0 if up_to is not None else await log_.last_seq()
     found = None if snapshots is None else await snapshots.newest(log_, up_to)
     state, at = found or (Partition(log_.partition, log_.epoch), Position())
     while snapshots is not None:
@@ -212,6 +215,13 @@ async def recover(
             log.warning("no snapshot was taken at record %d: %s", at.seq, error)
             break
     at = await fold(state, at, log_, up_to)
+    if at.seq < told:
+        log.error(
+            "the log of partition %d ends at record %d, and its broker told of record %d when its reading "
+            "began: it was cut, or could not be written; `writ audit verify` tells whether what was signed "
+            "is missing",
+            *(log_.partition, at.seq, told),
+        )
     return state, at
 
 

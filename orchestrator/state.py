@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from writ.schemas import bounds
 from writ.schemas.assets import Asset, evolve_asset
 from writ.schemas.canaries import Finding
@@ -71,9 +73,10 @@ from .canaries import Watch, begun, judged_by_results, observed
 from .deadlines import Deadlines
 from .decide.quotas import Standing
 from .jobs import Jobs
-from .links import Change, Links
+from .links import Links
 from .ready import Ready, of_key, of_process
 from .relations import Batch, Relations, evolve_batch
+from .shards import Change
 from .usage import Usage
 
 
@@ -372,6 +375,7 @@ class Partition:
 
     def evolve(self, record: Record, undo: Undo | None = None) -> None:
         """What a record's events change. The position is moved apart from it, by `advance`."""
+        self.links.shards.touch(record, None if undo is None else undo.links)
         if record.kind == "job":
             place = address(record.tenant, record.key)
             self.put(place, evolve_record(self.jobs.get(place), record), undo)
@@ -641,6 +645,12 @@ class Partition:
                 self._raise(version, record, kept)
             case PartitionOpened():
                 self.links.open(event)
+                for tenant, account in list(self.accounts.items()):  # a share of what it was is ours now
+                    quotas = QuotasSet(account.version, account.quotas)
+                    shared = self._evolve_account(account, quotas, record.at)
+                    self._keep(
+                        self.accounts, tenant, replace(shared, told_percent=account.told_percent), kept
+                    )
             case ContentErased():
                 self._keep(self.erased, record.key, record.seq, kept)
             case HoldPlaced() as hold:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from writ.schemas.jobs import HeldLease, Job
+from writ.schemas.sealed import Sealed
 
 from .decide.quotas import NO_LOAD, Load
 
@@ -12,15 +13,28 @@ Worker = tuple[str, str]
 """Principal and name of a worker."""
 
 
+class _Counted:
+    """What changes with every job, counted in place: a load is made of it for whoever asks."""
+
+    __slots__ = ("input_bytes", "jobs", "reserved_microusd")
+
+    def __init__(self) -> None:
+        self.jobs = self.input_bytes = self.reserved_microusd = 0
+
+
 class Usage:
     """The loads of all tenants."""
 
     def __init__(self) -> None:
-        self._loads: dict[str, Load] = {}
+        self._counted: dict[str, _Counted] = {}
         self._leases: dict[str, dict[Worker, set[str]]] = {}
 
     def of(self, tenant: str) -> Load:
-        return self._loads.get(tenant, NO_LOAD)
+        counted = self._counted.get(tenant)
+        if counted is None:
+            return NO_LOAD
+        workers = len(self._leases.get(tenant, ()))
+        return Load(counted.jobs, counted.input_bytes, workers, counted.reserved_microusd)
 
     def holds_lease(self, tenant: str, principal: str, worker: str) -> bool:
         """Whether a worker holds any lease of the tenant."""
@@ -32,23 +46,26 @@ class Usage:
 
     def change(self, tenant: str, old: Job | None, new: Job | None) -> None:
         """A job was `old` and is `new`."""
-        jobs, size_bytes = _live(new)
-        jobs_before, size_before = _live(old)
+        before = None if old is None or old.finished_at is not None else old.input
+        after = None if new is None or new.finished_at is not None else new.input
         was, now = None if old is None else old.lease, None if new is None else new.lease
-        if was is now and (jobs, size_bytes) == (jobs_before, size_before):
+        if before is after and was is now:
             return
-        if old is not None and was is not None and was is not now:
+        counted = self._counted.get(tenant)
+        if counted is None:
+            counted = self._counted[tenant] = _Counted()
+        if before is not after:
+            counted.jobs += (after is not None) - (before is not None)
+            counted.input_bytes += _size(after) - _size(before)
+        if was is now:
+            return
+        if old is not None and was is not None:
+            counted.reserved_microusd -= was.outstanding_microusd
             self._drop(tenant, was, old.key)
-        if new is not None and now is not None and was is not now:
+        if new is not None and now is not None:
+            counted.reserved_microusd += now.outstanding_microusd
             held = self._leases.setdefault(tenant, {})
             held.setdefault((now.principal, now.worker), set()).add(new.key)
-        load = self._loads.get(tenant, NO_LOAD)
-        self._loads[tenant] = Load(
-            load.jobs + jobs - jobs_before,
-            load.input_bytes + size_bytes - size_before,
-            len(self._leases.get(tenant, ())),
-            load.reserved_microusd + _outstanding(now) - _outstanding(was),
-        )
 
     def _drop(self, tenant: str, lease: HeldLease, key: str) -> None:
         held, who = self._leases[tenant], (lease.principal, lease.worker)
@@ -57,9 +74,5 @@ class Usage:
             del held[who]
 
 
-def _live(job: Job | None) -> tuple[int, int]:
-    return (0, 0) if job is None or job.finished_at is not None else (1, job.input.size_bytes)
-
-
-def _outstanding(lease: HeldLease | None) -> int:
-    return 0 if lease is None else lease.outstanding_microusd
+def _size(content: Sealed | None) -> int:
+    return 0 if content is None else content.size_bytes

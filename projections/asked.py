@@ -23,9 +23,9 @@ class Refused(Exception):
 
 
 def address_of(subject: str) -> tuple[str, str, str]:
-    """Tenant, principal and verb of a query's subject."""
+    """Tenant, principal and verb of a query's subject, which may name a partition behind them."""
     parts = subject.split(".")
-    if len(parts) != 5 or parts[:2] != ["writ", "query"] or token_fault(parts[2], "tenant"):
+    if len(parts) not in (5, 6) or parts[:2] != ["writ", "query"] or token_fault(parts[2], "tenant"):
         reason = f"subject {subject!r} is not of the form writ.query.<tenant>.<principal>.<verb>"
         raise Refused(RejectionKind.MALFORMED, reason, "subject")
     return parts[2], parts[3], parts[4]

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from writ.broker.clock import Clock, SystemClock
 from writ.broker.keys import KeyFileError
 from writ.broker.notary import Notary
+from writ.broker.note_places import NotePlace
 from writ.broker.ports import AppendFailed
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.checkpoints import Checkpoint, Note, NoteError
@@ -43,7 +44,7 @@ class Checkpointing:
 
     A tree that does not go on from the newest checkpoint is never signed: `refused` says why, and stands
     until somebody has put back what is missing, or the checkpoints aside. `last_seq` tells where the log
-    ends.
+    ends. `away` are object stores among the copies that could not be reached the last time, and why.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class Checkpointing:
         runner: Runner,
         partition: int,
         last_seq: Callable[[], Awaitable[int]],
-        copies: Sequence[Path] = (),
+        copies: Sequence[NotePlace] = (),
         clock: Clock | None = None,
         *,
         every_records: int = EVERY_RECORDS,
         every_s: float = EVERY_S,
     ) -> None:
         self.refused: str | None = None
+        self.away: dict[str, str] = {}
         self.size = 0
         self._directory, self._copies = directory, copies
         self._runner = runner
@@ -67,7 +69,7 @@ class Checkpointing:
         self._reader = Reader(runner.path)
         self._clock = clock or SystemClock()
         self._every_records, self._every_us = every_records, round(every_s * SECOND_US)
-        self._covered_at = self._clock.mono_us()
+        self._covered_at = self._signed_at = self._clock.mono_us()
         self._signing = asyncio.Lock()
 
     @property
@@ -77,8 +79,11 @@ class Checkpointing:
 
     @property
     def waiting_s(self) -> float:
-        """For how long records have waited for a checkpoint; 0 where the newest covers all of them."""
-        if self._runner.position <= self.size:
+        """For how long records have waited for a checkpoint that is in every place.
+
+        0 where the newest covers all of them.
+        """
+        if self._runner.position <= self.size and not self.away:
             return 0.0
         return (self._clock.mono_us() - self._covered_at) / SECOND_US
 
@@ -87,13 +92,11 @@ class Checkpointing:
         due = True
         while True:
             waiting = self._runner.position - self.size
-            if waiting <= 0:
-                self._covered_at = self._clock.mono_us()
-            if waiting > 0 and (
-                due
-                or waiting >= self._every_records
-                or self._clock.mono_us() - self._covered_at >= self._every_us
-            ):
+            now = self._clock.mono_us()
+            if waiting <= 0 and not self.away:
+                self._covered_at = self._signed_at = now
+            in_time = now - self._signed_at < self._every_us
+            if (waiting > 0 and (due or waiting >= self._every_records)) or not in_time:
                 try:
                     await self.sign()
                     due = False
@@ -122,7 +125,7 @@ class Checkpointing:
         async with self._signing:
             try:
                 last = await self._last_seq()
-                signed = await self._reader.read(partial(self._sign, last))
+                signed, away = await self._reader.read(partial(self._sign, last))
             except Behind:
                 raise
             except AppendFailed as error:
@@ -131,13 +134,22 @@ class Checkpointing:
                 self.refused = str(error)
                 raise NotSigned(str(error)) from error
             self.refused, self.size = None, signed[1].size
-            self._covered_at = self._clock.mono_us()
+            self._signed_at = self._clock.mono_us()
+            for place, why in away.items():
+                if place not in self.away:
+                    log.error("no checkpoint is copied to %s, until it is back: %s", place, why)
+            self.away = away
+            if not away:
+                self._covered_at = self._signed_at
             return signed
 
     def notary(self) -> Notary:
-        """With the keys as they are now. Raises NotSigned."""
+        """With the keys as they are now, over the node's own folder. Raises NotSigned."""
+        return self._notary(())
+
+    def _notary(self, copies: Sequence[NotePlace]) -> Notary:
         try:
-            return Notary(self._directory, self._clock.wall_us(), self._copies)
+            return Notary(self._directory, self._clock.wall_us(), copies)
         except KeyFileError as error:
             raise NotSigned(str(error)) from error
 
@@ -151,10 +163,11 @@ class Checkpointing:
         except (OSError, NoteError) as error:
             raise NotSigned(str(error)) from error
 
-    def _sign(self, last: int, db: sqlite3.Connection) -> tuple[Note, Checkpoint]:
+    def _sign(self, last: int, db: sqlite3.Connection) -> tuple[tuple[Note, Checkpoint], dict[str, str]]:
+        """The checkpoint, and the stores that could not be reached."""
         if self._runner.halted:
             raise NotSigned(f"the view tree has halted: {self._runner.halted}")
-        notary = self.notary()
+        notary = self._notary(self._copies)
         newest = notary.newest(self._partition)
         tree = head(db)
         if newest is not None:
@@ -169,8 +182,9 @@ class Checkpointing:
             if root_at(said.size, subtrees_in(db)) != said.root:
                 raise NotSigned(f"the first {said.size} records are others than the newest checkpoint says")
             if said.size == tree.size:
-                return newest
+                notary.copy(self._partition)
+                return newest, notary.away
         origin = notary.origin(self._partition, tree.epoch)
         after = "-" if newest is None else newest[0].digest
         found = Checkpoint(origin, tree.size, tree.root, self._clock.wall_us(), after)
-        return notary.add(found), found
+        return (notary.add(found), found), notary.away

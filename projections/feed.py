@@ -44,6 +44,10 @@ _TAIL: Final = 16
 _WORTH: Final = 4
 """A part of so much of the window is worth a batch, while the end of the log is far."""
 
+_SHOWN: Final = 4_096
+"""So many are decoded before followers are told of them, so that what came in one rest is one batch: told of
+each part, every view folds a batch for each."""
+
 _SLICE: Final = 1_024
 """Records decoded before the event loop gets its turn: a few milliseconds."""
 
@@ -338,25 +342,30 @@ class _Feed:
         self.came.give()  # who knows another record there is told, though nothing may follow
 
     async def _take(self, stored: Sequence[Stored]) -> None:
-        for start in range(0, len(stored), _SLICE):
+        for start in range(0, len(stored), _SHOWN):
             if self._fault is not None:
                 return
-            self._decode(stored[start : start + _SLICE])
+            await self._decode(stored[start : start + _SHOWN])
             self.came.give()
             await asyncio.sleep(0)
             await self._make_room()
 
-    def _decode(self, stored: Sequence[Stored]) -> None:
-        assert self._end is not None, "it begins behind a record that is known"
+    async def _decode(self, stored: Sequence[Stored]) -> None:
+        end = self._end
+        assert end is not None, "it begins behind a record that is known"
         records: list[Record] = []
         try:
-            self._end = link_all(self._end, stored, self._log.partition, self._log.epoch, records)
+            for start in range(0, len(stored), _SLICE):
+                part = stored[start : start + _SLICE]
+                end = link_all(end, part, self._log.partition, self._log.epoch, records)
+                await asyncio.sleep(0)
         except Violation as violation:
             self._fail(str(violation))
             if records:
                 last = records[-1]
-                self._end = Position(last.epoch, last.seq, digest(stored[len(records) - 1].body))
+                end = Position(last.epoch, last.seq, digest(stored[len(records) - 1].body))
         bodies = [each.body for each in stored[: len(records)]]
+        self._end = end
         self._size += sum([len(body) for body in bodies])
         self._records += records
         self._bodies += bodies

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from writ.schemas.links import MessageAccepted, PrincipalTold, TenantHosted
 from writ.schemas.lists import (
     Bearer,
     GrantView,
@@ -83,6 +84,19 @@ class PrincipalsView(Collecting):
                 self._evolve(record)
             elif record.kind == "tenant" and isinstance(record.events[0], TenantCreated):
                 self._put(_TENANT, record.key)
+            elif record.kind == "link":
+                self._hear(record)
+
+    def _hear(self, record: Record) -> None:
+        """What the partition that is the tenant's home tells of it."""
+        for event in record.events:
+            told = event.content if isinstance(event, MessageAccepted) else None
+            if isinstance(told, TenantHosted):
+                self._put(_TENANT, told.tenant)
+            if isinstance(told, PrincipalTold | TenantHosted):
+                principal = told.principal if isinstance(told, PrincipalTold) else told.owner
+                self._known[principal.tenant, principal.name] = principal
+                self._changed.add((principal.tenant, principal.name))
 
     def _evolve(self, record: Record) -> None:
         name = (record.tenant, record.key)

@@ -63,9 +63,9 @@ class Snapshots:
         self._objects = FolderObjects(folder)
 
     @classmethod
-    def beside(cls, directory: Path) -> Snapshots:
-        """Those that are kept in a node's directory."""
-        return cls(directory / "snapshots" / "views")
+    def beside(cls, directory: Path, views: str = "views") -> Snapshots:
+        """Those that are kept in a node's directory, of the views in one of its folders."""
+        return cls(directory / "snapshots" / views)
 
     def title(self, view: str) -> Title | None:
         """What there is of a view; None where there is nothing that can be read."""

@@ -13,6 +13,7 @@ from writ.schemas.codec import CodecError, decode
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.links import MessageAccepted, MessageSent
 from writ.schemas.queries import RecordView, StretchPage, StretchQuery
+from writ.schemas.shards import OfShard
 from writ.schemas.subjects import parse_log
 
 from .shown import PAGE_MAX_BYTES, timestamp
@@ -77,4 +78,4 @@ def _shown_to(tenant: str, stored: Stored) -> bool:
     except CodecError:
         return True  # whoever reads the answer must see it
     said = (event.content for event in events if isinstance(event, MessageSent | MessageAccepted))
-    return all(content.tenant == tenant for content in said)
+    return all(not isinstance(content, OfShard) and content.tenant == tenant for content in said)

@@ -60,7 +60,8 @@ class Watch:
     ) -> None:
         self.standing: dict[AlarmKind, str] = {}
         self.mirror_lag: int | None = None
-        self._path = directory / "audit" / "streams.json"
+        number = archived.partition
+        self._path = directory / "audit" / ("streams.json" if number == 0 else f"streams-{number}.json")
         self._log = archived
         self._checkpoints = checkpoints
         self._streams = streams

@@ -76,6 +76,10 @@ SUBMITS_WAITING_MAX: Final = 5_000
 """Messages of one principal to one queue that wait to be decided on. Beyond it the broker stores no more of
 them: it syncs its disk for each message, and whoever else submits would wait for that."""
 
+KEPT_OUT_FROM: Final = 10_000
+"""Jobs of one tenant that wait to be decided on, where several share a node: from so many on its submits are
+not stored, in whatever queues and messages they come."""
+
 TASKS_TOLD_MAX: Final = 200
 TASKS_TOLD_MAX_BYTES: Final = 128 * 1024
 """Of the schemas of all tasks that a worker tells of; beyond that it tells of none."""

@@ -312,6 +312,16 @@ STREAM_BYTES: Final = _metric(
     BROKER, "writ_stream_bytes", G, "What a stream takes of the broker's disk.", ("stream",)
 )
 STREAM_MESSAGES: Final = _metric(BROKER, "writ_stream_messages", G, "Messages in a stream.", ("stream",))
+REPLICAS: Final = _metric(
+    BROKER, "writ_stream_replicas", G, "Servers on which a stream shall be kept.", ("stream",)
+)
+REPLICAS_CURRENT: Final = _metric(
+    BROKER,
+    "writ_stream_replicas_current",
+    G,
+    "Servers that have all of a stream now; 0 where nobody leads it.",
+    ("stream",),
+)
 DISK_FREE: Final = _metric(BROKER, "writ_disk_free_bytes", G, "Free on the disk of the node's directory.")
 DISK_SIZE: Final = _metric(BROKER, "writ_disk_size_bytes", G, "Size of the disk of the node's directory.")
 

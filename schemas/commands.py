@@ -48,6 +48,7 @@ from .quotas import NO_QUOTAS, Quotas, Reserve
 from .rejections import Rejection
 from .releasing import RELEASE_ANSWERS, RELEASE_VERBS
 from .schedules import Overlap, ScheduleSpec
+from .shards import SHARD_ANSWERS, SHARD_VERBS
 from .steps import Reproduces
 from .tenants import TenantPolicy
 from .upgrading import UPGRADE_VERBS
@@ -559,11 +560,11 @@ class Planned(Answer, frozen=True):
 class Erased(Answer, frozen=True):
     """The content of so many jobs is gone; 0 where it was before.
 
-    They are of one of so many `partitions`: for a data subject, ask the others too.
+    They are of one partition: for a data subject, ask on the queues `beside` too, one in each other.
     """
 
     jobs: int = 0
-    partitions: int = 1
+    beside: tuple[str, ...] = ()
 
 
 class Started(Answer, frozen=True):
@@ -655,6 +656,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
     "get_tenant": GetTenant,
     **HOSTING_VERBS,
     **UPGRADE_VERBS,
+    **SHARD_VERBS,
     **ASSET_VERBS,
     **FLEET_VERBS,
     **ACCESS_VERBS,
@@ -669,6 +671,7 @@ CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
     GetTenant: TenantTold,
     Erase: Erased,
     **HOSTING_ANSWERS,
+    **SHARD_ANSWERS,
     **ASSET_ANSWERS,
     **ACCESS_ANSWERS,
     **RELEASE_ANSWERS,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from itertools import count
 from typing import Final
 
 from .bounds import SHARDS, TOKEN_MAX_BYTES
@@ -51,6 +53,7 @@ def derived_job_id(intake_epoch: int, seq: int, index: int) -> str:
     return f"{intake_epoch}-{seq}-{index}"
 
 
+@lru_cache(maxsize=4096)
 def shard_of(tenant: str, queue: str) -> int:
     """The home shard of a queue, 0 to 255: FNV-1a 32 over both tokens without separator.
 
@@ -61,6 +64,11 @@ def shard_of(tenant: str, queue: str) -> int:
     for byte in (tenant + queue).encode():
         value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
     return value % SHARDS
+
+
+def queue_in(tenant: str, shard: int) -> str:
+    """A name that a queue of the shard would have."""
+    return next(name for number in count() if shard_of(tenant, name := f"shard-{shard}-{number}") == shard)
 
 
 def fencing_token(epoch: int, seq: int) -> int:

@@ -8,25 +8,24 @@ partition asks, and is told of each end and each opening of that job, for as lon
     message_settled      in the sender's log: everything up to that message has been accepted
 
 All three stand in records of kind `link`, whose key is the number of the other partition. `partition_opened`
-says as one of how many partitions a log began: shard n belongs to partition n modulo that number.
+says as one of how many partitions a log began: shard n belongs to partition n modulo that number, unless it
+has moved since (`shards.py`).
 """
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Final
 
 import msgspec
 
-from .bounds import SHARDS
 from .canaries import Finding
 from .facts import Fact
-from .ids import shard_of
 from .prices import Price
 from .principals import Principal
 from .processes import Process
 from .quotas import Quotas
 from .sealed import Sealed
+from .shards import AllTold, OfShard, ShardPlaced
 from .states import State
 from .tenants import TenantPolicy
 
@@ -138,12 +137,22 @@ class FleetTold(msgspec.Struct, frozen=True, gc=False, tag="fleet_told"):
 
 
 OfTenant = (
-    PricesTold | PolicyTold | TenantHosted | QuotasTold | PrincipalTold | ProcessTold | FleetTold | CanaryTold
+    PricesTold
+    | PolicyTold
+    | TenantHosted
+    | QuotasTold
+    | PrincipalTold
+    | ProcessTold
+    | FleetTold
+    | CanaryTold
+    | ShardPlaced
+    | AllTold
 )
 """What the home partition tells all others as soon as it holds, and they adopt: that of the tenant, or of
-the host tenant for what only the host says. `CanaryTold` is what the others tell the tenant's home."""
+the host tenant for what only the host says. `CanaryTold` is what the others tell the tenant's home, and
+`ShardPlaced` what who holds a shard by now tells the others."""
 
-Content = JobAsked | JobTold | OfTenant
+Content = JobAsked | JobTold | OfTenant | OfShard
 
 
 class MessageSent(Fact, frozen=True):
@@ -165,9 +174,13 @@ class MessageSettled(Fact, frozen=True):
 
 
 class PartitionOpened(Fact, frozen=True):
-    """The first record of a log that is one of several."""
+    """The log is one of several: its first record, or one since which there are more.
+
+    `dealt` is the number of partitions over which the shards were dealt out, 0 for all.
+    """
 
     partitions: int
+    dealt: int = 0
 
 
 LINK_EVENTS: Final[tuple[type[Fact], ...]] = (MessageSent, MessageAccepted, MessageSettled)
@@ -200,19 +213,3 @@ def heard(told: JobTold, seq: int) -> Afar:
 def partition_of(shard: int, partitions: int) -> int:
     """The partition that a shard belongs to from the start."""
     return shard % partitions
-
-
-def queues_beside(tenant: str, queue: str, partitions: int) -> list[str]:
-    """Names of queues that lead to all other partitions than this queue does, one each, in their order."""
-    found = {partition_of(shard_of(tenant, queue), partitions): ""}
-    for number in count():
-        if len(found) == partitions:
-            return [found[partition] for partition in sorted(found) if found[partition]]
-        name = f"{queue}-{number}"
-        found.setdefault(partition_of(shard_of(tenant, name), partitions), name)
-    raise AssertionError("numbers end")
-
-
-def shards_of(partition: int, partitions: int) -> frozenset[int] | None:
-    """The shards that a partition holds from the start; None for all of them."""
-    return None if partitions == 1 else frozenset(range(partition, SHARDS, partitions))

@@ -170,6 +170,9 @@ class PrincipalRestored(Fact, frozen=True):
 BROKER_RULES: Final = "broker."
 """Begins the rule of what the broker refused by itself, before anybody else was asked."""
 
+HTTP_RULES: Final = "http."
+"""Begins that of what the HTTP API refused by itself."""
+
 
 class AccessDenied(Fact, frozen=True):
     """`rule` is what decided it. `count` is how often, since the record before, this was asked and denied."""

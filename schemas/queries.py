@@ -34,7 +34,7 @@ Timestamp = str
 
 
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
-Place = Annotated[str, Meta(pattern=r"^[0-9]{1,18}$(?!\n)")]
+Place = Annotated[str, Meta(pattern=r"^([0-9]{1,18}|@[0-9]{1,2}:[0-9]{0,18})$(?!\n)")]
 SEQUENCE_MAX: Final = 2**63 - 1
 SEARCH_MAX_CHARS: Final = 500
 

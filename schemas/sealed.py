@@ -29,7 +29,7 @@ class Sealed(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     @property
     def size_bytes(self) -> int:
         """About what the content weighs."""
-        return len(bytes(self.plain)) or len(self.cipher)
+        return memoryview(self.plain).nbytes or len(self.cipher)
 
 
 class Keys(Protocol):

@@ -4,8 +4,10 @@ writ.submit.<tenant>.<principal>.<queue>             a client's submit
 writ.lease.<tenant>.<principal>.<verb>.<queue>       a worker's request
 writ.control.<tenant>.<principal>.<verb>.<queue>     an operator's request
 writ.query.<tenant>.<principal>.<verb>               a read of the views
+writ.query.<tenant>.<principal>.<verb>.<p>           the same of partition p alone
 writ.store.<tenant>.<principal>.<verb>.<queue>       files and memory
 writ.shard.<n>.<what follows writ.>                  the same first three, as the broker maps them
+writ.shard.<n>.submit.<tenant>.mark                  behind all submits of a tenant to a shard that is to move
 writ.log.<p>.<tenant>.<kind>.<key>                   the log of a partition
 writ.feed.<tenant>.<kind>.<key>                      the log, republished for watching
 writ.leader.<p>                                      a leader's beat
@@ -16,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
+from .ids import SYSTEM_TENANT
+
 SUBMIT_STREAM: Final = "WRIT_SUBMIT"
 SUBMIT_STORED: Final = "writ.shard.*.submit.>"
-QUERY_SERVED: Final = "writ.query.>"
 STORE_SERVED: Final = "writ.store.>"
 NO_QUEUE: Final = "-"
 
@@ -66,9 +69,28 @@ def submits_of(shards: Collection[int] | None, tenant: str | None = None) -> lis
     return [f"writ.shard.{shard}.submit.{whose}>" for shard in which]
 
 
+def taken_of(tenants: Collection[str] | None) -> list[str]:
+    """The subjects of an intake that takes submits of these tenants alone, or of all."""
+    if tenants is None:
+        return [SUBMIT_STORED]
+    # A stream has one subject at least: under the name of Writ itself nobody submits.
+    return [submits_of(None, tenant)[0] for tenant in sorted({SYSTEM_TENANT, *tenants})]
+
+
 def shard_in(subject: str) -> int:
     """The shard in a mapped subject."""
     return int(subject.split(".", 3)[2])
+
+
+def mark_subject(shard: int, tenant: str) -> str:
+    """One token shorter than any submit: the broker maps no principal's message to it."""
+    return f"writ.shard.{shard}.submit.{tenant}.mark"
+
+
+def mark_tenant(subject: str) -> str | None:
+    """The tenant in the subject of a mark; None where it is none."""
+    parts = subject.split(".")
+    return parts[4] if len(parts) == 6 and parts[3] == "submit" and parts[5] == "mark" else None
 
 
 def link_filter(partition: int, other: int) -> str:
@@ -76,8 +98,16 @@ def link_filter(partition: int, other: int) -> str:
     return f"writ.log.{partition}.*.link.{other}"
 
 
-def query_subject(tenant: str, principal: str, verb: str) -> str:
-    return f"writ.query.{tenant}.{principal}.{verb}"
+def query_subject(tenant: str, principal: str, verb: str, partition: int | None = None) -> str:
+    """Of one partition, or without its number of all, as far as a read goes through all."""
+    whole = f"writ.query.{tenant}.{principal}.{verb}"
+    return whole if partition is None else f"{whole}.{partition}"
+
+
+def queries_of(partition: int) -> list[str]:
+    """The subjects of the queries that the views of a partition answer."""
+    own = f"writ.query.*.*.*.{partition}"
+    return ["writ.query.*.*.*", own] if partition == 0 else [own]
 
 
 def store_subject(tenant: str, principal: str, verb: str, queue: str) -> str:

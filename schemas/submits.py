@@ -124,6 +124,8 @@ def retry_fault(retry: Retry | None, field: str, index: int | None = None) -> Re
 
 def _relations_fault(command: SubmitJob, index: int | None) -> Rejection | None:
     """What is wrong with what a submit says of other jobs, as far as that needs no state."""
+    if not command.input_from:
+        return None
     for field, key in command.input_from.items():
         if key not in command.after:
             reason = f"input_from.{field} names {key}, which is not in after"
@@ -160,8 +162,10 @@ def filled_fault(
     input_from: dict[str, str], content: msgspec.Raw, index: int | None = None
 ) -> Rejection | None:
     """Why `input_from` cannot fill this input: it is no object, nor nothing."""
+    if not input_from:
+        return None
     begins = bytes(content).lstrip()[:1].decode()
-    if input_from and begins not in ("{", "n"):
+    if begins not in ("{", "n"):
         kind = _KINDS.get(begins, "a number")
         return malformed(f"input_from fills fields of an object, and input is {kind}", "input", index)
     return None

@@ -125,7 +125,7 @@ class Beats:
             run = runs[rejection.index]
             if line.held.get(run.lease.token) is not run:
                 continue  # reported meanwhile
-            del line.held[run.lease.token]
+            line.drop(run.lease.token)
             if run.ended:
                 # Its report is under way or waits: accepted just before this beat, or void.
                 run.stop = Stop.LOST

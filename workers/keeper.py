@@ -273,7 +273,7 @@ class Keeper:
         command = Acquire(
             post.worker, count, wait_s, self._names, about, post.isolation, post.releases, post.labels
         )
-        taken = 0
+        taken, open_ = 0, line.opened()
         asking = asyncio.ensure_future(
             self._asking.ask(line.queue, "acquire", command, Acquired, wait_s + PATIENCE_S + STRAGGLER_S)
         )
@@ -285,7 +285,8 @@ class Keeper:
                 empty_early = taken == 0 and not self._draining and idle_us < wait_s * _SECOND_US / 2
                 self._rest(line, "no lease, and no wait" if empty_early else None)
             else:
-                self._spawn(self._straggler(line, asking, asked_us))
+                self._spawn(self._straggler(line, asking, asked_us, open_))
+                open_ = 0
                 self._missed(line)
                 self._rest(line, f"no answer to acquire within {wait_s + PATIENCE_S:g} s")
         except (PermissionDenied, Unreachable) as error:
@@ -301,6 +302,8 @@ class Keeper:
             asking.cancel()
             raise
         finally:
+            if open_:
+                line.closed(open_)
             line.polls -= 1
             line.turn -= (count - taken) / line.weight
             if not taken:  # what it leaves to others while it is empty, it does not get later
@@ -326,43 +329,50 @@ class Keeper:
             command = Acquire(
                 self._post.worker, again=True, known=tuple(newest), isolation=self._post.isolation
             )
+            open_ = line.opened()
             try:
                 answer = await self._asking.ask(line.queue, "acquire", command, Acquired, PATIENCE_S)
+                if not self._take_late(line, answer.leases, asked_us):
+                    return
+                continue  # there may be more than one answer holds
             except (WireError, TryLater) as error:
                 log.info("the leases of queue %s are asked for again: %s", line.queue, error)
                 line.missed = True
             except Refused:
                 return
-            else:
-                new = [each for each in answer.leases if each.token not in line.held]
-                if not new:
-                    return
-                self._take_late(line, new, asked_us)
-                continue  # there may be more than one answer holds
+            finally:
+                line.closed(open_)
             await asyncio.sleep(pause_s * (0.5 + self._entropy()))
             pause_s = min(pause_s * 2, 1.0)
 
-    async def _straggler(self, line: Line, asking: asyncio.Future[Acquired], asked_us: int) -> None:
+    async def _straggler(
+        self, line: Line, asking: asyncio.Future[Acquired], asked_us: int, open_: int
+    ) -> None:
         """Waits for an answer that is late: what it brings is run where there is room, else released."""
         try:
-            answer = await asking
+            self._take_late(line, (await asking).leases, asked_us)
         except (WireError, TryLater, Refused):
             return
-        self._take_late(line, answer.leases, asked_us)
+        finally:
+            line.closed(open_)
 
-    def _take_late(self, line: Line, leases: Sequence[Lease], asked_us: int) -> None:
-        """Runs leases that were not waited for any more, where there is room, and releases the others."""
-        if not leases:
-            return
-        log.warning("an acquire of queue %s was answered late with %d leases", line.queue, len(leases))
-        room = max(0, self._free)
-        self._free -= self._acquired(line, Acquired(leases=tuple(leases[:room])), 0, asked_us)
-        self._return(line, leases[room:])
+    def _take_late(self, line: Line, leases: Sequence[Lease], asked_us: int) -> int:
+        """Runs leases that were not waited for any more, where there is room, and releases the others.
+
+        How many that are: none of what another answer has told of.
+        """
+        new = tuple([each for each in leases if line.is_new(each.token)])
+        if new:
+            log.warning("an acquire of queue %s was answered late with %d leases", line.queue, len(new))
+            room = max(0, self._free)
+            self._free -= self._acquired(line, Acquired(leases=new[:room]), 0, asked_us)
+            self._return(line, new[room:])
+        return len(new)
 
     def _acquired(self, line: Line, answer: Acquired, asked: int, asked_us: int) -> int:
         """Starts work on what an acquire of `asked_us` brought; how many slots that takes."""
-        leases = answer.leases
-        line.hot = asked > 0 and len(leases) >= asked
+        line.hot = asked > 0 and len(answer.leases) >= asked
+        leases = [each for each in answer.leases if line.is_new(each.token)]
         if not leases:
             return 0
         self.counts.acquired += len(leases)
@@ -379,7 +389,7 @@ class Keeper:
             task = self._tasks.get(lease.task)
             if task is None:
                 unknown.append(lease)
-            elif lease.token not in line.held:
+            else:
                 told, spans = Spans.begin(lease, line.tenant, line.queue)
                 run = Run(told, line, task, self._clock, spans)
                 run.granted(asked_us, lease.parked_s)

@@ -65,6 +65,11 @@ class Line:
         """How many leases it was asked for by its weight; the queue with the least has the next turn."""
 
         self.held: dict[int, Run] = {}
+        self._over: dict[int, int] = {}
+        """Tokens held no more, each with the newest acquire at the time: an older one may yet tell of it."""
+
+        self._asked = 0
+        self._open: dict[int, None] = {}
         self.completed: deque[Run] = deque()
         self.failed: deque[Run] = deque()
         self.given_back: deque[Run] = deque()
@@ -93,6 +98,27 @@ class Line:
         self.beating = False
         self.unheard = False
         """The last beat was not answered."""
+
+    def opened(self) -> int:
+        """An acquire goes out. What `closed` is told when its answer was dealt with, or cannot come."""
+        self._asked += 1
+        self._open[self._asked] = None
+        return self._asked
+
+    def closed(self, asked: int) -> None:
+        del self._open[asked]
+        oldest = next(iter(self._open), self._asked + 1)
+        while self._over and self._over[token := next(iter(self._over))] < oldest:
+            del self._over[token]
+
+    def is_new(self, token: int) -> bool:
+        """Whether a lease is none that was held before: two answers may tell of one."""
+        return token not in self.held and token not in self._over
+
+    def drop(self, token: int) -> None:
+        """A lease is over, or given back."""
+        if self.held.pop(token, None) is not None and self._open:
+            self._over[token] = self._asked
 
     def waiting_reports(self, verb: str) -> deque[Run]:
         waiting = {"complete": self.completed, "fail": self.failed, **self.asleep}

@@ -186,7 +186,7 @@ class Reports:
         else:
             self.counts.released += len(runs)
         for run in runs:
-            line.held.pop(run.lease.token, None)
+            line.drop(run.lease.token)
         return again
 
     def _refused(self, line: Line, verb: str, run: Run, rejection: Rejection, repeated: bool) -> None:
@@ -200,7 +200,7 @@ class Reports:
             line.failed.append(run)
             self.flush(line)
             return
-        line.held.pop(run.lease.token, None)
+        line.drop(run.lease.token)
         if repeated:
             log.info("job %s in queue %s: %s was accepted before, or is void", run.lease.id, line.queue, verb)
             return

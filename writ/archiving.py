@@ -26,10 +26,12 @@ GROWN: Final = 10_000
 
 
 class Archiving:
-    """`writ archive run`, whenever a pass is due and the engine of the node in `directory` leads."""
+    """`writ archive run` of a partition, whenever a pass is due and its engine beside `directory` leads."""
 
-    def __init__(self, directory: Path, engine: Engine, clock: Clock, look_s: float = LOOK_S) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Path, engine: Engine, clock: Clock, look_s: float = LOOK_S, partition: int = 0
+    ) -> None:
+        self._words = ("archive", "run", "--dir", str(directory), "--partition", str(partition))
         self._engine = engine
         self._clock = clock
         self._look_s = look_s
@@ -59,7 +61,7 @@ class Archiving:
     async def _run(self) -> None:
         """One pass."""
         try:
-            code, said = await run_apart("archive", "run", "--dir", str(self._directory))
+            code, said = await run_apart(*self._words)
         except OSError as error:  # no process to be had: the node goes on
             log.error("archiving could not begin: %s", error)
             return

@@ -10,7 +10,7 @@ from writ.broker.joined import USUAL_REPLICAS
 from writ.broker.ports import OutcomeUnknown
 from writ.broker.presence import Present, present
 from writ.broker.servers import Servers, look_at_servers
-from writ.broker.streams import ApiError, api, telling
+from writ.broker.streams import ApiError, api, replicas_in, telling
 from writ.schemas.queries import Durability
 from writ.schemas.subjects import log_stream
 
@@ -62,15 +62,13 @@ class Durable:
 
 def durability(servers: Servers, stream: dict[str, Any], found: tuple[Present, ...]) -> Durability:
     """In the words of `writ status`, from what the servers say, and the API says of the log's stream."""
-    cluster: dict[str, Any] = stream.get("cluster") or {}
-    others: list[dict[str, Any]] = cluster.get("replicas") or []
-    current = 1 + sum(1 for each in others if each.get("current") and not each.get("offline"))
+    replicas = replicas_in(stream)
     placement: dict[str, Any] = stream["config"].get("placement") or {}
     return Durability(
         servers=servers.size,
         answering=tuple([each.name for each in servers.found]),
-        replicas=int(stream["config"].get("num_replicas", 1)),
-        current=current if cluster.get("leader") or not cluster else 0,
+        replicas=replicas.wanted,
+        current=replicas.current,
         placement=tuple(placement.get("tags") or ()),
         sync=sync_mode(servers.sync_s),
         orchestrators=tuple([each.member.name for each in found]),

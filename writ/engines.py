@@ -7,9 +7,10 @@ import random
 import secrets
 import socket
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,6 +21,7 @@ from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.objects import sync_folder
 from writ.broker.requests import NatsRequests
 from writ.broker.spread import ALONE, Spread
+from writ.broker.streams import partitions_of
 from writ.broker.vault import Vault, vault_path
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.restoring import check_unfinished
@@ -30,9 +32,8 @@ from writ.schemas.upgrading import RECORDS
 
 if TYPE_CHECKING:
     from writ.broker.hardened import HardenedClient
+    from writ.broker.ports import Log
     from writ.orchestrator.access_desk import Founder
-
-_EPOCHS_FILE: Final = "epochs.json"
 
 
 class Wired(NamedTuple):
@@ -49,23 +50,24 @@ async def wire_engine(
     logs: HardenedClient,
     answers: HardenedClient,
     *,
+    partition: int = 0,
     founders: Sequence[Founder] = (),
     live_max: int = LIVE_MAX,
     spread: Spread = ALONE,
     reads: int = RECORDS,
 ) -> Wired:
-    """An engine with a node's directory beside it: archive, snapshots, key store.
+    """An engine of a partition with a node's directory beside it: archive, snapshots, key store.
 
     The connections are those of the users `log` and `answer`; streams that are not there are made,
     with this `spread`. Raises the errors of `JetStreamLog.open`, and BackupError where the directory
     was not restored to the end.
     """
     check_unfinished(directory)
-    floors = _read_epochs(directory)
-    live = await JetStreamLog.open(logs, spread=spread, epoch_floor=floors.get("log", 0))
+    floors = _read_epochs(directory, partition)
+    live = await JetStreamLog.open(logs, partition, spread=spread, epoch_floor=floors.get("log", 0))
     intake = await JetStreamIntake.open(logs, spread=spread, epoch_floor=floors.get("submit", 0))
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    _write_epochs(directory, {"log": live.epoch, "submit": intake.epoch})
+    _write_epochs(directory, partition, {"log": live.epoch, "submit": intake.epoch})
     engine = Engine(
         ArchivedLog.beside(directory, live),
         intake,
@@ -74,6 +76,7 @@ async def wire_engine(
         name=name,
         version=version("writ-orchestrator"),
         entropy=random.SystemRandom().random,
+        others=partial(_others, directory, logs, partition, {}),
         snapshots=Snapshots.beside(directory, live.partition),
         keys=Vault(vault_path(directory)),
         founders=founders,
@@ -84,22 +87,48 @@ async def wire_engine(
     return Wired(engine, live, live.epoch, intake.epoch)
 
 
-def _read_epochs(directory: Path) -> dict[str, int]:
+async def _others(
+    directory: Path, link: HardenedClient, partition: int, opened: dict[int, Log]
+) -> Sequence[Log]:
+    """The logs of all other partitions that there are now; each is `opened` once."""
+    for number in range(await partitions_of(link)):
+        if number != partition and number not in opened:
+            opened[number] = ArchivedLog.beside(directory, await JetStreamLog.open(link, number))
+    return [opened[number] for number in sorted(opened)]
+
+
+async def make_logs(directory: Path, link: HardenedClient, partitions: int, spread: Spread) -> None:
+    """So many logs at least, numbered from 0; those that are there stay. Raises as `wire_engine`."""
+    check_unfinished(directory)
+    for number in range(partitions):
+        floor = _read_epochs(directory, number).get("log", 0)
+        await JetStreamLog.open(link, number, spread=spread, epoch_floor=floor)
+
+
+def _epochs_file(directory: Path, partition: int) -> Path:
+    """One for each partition, as each is led by a process of its own."""
+    return directory / ("epochs.json" if partition == 0 else f"epochs-{partition}.json")
+
+
+def _read_epochs(directory: Path, partition: int) -> dict[str, int]:
     """The highest epochs known of this node's streams: a stream made anew must get a higher one."""
     try:
-        return msgspec.json.decode((directory / _EPOCHS_FILE).read_bytes(), type=dict[str, int])
+        return msgspec.json.decode(_epochs_file(directory, partition).read_bytes(), type=dict[str, int])
     except FileNotFoundError:
         return {}
 
 
-def _write_epochs(directory: Path, epochs: dict[str, int]) -> None:
-    replace_file(directory / _EPOCHS_FILE, msgspec.json.encode(epochs))
+def _write_epochs(directory: Path, partition: int, epochs: dict[str, int]) -> None:
+    replace_file(_epochs_file(directory, partition), msgspec.json.encode(epochs))
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there as it was or as it shall be, and stays so when the power is lost."""
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
+    """Writes a file so that it is there as it was or as it shall be, and stays so when the power is lost.
+
+    Several processes may do so at once: orchestrators that start on one directory.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with temporary.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

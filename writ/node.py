@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,8 @@ from writ.broker.gate import LIFE_S
 from writ.broker.glass import BREAK_GLASS
 from writ.broker.joined import JoinedBroker
 from writ.broker.log import JetStreamLog
-from writ.broker.owned import DEFAULT_DIRECTORY
+from writ.broker.note_places import absolute
+from writ.broker.owned import DEFAULT_DIRECTORY, BrokerStartError
 from writ.broker.ports import AppendFailed
 from writ.broker.queries import teller
 from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
@@ -42,10 +44,12 @@ from writ.schemas.upgrading import RECORDS
 from .archiving import Archiving
 from .children.gate import Settings as GateSettings
 from .children.gate import second_gate
-from .engines import replace_file, wire_engine
+from .children.leader import Settings as LeaderSettings
+from .engines import make_logs, replace_file, wire_engine
 from .joining import Join
 from .metrics.components import component
 from .metrics.of_engine import of_engine
+from .partitions import Partitions
 from .principals import Doorkeeper, founders, owner_of
 from .scrubbing import Scrubbing
 from .space import RESERVE_BYTES, Space
@@ -64,13 +68,19 @@ NODE_FILE: Final = "node.json"
 LOOPBACK: Final = "127.0.0.1"
 _ENGINE: Final = "orchestrator"
 _AGAIN_S: Final = 1.0
+_STARTS: Final = 3
+"""Of a broker that died, before the node gives up."""
+
+_BEGUN_S: Final = 20.0
+"""How long the node waits for the other partitions as it starts."""
+
 SCRUB_EVERY_S: Final = 6 * 3_600.0
 
 
 class AuditCopies(NamedTuple):
-    """What is kept of the log beside it: folders with copies of its checkpoints, a mirror in the broker."""
+    """What is kept of the log beside it: addresses for copies of its checkpoints, and a mirror."""
 
-    checkpoints: tuple[Path, ...] = ()
+    checkpoints: tuple[str, ...] = ()
     mirror: bool = False
 
 
@@ -125,6 +135,7 @@ class Node:
         self._links: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._glass: asyncio.Queue[str] = asyncio.Queue()
+        self._others: Partitions | None = None
         self.views = views
         self.gate = second_gate()
 
@@ -153,6 +164,7 @@ class Node:
         join: Join | None = None,
         disk_reserve_bytes: int = RESERVE_BYTES,
         scrub_every_s: float = SCRUB_EVERY_S,
+        partitions: int = 1,
     ) -> Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
@@ -162,7 +174,7 @@ class Node:
         a principal's login counts, `live_max` how many jobs may be there that have not ended. With `join` no
         broker is started. Submits are refused while the directory's disk has less than `disk_reserve_bytes`
         left. Records are read and written up to the version `reads`. The whole log is read and checked every
-        `scrub_every_s`.
+        `scrub_every_s`. There are so many `partitions` at least: logs that are not there are made.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
         cannot be folded, ChildFailed where the views do not start.
@@ -187,7 +199,9 @@ class Node:
             raise
         node = cls(directory, broker, views, http, spread)
         try:
-            await node._open(metrics_port, search, audit or AuditCopies(), live_max, reads)
+            await node._open(
+                *(metrics_port, search, audit or AuditCopies(), live_max, reads), partitions, scrub_every_s
+            )
             if isinstance(broker, EmbeddedBroker):  # the disk of another is not ours to watch
                 assert node.engine is not None
                 space = Space(directory, disk_reserve_bytes, node.engine, node._own_broker)
@@ -204,11 +218,19 @@ class Node:
         return self.broker
 
     async def _open(
-        self, metrics_port: int | None, search: bool, audit: AuditCopies, live_max: int, reads: int
+        self,
+        metrics_port: int | None,
+        search: bool,
+        audit: AuditCopies,
+        live_max: int,
+        reads: int,
+        partitions: int,
+        scrub_every_s: float,
     ) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
         own = founders(self.broker.founders)
+        await make_logs(self.directory, logs, partitions, self._spread)
         wired = await wire_engine(
             *(self.directory, logs, answers),
             founders=own,
@@ -232,10 +254,26 @@ class Node:
             version("writ-orchestrator"),
             metrics_port,
             search,
-            tuple([str(folder.absolute()) for folder in audit.checkpoints]),
+            tuple([absolute(address) for address in audit.checkpoints]),
             audit.mirror,
             self._spread,
         )
+        others = self._others = Partitions(
+            LeaderSettings(
+                settings.directory,
+                settings.url,
+                str(self.broker.key_path("log").parent.absolute()),
+                0,
+                own,
+                live_max,
+                self._spread,
+                reads,
+            ),
+            msgspec.structs.replace(settings, metrics_port=None),
+            scrub_every_s,
+            self.tell_damage,
+        )
+        self._spawn(others.keep(logs), "keeper of the other partitions")
         self._spawn(self._guard(), "broker guard")
         gate = GateSettings(
             str(self.broker.key_path("gate").parent), self.url, self.broker.settings.login_life_s
@@ -245,6 +283,9 @@ class Node:
         await self.views.open(settings)
         self._spawn(self.views.keep(settings), "keeper of the views")
         await self._until(engine.is_led)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BEGUN_S):
+                await others.begun()
         self._spawn(self._keep_doors(engine, logs), "doorkeeper")
         if isinstance(self.broker, JoinedBroker):
             await self._until(self.broker.admitting)
@@ -316,12 +357,22 @@ class Node:
             if exit_.expected:
                 return
             log.error("the broker ended by itself with code %s; starting it again", exit_.code)
-            port, principals = self.broker.port, self.broker.principals
             await self.broker.stop()
-            self.broker = await EmbeddedBroker.start(
-                self.directory, port, principals, configure=_as(self.broker.settings)
-            )
+            self.broker = await self._broker_again(self.broker)
             await self.broker.tell_break_glass(self._glass.put_nowait)
+
+    async def _broker_again(self, before: EmbeddedBroker) -> EmbeddedBroker:
+        """Starts the broker where and how it was; more than once, as it may be killed while it starts."""
+        for left in reversed(range(_STARTS)):
+            try:
+                return await EmbeddedBroker.start(
+                    self.directory, before.port, before.principals, configure=_as(before.settings)
+                )
+            except BrokerStartError as error:
+                if not left:
+                    raise
+                log.error("the broker did not start: %s; trying %d times more", error, left)
+        raise AssertionError("every start either succeeds or raises")
 
     async def _tell_break_glass(self, engine: Engine, link: Any, log_: JetStreamLog) -> None:
         """Has each use of the broker's user for emergencies recorded as an alarm."""
@@ -348,12 +399,11 @@ class Node:
                 log.warning("the alarm is not recorded yet: %r", error)
                 await asyncio.sleep(_AGAIN_S)
 
-    async def tell_damage(self, reason: str) -> None:
-        """Has it recorded that the log is not what was stored."""
+    async def tell_damage(self, reason: str, number: int = 0) -> None:
+        """Has it recorded in the first log that the log of a partition is not what was stored."""
         engine, link = self.engine, self._links[0]
         assert engine is not None
-        number = engine.state.number
-        live = JetStreamLog(link, number, engine.state.epoch)
+        live = JetStreamLog(link, engine.state.number, engine.state.epoch)
         alarm = RaiseAlarm(
             tenant=HOST_TENANT,
             alarm=AlarmKind.LOG_DIFFERS,
@@ -398,8 +448,10 @@ class Node:
         await asyncio.gather(*tasks, return_exceptions=True)
         # Each part is closed whatever became of the others: none may outlive this process.
         web = () if self.http is None else (self.http.stop,)
+        others = () if self._others is None else (self._others.stop,)
         for close in (
             *web,
+            *others,
             self.views.stop,
             self.gate.stop,
             *[link.close for link in self._links],

@@ -28,7 +28,8 @@ class _Found(msgspec.Struct):
 
 
 class Scrubbing:
-    """`writ audit verify`, every so many seconds; `told` is called with words about the first fault."""
+    """`writ audit verify` of a partition, every so many seconds; `told` is called with words about the first
+    fault."""
 
     def __init__(
         self,
@@ -36,11 +37,12 @@ class Scrubbing:
         every_s: float,
         told: Callable[[str], Awaitable[None]],
         first_s: float = FIRST_S,
+        partition: int = 0,
     ) -> None:
-        self._directory = directory
         self._every_s = every_s
         self._told = told
         self._first_s = first_s
+        self._words = ("audit", "verify", "--dir", str(directory), "--partition", str(partition))
 
     async def keep(self) -> None:
         """Until cancelled. What was told is told again only when it is another fault."""
@@ -60,7 +62,7 @@ class Scrubbing:
         None where it could not be read, which says nothing about it.
         """
         try:
-            code, said = await run_apart("audit", "verify", "--dir", str(self._directory))
+            code, said = await run_apart(*self._words)
         except OSError as error:  # no process, no file: the node goes on, and tries again
             log.warning("the log could not be scrubbed: %s", error)
             return None

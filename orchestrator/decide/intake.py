@@ -169,7 +169,7 @@ def submit(
 
 def _default(given: _T, default: _T) -> _T:
     """The default itself where it was given: what is the default is not written."""
-    return default if given == default else given
+    return default if given is default or given == default else given
 
 
 def _limits(command: SubmitJob, limits: Limits) -> Limits:

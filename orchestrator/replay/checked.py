@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
 from writ.broker.archive import ArchiveDamaged
-from writ.broker.notary import Key, NoteFile, keys_in, verify_signature
+from writ.broker.notary import Key, keys_in, verify_signature
+from writ.broker.note_places import NotePlace
 from writ.broker.ports import Log, Stored
 from writ.schemas.chain import Violation
 from writ.schemas.checkpoints import Checkpoint, Note, NoteError, checkpoint_in
@@ -108,7 +108,7 @@ def _faults(seq: int, subject: str, head: _Head, before: Place, epoch: int) -> I
 
 
 class Signed(NamedTuple):
-    """The checkpoints of a partition that a folder holds, and what is wrong with them, in words."""
+    """The checkpoints of a partition that a place holds, and what is wrong with them, in words."""
 
     folder: str
     keys: list[Key]
@@ -116,19 +116,19 @@ class Signed(NamedTuple):
     faults: list[str]
 
 
-def signed_in(folder: Path, partition: int, trusted: bytes | None = None) -> Signed:
-    """Every checkpoint in a folder; none where the public key `trusted` does not vouch for its keys.
+def signed_in(place: NotePlace, partition: int, trusted: bytes | None = None) -> Signed:
+    """Every checkpoint in a place; none where the public key `trusted` does not vouch for its keys.
 
     Raises OSError.
     """
     try:
-        keys = keys_in(NoteFile(folder / "keys").read())
-        notes = NoteFile(folder / f"log-{partition}").read()
+        keys = keys_in(place.notes("keys").read())
+        notes = place.notes(f"log-{partition}").read()
     except NoteError as error:
-        return Signed(str(folder), [], [], [str(error)])
+        return Signed(str(place), [], [], [str(error)])
     if trusted is not None and trusted not in [key.public for key in keys]:
-        return Signed(str(folder), keys, [], ["its keys are others than the one that is trusted"])
-    return signed(str(folder), keys, notes, partition)
+        return Signed(str(place), keys, [], ["its keys are others than the one that is trusted"])
+    return signed(str(place), keys, notes, partition)
 
 
 def signed(folder: str, keys: list[Key], notes: Sequence[Note], partition: int) -> Signed:

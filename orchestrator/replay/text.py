@@ -111,6 +111,15 @@ from writ.schemas.schedules import (
     ScheduleTriggered,
 )
 from writ.schemas.sealed import UNSEALED, Sealed
+from writ.schemas.shards import (
+    AllTold,
+    OfShard,
+    ShardAwaited,
+    ShardKept,
+    ShardMoved,
+    ShardOffered,
+    ShardPlaced,
+)
 from writ.schemas.steps import (
     CompensationDue,
     CompensationEnded,
@@ -389,7 +398,7 @@ def governing_words(event: Fact, actor: str) -> str:
             who = ", ".join(each.name for each in members)
             return f"records of version {version} from here on, by {actor}, read by {who}: {one_line(reason)}"
         case PartitionOpened(partitions=partitions):
-            return f"the log begins as one of {partitions}"
+            return f"the log is one of {partitions}"
         case MessageSent(content=content):
             return f"to the other partition: {_said(content)}"
         case MessageAccepted(message=message, content=content):
@@ -563,9 +572,30 @@ def _said(content: Content) -> str:
     if isinstance(content, CanaryTold):
         found = content.found
         return f"canary of {found.process} in {found.scope}, tenant {content.tenant}: {in_words(found)}"
+    if isinstance(content, ShardPlaced):
+        return f"shard {content.shard} is in partition {content.partition}, by offer {content.version}"
+    if isinstance(content, AllTold):
+        return f"all that holds for tenants was told, in {content.version} partitions"
+    if isinstance(content, OfShard):
+        return _of_shard(content)
     if content.ended_by == GONE:
         return f"there is no {content.key}"
     return f"{content.key} is {content.state}"
+
+
+def _of_shard(content: OfShard) -> str:
+    """What holder and receiver of a shard say to each other."""
+    of = f"shard {content.shard}, offer {content.term}"
+    match content:
+        case ShardOffered():
+            return f"{of}: would you take it over?"
+        case ShardAwaited():
+            return f"{of}: awaited; no submit is taken until it is here"
+        case ShardMoved():
+            return f"{of}: it is yours, with all submits behind those that were dealt with"
+        case ShardKept(used=used):
+            why = f"in use since record {used}" if used else "as others wait for a job of it"
+            return f"{of}: it stays, {why}"
 
 
 def _lives_until(job: Job, at: int) -> str:

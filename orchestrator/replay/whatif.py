@@ -12,7 +12,7 @@ or on a person who would have met the job in another state, is unknown, and so i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -51,6 +51,10 @@ _BY_TIME: Final = (DeadReason.EXPIRED, DeadReason.JOB_TIMEOUT)
 _WEIGHED: Final = ("retry", "concurrency", "key_concurrency", "rate_per_s", "burst", "retries_per_min")
 
 
+_Place = tuple[int, int]
+"""In the line of those held back: priority, and sequence of the recorded lease."""
+
+
 class _Line:
     """A queue in this telling: its state under the policy in question, what runs, and who is held back."""
 
@@ -58,27 +62,80 @@ class _Line:
         self.queue = BUILT_IN
         self.running = 0
         self.by_key: dict[str, int] = {}
-        self.held: list[tuple[int, int, Thread]] = []
-        """Priority, sequence of the recorded lease, and whose it is."""
+        self.held: dict[int, Thread] = {}
+        """Whose lease is held back, by the sequence of the recorded one."""
 
+        self._next: list[_Place] = []
+        self._of_key: dict[str, list[_Place]] = {}
+        """Those for whom the others of their key leave no room: looked at again when one of these ends."""
+
+        self._limits: list[tuple[int, int]] = []
         self.wake: int | None = None
 
-    def allows(self, job: Job, now: int) -> bool:
-        policy, key = self.queue.policy, job.concurrency_key
-        if self.queue.mode is Mode.PAUSED:
-            return False
-        if policy.concurrency is not None and self.running >= policy.concurrency:
-            return False
-        most = None if key is None else policy.key_concurrency
-        if most is not None and self.by_key.get(key or "", 0) >= most:
+    def is_open(self, now: int) -> bool:
+        """Whether the queue's own limits let somebody go."""
+        most = self.queue.policy.concurrency
+        if self.queue.mode is Mode.PAUSED or (most is not None and self.running >= most):
             return False
         tokens = self.queue.grant_tokens(now)
         return tokens is None or tokens > 0
 
+    def has_room(self, job: Job) -> bool:
+        """Whether the others of its key leave room."""
+        most, key = self.queue.policy.key_concurrency, job.concurrency_key
+        return most is None or key is None or self.by_key.get(key, 0) < most
+
     def count(self, job: Job, by: int) -> None:
         self.running += by
-        if job.concurrency_key is not None:
-            self.by_key[job.concurrency_key] = self.by_key.get(job.concurrency_key, 0) + by
+        key = job.concurrency_key
+        if key is not None:
+            self.by_key[key] = self.by_key.get(key, 0) + by
+            if by < 0:
+                self._look_at(key)
+
+    def hold(self, thread: Thread, step: Step, deadline: int) -> None:
+        """A job is not let go before `deadline`, by which its time would be over."""
+        assert step.before is not None
+        self.held[step.seq] = thread
+        heapq.heappush(self._next, (step.before.priority, step.seq))
+        heapq.heappush(self._limits, (deadline, step.seq))
+
+    def overdue(self, now: int) -> Iterator[Thread]:
+        """Those held back past their time, who are so no more."""
+        while self._limits and self._limits[0][0] < now:
+            thread = self.held.pop(heapq.heappop(self._limits)[1], None)
+            if thread is not None:
+                yield thread
+
+    def released(self, now: int) -> Iterator[Thread]:
+        """Those who may go now, in their order; each is to be counted before the next one is asked for."""
+        while self._next and self.is_open(now):
+            place = heapq.heappop(self._next)
+            thread = self.held.get(place[1])
+            if thread is None:
+                continue
+            job = thread.steps[thread.next].before
+            assert job is not None
+            if self.has_room(job):
+                del self.held[place[1]]
+                yield thread
+            else:
+                heapq.heappush(self._of_key.setdefault(job.concurrency_key or "", []), place)
+
+    def look_at_all(self) -> None:
+        """The limits are others now."""
+        for places in self._of_key.values():
+            for place in places:
+                heapq.heappush(self._next, place)
+        self._of_key.clear()
+
+    def _look_at(self, key: str) -> None:
+        places = self._of_key.get(key, [])
+        while places:
+            place = heapq.heappop(places)
+            if place[1] in self.held:
+                heapq.heappush(self._next, place)
+                return
 
 
 def what_if(
@@ -186,6 +243,7 @@ class _Telling:
             if isinstance(event, QueueDeclared):
                 event = replace(event, policy=self._policies.get(record.key, event.policy))  # noqa: PLW2901
             line.queue = evolve_queue(line.queue, event)
+        line.look_at_all()
         self._open(f"{record.tenant}.{record.key}", record.at)
 
     def _advance(self, thread: Thread) -> None:
@@ -229,8 +287,8 @@ class _Telling:
         if isinstance(first, LeaseGranted):
             line = self._line(place)
             assert step.before is not None
-            if not line.allows(step.before, now):
-                heapq.heappush(line.held, (step.before.priority, step.seq, thread))
+            if not (line.is_open(now) and line.has_room(step.before)):
+                line.hold(thread, step, _limit(step.before)[0])
                 self._await_token(place, now)
                 return
             self._grant(thread, step, now)
@@ -298,21 +356,13 @@ class _Telling:
     def _open(self, place: str, now: int) -> None:
         """Who is held back and may go now, goes."""
         line = self._line(place)
-        left: list[tuple[int, int, Thread]] = []
-        while line.held:
-            priority, seq, thread = heapq.heappop(line.held)
+        for thread in line.overdue(now):
+            self._too_late(thread, thread.steps[thread.next], now)
+        for thread in line.released(now):
             step = thread.steps[thread.next]
-            assert step.before is not None
-            if self._too_late(thread, step, now):
-                continue
-            if line.allows(step.before, now):
-                self._grant(thread, step, now)
-                self._done(thread, step, now)
-            else:
-                left.append((priority, seq, thread))
-        for each in left:
-            heapq.heappush(line.held, each)
-        if left:
+            self._grant(thread, step, now)
+            self._done(thread, step, now)
+        if line.held:
             self._await_token(place, now)
 
     def _await_token(self, place: str, now: int) -> None:
@@ -327,12 +377,7 @@ class _Telling:
         job = step.before
         if job is None or now <= step.at or job.wait is not None or job.state in TERMINAL:
             return False
-        limits, deadline = job.limits, job_deadline(job)
-        words = f"not finished within job_timeout_s {limits.job_timeout_s}"
-        if job.attempt == 0 and limits.expires_in_s is not None:
-            expires = job.round_at + job.stood_us + micros(limits.expires_in_s)
-            if expires < deadline:
-                deadline, words = expires, f"not started within expires_in_s {limits.expires_in_s}"
+        deadline, words = _limit(job)
         if now <= deadline:
             return False
         thread.tally[1] += thread.running
@@ -467,6 +512,16 @@ class _Telling:
             self._ledger.pricing.models,
             self._ledger.lines(),
         )
+
+
+def _limit(job: Job) -> tuple[int, str]:
+    """When a job's time is over, in microseconds, and which limit says so."""
+    limits, deadline = job.limits, job_deadline(job)
+    if job.attempt == 0 and limits.expires_in_s is not None:
+        expires = job.round_at + job.stood_us + micros(limits.expires_in_s)
+        if expires < deadline:
+            return expires, f"not started within expires_in_s {limits.expires_in_s}"
+    return deadline, f"not finished within job_timeout_s {limits.job_timeout_s}"
 
 
 def _is_by_time(event: Fact) -> bool:

@@ -85,6 +85,7 @@ MESSAGES: Final[dict[str, dict[str, Any]]] = {
     "create_tenant": {"name": "default", "key": _KEY},
     "set_quotas": {"name": "nobody", "quotas": {}},
     "raise_records": {"version": 1},
+    "move_shard": {"to": 0},
     "publish_release": _RELEASE | {"version": "1.0.0", "digest": "0" * 64, "size_bytes": 1, "key": _KEY},
     "keep_package": {"digest": "0" * 64, "size_bytes": 9, "data": ""},
     "package": {"digest": "0" * 64},

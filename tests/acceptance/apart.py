@@ -14,7 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +45,11 @@ def inside() -> bool:
     return bool(os.environ.get(_INSIDE))
 
 
-def enter(words: Sequence[str]) -> int:
-    """Runs `make chaos` with these words in a namespace of its own; its exit code."""
-    command = ("unshare", "-n", sys.executable, "-m", "tests.acceptance.chaos_run", *words)
-    return subprocess.run(command, env={**os.environ, _INSIDE: "1"}, check=False).returncode
+def enter(module: str, words: Sequence[str]) -> None:
+    """Goes on as a new run of a program, in a namespace of its own that has a loopback and nothing else."""
+    shell = ("unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    os.environ[_INSIDE] = "1"
+    os.execvp(shell[0], (*shell, sys.executable, "-m", module, *words))
 
 
 class Apart(Cluster):
@@ -56,7 +58,6 @@ class Apart(Cluster):
     def __init__(self, root: Path, keys: Path, servers: int = 3) -> None:
         super().__init__(root, keys, servers)
         self.ports = [_CLIENTS] * servers
-        _ip("link", "set", "lo", "up")
         _ip("link", "add", "wb", "type", "bridge")
         _ip("address", "add", "10.99.0.1/24", "dev", "wb")
         _ip("link", "set", "wb", "up")
@@ -106,6 +107,28 @@ class Apart(Cluster):
     def plug(self, number: int) -> None:
         """Puts the cable back."""
         _ip("link", "set", f"w{number}", "up")
+
+    @contextmanager
+    def slow(self, number: int, delay_s: float) -> Generator[None]:
+        """Holds back all that goes through a server's cable for so long, in both directions.
+
+        The kernel's own way, `netem`, is missing in many: a program takes the place of the cable's last bit.
+        """
+        cable, mine, bridged = f"w{number}", f"v{number}", f"b{number}"
+        _ip("link", "add", bridged, "type", "veth", "peer", "name", mine)
+        _ip("link", "set", bridged, "master", "wb", "up")
+        _ip("link", "set", mine, "arp", "off", "up")  # else this machine answers there for its own address
+        _ip("link", "set", cable, "arp", "off", "nomaster")
+        command = (sys.executable, "-m", "tests.acceptance.slow_cable", cable, mine, str(delay_s))
+        holding = subprocess.Popen(command)
+        try:
+            yield
+            assert holding.poll() is None, f"nothing held the cable {cable} back: see above"
+        finally:
+            holding.kill()
+            holding.wait()
+            _ip("link", "del", bridged)
+            _ip("link", "set", cable, "arp", "on", "master", "wb")
 
     @staticmethod
     def _host(number: int) -> str:

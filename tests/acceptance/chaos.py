@@ -2,33 +2,35 @@
 
 A node, two orchestrators that stand by, workers in threads and with isolated attempts, and a client are
 processes or tasks of their own. Each part is picked in turn, and gets `kill -9`, or SIGSTOP for longer
-than a lease lives, while enough leases are live. Every acknowledgement and every execution stands in a
-ledger outside. At the end the log is compared with the ledger and with what is listed, every decision is
-made again, and every view is built anew beside the one there. Executions that came twice are counted: a
-worker that dies after its work has done it.
+than a lease lives, while enough leases are live; what else is done to them is in `faults`. Every
+acknowledgement and every execution stands in a ledger outside. At the end the log is compared with the
+ledger and with what is listed, every decision is made again, and every view is built anew beside the one
+there. Executions that came twice are counted: a worker that dies after its work has done it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.acceptance import faults, processes
 from tests.acceptance.apart import Apart
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.disk import Disk
 from tests.acceptance.kills import checker, harness
 from tests.acceptance.retention import Proof
-from writ import Client
+from writ import Client, SubmitRefused
 from writ.broker.archive import ArchivedLog
 from writ.broker.connect import Target, connect
 from writ.broker.errors import WireError
@@ -41,7 +43,6 @@ CLUSTERED: Final = (*PARTS[:-1], "broker leader", "broker follower")
 STOPS_ALL: Final = ("leader", "broker", "broker leader")
 """Until each of these is replaced, the log stands still."""
 
-CUT_S: Final = 8.0
 STREAMS: Final = ("WRIT_LOG_0", "WRIT_SUBMIT")
 STOPPED: Final = ("leader", "standby", "worker", "broker", "broker leader")
 """What can stand still for a while and go on; the others are waited for by nobody."""
@@ -53,7 +54,7 @@ HELD: Final = 15
 """Of these, so many by a worker that is picked."""
 
 SLOTS: Final = 60
-ARRAY: Final = 25
+STANDBYS: Final = 2
 AHEAD: Final = 600
 """Jobs that have not ended, from which on the client waits."""
 
@@ -67,8 +68,20 @@ exec(compile(open({tasks!r}).read(), {tasks!r}, "exec"))
 """
 
 
-class Lost(AssertionError):
-    """What was acknowledged is not on the disk."""
+class Fault(NamedTuple):
+    """What is done to which part."""
+
+    what: str
+    part: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.part}"
+
+
+def killing(parts: Iterable[str], kills: int, stops: int = 0) -> list[Fault]:
+    """So many kills of each part, and so many stops of each that can stand still."""
+    found = [Fault("kill", part) for part in parts for _ in range(kills)]
+    return found + [Fault("stop", part) for part in STOPPED if part in parts for _ in range(stops)]
 
 
 class Told(NamedTuple):
@@ -86,43 +99,59 @@ class Chaos:
     def __init__(
         self,
         root: Path,
-        kills: int,
-        stops: int,
+        plan: Iterable[Fault],
         seed: int,
-        parts: tuple[str, ...] = PARTS,
-        servers: int = 1,
-        lease_s: float = LEASE_S,
-        disk: Disk | None = None,
+        *,
+        servers: int = 0,
         apart: bool = False,
+        disk: Disk | None = None,
+        lease_s: float = LEASE_S,
+        keeps_leases: bool = False,
+        options: tuple[str, ...] = (),
     ) -> None:
+        """With no `servers` the broker is inside the node. `keeps_leases` where none of the faults may cost a
+        lease. `options` are further words for `writ up`.
+        """
         self.stage = harness.Stage(root, checker)
         self.root = root
         self.disk = disk
-        self.cluster: Cluster | None = None
         if disk is not None:
             self.stage.directory = disk.path / "node"
-            self.cluster = Cluster(root / "brokers", self.stage.directory, 1, "single.conf", data=disk.path)
-        elif apart:
-            self.cluster = Apart(root / "brokers", self.stage.directory, servers)
-        elif servers > 1:
-            self.cluster = Cluster(root / "brokers", self.stage.directory, servers)
+        self.cluster = self._brokers(servers, apart)
+        self.stage.options = options
         self.lease_s = lease_s
         self.gaps: dict[str, list[float]] = {}
         self.faults: Counter[str] = Counter()
         self.live_at_least = 1 << 30
-        self._rng = random.Random(seed)
-        plan = [(part, "kill") for part in parts for _ in range(kills)]
-        plan += [(part, "stop") for part in STOPPED if part in parts for _ in range(stops)]
-        self._rng.shuffle(plan)
-        self._plan = plan
+        self.rng = random.Random(seed)
+        self.watch = self.stage.watch()
+        self.holds = False
+        """Whether the client waits."""
+
+        self.until_s = math.inf
+        """By `time.monotonic`: no fault is begun later."""
+
+        self.client: Client | None = None
+        self._keeps_leases = keeps_leases
+        self._plan = list(plan)
+        self.rng.shuffle(self._plan)
         self._node: subprocess.Popen[bytes] | None = None
         self._standbys: list[subprocess.Popen[bytes]] = []
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._isolated: subprocess.Popen[bytes] | None = None
         self._started = 0
-        self._watch = self.stage.watch()
+        self._jobs = self._probes = 0
         self._enough = False
-        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _brokers(self, servers: int, apart: bool) -> Cluster | None:
+        where, keys = self.root / "brokers", self.stage.directory
+        if not servers:
+            return None
+        if apart:
+            return Apart(where, keys, servers)
+        data = None if self.disk is None else self.disk.path
+        return Cluster(where, keys, servers, "single.conf" if servers == 1 else "cluster.conf", data=data)
 
     # --- the system -------------------------------------------------------------------------------------
 
@@ -130,27 +159,28 @@ class Chaos:
         """All faults, and then all checks. Raises AssertionError or Broken where anything is wrong."""
         try:
             await self._start_brokers()
-            self._node = await self.stage.node()
+            await self.start_node()
             for _ in range(2):
-                if self.disk is None:
-                    self._stand_by()
                 self._work()
             self._isolate()
-            self._following = asyncio.create_task(self._watch.until(lambda _: False, "the end", _EVER_S))
             submitting = asyncio.create_task(self._submit())
-            for number, (part, fault) in enumerate(self._plan):
-                await self._do(part, fault)
-                print(f"  {number + 1:>4} of {len(self._plan)}: {fault} {part}", flush=True)
-                if submitting.done():
-                    submitting.result()
+            following = asyncio.create_task(self.watch.until(lambda _: False, "the end", _EVER_S))
+            self._tasks = [submitting, following]
+            for number, fault in enumerate(self._plan):
+                if number and time.monotonic() > self.until_s:
+                    print(f"  {len(self._plan) - number} faults are left out: the time is over", flush=True)
+                    break
+                await self._do(fault)
+                at = time.strftime("%H:%M:%S", time.gmtime())
+                print(f"  {at} {number + 1:>4} of {len(self._plan)}: {fault}", flush=True)
             self._enough = True
-            jobs = await submitting
-            return Told(dict(self.faults), self.live_at_least, self.gaps, await self._check(jobs))
+            await submitting
+            return Told(dict(self.faults), self.live_at_least, self.gaps, await self._check(self._jobs))
         finally:
-            if self._following is not None:
-                while not self._following.done():  # `wait_for` of Python 3.11 may swallow a cancellation
-                    self._following.cancel()
-                    await asyncio.wait({self._following}, timeout=1)
+            while left := [task for task in self._tasks if not task.done()]:
+                for task in left:  # more than once: `wait_for` of Python 3.11 may swallow a cancellation
+                    task.cancel()
+                await asyncio.wait(left, timeout=1)
             await self.stage.clear()
             if self.cluster is not None:
                 self.cluster.clear()
@@ -160,15 +190,61 @@ class Chaos:
     async def _start_brokers(self) -> None:
         if self.cluster is not None:
             self.cluster.start_all()
-            self.stage.options = ("--broker-url", self.cluster.url)
+            self.stage.options += ("--broker-url", self.cluster.url)
+
+    @property
+    def node(self) -> subprocess.Popen[bytes]:
+        assert self._node is not None
+        return self._node
+
+    async def start_node(self) -> None:
+        """The node; who stands by is started by the way."""
+        self._node = await self.stage.node()
+        self._stand_by()
+
+    async def end_leaders(self) -> None:
+        """Kills the node, what it runs, and those that stand by."""
+        for each in (self.node, *self._standbys):
+            with suppress(ProcessLookupError):
+                os.killpg(each.pid, signal.SIGKILL)
+            each.wait(PATIENCE_S)
+        self._standbys.clear()
+        await self._broker_stops()
+
+    async def _broker_stops(self) -> None:
+        if self.cluster is None:
+            broker = self.stage.broker_pid()
+            await self.stage.until(lambda: not self.stage.lives(broker), "the broker stops with its owner")
+
+    @property
+    def leader_pid(self) -> int:
+        """Of whom the log says last that it leads."""
+        return int(self.watch.history.leaders[-1].split("-")[-2])
+
+    @property
+    def jobs(self) -> int:
+        """How many were submitted."""
+        return self._jobs
+
+    def everything(self) -> list[int]:
+        """All processes of the system but the brokers of a cluster, with those that they started."""
+        found = [self.node, *self._standbys, *self._workers.values()]
+        pids = [each.pid for each in found if each.poll() is None]
+        if self._isolated is not None:
+            pids.append(self._isolated.pid)
+        for pid in pids:
+            pids += processes.children(pid)
+        return pids
 
     def _name(self, what: str) -> str:
         self._started += 1
         return f"{what}-{self._started}"
 
     def _stand_by(self) -> None:
+        """As many as there are to be; none beside a disk that comes and goes with its node."""
         where = ("orchestrator", "--dir", str(self.stage.directory), "--broker-url", self.stage.url)
-        self._standbys.append(self.stage.run(self._name("orchestrator"), *self.stage.writ(*where)))
+        while self.disk is None and len(self._standbys) < STANDBYS:
+            self._standbys.append(self.stage.run(self._name("orchestrator"), *self.stage.writ(*where)))
 
     def _work(self) -> None:
         name = self._name("worker")
@@ -183,146 +259,177 @@ class Chaos:
         command = self.stage.writ(*words, "--isolate", "plain")
         self._isolated = self.stage.run(name, *command, **self.stage.credentials())
 
-    async def _submit(self) -> int:
-        """Submits as long as faults are to come; how many jobs were acknowledged."""
-        ledger = os.open(self.stage.ledger / "client.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    async def _submit(self) -> None:
+        """Submits as long as faults are to come, with so many jobs at hand that there is always work."""
         key = Path(self.stage.credentials()["NATS_NKEY"])
-        jobs = 0
-        async with Client(Target(self.stage.url, key)) as client:
+        async with Client(Target(self.stage.url, key)) as self.client:
             while not self._enough:
-                history = self._watch.history
-                if jobs - sum(1 for job in history.jobs.values() if job["ends"]) > AHEAD:
+                wanted = min(faults.ARRAY, AHEAD - (self._jobs - self.watch.history.ended))
+                if self.holds or wanted < 1:
                     await asyncio.sleep(0.05)
                     continue
-                some = [_job(number, self.lease_s) for number in range(jobs, jobs + ARRAY)]
-                while True:
-                    try:
-                        handles = await client.submit_many(harness.QUEUE, some, timeout_s=PATIENCE_S)
-                        break
-                    except (WireError, TimeoutError):  # not acknowledged: it is sent again, with the same ids
-                        await asyncio.sleep(0.1)
-                at_us = time.time_ns() // 1_000
-                acks = [{"what": "ack", "queue": harness.QUEUE, "id": h.id, "at_us": at_us} for h in handles]
-                os.write(ledger, "".join([json.dumps(ack) + "\n" for ack in acks]).encode())
-                os.fsync(ledger)
-                jobs += ARRAY
-                await asyncio.sleep(0.02)
-        os.close(ledger)
-        return jobs
+                await self.submit([_job(self._jobs + number) for number in range(wanted)])
+                await asyncio.sleep(0.05)
+
+    async def submit(self, work: Iterable[dict[str, Any]]) -> None:
+        """Submits jobs until they are acknowledged, and writes that down."""
+        assert self.client is not None
+        some = [
+            {"id": f"job-{self._jobs + number:06}", "lease_s": self.lease_s, **each}
+            for number, each in enumerate(work)
+        ]
+        self._jobs += len(some)
+        while True:
+            try:
+                handles = await self.client.submit_many(harness.QUEUE, some, timeout_s=PATIENCE_S)
+                break
+            except (WireError, TimeoutError):  # not acknowledged: it is sent again, with the same ids
+                await asyncio.sleep(0.1)
+        at_us = time.time_ns() // 1_000
+        self.note(*[{"what": "ack", "queue": harness.QUEUE, "id": h.id, "at_us": at_us} for h in handles])
+
+    async def probe(self) -> str:
+        """Submits one job more; "" when it is done, or why it was refused, and then there is no such job."""
+        assert self.client is not None
+        self._probes += 1
+        name = f"probe-{self._probes}"
+        while True:
+            try:
+                handle = await self.client.submit(harness.QUEUE, "on_the_loop", {"ms": 1}, id=name)
+                break
+            except (WireError, TimeoutError):
+                await asyncio.sleep(0.1)
+        try:
+            await self.client.result(handle, timeout_s=PATIENCE_S)
+        except SubmitRefused as why:
+            return str(why)
+        self._jobs += 1
+        at_us = time.time_ns() // 1_000
+        self.note({"what": "ack", "queue": harness.QUEUE, "id": name, "at_us": at_us})
+        return ""
+
+    def note(self, *entries: dict[str, Any]) -> None:
+        """Lines of the ledger, on the disk when this returns."""
+        with (self.stage.ledger / "client.jsonl").open("a") as ledger:
+            ledger.writelines(json.dumps(entry) + "\n" for entry in entries)
+            ledger.flush()
+            os.fsync(ledger.fileno())
 
     # --- faults -----------------------------------------------------------------------------------------
 
-    async def _busy(self) -> None:
+    async def busy(self) -> None:
         """Returns while enough leases are live."""
-        await self._until(lambda log: sum(log.live.values()) >= LIVE, f"{LIVE} leases are live", PATIENCE_S)
+        await self.until(lambda log: sum(log.live.values()) >= LIVE, f"{LIVE} leases are live")
 
-    async def _until(self, condition: Callable[[Any], object], what: str, timeout_s: float) -> None:
+    async def until(
+        self, condition: Callable[[Any], object], what: str, timeout_s: float = PATIENCE_S
+    ) -> None:
         """Returns when something holds of the log, which is followed all the time."""
         until = time.monotonic() + timeout_s
-        while not condition(self._watch.history):
-            if self._following is not None and self._following.done():
-                self._following.result()
-            assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}\n{self.stage.said()}"
+        while not condition(self.watch.history):
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            assert time.monotonic() < until, (
+                f"not within {timeout_s:g} s: {what}; {self._jobs} jobs submitted, {self.watch.history.seq} "
+                f"records seen, {self.watch.history.live} live\n{self.stage.said()}"
+            )
             await asyncio.sleep(0.01)
 
-    async def _do(self, part: str, fault: str) -> None:
-        if part in ("power", "cable"):
-            await self._busy()
-            self.live_at_least = min(self.live_at_least, sum(self._watch.history.live.values()))
-            self.faults[f"{fault} {part}"] += 1
-            await (self._lose_power() if part == "power" else self._pull_cable())
-            return
-        pid = await self._pid(part)
-        self.live_at_least = min(self.live_at_least, sum(self._watch.history.live.values()))
-        self.faults[f"{fault} {part}"] += 1
-        if fault == "stop":
-            os.kill(pid, signal.SIGSTOP)
-            await asyncio.sleep(STOP_S)
-            os.kill(pid, signal.SIGCONT)
-            return
-        assert self._node is not None
+    async def _do(self, fault: Fault) -> None:
+        await self.busy()
+        self._count_live()
+        await ACTS[fault.what](self, fault.part)
+        self.faults[str(fault)] += 1
+        shown = self.watch.history.seq
+        await self.until(lambda log: log.seq > shown, "the log goes on")
+
+    def _count_live(self) -> None:
+        self.live_at_least = min(self.live_at_least, sum(self.watch.history.live.values()))
+
+    async def _signal(self, part: str, how: signal.Signals) -> int:
+        """Sends it to a process that plays the part now, and has not ended; which it was."""
+        while True:
+            pid = await self.pid(part)
+            with suppress(ProcessLookupError):
+                os.kill(pid, how)
+                self._count_live()
+                return pid
+
+    async def stop(self, part: str) -> None:
+        pid = await self._signal(part, signal.SIGSTOP)
+        await asyncio.sleep(STOP_S)
+        os.kill(pid, signal.SIGCONT)
+
+    async def kill(self, part: str) -> None:
+        pid = await self._signal(part, signal.SIGKILL)
         killed_us = time.time_ns() // 1_000
-        os.kill(pid, signal.SIGKILL)
-        if pid == self._node.pid and self.cluster is None:
+        await self.stage.until(lambda: processes.dead(pid), f"the {part} is dead")
+        of_node = pid == self.node.pid
+        if of_node and self.cluster is None:
             await self._mend()  # its broker went with it: nothing goes on before
         if part in STOPS_ALL:
             self.gaps.setdefault(part, []).append(await self._gap(killed_us))
-        if pid != self._node.pid:
-            await asyncio.sleep(0.1)
-            assert self._node.poll() is None, (
-                f"the node ended when the {part} was killed\n{self.stage.said()}"
-            )
+        if not of_node:
+            assert self.node.poll() is None, f"the node ended when the {part} was killed\n{self.stage.said()}"
         await self._mend()
 
-    async def _lose_power(self) -> None:
-        """The disk is as it was on its plates; whatever used it is gone, and starts again. Raises Lost."""
-        assert self.disk is not None
+    async def whole(self) -> None:
+        """Returns when each stream of the cluster has a leader, and every server has all of it."""
         assert self.cluster is not None
-        assert self._node is not None
-        self.disk.cut()
-        os.killpg(self._node.pid, signal.SIGKILL)
-        self._node.wait(PATIENCE_S)
-        self.cluster.end(0)
-        await asyncio.to_thread(self.disk.unmount)
-        self.disk.mount()
-        self.cluster.start(0)
-        await self.cluster.whole(STREAMS[0])
-        key = self.stage.directory / "keys" / "log.creds"
-        stored = checker.fold(await checker.read_log(self.stage.url, key, STREAMS[0]))
-        waiting = (await self.cluster.stream(STREAMS[1]))["state"]["messages"]
-        acknowledged = {e["id"] for e in checker.read_ledger(self.stage.ledger) if e["what"] == "ack"}
-        missing = acknowledged - {name.partition("~")[2] for name in stored.jobs}
-        if len(missing) > waiting * ARRAY:
-            raise Lost(f"{len(missing)} of {len(acknowledged)} acknowledged jobs are gone")
-        self._node = await self.stage.node()
-
-    async def _pull_cable(self) -> None:
-        """Of the server that leads the log, for longer than it takes the others to elect another."""
-        assert isinstance(self.cluster, Apart)
         for stream in STREAMS:
             await self.cluster.whole(stream)
-        leads = await self.cluster.leader(STREAMS[0])
-        assert leads is not None
-        self.cluster.pull(leads)
-        await asyncio.sleep(CUT_S)
-        self.cluster.plug(leads)
+
+    async def newest(self) -> int:
+        """The last record that the broker has, which may be ahead of what was seen."""
+        async with self._log() as log:
+            return await log.last_seq()
+
+    @asynccontextmanager
+    async def _log(self) -> AsyncGenerator[JetStreamLog]:
+        target = Target(self.stage.url, self.stage.directory / "keys" / "log.creds")
+        link = await connect(target, "chaos", inbox_prefix="_INBOX")
+        try:
+            yield await JetStreamLog.open(link)
+        finally:
+            await link.close()
 
     async def _gap(self, since_us: int) -> float:
         """For how many seconds nothing was stored, from then on, by the broker's own times."""
-        await self._until(lambda _: self._watch.gap_after(since_us), "the log goes on", PATIENCE_S)
-        return self._watch.gap_after(since_us) / 1_000_000
+        await self.until(lambda _: self.watch.gap_after(since_us), "the log goes on")
+        return self.watch.gap_after(since_us) / 1_000_000
 
-    async def _pid(self, part: str) -> int:
+    async def pid(self, part: str) -> int:
         """A process that plays the part now."""
         until = time.monotonic() + PATIENCE_S
         found: list[int] = []
         while not found:
             if self.cluster is not None and part.startswith("broker"):
-                for stream in STREAMS:
-                    await self.cluster.whole(stream)
+                await self.whole()
             leads = await self.cluster.leader(STREAMS[0]) if self.cluster is not None else None
-            await self._busy()
+            await self.busy()
             found = self._playing(part, leads)
             assert time.monotonic() < until, f"no {part} for {PATIENCE_S:g} s\n{self.stage.said()}"
             await asyncio.sleep(0 if found else 0.02)
-        return self._rng.choice(found)
+        return self.rng.choice(found)
 
     def _playing(self, part: str, leads: int | None) -> list[int]:
-        assert self._node is not None
-        orchestrators = [self._node.pid, *[each.pid for each in self._standbys]]
-        leader = int(self._watch.history.leaders[-1].split("-")[-2])
+        orchestrators = [self.node.pid, *[each.pid for each in self._standbys]]
+        leader = self.leader_pid
         match part:
             case "leader":
                 return [pid for pid in orchestrators if pid == leader]
             case "standby":
                 return [each.pid for each in self._standbys if each.pid != leader]
             case "worker":
-                live = self._watch.history.live
+                live = self.watch.history.live
                 return [each.pid for name, each in self._workers.items() if live.get(name, 0) >= HELD]
             case "isolated child":
-                return _leaves(self._isolated.pid) if self._isolated is not None else []
+                return processes.leaves(self._isolated.pid) if self._isolated is not None else []
             case "views":
-                return [pid for pid in _children(self._node.pid) if "writ.views" in _command(pid)]
+                return [
+                    pid for pid in processes.children(self.node.pid) if "writ.views" in processes.command(pid)
+                ]
             case "broker leader" if self.cluster is not None:
                 return [] if leads is None else [self.cluster.pid(leads)]
             case "broker follower" if self.cluster is not None:
@@ -332,29 +439,26 @@ class Chaos:
 
     async def _mend(self) -> None:
         """Whatever was killed is started again, as a supervisor would."""
-        assert self._node is not None
-        await asyncio.sleep(0.1)
-        if self._node.poll() is not None and self.cluster is not None:
-            self._node = await self.stage.node()
-        elif self._node.poll() is not None:
-            broker = self.stage.broker_pid()
-            await self.stage.until(lambda: not self.stage.lives(broker), "the broker stops with its owner")
-            self._node = await self.stage.node()
         if self.cluster is not None:
             self.cluster.mend()
-        for standby in [each for each in self._standbys if each.poll() is not None]:
-            self._standbys.remove(standby)
-            self._stand_by()
+        if self.node.poll() is not None:
+            await self._broker_stops()
+            await self.start_node()
+        self._standbys = [each for each in self._standbys if each.poll() is None]
+        self._stand_by()
         for name in [name for name, each in self._workers.items() if each.poll() is not None]:
-            del self._workers[name]
+            ended = self._workers.pop(name)
+            assert ended.returncode == -signal.SIGKILL, f"{name} ended by itself\n{self.stage.said()}"
             self._work()
+        isolated = self._isolated
+        assert isolated is None or isolated.poll() is None, f"a worker ended by itself\n{self.stage.said()}"
 
     # --- checks -----------------------------------------------------------------------------------------
 
     async def _check(self, jobs: int) -> dict[str, Any]:
         stage = self.stage
-        await self._until(
-            lambda log: len(log.jobs) == jobs and all(job["ends"] for job in log.jobs.values()),
+        await self.until(
+            lambda log: len(log.jobs) == jobs == log.ended,
             f"all {jobs} jobs have ended",
             3 * PATIENCE_S,
         )
@@ -369,50 +473,23 @@ class Chaos:
             await self.cluster.whole(STREAMS[0])  # any replica may answer the checker
         summary = await stage.verdict()
         assert summary["jobs"] == summary["acknowledged"] == jobs
+        expired = summary["events"].get("lease_expired", 0)
+        assert not (expired and self._keeps_leases), f"{expired} leases expired, and none had to"
         said = await stage.output(*stage.writ("replay", "--verify", "--dir", str(stage.directory)))
         summary["verify"] = said.decode().strip().splitlines()[-1]
-        link = await connect(
-            Target(stage.url, stage.directory / "keys" / "log.creds"), "chaos", inbox_prefix="_INBOX"
-        )
-        log = ArchivedLog.beside(stage.directory, await JetStreamLog.open(link))
-        await Proof(stage.directory.parent, jobs, 0, 0).rebuilt(log)
-        await link.close()
+        async with self._log() as log:
+            await Proof(stage.directory.parent, jobs, 0, 0).rebuilt(ArchivedLog.beside(stage.directory, log))
         return dict(summary)
 
 
-def _job(number: int, lease_s: float) -> dict[str, Any]:
-    return {
-        "id": f"job-{number:06}",
-        "task": "in_a_thread" if number % 2 else "on_the_loop",
-        "input": {"ms": 100 + number * 37 % 201},
-        "lease_s": lease_s,
-    }
+ACTS: Final[dict[str, Callable[[Chaos, str], Awaitable[None]]]] = {
+    "kill": Chaos.kill,
+    "stop": Chaos.stop,
+    **faults.ACTS,
+}
+"""Faults by what is done, with the part that it is done to."""
 
 
-def _children(pid: int) -> list[int]:
-    with suppress(OSError):
-        return [
-            int(each)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for each in (task / "children").read_text().split()
-        ]
-    return []
-
-
-def _leaves(pid: int) -> list[int]:
-    """The attempts of a worker that isolates them: below its mould, and below the guard of each."""
-    found: list[int] = []
-    below = [(each, 1) for each in _children(pid)]
-    while below:
-        each, depth = below.pop()
-        next_ = _children(each)
-        below += [(child, depth + 1) for child in next_]
-        if not next_ and depth > 1:
-            found.append(each)
-    return found
-
-
-def _command(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    return ""
+def _job(number: int) -> dict[str, Any]:
+    task = "in_a_thread" if number % 2 else "on_the_loop"
+    return {"task": task, "input": {"ms": 300 + number * 37 % 601}}

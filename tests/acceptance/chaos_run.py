@@ -1,66 +1,100 @@
-"""`make chaos`: every fault, in systems of four kinds, and what they came to.
+"""`make chaos`: every fault, in systems of several kinds, and what they came to.
 
-    python -m tests.acceptance.chaos_run [--kills 3] [--stops 1] [--seed 1] [--only single,cluster]
+    python -m tests.acceptance.chaos_run [--kills 3] [--others 2] [--minutes 10] [--seed 1]
+                                         [--only single,cluster] [--parts leader,worker]
 
-What this machine cannot do is told as not run.
+Faults come in an order by chance; what the minutes do not suffice for is left out, and told. What this
+machine cannot do is told as not run. Exits 1 where anything was wrong; what was left is kept then.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
+import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from tests.acceptance import apart, disk
-from tests.acceptance.chaos import CLUSTERED, LEASE_S, PARTS, Chaos, Told
-from tests.acceptance.kills import checker
+from tests.acceptance import apart, clocks, disk
+from tests.acceptance.chaos import CLUSTERED, PARTS, Chaos, Fault, Told, killing
 
-POWER_MAX: Final = 20
-CABLES_MAX: Final = 20
 LONG_LEASE_S: Final = 20.0
-"""Where a broker's gap must cost no lease."""
+"""Where no fault may cost a lease."""
+
+BLOCKS: Final = (Fault("flip", "block"), Fault("cut", "block"))
+CLOCKS: Final = tuple(
+    Fault("shift the clock of", part) for part in ("leader", "standby", "worker", "broker", "machine")
+)
+CABLES: Final = (Fault("pull", "cable"), Fault("slow", "cable"), Fault("kill", "broker leader"))
+FULL: Final = (Fault("fill", "disk"),)
+POWER: Final = (Fault("lose", "power"),)
+FAULTS: Final = 0.6
+"""Of its time, so much is for the faults of a kind; the rest is for the last one, and for the checks."""
+
+FULL_DISK_MIB: Final = 256
+RESERVE_MB: Final = 8
 
 
 class Kind(NamedTuple):
-    """A kind of system, with what is done to it."""
+    """A kind of system: what is done to it (each of `others` so many times), and how it is made."""
 
     what: str
     missing: Callable[[], str | None]
-    make: Callable[[Path, argparse.Namespace], Chaos]
+    kills: tuple[str, ...]
+    others: tuple[Fault, ...]
+    make: Callable[[Path, list[Fault], int], Chaos]
+
+    def plan(self, kills: int, others: int, parts: Iterable[str]) -> list[Fault]:
+        """All faults of one run, of these parts alone where any are named."""
+        found = killing(self.kills, kills, others) + [each for each in self.others for _ in range(others)]
+        chosen = set(parts)
+        return [each for each in found if not chosen or each.part in chosen]
 
 
 def _nothing() -> str | None:
     return None
 
 
-def _single(root: Path, args: argparse.Namespace) -> Chaos:
-    return Chaos(root, args.kills, args.stops, args.seed, PARTS)
+def _single(root: Path, plan: list[Fault], seed: int) -> Chaos:
+    return Chaos(root, plan, seed)
 
 
-def _cluster(root: Path, args: argparse.Namespace) -> Chaos:
-    return Chaos(root, args.kills, args.stops, args.seed, CLUSTERED, servers=3, lease_s=LEASE_S)
+def _cluster(root: Path, plan: list[Fault], seed: int) -> Chaos:
+    return Chaos(root, plan, seed, servers=3)
 
 
-def _power(root: Path, args: argparse.Namespace) -> Chaos:
-    losses = min(POWER_MAX, args.kills)
-    return Chaos(root, losses, 0, args.seed, ("power",), disk=disk.Disk(root))
+def _clocks(root: Path, plan: list[Fault], seed: int) -> Chaos:
+    return Chaos(root, plan, seed, lease_s=LONG_LEASE_S, keeps_leases=True)
 
 
-def _cables(root: Path, args: argparse.Namespace) -> Chaos:
-    cuts = min(CABLES_MAX, args.kills)
-    return Chaos(root, cuts, 0, args.seed, ("cable",), servers=3, apart=True, lease_s=LONG_LEASE_S)
+def _full(root: Path, plan: list[Fault], seed: int) -> Chaos:
+    options = ("--disk-reserve", str(RESERVE_MB))
+    return Chaos(root, plan, seed, disk=disk.Disk(root, FULL_DISK_MIB), lease_s=LONG_LEASE_S, options=options)
+
+
+def _power(root: Path, plan: list[Fault], seed: int) -> Chaos:
+    return Chaos(root, plan, seed, servers=1, disk=disk.Disk(root))
+
+
+def _cables(root: Path, plan: list[Fault], seed: int) -> Chaos:
+    return Chaos(root, plan, seed, servers=3, apart=True, lease_s=LONG_LEASE_S, keeps_leases=True)
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "single": Kind("a node with the broker inside", _nothing, _single),
-    "cluster": Kind("a node on three brokers", _nothing, _cluster),
-    "power": Kind("a node and its broker on a disk that loses its power", disk.missing, _power),
-    "cables": Kind("a node on three brokers, each behind a cable", apart.missing, _cables),
+    "single": Kind("a node with the broker inside", _nothing, PARTS, BLOCKS, _single),
+    "cluster": Kind("a node on three brokers", _nothing, CLUSTERED, (), _cluster),
+    "clocks": Kind("a node whose clocks jump", clocks.missing, (), CLOCKS, _clocks),
+    "full": Kind("a node on a disk that becomes full", disk.missing, (), FULL, _full),
+    "power": Kind("a node and its broker on a disk that loses its power", disk.missing, (), POWER, _power),
+    "cables": Kind("a node on three brokers, each behind a cable", apart.missing, (), CABLES, _cables),
 }
 
 
@@ -68,39 +102,46 @@ def main() -> int:
     """Prints what was done, and one line of what it came to; 1 where anything is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=3, help="of each part [3]")
-    parser.add_argument("--stops", type=int, default=1, help="of each part that can stand still [1]")
+    parser.add_argument("--others", type=int, default=2, help="of each fault but kills [2]")
+    parser.add_argument("--minutes", type=float, default=10, help="for all; 0 is without end [10]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default=",".join(KINDS), help=f"kinds of systems [{','.join(KINDS)}]")
+    parser.add_argument("--parts", default="", help="the parts that anything is done to [all]")
     args = parser.parse_args()
-    broken = False
-    for name in args.only.split(","):
+    if not apart.inside() and apart.missing() is None:
+        apart.enter("tests.acceptance.chaos_run", sys.argv[1:])
+    began = time.monotonic()
+    told: dict[str, Told | None] = {}
+    names = args.only.split(",")
+    for number, name in enumerate(names):
         kind = KINDS[name]
-        if not apart.inside():
-            print(f"\n{name}: {kind.what}", flush=True)
+        left_s = args.minutes * 60 - (time.monotonic() - began)
+        share_s = FAULTS * left_s / (len(names) - number) if args.minutes else math.inf
+        plan = kind.plan(args.kills, args.others, filter(None, args.parts.split(",")))
+        if not plan:
+            continue
+        print(f"\n{name}: {kind.what}", flush=True)
         missing = kind.missing()
         if missing is not None:
-            print(f"NOT RUN: {missing}")
-            continue
-        if name == "cables" and not apart.inside():
-            broken |= apart.enter(("--only", name, *_again(args))) != 0
-            continue
-        broken |= not _run(kind, args)
-    return int(broken)
+            print(f"NOT RUN: {missing}", flush=True)
+        else:
+            told[name] = _run(kind, plan, args.seed, time.monotonic() + share_s)
+    return _sum_up(told, time.monotonic() - began)
 
 
-def _again(args: argparse.Namespace) -> list[str]:
-    return ["--kills", str(args.kills), "--stops", str(args.stops), "--seed", str(args.seed)]
-
-
-def _run(kind: Kind, args: argparse.Namespace) -> bool:
-    with tempfile.TemporaryDirectory() as root:
-        try:
-            told = asyncio.run(kind.make(Path(root), args).run())
-        except (AssertionError, checker.Broken) as wrong:
-            print(f"BROKEN: {wrong}")
-            return False
+def _run(kind: Kind, plan: list[Fault], seed: int, until_s: float) -> Told | None:
+    """What was seen to hold; None where something does not."""
+    root = Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        chaos = kind.make(root, plan, seed)
+        chaos.until_s = until_s
+        told = asyncio.run(chaos.run())
+    except Exception as wrong:  # whatever it is, the other kinds are run
+        print(f"BROKEN: {wrong}\n{traceback.format_exc()}\nwhat was left is in {root}", flush=True)
+        return None
+    shutil.rmtree(root, ignore_errors=True)  # what was killed may not be gone yet
     _print(told)
-    return True
+    return told
 
 
 def _print(told: Told) -> None:
@@ -116,8 +157,26 @@ def _print(told: Told) -> None:
     print(found["verify"])
     print(
         f"held: {sum(told.faults.values())} faults over {found['jobs']} jobs, {found['acknowledged']} "
-        f"acknowledged; {found['states']}; every view as a fold of the log"
+        f"acknowledged; {found['states']}; every view as a fold of the log",
+        flush=True,
     )
+
+
+def _sum_up(told: dict[str, Told | None], took_s: float) -> int:
+    held = [each for each in told.values() if each is not None]
+    broken = [name for name, each in told.items() if each is None]
+    total = Counter[str]()
+    for each in held:
+        counts: dict[str, Any] = each.summary
+        total += Counter({name: counts[name] for name in ("jobs", "executions", "executions repeated")})
+        total["faults"] += sum(each.faults.values())
+    which = f"BROKEN: {', '.join(broken)}; the rest" if broken else "all"
+    print(
+        f"\nchaos: {which} held in {took_s:.0f} s: "
+        f"{total['faults']} faults over {total['jobs']} jobs, none lost, none ended twice in a round; "
+        f"{total['executions repeated']} of {total['executions']} executions repeated"
+    )
+    return int(bool(broken))
 
 
 if __name__ == "__main__":

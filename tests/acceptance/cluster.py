@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,9 @@ import nats.errors
 from writ.broker.connect import login
 from writ.broker.hardened import HardenedClient
 from writ.broker.owned import server_binary
+from writ.broker.tls import CA_FILE
+
+from .certificates import certify
 
 CONFIGURATIONS: Final = Path(__file__).parents[2] / "deploy" / "broker"
 START_S: Final = 30.0
@@ -35,7 +39,10 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """Servers on one configuration, each with a folder in `data`; `keys` is the directory of a node."""
+    """Servers on one configuration, each with a folder in `data`; `keys` is the directory of a node.
+
+    With `backup` they believe the node that was backed up there, and will be restored to that directory.
+    """
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class Cluster:
         configuration: str = "cluster.conf",
         *,
         data: Path | None = None,
+        backup: Path | None = None,
         sync: str = "always",
     ) -> None:
         self.root = root
@@ -52,9 +60,11 @@ class Cluster:
         self.size = servers
         self.configuration = configuration
         self._sync = sync
+        self._backup = backup
         self._data = data or root
-        ports = free_ports(2 * servers)
-        self.ports, self._routes = ports[:servers], ports[servers:]
+        ports = free_ports(3 * servers)
+        self.ports, self.routes, self.remotes = (ports[at::3] for at in range(3))
+        """Where clients, the other servers, and leaf nodes connect."""
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * servers
         self.more: dict[str, str] = {}
         """Further variables of every server's environment."""
@@ -70,7 +80,14 @@ class Cluster:
             text = file.read_text().replace("sync_interval: always", f"sync_interval: {self._sync}")
             (self.root / file.name).write_text(text)
         command = (sys.executable, "-P", "-m", "writ", "broker", "trust", str(self.root / "trust.conf"))
-        subprocess.run([*command, "--dir", str(self.keys)], check=True, stdout=subprocess.DEVNULL)
+        whose = ("--dir", str(self.keys)) if self._backup is None else ("--backup", str(self._backup))
+        subprocess.run([*command, *whose], check=True, stdout=subprocess.DEVNULL)
+
+    def secure(self) -> None:
+        """Makes certificates, for a configuration that speaks TLS, and has whoever has the keys know them."""
+        self.more |= certify(self.root / "tls")
+        (self.keys / "keys").mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.more["WRIT_BROKER_CA"], self.keys / "keys" / CA_FILE)
 
     def environment(self, number: int) -> dict[str, str]:
         """What the configuration of a server is completed by."""
@@ -80,9 +97,10 @@ class Cluster:
             "WRIT_BROKER_LISTEN": f"127.0.0.1:{self.ports[number]}",
             "WRIT_BROKER_STORE": str(here / "store"),
             "WRIT_BROKER_ACCOUNTS": str(here / "accounts"),
-            "WRIT_BROKER_CLUSTER": f"127.0.0.1:{self._routes[number]}",
-            "WRIT_BROKER_ROUTES": json.dumps([f"nats-route://127.0.0.1:{port}" for port in self._routes]),
+            "WRIT_BROKER_CLUSTER": f"127.0.0.1:{self.routes[number]}",
+            "WRIT_BROKER_ROUTES": json.dumps([f"nats-route://127.0.0.1:{port}" for port in self.routes]),
             "WRIT_BROKER_TAG": f"zone:{number}",
+            "WRIT_BROKER_LEAFNODES": f"127.0.0.1:{self.remotes[number]}",
             **self.more,
         }
 

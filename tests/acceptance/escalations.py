@@ -578,7 +578,8 @@ FAMILIES: tuple[Family, ...] = (
             *[each for name in ("x", "y", "z") for each in _asked("create_tenant", name=name)],
             *[each for name in ("default", "x") for each in _asked("set_quotas", name=name)],
             *_asked("erase", "place_hold", "lift_hold", queue="q"),
-            *_asked("list_tenants"),
+            *_asked("list_tenants", "list_shards"),
+            *_asked("move_shard"),
         ),
         Attempt("request", "writ.query.default.{me}.principals"),
     ),
@@ -601,6 +602,26 @@ FAMILIES: tuple[Family, ...] = (
                     )
                 )
             ]
+        ),
+        Attempt("http", "/v1/jobs"),
+    ),
+    Family(
+        "strangers at the HTTP API, and pages and names of others",
+        (Role.VIEWER,),
+        (
+            *[
+                Attempt("http", "/v1/jobs", JOB, f"Origin: {origin}", "request", origin)
+                for origin in ("http://evil.example", "https://127.0.0.1", "null", "http://127.0.0.1:1")
+            ],
+            *[
+                Attempt("http", "/v1/jobs", JOB, f"Host: {host}", "request", host)
+                for host in ("evil.example", "127.0.0.1.evil.example", "writ.example:80", "169.254.169.254")
+            ],
+            Attempt("http", "/v1/jobs", JOB, f"X-Long: {'x' * 17_000}", "request", "http.head"),
+            *[
+                Attempt("http", "/v1/jobs", JOB, f"Authorization: {shown}", "login", "http.login")
+                for shown in ("Bearer made-up", "Bearer old", "Basic b3duZXI6b3duZXI=", "Bearer", "owner")
+            ],
         ),
         Attempt("http", "/v1/jobs"),
     ),

@@ -24,6 +24,9 @@ class Lag:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._plugged = asyncio.Event()
+        self._plugged.set()
+        self._refusing = False
         self.port = 0
         self.lost = 0
 
@@ -40,12 +43,29 @@ class Lag:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def cut(self) -> None:
-        """Breaks every connection."""
+    def cut(self, *, refusing: bool = False) -> None:
+        """Breaks every connection; with `refusing` there is none from here on, until `mend`."""
+        self._refusing = refusing
         for writer in self._writers:
             writer.transport.abort()
+        self._writers.clear()
+
+    def mend(self) -> None:
+        """Whoever connects is served again."""
+        self._refusing = False
+
+    def pull(self) -> None:
+        """Pulls the cable: nothing comes and goes, and nobody is told."""
+        self._plugged.clear()
+
+    def plug(self) -> None:
+        """Puts the cable back: what was on its way comes late."""
+        self._plugged.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.transport.abort()
+            return
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._to)
         except OSError:
@@ -67,13 +87,13 @@ class Lag:
                 queue.put_nowait((loop.time() + self._delay_s + self._again_s * late, chunk))
         queue.put_nowait((loop.time() + self._delay_s, b""))
 
-    @staticmethod
-    async def _give(queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
+    async def _give(self, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         with suppress(OSError):
             while True:
                 at, chunk = await queue.get()
                 await asyncio.sleep(at - loop.time())
+                await self._plugged.wait()
                 if not chunk:
                     sink.close()
                     return

@@ -52,7 +52,7 @@ async def writ(*words: str) -> Said:
 
 @asynccontextmanager
 async def _node(directory: Path, *copies: Path) -> AsyncGenerator[Client]:
-    node = await Node.start(directory, audit=AuditCopies(copies))
+    node = await Node.start(directory, audit=AuditCopies(tuple(map(str, copies))))
     try:
         async with Client(Target(node.url, node.broker.key_path("owner"))) as client:
             yield client

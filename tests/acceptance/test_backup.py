@@ -23,6 +23,7 @@ from writ.broker.connect import connect
 from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.cli import main
+from writ.cli.usage import USAGE
 from writ.orchestrator.backups import BackupError, Source, alone_in, take, verify
 from writ.schemas.codec import decode
 from writ.schemas.events import JobCancelled, JobCompleted, JobDeadLettered, JobSubmitted, LeaseGranted
@@ -244,6 +245,14 @@ async def test_worlds_restored_from_one_backup_have_epochs_of_their_own(
     assert epochs == [2, 3, 41]
 
     assert await writ("backup", str(tmp_path / "open"), "--dir", str(old)) == 0
+    capsys.readouterr()
+    trust = ("broker", "trust", str(tmp_path / "trust.conf"), "--backup")
+    assert await writ(*trust, str(tmp_path / "open")) == 1
+    assert "was taken without keys" in capsys.readouterr().err
+    assert await writ(*trust, str(kept)) == 0
+    assert "operator: " in (tmp_path / "trust.conf").read_text()
+    assert await writ("restore", str(kept), "--dir", str(tmp_path / "e"), "--replicas", "3") == USAGE
+    assert "give --broker-url" in capsys.readouterr().err
     shutil.copytree(old / "keys", tmp_path / "d" / "keys")
     capsys.readouterr()
     words = ("restore", str(tmp_path / "open"), "--dir", str(tmp_path / "d"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.chaos import LIVE, Chaos
+from tests.acceptance.chaos import LIVE, Chaos, killing
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.kills import checker, harness
 from writ import Client
@@ -23,7 +23,7 @@ GAP_S = 30.0
 async def test_the_loss_of_the_broker_s_leader_costs_its_gap_and_no_lease(tmp_path: Path) -> None:
     """R3 broker leader loss costs no more than the broker's own gap and no expired lease: no acknowledged job
     lost, no second terminal event in one round, with enough leases live at the kill."""
-    run = Chaos(tmp_path, kills=1, stops=0, seed=5, parts=("broker leader",), servers=3, lease_s=LEASE_S)
+    run = Chaos(tmp_path, killing(["broker leader"], 1), seed=5, servers=3, lease_s=LEASE_S)
     told = await run.run()
     assert told.faults == {"kill broker leader": 1}
     assert told.live_at_least >= LIVE / 2

@@ -25,6 +25,7 @@ from writ.projections import places
 from writ.projections.feed import Feeds
 from writ.projections.registry import VIEWS
 from writ.projections.runner import Runner
+from writ.projections.snapshots import Snapshots
 from writ.schemas.events import Approval
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def test_after_an_erasure_no_file_holds_the_text_and_everything_still_verifies(w
     assert all(job["input"] == {"says": f"{SECRET}!"} and job["output"] for job in shown)
     assert all(SECRET in job["error"]["text"] for job in shown)
     bundles = exported(ward, directory)
+    asyncio.run(photographed(directory))
     ward.until(lambda: not holding(directory, SECRET))
     assert not holding(directory, "Jane Roe"), "a subject's name stands nowhere"
     for guess in guesses(f"{SECRET}!"):
@@ -163,10 +165,19 @@ def test_after_an_erasure_no_file_holds_the_text_and_everything_still_verifies(w
     assert not holding(directory, SECRET), "nor what was exported, before or after"
     ward.writ("down")
     assert not holding(directory, SECRET), "nor what was written last"
+    for file in (directory / "views").iterdir():
+        file.unlink()  # what goes on now was copied before the erasure
     ward.up()
     asyncio.run(verified_and_rebuilt(ward.root))
     assert ward.json("job", "c")["input"] == {"says": f"{SECRET}!"}
     assert not holding(directory, SECRET)
+
+
+async def photographed(directory: Path) -> None:
+    """A snapshot of each view, as the node takes one now and then."""
+    for view in sorted((directory / "views").glob("*.db")):
+        if view.is_symlink():
+            assert (await Snapshots.beside(directory).take(view)).position.seq
 
 
 def guesses(secret: str) -> list[str]:

@@ -22,6 +22,7 @@ from writ.broker.connect import Target, connect
 from writ.broker.jwt import KeyKind, Signer, signer_in
 from writ.broker.keys import load_or_create
 from writ.broker.log import JetStreamLog
+from writ.broker.refusals import NOBODY
 from writ.broker.trust import Trust
 from writ.http.keeper import Http
 from writ.node import Node
@@ -77,7 +78,7 @@ class Attacker:
             status = self.over_http(attempt, subject.decode(), body)
             if status in {202, 503}:  # stored, or not even that
                 raise TimeoutError("nobody has decided")
-            return status in {401, 403, 404}
+            return status in {401, 403, 404, 421, 431}
         if attempt.how == "login":
             try:
                 LOGINS[attempt.subject](self)
@@ -124,7 +125,7 @@ class Attacker:
         wanted: Counter[tuple[str, str]] = Counter()
         for each in self.family.attempts:
             verb = each.verb or {"trace": "publish"}.get(each.how, each.how)
-            named = "" if verb in {"login", "grant"} else each.named or each.subject
+            named = "" if verb == "grant" or each.how == "login" else each.named or each.subject
             wanted[verb, self.said(named).decode()] += 1
         return wanted
 
@@ -269,11 +270,12 @@ async def _everything(world: World) -> dict[str, Any]:
 async def _missing(world: World, attackers: list[Attacker]) -> list[str]:
     """What the audit does not tell of yet."""
     missing: list[str] = []
-    acts = (await world.owner.audit(refused=True, verb="login", limit=500)).acts
+    acts = list((await world.owner.audit(refused=True, verb="login", limit=500)).acts)
+    acts += (await world.owner.audit(refused=True, verb="request", actor=NOBODY, limit=500)).acts
     for attacker in attackers:
         own = (await world.owner.audit(actor=attacker.name, refused=True, limit=500)).acts
         for (verb, named), times in attacker.expected().items():
-            found = [x for x in (acts if verb == "login" else own) if x.verb == verb]
+            found = [x for x in (acts if verb in {"login", "request"} else own) if x.verb == verb]
             of = sum(x.of or 1 for x in found if named in (x.reason or "") or named == x.queue)
             if of < times:
                 missing.append(f"{attacker.family.name}: {verb} {named} {times} times, and it has {of}")

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.acceptance.blocks import harm, sizes
 from writ import Client, Target
 from writ.broker.connect import connect
 from writ.broker.embedded import EmbeddedBroker
 from writ.broker.log import JetStreamLog
 from writ.broker.notary import checkpoints_folder
+from writ.broker.note_places import NoteFolder
 from writ.broker.owned import BrokerStartError
 from writ.node import Node
 from writ.orchestrator.replay.checked import check_log, signed_in
@@ -42,21 +44,6 @@ async def fill(node: Node) -> int:
     return node.engine.state.seq
 
 
-def harm(directory: Path, random: Random, *, cut: bool) -> str:
-    """Flips a bit of the log's files, or cuts one off, at any place."""
-    path = random.choice(sorted(directory.rglob("WRIT_LOG_0/msgs/*.blk")))
-    at = random.randrange(path.stat().st_size)
-    with path.open("r+b") as file:
-        if cut:
-            file.truncate(at)
-        else:
-            file.seek(at)
-            byte = file.read(1)[0] ^ (1 << random.randrange(8))
-            file.seek(at)
-            file.write(bytes([byte]))
-    return f"{path.name} at {at}, {'cut' if cut else 'flipped'}"
-
-
 @pytest.mark.timeout(180)
 async def test_a_flipped_bit_or_a_cut_file_is_found_and_named_wherever_it_is(tmp_path: Path) -> None:
     """Must hold: a flipped bit or a cut file in a single-node broker is noticed at start or within one scrub
@@ -72,10 +59,10 @@ async def test_a_flipped_bit_or_a_cut_file_is_found_and_named_wherever_it_is(tmp
         shutil.copytree(base, directory)
         if n % 2:  # of one that runs; what it has in memory, as it has just read it, hides that until it ends
             async with await EmbeddedBroker.start(directory) as broker:
-                where = harm(directory, random, cut=n % 4 > 1)
+                where = harm(sizes(directory), random, cut=n % 4 > 1)
                 await broker.kill()
         else:
-            where = harm(directory, random, cut=n % 4 > 1)
+            where = harm(sizes(directory), random, cut=n % 4 > 1)
         try:
             broker = await EmbeddedBroker.start(directory, ready_timeout_s=5)
         except BrokerStartError:
@@ -85,7 +72,7 @@ async def test_a_flipped_bit_or_a_cut_file_is_found_and_named_wherever_it_is(tmp
             try:
                 log = await JetStreamLog.open(link)
                 async with asyncio.timeout(30):
-                    found = await check_log(log, [signed_in(checkpoints_folder(directory), 0)])
+                    found = await check_log(log, [signed_in(NoteFolder(checkpoints_folder(directory)), 0)])
             finally:
                 await link.close()
         assert found.faults, f"{where} was not found"

@@ -19,7 +19,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from writ.broker.notary import Key, Notary, NoteFile, checkpoints_folder, keys_in
+from writ.broker.notary import Key, Notary, checkpoints_folder, keys_in
+from writ.broker.note_places import NoteFile
 from writ.broker.ports import Stored
 from writ.orchestrator.replay import offline
 from writ.orchestrator.replay.checked import Checked, Place, check, leaves_of, signed
@@ -273,7 +274,7 @@ def test_a_key_that_the_node_has_not_sworn_to_is_not_believed(
     theirs = Kept(forger.keys, _sign(other, forger, [len(other)]))
     assert theirs.check(other).ok
     assert kept.keys[0].public != forger.keys[0].public
-    statements = NoteFile(notary.folders[0] / "keys").read() + NoteFile(forger.folders[0] / "keys").read()
+    statements = notary.own.notes("keys").read() + forger.own.notes("keys").read()
     with pytest.raises(ValueError, match="is missing, or is another"):
         keys_in(statements)
 

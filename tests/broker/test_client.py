@@ -57,9 +57,7 @@ from writ.schemas.fleet import FLEET_VERBS
 from writ.schemas.gates import GateSpec
 from writ.schemas.granting import ACCESS_VERBS
 from writ.schemas.hosting import HOSTING_VERBS
-from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import State
-from writ.schemas.links import partition_of
 from writ.schemas.policy import QueuePolicy, Retry
 from writ.schemas.principals import Role
 from writ.schemas.queries import ErrorView, JobsPage, JobView, NodeStatus
@@ -69,6 +67,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.releasing import RELEASE_VERBS, GatesTold, Promoted
 from writ.schemas.schedules import ScheduleSpec
 from writ.schemas.sealed import seal
+from writ.schemas.shards import ShardsTold
 from writ.schemas.stores import File, FileLine, FileTold, PartTold
 from writ.schemas.subjects import led_subject
 from writ.schemas.tenants import TenantPolicy
@@ -225,6 +224,16 @@ def test_a_target_is_read_from_the_environment() -> None:
     assert Target.from_env({}) == Target("nats://127.0.0.1:4222", None, "default", "owner")
     with pytest.raises(ValueError, match=r"principal 'a\.b' holds '\.'"):
         Target(principal="a.b")
+
+
+async def test_a_server_that_says_nothing_leaves_time_for_the_next(server: Server) -> None:
+    """It takes connections, as one of a cluster that is stopped. Whichever is tried first."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = Target(f"nats://127.0.0.1:{silent.getsockname()[1]},{server.url}")
+        for _ in range(6):
+            link = await connect(target, "t", try_s=0.5)
+            assert link.is_connected
+            await link.close()
 
 
 async def test_no_broker_is_said_at_once_and_with_what_to_do(tmp_path: Path) -> None:
@@ -813,6 +822,8 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         ),
         (client.tenants(), "list_tenants", {}, ()),
         (client.raise_records(7, "all are new"), "raise_records", {"version": 7, "reason": "all are new"}, 9),
+        (client.move_shard("q", 1), "move_shard", {"to": 1}, 9),
+        (client.shards(), "list_shards", {}, ShardsTold(position=9)),
         (client.drain_worker("w", "r"), "drain_worker", {"worker": "w", "reason": "r"}, 9),
         (client.undrain_worker("w"), "undrain_worker", {"worker": "w"}, 9),
         (client.create_principal("b", key=key), "create_principal", {"name": "b", "key": key}, 9),
@@ -853,6 +864,7 @@ async def test_every_control_verb_has_a_method_that_asks_for_it(backstage: Backs
         "get_tenant",
         *HOSTING_VERBS,
         *UPGRADE_VERBS,
+        "list_shards",
         *FLEET_VERBS,
         *ACCESS_VERBS,
         *ASSET_VERBS,
@@ -1038,12 +1050,11 @@ def test_the_blocking_client_has_all_that_the_other_has() -> None:
 
 
 async def test_a_subject_is_erased_in_every_partition(backstage: Backstage, client: Client) -> None:
-    """The first answer says how many there are; each is then asked once."""
-    await backstage.serve("writ.control.default.owner.erase.*", lambda _: Erased(None, 9, 2, partitions=5))
-    assert await client.erase("q", reason="r", data_subject="s") == 10
-    queues = [subject.rpartition(".")[2] for subject, _ in backstage.asked]
-    assert queues[0] == "q"
-    assert {partition_of(shard_of("default", queue), 5) for queue in queues} == set(range(5))
+    """The first answer says where else to ask; each is then asked once."""
+    answer = Erased(None, 9, 2, beside=("q-1", "q-4"))
+    await backstage.serve("writ.control.default.owner.erase.*", lambda _: answer)
+    assert await client.erase("q", reason="r", data_subject="s") == 6
+    assert [subject.rpartition(".")[2] for subject, _ in backstage.asked] == ["q", "q-1", "q-4"]
     backstage.asked.clear()
     assert await client.erase("q", "7", "r") == 2
     assert len(backstage.asked) == 1, "a job is in one"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from writ.broker.refusals import FOLD_US, NOBODY, LogTail, Refusal, Refusals, refusal_in
+from writ.broker.refusals import FOLD_US, NOBODY, ORIGIN_RULE, LogTail, Refusal, Refusals, refusal_in
 
 _HEAD = b'[7] 2026/11/21 18:01:26.880024 [ERR] 127.0.0.1:32872 - cid:11 - "v2.16.0:python3:%b" - '
 _BOT = b'"A' + b"C" * 55 + b"/default.bot/nkey:U" + b"D" * 55 + b'" - '
@@ -81,6 +81,38 @@ def test_what_may_not_be_told_now_is_kept() -> None:
     assert [each is not None for each in told] == [True, False]
     assert refusals.over(1) == []
     assert [each.resource for each in refusals.over(2)] == ["s.1"]
+
+
+def test_strangers_share_one_budget_and_are_counted_together_when_they_are_many() -> None:
+    asked: list[str] = []
+
+    def may(who: str, now: int) -> bool:
+        asked.append(who)
+        return len(asked) == 1
+
+    refusals = Refusals(lambda key: ("default", "late") if key == KEY else None, "default", may, kinds_max=10)
+    told = [refusals.take(Refusal(f"U{n:055}", "login", ""), 0) for n in range(1_000)]
+    assert [each.principal for each in told if each is not None] == [f"U{0:055}"]
+    assert set(asked) == {NOBODY}
+    refusals.take(Refusal(KEY, "login", ""), 0)
+    assert asked[-1] == KEY, "who has a name has a budget"
+    asked.clear()
+    (most,) = refusals.over(0)
+    assert (most.principal, most.count) == (NOBODY, 990), "what came most often is told of first"
+    told_of = 1 + most.count
+    while refusals.is_counting:
+        asked.clear()
+        told_of += sum(each.count for each in refusals.over(FOLD_US))
+    assert told_of == 1_000 + 1, "none is lost"
+
+
+def test_what_the_http_api_refuses_names_it_and_its_rule() -> None:
+    refusals = Refusals(lambda _: None, "default", always)
+    told = refusals.take(Refusal(NOBODY, "request", "'http://evil{0}'", ORIGIN_RULE), 0)
+    assert told is not None
+    assert (told.tenant, told.principal, told.rule) == ("default", NOBODY, "http.origin")
+    said = "pages of another origin are not answered, as of 'http://evil{0}'"
+    assert told.why == f"the HTTP API refused it: {said} [http.origin]"
 
 
 def test_a_log_is_followed_by_whole_lines_and_from_its_start_when_turned_over(tmp_path: Path) -> None:

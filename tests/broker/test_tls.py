@@ -52,9 +52,9 @@ async def test_a_client_is_told_what_is_wrong(tmp_path: Path) -> None:
         plain = broker.url.replace("tls://", "nats://")
         client = await connect(Target(plain, key, ca_path=files.ca), "t")
         await client.close()
-        with pytest.raises(Unreachable, match="its certificate does not stand"):
+        with pytest.raises(Unreachable, match=r"its certificate does not stand: .*; put its authority"):
             await connect(Target(broker.url, key, ca_path=other.ca), "t")
-        with pytest.raises(Unreachable, match="its certificate does not stand"):
+        with pytest.raises(Unreachable, match=r"its certificate does not stand: .*; put its authority"):
             await connect(Target(broker.url, key), "t")
         with pytest.raises(Unreachable, match=r"authority file .* does not exist"):
             await connect(Target(broker.url, key, ca_path=tmp_path / "none.pem"), "t")

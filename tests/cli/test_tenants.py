@@ -1,4 +1,4 @@
-"""`writ tenant`: tenants and what they may use, as the people of a node and those of a tenant meet them."""
+"""`writ tenant` and `writ partitions`: what the people of a node see to, and those of a tenant meet."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(node: Shell) -> None:
         assert told.code == 2, words
         assert said in told.err
     assert "there is no tenant nobody" in node("tenant", "set", "nobody", "--jobs", "1").err
+
+
+def test_the_partitions_are_shown_and_a_shard_goes_where_there_is_one(node: Shell) -> None:
+    """A node leads one partition: all shards are in it, and there is no other to move one to."""
+    told = node("partitions", "--json").document
+    assert (told["partitions"], set(told["shards"]), len(told["shards"])) == (1, {0}, 256)
+    refused = node("partitions", "move", "invoices", "--to", "1")
+    assert (refused.code, "there is no partition 1" in refused.err) == (1, True)
+    other = node("partitions", "move", "invoices", "--of", "acme", "--to", "0")
+    assert (other.code, "is in partition 0 already" in other.err) == (1, True)

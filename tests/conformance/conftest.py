@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
-from writ.broker.errors import STREAM_FULL, SubmitNotStored
+from writ.broker.errors import STREAM_FULL, NoResponders, SubmitNotStored
 from writ.broker.hardened import HardenedClient as Nats
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.memory import MemoryIntake, MemoryLog
@@ -32,7 +33,7 @@ class Wire:
     async def intake(self) -> Intake:
         raise NotImplementedError
 
-    async def submit(self, body: bytes, queue: str = "mail") -> bool:
+    async def submit(self, body: bytes, queue: str = "mail", tenant: str = "default") -> bool:
         """What a client's publish leaves in the intake; whether it is stored there."""
         raise NotImplementedError
 
@@ -48,9 +49,11 @@ class MemoryWire(Wire):
     async def intake(self) -> Intake:
         return self._intake
 
-    async def submit(self, body: bytes, queue: str = "mail") -> bool:
+    async def submit(self, body: bytes, queue: str = "mail", tenant: str = "default") -> bool:
         try:
-            await self._intake.submit("default", "owner", queue, body)
+            await self._intake.submit(tenant, "owner", queue, body)
+        except NoResponders:
+            return False
         except SubmitNotStored as full:
             if full.code != STREAM_FULL:
                 raise
@@ -83,11 +86,14 @@ class JetStreamWire(Wire):
     async def intake(self) -> JetStreamIntake:
         return await JetStreamIntake.open(await self.link())
 
-    async def submit(self, body: bytes, queue: str = "mail") -> bool:
+    async def submit(self, body: bytes, queue: str = "mail", tenant: str = "default") -> bool:
         if not self.links:
             await self.link()
-        subject = f"writ.shard.{shard_of('default', queue)}.submit.default.owner.{queue}"
-        answer = await self.links[0].request(subject, body, timeout=10)
+        subject = f"writ.shard.{shard_of(tenant, queue)}.submit.{tenant}.owner.{queue}"
+        try:
+            answer = await self.links[0].request(subject, body, timeout=10)
+        except NoRespondersError:
+            return False
         error: dict[str, Any] | None = json.loads(answer.data).get("error")
         assert error is None or error["err_code"] == STREAM_FULL
         return error is None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from writ.broker.ports import Intake, Stored
-from writ.broker.streams import api
+from writ.broker.streams import api, look_at
 from writ.schemas import bounds
+from writ.schemas.ids import shard_of
 from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, parse_served
 
 if TYPE_CHECKING:
@@ -188,3 +190,87 @@ async def test_an_intake_that_was_left_shut_is_opened(jetstream: JetStreamWire) 
     assert [await jetstream.submit(b"1"), await jetstream.submit(b"2")] == [True, False]
     await jetstream.intake()
     assert await jetstream.submit(b"3")
+
+
+async def test_of_whom_nothing_is_taken_what_was_stored_is_read_and_nothing_more_comes(wire: Wire) -> None:
+    intake = await wire.intake()
+    for tenant in ("acme", "default", "acme"):
+        assert await wire.submit(b"before", tenant=tenant)
+    assert [await intake.waiting(tenant) for tenant in ("acme", "default", "zeta")] == [2, 1, 0]
+    await intake.take_of({"default", "zeta"})
+    assert [await wire.submit(b"out", tenant=tenant) for tenant in ("acme", "default", "zeta")] == [
+        False,
+        True,
+        True,
+    ]
+    reader = intake.read(1, None, "acme")
+    assert [s.seq for s in await more(reader, 2)] == [1, 3]
+    await intake.purge(1, None, "acme")
+    assert await intake.waiting("acme") == 1
+    await intake.take_of({"acme", "default"})
+    assert [await wire.submit(b"in", tenant=tenant) for tenant in ("acme", "default", "zeta")] == [
+        True,
+        True,
+        False,
+    ]
+    assert [s.seq for s in await more(reader, 1)] == [6]
+    await intake.take_of(None)
+    assert [await wire.submit(b"all", tenant=tenant) for tenant in ("acme", "default", "zeta")] == [True] * 3
+    assert [s.seq for s in await more(reader, 1)] == [8]
+    await reader.aclose()  # type: ignore[attr-defined]
+    await intake.take_of(())
+    assert not await wire.submit(b"nobody")
+
+
+async def test_what_is_stored_while_tenants_are_kept_out_and_taken_in_is_stored_once(
+    jetstream: JetStreamWire,
+) -> None:
+    """A server that is given other subjects takes on both for a moment, and would store a message twice."""
+    intake = await jetstream.intake()
+    sending = await jetstream.link()
+    many = {"default", *[f"tenant-{number}" for number in range(500)]}
+    subject = f"writ.shard.{shard_of('default', 'mail')}.submit.default.owner.mail"
+    changing = True
+    stored: list[bytes] = []
+
+    async def ask() -> None:
+        for number in itertools.takewhile(lambda _: changing, itertools.count()):
+            if await jetstream.submit(b"asked-%d" % number, "q"):
+                stored.append(b"asked-%d" % number)
+
+    async def pour() -> None:
+        for number in itertools.takewhile(lambda _: changing, itertools.count()):
+            await sending.publish(subject, b"poured-%d" % number)
+            if number % 10 == 0:  # no faster than the broker stores them
+                await asyncio.sleep(0.01)
+
+    senders = [asyncio.create_task(ask()), asyncio.create_task(pour())]
+    for tenants in (many, many - {"tenant-0"}, many, None) * 2:
+        await intake.take_of(tenants)
+    changing = False
+    await asyncio.gather(*senders)
+    await sending.flush()
+    while not await jetstream.submit(b"last", "q"):
+        pass
+    got = [s.body for s in await take(intake, 1, await intake.last_seq())]
+    assert len(got) == len(set(got))
+    assert set(stored) <= set(got)
+    assert any(body.startswith(b"poured") for body in got)
+
+
+async def test_an_intake_that_a_leader_left_is_no_stranger(jetstream: JetStreamWire) -> None:
+    """Who was kept out is until the next leader comes, and no alarm is raised for that."""
+    intake = await jetstream.intake()
+    link = await jetstream.link()
+    before = await look_at(link, [SUBMIT_STREAM])
+    await intake.take_of({"acme"})
+    await jetstream.crash()
+    again = await jetstream.intake()
+    assert await look_at(link, [SUBMIT_STREAM]) == before
+    assert not await jetstream.submit(b"1")
+    config = (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]
+    await api(link, f"STREAM.UPDATE.{SUBMIT_STREAM}", config | {"max_msgs": 1})  # in the midst of a change
+    await again.take_of(None)
+    assert [await jetstream.submit(b"1"), await jetstream.submit(b"2")] == [True, True]
+    await api(link, f"STREAM.UPDATE.{SUBMIT_STREAM}", config | {"subjects": ["writ.shard.1.submit.>"]})
+    assert await look_at(link, [SUBMIT_STREAM]) != before, "that was nobody of ours"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 import shutil
@@ -14,14 +13,14 @@ import pytest
 import yaml
 
 from tests.acceptance.cluster import Cluster
+from writ.broker.keys import load_or_create
 from writ.broker.owned import server_binary
-from writ.broker.tls import own_files
 from writ.cli.parser import parse
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 INCLUDE = re.compile(r'^include "\./(.+)"$', re.MULTILINE)
-VARIABLE = re.compile(r"^[^#\n]*\$(WRIT_BROKER_\w+)", re.MULTILINE)
+VARIABLE = re.compile(r"^[^#\n]*\$(WRIT_\w+)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +30,22 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     cluster = Cluster(root / "brokers", root / "node")
     cluster.prepare()
     shutil.copy(DEPLOY / "kubernetes" / "kubernetes.conf", cluster.root)
-    files = own_files(root, [], datetime.datetime.now(datetime.UTC))
-    named = {"CERT": files.cert, "KEY": files.key, "CA": files.ca}
-    cluster.more = {f"WRIT_BROKER_{name}": str(path) for name, path in named.items()}
+    cluster.secure()
+    far = load_or_create(root / "far.nk")
+    cluster.more |= {
+        "WRIT_LEAF_REMOTES": '["tls://a.example:7422", "tls://b.example:7422"]',
+        "WRIT_LEAF_SEED": (root / "far.nk").read_text().strip(),
+        "WRIT_LEAF_USER": far.public,
+    }
     return cluster
 
 
 @pytest.mark.parametrize(
-    "name", ["single.conf", "single-tls.conf", "cluster.conf", "cluster-tls.conf", "kubernetes.conf"]
+    "name",
+    [
+        *("single.conf", "single-tls.conf", "single-hub.conf", "cluster.conf", "cluster-tls.conf"),
+        *("cluster-hub.conf", "leaf.conf", "kubernetes.conf"),
+    ],
 )
 def test_the_broker_takes_its_configuration(prepared: Cluster, name: str) -> None:
     """`nats-server -t` has no objection; it is given what the heads of the files name, and no more."""

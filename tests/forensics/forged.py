@@ -39,7 +39,7 @@ GIVEN: Final[dict[str, frozenset[str]]] = {
         "lease_granted": "isolation principal worker",
         "message_settled": "accepted",
         "operation_planned": "canary limit rate_per_s reason stop_after verb",
-        "partition_opened": "partitions",
+        "partition_opened": "dealt partitions",
         "queue_declared": "reason",
         "queue_draining": "reason",
         "queue_paused": "reason",

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import h11
 
+from writ.broker.note_places import NoteFolder
 from writ.orchestrator.replay import bundle, offline
 from writ.orchestrator.replay.checked import signed_in
 from writ.orchestrator.replay.verify import verify_stretch
@@ -161,7 +162,7 @@ def of_checkpoints(directory: Path, node: Node) -> Edge:
         told_keys, _, told_notes = content.partition(b"\x00\x00")
         (folder / "keys").write_bytes(told_keys)
         (folder / "log-0").write_bytes(told_notes)
-        found = signed_in(folder, 0)
+        found = signed_in(NoteFolder(folder), 0)
         return " | ".join(found.faults) if found.faults else None
 
     def ways(mutations: Mutations, sample: bytes) -> bytes:

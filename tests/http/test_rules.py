@@ -6,13 +6,16 @@ import asyncio
 import http.client
 import json
 import socket
+import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from starlette.responses import Response
 
 from writ.http import server
+from writ.http.audited import TOLD_BURST, TOLD_PER_S
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -50,6 +53,59 @@ def test_a_page_of_another_origin_and_a_name_that_points_here_are_refused(api: A
     for host in (f"localhost:{api.port}", f"127.0.0.1:{api.port}", f"[::1]:{api.port}"):
         own = {"Host": host, "Origin": f"http://{host}"}
         assert api.ask("GET", "/v1/jobs", headers=own).status == 200
+
+
+def _refused(api: Api, what: str, actor: str = "nobody") -> int:
+    """How often something was refused, as the audit tells it: by a rule, or what else its reason names."""
+    acts = api.get("/v1/audit", refused="true", actor=actor, limit=500).document["acts"]
+    return sum([act.get("of") or 1 for act in acts if what in act["reason"]])
+
+
+def _is_refused(api: Api, what: str, times: int) -> bool:
+    return _refused(api, what) >= times
+
+
+def test_what_the_guard_refuses_is_in_the_audit_of_nobody_or_of_whose_session_it_was(api: Api) -> None:
+    rules = ("[http.login]", "[http.head]")
+    before = [_refused(api, rule) for rule in rules]
+    for _ in range(2):
+        api.ask("GET", "/healthz", headers={"Host": "elsewhere.example"})
+        with socket.create_connection(("127.0.0.1", api.port)) as raw:
+            raw.sendall(b"this is no HTTP\r\n\r\n")
+            assert b" 400 " in raw.recv(65_536)
+    for origin in ("http://one.example", "http://two.example", "http://two.example"):
+        api.ask("POST", JOBS, {"task": "hello"}, headers={"Origin": origin})
+    for token in (None, "wrong", "wrong"):
+        api.ask("GET", "/v1/jobs", token=token)
+
+    for named, times in (
+        ("'elsewhere.example'", 2),
+        ("'http://one.example'", 1),
+        ("'http://two.example'", 2),
+    ):
+        api.until(partial(_is_refused, api, named, times))
+        assert _refused(api, named) == times
+    for rule, times, was in zip(rules, (3, 2), before, strict=True):
+        api.until(partial(_is_refused, api, rule, was + times))
+    session = api.post("/v1/session", {"token": api.token})
+    cookie = {"Cookie": session.cookies[0].partition(";")[0], "Origin": f"http://127.0.0.1:{api.port}"}
+    assert api.ask("POST", JOBS, {"task": "t"}, token=None, headers=cookie).is_problem(403)
+    assert api.ask("DELETE", "/v1/session", token=None, headers={**cookie, "Origin": "null"}).is_problem(403)
+    api.until(lambda: _refused(api, "[http.page]", "owner") == 1)
+
+
+def test_a_flood_of_strangers_costs_the_log_a_record_a_second_and_each_is_counted(api: Api) -> None:
+    rule = "[http.origin]"
+    before, last = _refused(api, rule), api.get("/v1/jobs").position
+    connection = api.connection()
+    began = time.monotonic()
+    for number in range(400):
+        connection.request("GET", "/v1/jobs", headers={"Origin": f"http://{number}.example"})
+        connection.getresponse().read()
+    connection.close()
+    api.until(lambda: _refused(api, rule) - before > 300)
+    most = TOLD_BURST + TOLD_PER_S * (time.monotonic() - began) + 1
+    assert api.get("/v1/jobs").position - last <= most
 
 
 # --- what is wrong is a problem -------------------------------------------------------------------------
@@ -156,12 +212,13 @@ async def test_a_head_that_does_not_come_in_time_ends_its_connection(
     monkeypatch.setattr(server, "HEAD_S", 0.4)
     with socket.create_server(("127.0.0.1", 0)) as port:
         address = port.getsockname()
-        async with server.serving(_hello, port.dup()):
+        async with server.serving(_hello, port.dup(), lambda fault: None):
             reader, writer = await asyncio.open_connection(*address)
             writer.write(begun)
             dripping = asyncio.create_task(_drip(writer)) if begun else None
-            async with asyncio.timeout(30):
-                assert await reader.read() == b""
+            with suppress(ConnectionResetError):  # so the end is told to what still drips in
+                async with asyncio.timeout(30):
+                    assert await reader.read() == b""
             if dripping is not None:
                 dripping.cancel()
             writer.close()

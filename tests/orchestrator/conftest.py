@@ -10,6 +10,7 @@ import pytest
 
 from writ.orchestrator.decide.release import choose
 from writ.orchestrator.ready import of_key, of_process
+from writ.orchestrator.shards import Shards
 from writ.orchestrator.state import Partition
 from writ.schemas.lifecycle import Job, State
 from writ.schemas.processes import named
@@ -95,6 +96,7 @@ def told(state: Partition) -> dict[str, Any]:
         "findings": dict(state.findings),
         "afar": dict(state.links.afar),
         "watched": {p: dict(w) for p, w in state.links.watched.items()},
+        "shards": {name: getattr(state.links.shards, name) for name in Shards.__annotations__},
         "messages": (state.links.sent, state.links.accepted, state.links.settled),
         "reopened": {o: counts(known.reopened(o)) for o in state.operations},
     }

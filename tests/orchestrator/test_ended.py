@@ -16,6 +16,7 @@ from writ.orchestrator.kept import Title, lines, restore
 from writ.orchestrator.links import Links
 from writ.orchestrator.ready import Ready
 from writ.orchestrator.relations import Relations
+from writ.orchestrator.shards import Shards
 from writ.orchestrator.state import Partition
 from writ.schemas.lifecycle import Job, State
 from writ.schemas.policy import DEFAULT_LIMITS, DEFAULT_RETRY
@@ -116,7 +117,8 @@ DERIVED = {
         *("number", "epoch", "seq", "prev", "jobs", "running", "deadlines", "schedule_deadlines"),
         *("access_changes", "access_at", "relations", "links", "seals", "usage"),
     },
-    Links: {"number", "unheard_of"},
+    Links: {"number", "unheard_of", "shards"},
+    Shards: {"number"},
     Relations: set[str](),
 }
 """What a snapshot need not keep as it is declared: told by its title, or from the jobs, or kept apart."""
@@ -124,7 +126,7 @@ DERIVED = {
 
 def test_whatever_a_state_has_is_kept_or_derived() -> None:
     """A new field of a state is declared in its class, or it is lost by a start from a snapshot."""
-    for owner in (Partition(0, 1), Links(0), Relations()):
+    for owner in (Partition(0, 1), Links(0), Shards(0), Relations()):
         kept = set(type(owner).__annotations__)
         own = {name for name in vars(owner) if not name.startswith("_")}
         assert own == kept | DERIVED[type(owner)], type(owner)

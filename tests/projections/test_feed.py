@@ -72,6 +72,19 @@ async def test_followers_share_one_reading_and_the_very_records(history: Histori
         assert feeds.readings == 0
 
 
+async def test_what_came_together_is_handed_out_as_one_batch(history: Histories) -> None:
+    """Each view stores a transaction for each batch that it is handed."""
+    told = history.wander(3, 1_500)
+    last = len(told.records)
+    assert last > 1_024, "more than is decoded in one go"
+    log = history.log([], chunk_max=100 * last)
+    async with feeding(log) as feeds:
+        followers = [await feeds.follow(Position()) for _ in range(2)]
+        log.stored[:] = told.records
+        taken = await asyncio.gather(*[take(each, last, last) for each in followers])
+        assert [len(batches) for batches in taken] == [1, 1]
+
+
 async def test_one_that_starts_far_behind_reads_for_itself_until_it_is_near(history: Histories) -> None:
     told = history.wander(3, 400)
     log = told.log(chunk_max=40)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from writ.broker.keys import KeyFileError
-from writ.broker.notary import Notary, NoteFile, checkpoints_folder, keys_in, verify_signature
+from writ.broker.notary import Notary, checkpoints_folder, keys_in, verify_signature
+from writ.broker.note_places import NoteFile, NoteFolder
 from writ.broker.ports import Stored
 from writ.projections.checkpoints import Checkpointing, NotSigned
 from writ.projections.proofs import NotProved, Proofs
@@ -39,7 +40,8 @@ def _tree(records: Sequence[Stored]) -> Tree:
 
 
 def _checkpointing(folder: Path, runner: Runner, log: ListLog, *copies: Path) -> Checkpointing:
-    return Checkpointing(folder, runner, 0, log.last_seq, copies, every_s=0.05)
+    places = [NoteFolder(copy) for copy in copies]
+    return Checkpointing(folder, runner, 0, log.last_seq, places, every_s=0.05)
 
 
 async def test_its_root_is_that_of_the_log_at_every_size(history: Histories, running: Running) -> None:
@@ -169,11 +171,12 @@ async def test_consistency_is_proved_between_any_two_sizes(
 
 def test_keys_are_replaced_and_each_vouches_for_the_next(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    notary = Notary(tmp_path, 1, [copy])
+    notary = Notary(tmp_path, 1, [NoteFolder(copy)])
     first = notary.public
     for now in (2, 3):
         notary.rotate(now)
-    again = Notary(tmp_path, 4, [copy])
+    again = Notary(tmp_path, 4, [NoteFolder(copy)])
+    again.copy(0)
     assert (again.site, again.keys) == (notary.site, notary.keys)
     assert [key.since for key in again.keys] == [1, 2, 3]
     assert again.keys[0].public == first != again.public

@@ -180,6 +180,7 @@ from writ.schemas.schedules import (
     ScheduleTriggered,
 )
 from writ.schemas.sealed import seal
+from writ.schemas.shards import AllTold, Cut, ShardAwaited, ShardKept, ShardMoved, ShardOffered, ShardPlaced
 from writ.schemas.states import State
 from writ.schemas.steps import (
     CompensationDue,
@@ -379,9 +380,18 @@ OF_TENANT = (
     | st.builds(FleetTold, NAME, NUMBER, TEXTS)
     | st.builds(ProcessTold, NAME, NUMBER, PROCESS)
     | st.builds(CanaryTold, NAME, NUMBER, FINDING)
+    | st.builds(AllTold, NAME, NUMBER)
+    | st.builds(ShardPlaced, NAME, NUMBER, NUMBER, NUMBER)
+)
+OF_SHARD = (
+    st.builds(ShardOffered, NUMBER, NUMBER)
+    | st.builds(ShardAwaited, NUMBER, NUMBER, TEXTS)
+    | st.builds(ShardMoved, NUMBER, NUMBER, st.dictionaries(NAME, st.builds(Cut, NUMBER, NUMBER), max_size=2))
+    | st.builds(ShardKept, NUMBER, NUMBER, NUMBER)
 )
 CONTENT = (
     OF_TENANT
+    | OF_SHARD
     | st.builds(JobAsked, NAME, TEXT)
     | st.builds(
         JobTold,
@@ -499,7 +509,7 @@ EVENTS: dict[type[Fact], st.SearchStrategy[Fact]] = {
     QueuePaused: st.builds(QueuePaused, TEXT),
     QueueDraining: st.builds(QueueDraining, TEXT),
     QueueResumed: st.builds(QueueResumed, TEXT),
-    PartitionOpened: st.builds(PartitionOpened, NUMBER),
+    PartitionOpened: st.builds(PartitionOpened, NUMBER, NUMBER),
     LogRestored: st.builds(LogRestored, NUMBER, NUMBER, NUMBER),
     MessageSent: st.builds(MessageSent, CONTENT),
     MessageAccepted: st.builds(MessageAccepted, MARK, CONTENT),

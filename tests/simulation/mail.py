@@ -16,6 +16,7 @@ from writ.schemas.links import (
     OfTenant,
 )
 from writ.schemas.records import Record
+from writ.schemas.shards import OfShard
 
 from .plan import HOME
 from .tally import TERMINAL, Tally, Wrong
@@ -72,7 +73,7 @@ class Mail:
                     )
                 case MessageAccepted(message=message, content=content):
                     self._accepted(other, Letter(message, content))
-                    if isinstance(content, OfTenant):
+                    if isinstance(content, OfTenant | OfShard):
                         continue
                     place = f"{content.tenant}.{content.key}"
                     if not isinstance(content, JobTold):

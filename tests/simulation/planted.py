@@ -34,6 +34,7 @@ from writ.schemas.lifecycle import State
 from writ.schemas.records import Source
 from writ.workers.hands import LoopHands
 from writ.workers.keeper import Keeper
+from writ.workers.line import Line
 
 from .net import Broker
 
@@ -516,6 +517,12 @@ def lease_run_twice(patch: Patch) -> None:
         honest(self, [run for run in runs if run.lease.attempt == 2])
 
     patch(LoopHands, "begin", begin)
+
+
+@bug
+def lease_run_again(patch: Patch) -> None:
+    """A late answer tells of a lease whose run is over, and it is run once more."""
+    patch(Line, "is_new", lambda self, token: token not in self.held)
 
 
 @bug

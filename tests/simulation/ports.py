@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from writ.broker.errors import NoAnswer, NoResponders, SubmitNotStored
@@ -199,6 +199,16 @@ class SimIntake(End):
 
     async def erase(self, seq: int) -> None:
         raise NotImplementedError("nothing is sealed in a simulated history")
+
+    async def waiting(self, tenant: str) -> int:
+        raise NotImplementedError("of several partitions none keeps a tenant out")
+
+    async def take_of(self, tenants: Collection[str] | None) -> None:
+        if tenants is not None:
+            raise NotImplementedError("of several partitions none keeps a tenant out")
+
+    async def mark(self, shard: int, tenant: str, body: bytes) -> None:
+        raise NotImplementedError("no shard moves in a simulated history")
 
     async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
         if await self.ask(TIMEOUT_S, self.broker.purge, self.partition, up_to) is None:

@@ -46,6 +46,7 @@ SEEDS = {
     "leases_never_expire": 3,
     "slot_leak": 273,
     "lease_run_twice": 0,
+    "lease_run_again": 1602,
     "waiters_forgotten": 0,
     "asked_forgotten_when_deposed": 96,
     "slot_leak_per_key": 59,

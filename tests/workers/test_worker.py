@@ -680,6 +680,42 @@ async def test_all_leases_of_answers_that_were_lost_are_asked_for_again(orchestr
     assert len(asked) == 4, "one for each, and one that told of no other"
 
 
+async def test_a_lease_of_which_two_answers_tell_is_run_once(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later answer comes when one of its runs is over, and the other has the last slot."""
+    monkeypatch.setattr(keeper, "PATIENCE_S", 0.05)
+    runs, gate, late = list[int](), asyncio.Event(), asyncio.Event()
+    request = orchestra.request
+
+    @task
+    async def once(n: int) -> int:
+        runs.append(n)
+        return n
+
+    @task
+    async def held() -> None:
+        await gate.wait()
+
+    async def slow(subject: str, body: bytes, timeout_s: float) -> bytes:
+        answer = await request(subject, body, timeout_s)
+        if len(orchestra.called("acquire")) == 1:
+            await late.wait()
+        return answer
+
+    monkeypatch.setattr(orchestra, "request", slow)
+    job, other = orchestra.add("once", {"n": 1}), orchestra.add("held")
+    async with running(worker(orchestra, once, held, concurrency=2, wait_s=0.05), orchestra):
+        await orchestra.until(lambda: orchestra.completed == {job: 1})
+        filler = orchestra.add("held")
+        await orchestra.until(lambda: filler in orchestra.live)
+        late.set()
+        gate.set()
+        last = orchestra.add("once", {"n": 2})
+        await orchestra.until(lambda: orchestra.completed.keys() == {job, other, filler, last})
+    assert (runs, orchestra.released) == ([1, 2], [])
+
+
 async def test_a_drain_lets_running_tasks_end_and_acquires_no_more(orchestra: Orchestra) -> None:
     gate = asyncio.Event()
 

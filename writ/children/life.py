@@ -54,6 +54,13 @@ def work(settings_type: type[S], do: Callable[[S], Awaitable[None]]) -> int:
     return _run(settings_type, tell_and_do)
 
 
+async def ended(task: asyncio.Task[None]) -> None:
+    """Ends a task that never ends by itself."""
+    while not task.done():  # more than once, as `wait_for` of Python 3.11 may swallow a cancellation
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.5)
+
+
 def _run(settings_type: type[S], what: Callable[[S], Coroutine[None, None, None]]) -> int:
     log_to_stderr()
     settings = _settings(settings_type)

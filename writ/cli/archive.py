@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .output import count, fields, next_steps, paint, print_json, when
+from .partitions import chosen, each_of
 from .processes import log_to_stderr, when_stdin_ends
-from .reach import directory_of, node_info, with_dir
+from .reach import directory_of, logs_of, with_dir
 from .usage import UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
     from writ.orchestrator.retention import Kept, Sizes
 
 LAST_PASS: Final = "archive.json"
-"""What the newest pass said, in the node's directory."""
+"""What the newest pass said, in the node's directory; of other partitions `archive-<p>.json`."""
 
 _LOCK: Final = "archive.lock"
 _NICE: Final = 10
@@ -36,15 +37,27 @@ def archive(args: Namespace) -> int:
             when_stdin_ends(_PATIENCE_S)
         os.nice(_NICE)  # it may take its time, the engine's answers may not
         with _alone(directory):
-            kept = asyncio.run(_run(directory, _sizes(args)))
-            _write(directory, kept)
+            passes = asyncio.run(_run(directory, args.partition, _sizes(args)))
     else:
-        kept = last_pass(directory) or _before_the_first(directory)
+        passes = _last_passes(directory, args.partition)
     if args.json:
-        print_json(kept)
-    else:
+        print_json(each_of(passes))
+        return 0
+    for number, kept in passes.items():
+        if len(passes) > 1:
+            print(paint(f"partition {number}", "bold"))
         _show(args, kept)
     return 0
+
+
+def _last_passes(directory: Path, partition: int | None) -> dict[int, Kept]:
+    """What the newest pass of each partition has left, or of one."""
+    if partition is not None:
+        return {partition: last_pass(directory, partition) or _before_the_first(directory)}
+    found = {0: last_pass(directory) or _before_the_first(directory)}
+    while (kept := last_pass(directory, len(found))) is not None:
+        found[len(found)] = kept
+    return found
 
 
 def _before_the_first(directory: Path) -> Kept:
@@ -56,24 +69,28 @@ def _before_the_first(directory: Path) -> Kept:
     return Kept()
 
 
-def last_pass(directory: Path) -> Kept | None:
-    """What the newest pass in a directory has left; None before the first."""
+def _file(directory: Path, partition: int) -> Path:
+    return directory / (LAST_PASS if partition == 0 else f"archive-{partition}.json")
+
+
+def last_pass(directory: Path, partition: int = 0) -> Kept | None:
+    """What the newest pass over a partition has left in a directory; None before the first."""
     import msgspec
 
     from writ.orchestrator.retention import Kept
 
     try:
-        return msgspec.json.decode((directory / LAST_PASS).read_bytes(), type=Kept)
+        return msgspec.json.decode(_file(directory, partition).read_bytes(), type=Kept)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
 
 
-def _write(directory: Path, kept: Kept) -> None:
+def _write(path: Path, kept: Kept) -> None:
     import msgspec
 
-    unfinished = directory / f"{LAST_PASS}.new"
+    unfinished = path.with_name(f"{path.name}.new")
     unfinished.write_bytes(msgspec.json.encode(kept))
-    unfinished.replace(directory / LAST_PASS)
+    unfinished.replace(path)
 
 
 @contextmanager
@@ -98,37 +115,27 @@ def _sizes(args: Namespace) -> Sizes:
     return sizes._replace(segment_min=min(sizes.segment_min, sizes.segment_max))
 
 
-async def _run(directory: Path, sizes: Sizes) -> Kept:
-    """One pass over the log of the node that runs in the directory."""
+async def _run(directory: Path, partition: int | None, sizes: Sizes) -> dict[int, Kept]:
+    """One pass over each log, or one, of the node that runs in the directory."""
     from writ.broker.archive import ArchiveDamaged, ArchivedLog
     from writ.broker.clock import SystemClock
-    from writ.broker.connect import Target, connect
-    from writ.broker.errors import Unreachable
     from writ.broker.log import JetStreamLog
-    from writ.broker.ports import OutcomeUnknown
     from writ.orchestrator.ended import SnapshotDamaged
     from writ.orchestrator.retention import Retention
     from writ.orchestrator.snapshots import Snapshots
     from writ.schemas.chain import Violation
 
-    info = node_info(directory)
-    if info is None:
-        raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
-    target = Target(str(info["url"]), directory / "keys" / "log.creds")
-    try:
-        link = await connect(target, "writ:archive", inbox_prefix="_INBOX")
-    except Unreachable as error:
-        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
-    try:
-        log = ArchivedLog.beside(directory, await JetStreamLog.open(link))
-        snapshots = Snapshots.beside(directory, log.partition)
-        return await Retention(log, snapshots, sizes).run(SystemClock().wall_us())
-    except (ArchiveDamaged, SnapshotDamaged, Violation, OSError) as error:
-        raise CommandError(f"history is not whole, and nothing more was moved: {error}") from error
-    except OutcomeUnknown as error:
-        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
-    finally:
-        await link.close()
+    async with logs_of(directory, "archive") as link:
+        try:
+            passes: dict[int, Kept] = {}
+            for number in await chosen(link, partition, directory):
+                log = ArchivedLog.beside(directory, await JetStreamLog.open(link, number))
+                snapshots = Snapshots.beside(directory, number)
+                passes[number] = await Retention(log, snapshots, sizes).run(SystemClock().wall_us())
+                _write(_file(directory, number), passes[number])
+            return passes
+        except (ArchiveDamaged, SnapshotDamaged, Violation, OSError) as error:
+            raise CommandError(f"history is not whole, and nothing more was moved: {error}") from error
 
 
 def _show(args: Namespace, kept: Kept) -> None:

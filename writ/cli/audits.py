@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from . import lists
 from .output import count, paint, print_json
+from .partitions import chosen, each_of
 from .processes import when_stdin_ends
-from .reach import connected, directory_of, node_info, with_dir
-from .usage import UNREACHABLE, CommandError, UsageError
+from .reach import connected, directory_of, logs_of, with_dir
+from .usage import CommandError, UsageError
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
     from writ.broker.notary import Notary
+    from writ.broker.note_places import NotePlace
     from writ.orchestrator.replay.checked import Checked
     from writ.schemas.lists import ActView
     from writ.schemas.proofs import CheckpointPage, JobProof
@@ -43,46 +45,49 @@ def _verify(args: Namespace) -> int:
         os.nice(_NICE)
     directory = directory_of(args)
     trusted = None if args.key is None else _key(args.key)
-    checked = asyncio.run(_check(directory, [Path(folder) for folder in args.checkpoints], trusted))
+    checks = asyncio.run(_check(directory, args.partition, places_of(args.checkpoints), trusted))
     if args.json:
-        print_json(checked)
-    else:
+        print_json(each_of(checks))
+    for number, checked in () if args.json else checks.items():
         first, *rest = checked.lines()
-        print(paint(first, "bold green" if checked.ok else "bold red"))
+        where = "" if len(checks) == 1 else f"partition {number}: "
+        print(paint(f"{where}{first}", "bold green" if checked.ok else "bold red"))
         for line in rest:
             print(line)
-    return 0 if checked.ok else 1
+    return 0 if all([checked.ok for checked in checks.values()]) else 1
 
 
-async def _check(directory: Path, copies: list[Path], trusted: bytes | None) -> Checked:
-    """Reads the log of the node that runs in the directory, and what its archive has of it."""
+def places_of(addresses: list[str]) -> list[NotePlace]:
+    """What `--checkpoints` names. Raises UsageError."""
+    from writ.broker.note_places import place_of
+
+    try:
+        return [place_of(address) for address in addresses]
+    except ValueError as error:
+        raise UsageError(f"--checkpoints: {error}") from error
+
+
+async def _check(
+    directory: Path, partition: int | None, copies: list[NotePlace], trusted: bytes | None
+) -> dict[int, Checked]:
+    """Reads the logs of the node that runs in the directory, or one, and what its archive has of them."""
     from writ.broker.archive import ArchivedLog
-    from writ.broker.connect import Target, connect
-    from writ.broker.errors import Unreachable
     from writ.broker.log import JetStreamLog
     from writ.broker.notary import checkpoints_folder
-    from writ.broker.ports import OutcomeUnknown
+    from writ.broker.note_places import NoteFolder
     from writ.orchestrator.replay.checked import check_log, signed_in
 
-    info = node_info(directory)
-    if info is None:
-        raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
-    try:
-        target = Target(str(info["url"]), directory / "keys" / "log.creds")
-        link = await connect(target, "writ:audit", inbox_prefix="_INBOX")
-    except Unreachable as error:
-        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
-    try:
-        log = ArchivedLog.beside(directory, await JetStreamLog.open(link))
-        folders = [checkpoints_folder(directory), *copies]
-        found = [signed_in(folder, log.partition, trusted) for folder in folders]
-        return await check_log(log, found)
-    except OSError as error:
-        raise CommandError(f"a folder cannot be read: {error}") from error
-    except OutcomeUnknown as error:
-        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
-    finally:
-        await link.close()
+    async with logs_of(directory, "audit") as link:
+        try:
+            checks: dict[int, Checked] = {}
+            places = [NoteFolder(checkpoints_folder(directory)), *copies]
+            for number in await chosen(link, partition, directory):
+                log = ArchivedLog.beside(directory, await JetStreamLog.open(link, number))
+                found = [signed_in(place, number, trusted) for place in places]
+                checks[number] = await check_log(log, found)
+            return checks
+        except OSError as error:
+            raise CommandError(f"checkpoints or archive cannot be read: {error}") from error
 
 
 def _key(text: str) -> bytes:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .brokers import join_of
 from .output import count, fields, next_steps, paint, print_json
 from .reach import directory_of, node_info, with_dir
 from .usage import UNREACHABLE, CommandError
@@ -132,20 +133,24 @@ async def _restore(args: Namespace, folder: Path, directory: Path) -> tuple[bool
     """Whether the secrets were in the backup, and the logs."""
     from writ.broker.clock import SystemClock
     from writ.broker.embedded import EmbeddedBroker
-    from writ.broker.spread import Spread
+    from writ.broker.spread import ALONE
     from writ.orchestrator.backups import alone_in, read_manifest, verify
     from writ.orchestrator.restoring import Target, put_files, put_streams
 
+    join = join_of(args)
     read_manifest(folder)  # before anything is written there
     async with AsyncExitStack() as parts:
         parts.enter_context(alone_in(folder))
         manifest, _ = await verify(folder)
         put_files(manifest, folder, directory)
-        url = args.broker_url
-        if url is None:
-            url = (await parts.enter_async_context(await EmbeddedBroker.start(directory))).url
+        if join is None:
+            url, spread = (await parts.enter_async_context(await EmbeddedBroker.start(directory))).url, ALONE
+        else:
+            broker, spread = await join.open(directory)
+            parts.push_async_callback(broker.stop)
+            url = broker.url
         link = await _link(url, directory, parts)
-        target = Target(directory, link, Spread(args.replicas))
+        target = Target(directory, link, spread)
         restored = await put_streams(manifest, folder, target, SystemClock(), args.epoch_above)
         return manifest.keys, restored
 

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "price": ("prices", "price"),
     "tenant": ("tenants", "tenant"),
     "upgrade": ("upgrading", "upgrade"),
+    "partitions": ("partitions", "partitions"),
     "asset": ("assets", "asset"),
     "file": ("files", "file"),
     "memory": ("files", "memory"),

@@ -17,8 +17,9 @@ from writ.broker.errors import (
 )
 from writ.broker.keys import KeyFileError
 from writ.broker.owned import AlreadyRunningError, BrokerError
+from writ.broker.ports import OutcomeUnknown
 from writ.children.keeper import ChildFailed
-from writ.schemas.chain import TooNew
+from writ.schemas.chain import TooNew, Violation
 from writ.schemas.rejections import RejectionKind
 
 from .usage import UNREACHABLE, tell
@@ -33,7 +34,7 @@ def show(error: Exception, *, debug: bool = False) -> int:
         case NotAdmitted():
             tell(message, ["writ login --url URL --creds FILE --principal NAME", "writ context list"])
             return UNREACHABLE
-        case Unreachable() | NoAnswer() | NoResponders():
+        case Unreachable() | NoAnswer() | NoResponders() | OutcomeUnknown():
             tell(message, ["writ up --detach", "writ status --wait 30"])
             return UNREACHABLE
         case JobNotFound():
@@ -43,6 +44,8 @@ def show(error: Exception, *, debug: bool = False) -> int:
             tell(message, ["writ whoami", "writ policy show            (which role allows what)", who_may])
         case AlreadyRunningError():
             tell(message, ["writ status", "writ down"])
+        case Violation() if not isinstance(error, TooNew):
+            tell(f"the log is not what was stored: {message}", ["writ restore FOLDER", "writ audit verify"])
         case TooNew():
             tell(f"the log is of a newer Writ: {message}", ["pip install --upgrade writ-orchestrator"])
         case JobEnded():

@@ -45,6 +45,7 @@ FRONT = """\
   writ erase ID --reason R      make the content of a job unreadable for good; --subject for many
   writ hold list                what must not be erased; add or remove one
   writ tenant list              who shares the node; create or show one, set its quotas and budget
+  writ partitions               how many logs there are; have more, move a shard that holds nothing
   writ operation list           what was planned for many jobs, and how far it is; show one
   writ batch list               groups of jobs, and how far they are; show one, or seal it
 

@@ -1,8 +1,8 @@
-"""The grammar of what the people of a node ask of it: tenants and what they may use, and versions."""
+"""The grammar of what the people of a node ask of it: its tenants, the version of records, partitions."""
 
 from __future__ import annotations
 
-from .options import Parser, Subparsers, command, whole
+from .options import PARTITIONS_MAX, Parser, Subparsers, command, whole
 
 
 def add(to: Subparsers) -> None:
@@ -34,6 +34,7 @@ def add(to: Subparsers) -> None:
     )  # fmt: skip
     upgrade.add_argument("--to", type=whole(1), metavar="N", help="the version [the newest of this Writ]")
     _reason(upgrade)
+    _add_partitions(to)
 
 
 def _add_set(verbs: Subparsers) -> None:
@@ -56,6 +57,30 @@ def _add_set(verbs: Subparsers) -> None:
         help="set apart of the budget before an attempt starts, where neither its job nor its queue says",
     )  # fmt: skip
     _reason(setting)
+
+
+def _add_partitions(to: Subparsers) -> None:
+    partitions = command(
+        to, "partitions", "Partitions: how many logs there are, and which shards are in each.",
+        "  writ partitions\n"
+        "  writ partitions grow 4\n"
+        "  writ partitions move invoices --to 2   (before the first job of it is submitted)",
+    )  # fmt: skip
+    verbs = partitions.add_subparsers(dest="verb", metavar="COMMAND", parser_class=Parser)
+    partitions.commands = verbs.choices
+    grow = command(
+        verbs, "grow", "Have more logs, while all goes on. The node has them led; shards stay.",
+        prog="writ partitions",
+    )  # fmt: skip
+    grow.add_argument("count", type=whole(2, PARTITIONS_MAX), metavar="N", help="how many there shall be")
+    move = command(
+        verbs, "move", "Hand the shard of a queue over to another partition, while it holds nothing.",
+        prog="writ partitions",
+    )  # fmt: skip
+    move.add_argument("queue", metavar="QUEUE")
+    move.add_argument("--of", metavar="TENANT", help="whose queue it is [your own]")
+    move.add_argument("--to", type=whole(0), metavar="P", required=True, help="number of the partition")
+    _reason(move)
 
 
 def _reason(parser: Parser) -> None:

@@ -98,12 +98,13 @@ def _add_audit(audit: Parser) -> None:
     prog = "writ audit"
     verify = command(
         verbs, "verify", "Check the log of the node of --dir, archive and all, against what was signed.",
-        "  writ audit verify --checkpoints /mnt/witness/checkpoints", prog=prog,
+        "  writ audit verify --checkpoints /mnt/witness/checkpoints\n"
+        "  writ audit verify --checkpoints s3://witness/writ", prog=prog,
     )  # fmt: skip
     with_parent(verify)
     verify.add_argument(
-        "--checkpoints", action="append", default=[], metavar="FOLDER",
-        help="a copy of the checkpoints to check against too; repeat for more",
+        "--checkpoints", action="append", default=[], metavar="PLACE",
+        help="a copy of the checkpoints to check too, a folder or s3://BUCKET/PREFIX; repeat for more",
     )  # fmt: skip
     verify.add_argument("--key", metavar="KEY", help="believe only what this public key vouches for")
     prove = command(

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from .brokers import join_of
 from .options import OFF
 from .output import Table, count, dollars, fields, next_steps, on_terminal, paint, print_json, state
 from .processes import log_to_stderr, new_loop, tail, when_stdin_ends, writ_command
@@ -45,6 +46,10 @@ _TLS_MEMORY: Final = "tls.json"
 
 def up(args: Namespace) -> int:
     """Runs a node, here or in the background."""
+    if args.checkpoints:
+        from .audits import places_of
+
+        places_of(args.checkpoints)
     if args.detach:
         return _detach(args)
     log_to_stderr()
@@ -81,7 +86,7 @@ async def _serve(args: Namespace) -> int:
             http=http,
             metrics_port=args.metrics_port,
             search=args.search,
-            audit=AuditCopies(tuple([Path(folder) for folder in args.checkpoints]), args.audit_mirror),
+            audit=AuditCopies(tuple(args.checkpoints), args.audit_mirror),
             host=args.host,
             tls=tls,
             login_life_s=args.login_life,
@@ -90,6 +95,7 @@ async def _serve(args: Namespace) -> int:
             join=_join(args),
             scrub_every_s=args.scrub_every * 3_600,
             disk_reserve_bytes=round(args.disk_reserve * 1e6),
+            partitions=args.partitions,
         )
     )
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -111,19 +117,14 @@ async def _serve(args: Namespace) -> int:
 def _join(args: Namespace) -> Join | None:
     """The broker to join, where one is given. Raises UsageError for what goes with a broker of our own."""
     own = ("port", "tls", "tls_cert", "tls_key", "tls_ca")
-    if args.broker_url is None:
-        if args.replicas not in (None, 1) or args.placement:
-            raise UsageError("--replicas and --placement are for a broker that is joined: give --broker-url")
-        return None
-    for name in own:
+    join = join_of(args)
+    for name in own if join is not None else ():
         if getattr(args, name):
             option = name.replace("_", "-")
             raise UsageError(
                 f"--{option} is for a broker that the node starts, and --broker-url names another"
             )
-    from writ.joining import Join
-
-    return Join(args.broker_url, args.replicas, tuple(args.placement))
+    return join
 
 
 def _oidc(args: Namespace) -> Path | None:
@@ -286,12 +287,13 @@ def _detach(args: Namespace) -> int:
         "tls_ca",
         "broker_url",
         "replicas",
+        "partitions",
     )
     told = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names]
     given = [word for name, value in told if value is not None for word in (name, str(value))]
     flags = ("tls", "no_tls", "search", "audit_mirror")
     given += [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
-    given += [word for folder in args.checkpoints for word in ("--checkpoints", folder)]
+    given += [word for place in args.checkpoints for word in ("--checkpoints", place)]
     given += [word for tag in args.placement for word in ("--placement", tag)]
     command = writ_command("up", "--quiet", "--dir", str(directory), *given)
     with log:

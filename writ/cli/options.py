@@ -20,6 +20,9 @@ STATES: Final = (
     "dead",
 )
 
+PARTITIONS_MAX: Final = 64
+"""Each is a log with a leader and views of its own."""
+
 Subparsers = Any
 """argparse keeps this type to itself."""
 
@@ -53,6 +56,9 @@ def common() -> Parser:
     where.add_argument("--context", metavar="NAME", help="a saved one, as in `writ context list`")
     where.add_argument("--dir", help=f"directory of a node on this machine [{DEFAULT_DIRECTORY}]")
     general = options.add_argument_group("general")
+    general.add_argument(
+        "--partition", type=whole(0), metavar="P", help="only this one of `writ partitions` [all, or 0]"
+    )
     general.add_argument(
         "--json", action="store_true", help="one JSON document on stdout, nothing else there"
     )
@@ -130,13 +136,13 @@ def origin(text: str) -> str:
 
 
 def number(least: float) -> Any:
-    """Numbers of seconds."""
+    """Numbers, of whatever unit an option names."""
 
     def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not least <= value < 1e9:
             raise argparse.ArgumentTypeError(f"{text} is out of bounds; give {least:g} or more")
         return value

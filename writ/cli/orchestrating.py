@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .partitions import chosen
 from .processes import log_to_stderr, new_loop, when_stdin_ends
 from .reach import directory_of, node_info, with_dir
 from .usage import UNREACHABLE, CommandError
@@ -32,6 +33,9 @@ def orchestrator(args: Namespace) -> int:
 async def _run(args: Namespace) -> int:
     from writ.broker.errors import Unreachable, WireError
     from writ.broker.owned import BrokerError
+    from writ.broker.ports import OutcomeUnknown
+    from writ.broker.streams import ApiError, BrokerTooOld, StreamMismatch
+    from writ.orchestrator.backups import BackupError
     from writ.orchestrator.garbage import keep_small
 
     directory = directory_of(args)
@@ -39,12 +43,12 @@ async def _run(args: Namespace) -> int:
         try:
             doors: asyncio.Task[None] | None = None
             if args.broker_url is None:
-                engine = await _beside(directory, args.records, parts)
+                engine = await _beside(directory, args.partition or 0, args.records, parts)
             else:
                 engine, doors = await _joined(args, directory, parts)
-        except Unreachable as error:
+        except (Unreachable, OutcomeUnknown) as error:
             raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
-        except (WireError, BrokerError) as error:
+        except (WireError, BrokerError, BrokerTooOld, StreamMismatch, ApiError, BackupError) as error:
             raise CommandError(str(error)) from error
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -80,15 +84,20 @@ async def _until_ended(engine: Engine, running: asyncio.Task[None], doors: async
 
 async def _tell(engine: Engine) -> None:
     await engine.is_led.wait()
-    what = "leads" if engine.leading.is_set() else f"stands by; {engine.leader} leads"
+    number = engine.state.number
+    what = f"leads partition {number}"
+    if not engine.leading.is_set():
+        what = f"stands by for partition {number}; {engine.leader} leads"
     print(f"orchestrator {engine.name} {what}", flush=True)
     await engine.leading.wait()
     print(f"orchestrator {engine.name} leads from record {engine.state.seq}", flush=True)
 
 
-async def _beside(directory: Path, reads: int, parts: AsyncExitStack) -> Engine:
+async def _beside(directory: Path, partition: int, reads: int, parts: AsyncExitStack) -> Engine:
     """On the broker of the node in a directory, which lets principals in itself."""
+    from writ.broker.doors import DEFAULT_TENANT, OWNER, local_principal
     from writ.engines import wire_engine
+    from writ.principals import founders
 
     url = (node_info(directory) or {}).get("url")
     if url is None:
@@ -100,28 +109,38 @@ async def _beside(directory: Path, reads: int, parts: AsyncExitStack) -> Engine:
         if not keys.exists():
             raise CommandError(f"{keys} is missing: copy the folder keys of the node to {directory}")
         links.append(await _link(str(url), keys, user, parts))
-    return (await wire_engine(directory, *links, reads=reads)).engine
+    await chosen(links[0], partition, directory)
+    # The first log has them from its node.
+    own = founders([local_principal(directory, DEFAULT_TENANT, OWNER)]) if partition else ()
+    return (await wire_engine(directory, *links, partition=partition, founders=own, reads=reads)).engine
 
 
 async def _joined(
     args: Namespace, directory: Path, parts: AsyncExitStack
-) -> tuple[Engine, asyncio.Task[None]]:
+) -> tuple[Engine, asyncio.Task[None] | None]:
     """On a broker that runs by itself: this process lets principals in as well, as any that joined it.
 
-    The task is the doorkeeper, which never returns.
+    The task is the doorkeeper, which never returns. Only who has the first log is one: all others hear later
+    of a change of principals, and would have the broker take it back.
     """
     from writ.broker.clock import SystemClock
     from writ.engines import wire_engine
     from writ.joining import Join
     from writ.principals import Doorkeeper, founders
 
+    partition = args.partition or 0
     join = Join(args.broker_url, args.replicas, tuple(args.placement))
     broker, spread = await join.open(directory, args.login_life)
     parts.push_async_callback(broker.stop)
     links = [await _link(broker.url, broker.key_path(user), user, parts) for user in ("log", "answer")]
+    await chosen(links[0], partition, directory)
     own = founders(broker.founders)
-    wired = await wire_engine(directory, *links, founders=own, spread=spread, reads=args.records)
+    wired = await wire_engine(
+        directory, *links, partition=partition, founders=own, spread=spread, reads=args.records
+    )
     engine = wired.engine
+    if partition:
+        return engine, None
 
     async def keep_doors() -> None:
         await engine.is_led.wait()

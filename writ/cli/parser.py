@@ -8,6 +8,7 @@ from typing import Any
 
 from . import hosting, looking, operators, principals, releasing
 from .options import (
+    PARTITIONS_MAX,
     STATES,
     Parser,
     Subparsers,
@@ -74,6 +75,7 @@ def build() -> Parser:
     root.add_argument("--version", action=_Version, help="print the version and exit")
     root.set_defaults(
         command=None,
+        partition=None,
         url=None,
         creds=None,
         tenant=None,
@@ -155,8 +157,8 @@ def _add_node_commands(to: Subparsers) -> None:
         help="refuse submits while the disk of --dir has less left: it is for what was accepted [256]",
     )  # fmt: skip
     up.add_argument(
-        "--checkpoints", action="append", default=[], metavar="FOLDER",
-        help="put copies of the signed checkpoints there; repeat for more",
+        "--checkpoints", action="append", default=[], metavar="PLACE",
+        help="put copies of the signed checkpoints there, a folder or s3://BUCKET/PREFIX; repeat for more",
     )  # fmt: skip
     up.add_argument(
         "--audit-mirror",
@@ -168,6 +170,10 @@ def _add_node_commands(to: Subparsers) -> None:
         help="join a broker that runs already, or the servers of one with commas, instead of starting one",
     )  # fmt: skip
     _add_joining(up)
+    up.add_argument(
+        "--partitions", type=whole(1, PARTITIONS_MAX), default=1, metavar="N",
+        help="so many logs to begin with, each led by a process of its own [1]; see `writ partitions grow`",
+    )  # fmt: skip
     up.add_argument("--quiet", action="store_true", help="print nothing when it is up")
     with_parent(up)
     beside = command(
@@ -204,15 +210,19 @@ def _add_joining(to: Parser) -> None:
         "--login-life", type=whole(1, 3_600), default=3_600, metavar="SECONDS",
         help="how long a login at the broker counts, at most an hour [3600]; clients renew it themselves",
     )  # fmt: skip
-    to.add_argument(
-        "--replicas", type=whole(1, 5), metavar="R",
-        help="servers that keep each stream [3 in a cluster of three or more, else 1]; with it, those that "
-        "are there are changed to it as well",
-    )  # fmt: skip
+    _add_spread(to)
     to.add_argument(
         "--records", type=whole(1, 2), default=2, metavar="N",
         help="hold back: read and write records up to version N, as an older Writ does; follow no log "
         "of a newer one [2]",
+    )  # fmt: skip
+
+
+def _add_spread(to: Parser) -> None:
+    to.add_argument(
+        "--replicas", type=whole(1, 5), metavar="R",
+        help="servers that keep each stream [3 in a cluster of three or more, else 1]; with it, those that "
+        "are there are changed to it as well",
     )  # fmt: skip
     to.add_argument(
         "--placement", action="append", default=[], metavar="TAG",
@@ -234,6 +244,11 @@ def _add_broker(to: Subparsers) -> None:
         prog="writ broker",
     )
     trust.add_argument("file", metavar="FILE", help="where to write it; the same on every server")
+    trust.add_argument(
+        "--backup",
+        metavar="DIR",
+        help="by the keys in a backup to be restored there [those in --dir]",
+    )
 
 
 def _add_views(to: Subparsers) -> None:
@@ -301,11 +316,9 @@ def _add_backup(to: Subparsers) -> None:
     )  # fmt: skip
     restore.add_argument("folder", metavar="DIR")
     restore.add_argument(
-        "--broker-url", metavar="URL", help="a broker without streams [one of its own in --dir]"
+        "--broker-url", metavar="URL", help="a broker or cluster without streams [one of its own in --dir]"
     )
-    restore.add_argument(
-        "--replicas", type=whole(1, 5), default=1, metavar="R", help="copies of each stream in a cluster [1]"
-    )
+    _add_spread(restore)
     restore.add_argument(
         "--epoch-above", type=whole(0), default=0, metavar="N",
         help="the greatest epoch restored from another copy of this backup [0]",

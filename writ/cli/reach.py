@@ -18,6 +18,7 @@ from .usage import UNREACHABLE, CommandError, UsageError
 if TYPE_CHECKING:
     from writ.broker.client import Client
     from writ.broker.connect import Target
+    from writ.broker.hardened import HardenedClient
 
 NODE_FILE = "node.json"
 
@@ -162,12 +163,39 @@ async def connected(args: Namespace) -> AsyncGenerator[Client]:
     except NotAdmitted as error:
         raise CommandError(str(error), _ways_in(place), UNREACHABLE) from error
     except Unreachable as error:
-        raise CommandError(str(error).split(";")[0], _ways_out(place), UNREACHABLE) from error
+        raise CommandError(str(error).rpartition("; ")[0], _ways_out(place), UNREACHABLE) from error
     client.min_position = getattr(args, "min_position", None)
+    client.partition = args.partition
     try:
         yield client
     finally:
         await client.close()
+
+
+@asynccontextmanager
+async def logs_of(directory: Path, name: str) -> AsyncGenerator[HardenedClient]:
+    """A connection, of a program of that name, to the logs of the node that runs in a directory.
+
+    Raises CommandError where none runs or it is not reached, and for an OutcomeUnknown within.
+    """
+    from writ.broker.connect import Target, connect
+    from writ.broker.errors import Unreachable
+    from writ.broker.ports import OutcomeUnknown
+
+    info = node_info(directory)
+    if info is None:
+        raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
+    target = Target(str(info["url"]), directory / "keys" / "log.creds")
+    try:
+        link = await connect(target, f"writ:{name}", inbox_prefix="_INBOX")
+    except Unreachable as error:
+        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
+    try:
+        yield link
+    except OutcomeUnknown as error:
+        raise CommandError(str(error), [with_dir("writ status", directory)], UNREACHABLE) from error
+    finally:
+        await link.close()
 
 
 def _ways_in(place: Place) -> list[str]:

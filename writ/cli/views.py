@@ -63,27 +63,29 @@ def _rebuild(args: Namespace) -> int:
     """Asks by files, which the process of the views looks for: it need not run, nor the broker."""
     from writ.projections import places
     from writ.projections.registry import OPTIONAL, VIEWS
+    from writ.views.places import views_folder
 
     directory = directory_of(args)
     known = [make().name for make in VIEWS]
     optional = [make().name for make in OPTIONAL]
-    known += [name for name in optional if places.live(directory / "views" / f"{name}.db") is not None]
+    folder = directory / views_folder(args.partition or 0)
+    known += [name for name in optional if places.live(folder / f"{name}.db") is not None]
     names = known if args.all else list(dict.fromkeys(args.names))
     if bool(args.names) == args.all:
         raise UsageError("say which views, or --all", [f"writ views rebuild {known[0]}"])
     for name in names:
         if name not in known:
             raise CommandError(f"there is no view {name!r}; there are {', '.join(known)}")
-    if not (directory / "views").is_dir():
+    if not folder.is_dir():
         raise CommandError(
-            f"{directory} has no views: no node ever ran in it", [with_dir("writ up", directory)]
+            f"{directory} has no {folder.name}: no node ever ran in it", [with_dir("writ up", directory)]
         )
-    paths = [directory / "views" / f"{name}.db" for name in names]
+    paths = [folder / f"{name}.db" for name in names]
     try:
         for path in paths:
             places.ask(path)
     except OSError as error:
-        raise CommandError(f"cannot write in {directory / 'views'}: {error.strerror}") from error
+        raise CommandError(f"cannot write in {folder}: {error.strerror}") from error
     running = node_info(directory) is not None
     if args.wait is not None and running:
         _wait(paths, args.wait, directory)

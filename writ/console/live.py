@@ -26,7 +26,7 @@ BEAT_S: Final = 5.0
 
 
 class News(msgspec.Struct, frozen=True):
-    """The log's newest record, and how many records and seconds the slowest view is behind it."""
+    """How many records the logs have, and how many records and seconds the slowest view is behind."""
 
     seq: int
     lag: int
@@ -60,7 +60,7 @@ async def _events(visit: Visit, news: News) -> AsyncGenerator[bytes]:
 
 async def _news(visit: Visit) -> News:
     status = await visit.client.status(timeout_s=3)
-    seq = max((each.last_seq for each in status.partitions), default=0)
+    seq = sum([each.last_seq for each in status.partitions])
     lag = max((each.lag for each in status.views), default=0)
     lag_s = max((each.lag_s for each in status.views), default=0.0)
     return News(seq, lag, round(lag_s, 1), tuple(status.faults()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from writ.broker.connect import Target
 from writ.broker.wire import NatsWire
-from writ.children.life import live
+from writ.children.life import ended, live
 from writ.metrics.components import component
 from writ.metrics.processes import process
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.metrics import Family
 
 from .app import App, Page
+from .audited import Audited
 from .bearers import COMPONENT, Bearers, Who
 from .keeper import Settings
 from .pages import pages, ways_to_log_in
@@ -53,9 +55,11 @@ async def _open(settings: Settings, parts: AsyncExitStack) -> None:
     bearers = Bearers(wire, settings.url, owner, settings.token)
     sessions = Sessions(bearers)
     open_to_all = {**pages(bearers.component, directory), **_logins(settings, sessions)}
-    app = App(bearers, sessions, feed, open_to_all, directory, settings.public)
+    audited = Audited(wire, settings.tenant)
+    parts.push_async_callback(ended, asyncio.create_task(audited.keep(), name="teller of refusals"))
+    app = App(bearers, sessions, feed, open_to_all, directory, audited.note, settings.public)
     await parts.enter_async_context(component(directory, "http", of_this))
-    await parts.enter_async_context(serving(app, socket.socket(fileno=settings.fd)))
+    await parts.enter_async_context(serving(app, socket.socket(fileno=settings.fd), audited.note))
 
 
 if __name__ == "__main__":

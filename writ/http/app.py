@@ -58,14 +58,16 @@ _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 class App:
     """The ASGI application of a node's HTTP API; `pages` are beside it, by path.
 
-    `public` is the origin of a server in front that speaks TLS, if there is one.
+    `note` is told of each fault, for the audit. `public` is the origin of a server in front that speaks TLS,
+    if there is one.
     """
 
     def __init__(
         self, bearers: Bearers, sessions: Sessions, feed: NatsWire, pages: Mapping[str, Page],
-        directory: Path, public: str | None = None,
+        directory: Path, note: Callable[[Fault], None], public: str | None = None,
     ) -> None:  # fmt: skip
         self._bearers = bearers
+        self._note = note
         self._sessions = sessions
         self._public = public
         self._directory = directory
@@ -73,7 +75,7 @@ class App:
         self._pages = pages
         self._requests = Turns(REQUESTS_AT_ONCE)
         self._streams = Turns(STREAMS_AT_ONCE)
-        self._visits = Visits(bearers, sessions, directory, self._requests, self._streams, self._pages)
+        self._visits = Visits(bearers, sessions, directory, note, self._requests, self._streams, self._pages)
         self._routes = [
             (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", path)), methods)
             for path, methods in by_path().items()
@@ -92,7 +94,9 @@ class App:
             except ClientDisconnect:
                 return
             except Exception as error:
-                response = fault_of(error).response()
+                fault = fault_of(error)
+                self._note(fault)
+                response = fault.response()
             for name, value in (*_ALWAYS.items(), ("Date", formatdate(usegmt=True))):
                 response.headers.setdefault(name, value)
             await response(scope, receive, send)

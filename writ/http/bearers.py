@@ -17,12 +17,13 @@ from starlette.requests import Request
 from writ.broker.client import Client
 from writ.broker.clock import Clock, SystemClock
 from writ.broker.connect import Target
+from writ.broker.refusals import LOGIN_RULE
 from writ.broker.wire import NatsWire
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.ids import SYSTEM_TENANT
 from writ.schemas.lists import Bearer, BearerQuery
 
-from .problems import Fault
+from .problems import Fault, of_stranger
 
 COMPONENT: Final = "http"
 KNOWN_US: Final = SECOND_US
@@ -109,5 +110,5 @@ def nobody(why: str) -> Fault:
     """Asks for credentials."""
     return Fault(
         401, f"{why}; send `Authorization: Bearer TOKEN` with one of `writ token create`, or the owner's",
-        headers={"WWW-Authenticate": 'Bearer realm="writ"'},
+        headers={"WWW-Authenticate": 'Bearer realm="writ"'}, audit=of_stranger(LOGIN_RULE, operation="login"),
     )  # fmt: skip

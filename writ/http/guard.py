@@ -16,7 +16,9 @@ from typing import Final
 
 from starlette.requests import Request
 
-from .problems import RETRY_AFTER, Fault
+from writ.broker.refusals import HEAD_RULE, HOST_RULE, ORIGIN_RULE
+
+from .problems import RETRY_AFTER, Fault, of_stranger
 
 PROTECTED: Final = "/v1/"
 HEAD_MAX_BYTES: Final = 16 * 1024
@@ -40,7 +42,8 @@ def check_head(request: Request, public: str | None = None) -> None:
     """
     size = sum(len(name) + len(value) for name, value in request.headers.raw)
     if size + len(request.scope["raw_path"]) + len(request.scope["query_string"]) > HEAD_MAX_BYTES:
-        raise Fault(431, f"the head of the request has more than {HEAD_MAX_BYTES} bytes", headers=_CLOSE)
+        why = f"the head of the request has more than {HEAD_MAX_BYTES} bytes"
+        raise Fault(431, why, headers=_CLOSE, audit=of_stranger(HEAD_RULE))
     host = request.headers.get("host", "")
     scheme, _, fronted = (public or "").partition("://")
     if public is not None and host.lower() == fronted:
@@ -49,14 +52,16 @@ def check_head(request: Request, public: str | None = None) -> None:
         return
     name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if (name or host).lower() not in _HOSTS or (name and port and not port.isdigit()):
-        raise Fault(421, f"this is not the host {host[:200]!r}; ask for 127.0.0.1 or localhost")
+        why = f"this is not the host {host[:200]!r}; ask for 127.0.0.1 or localhost"
+        raise Fault(421, why, audit=of_stranger(HOST_RULE, repr(host[:200])))
     _check_origin(request, f"http://{host}".lower())
 
 
 def _check_origin(request: Request, own: str) -> None:
     origin = request.headers.get("origin")
     if origin is not None and origin.lower() != own:
-        raise Fault(403, f"requests of pages of {origin[:200]!r} are not answered")
+        why = f"requests of pages of {origin[:200]!r} are not answered"
+        raise Fault(403, why, audit=of_stranger(ORIGIN_RULE, repr(origin[:200])))
 
 
 class Turns:

@@ -143,7 +143,10 @@ async def _events(call: Call, query: LogQuery, place: _Place | None) -> AsyncGen
     key = "*" if query.id is None or query.queue is None else job_key(query.queue, query.id)
     stop = await feed.subscribe(feed_subject(client.target.tenant, query.kind or "*", key), buffer.put)
     try:
-        now = (await client.status()).partitions[0]
+        now, *others = (await client.status()).partitions
+        if others:
+            reason = f"the node has {len(others) + 1} partitions, and a stream follows one log"
+            raise Fault(409, f"{reason}; read by pages, with `after`")
         known = place is None or (place.epoch in (0, now.epoch) and place.seq <= now.last_seq)
         behind = known and place is not None
         seq = place.seq if behind and place is not None else now.last_seq

@@ -38,12 +38,13 @@ from starlette.responses import RedirectResponse, Response
 
 from writ.broker.clock import Clock, SystemClock
 from writ.broker.keys import KeyFileError, read_secret
+from writ.broker.refusals import OPENID_RULE
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.granting import BY_MAX_CHARS
 from writ.schemas.ids import token_fault
 
 from .bearers import Who
-from .problems import RETRY_AFTER, Fault
+from .problems import RETRY_AFTER, Fault, of_stranger
 from .sessions import Sessions, cookie, cookie_name, cookie_words
 
 if TYPE_CHECKING:
@@ -217,16 +218,16 @@ class OidcLogin:
         kept = request.cookies.get(cookie_name(request, _COOKIE), "")
         waiting = _Waiting.read(kept, self._key)
         if waiting is None or self._clock.mono_us() >= waiting.until_us:
-            raise Fault(403, f"this browser has begun no login here, or too long ago; begin at {START}")
+            raise _refused(f"this browser has begun no login here, or too long ago; begin at {START}")
         if not secrets.compare_digest(given.get("state", "").encode(), waiting.state.encode()):
-            raise Fault(403, "the answer is of another login: its state is not the one of this")
+            raise _refused("the answer is of another login: its state is not the one of this")
         said = await self._asked(self._provider.document)
         must_say = said.get("authorization_response_iss_parameter_supported") is True
         if given.get("iss", None if must_say else self._provider.issuer) != self._provider.issuer:
-            raise Fault(403, f"the answer is of another provider, {given.get('iss')!r}")
+            raise _refused(f"the answer is of another provider, {given.get('iss')!r}")
         if "code" not in given:
             why = f"{given.get('error', 'no code')}: {given.get('error_description', '')}"[:500]
-            raise Fault(403, f"{self._provider.issuer} has not let anybody in: {why}")
+            raise _refused(f"{self._provider.issuer} has not let anybody in: {why}")
         where = _redirect_uri(request)
         token = await self._asked(self._provider.redeem, given["code"], waiting.verifier, where)
         claims = await self._asked(self._provider.claims, token, waiting.nonce)
@@ -243,7 +244,7 @@ class OidcLogin:
         named = [rule.names(claims, self._settings.groups_claim) for rule in self._settings.rules]
         found = next(((n, who) for n, who in enumerate(named, 1) if who is not None), None)
         if found is None:
-            raise Fault(403, f"no rule says which principal {subject[:200]!r} of {issuer} is")
+            raise _refused(f"no rule says which principal {subject[:200]!r} of {issuer} is")
         rule, principal = found
         by = f"OpenID subject {subject} of {issuer}, by rule {rule}"[:BY_MAX_CHARS]
         secret, _, _ = await self._sessions.start(Who(self._tenant, principal), by)
@@ -256,9 +257,14 @@ class OidcLogin:
         try:
             return await asyncio.to_thread(ask, *words)
         except NotVouchedFor as error:
-            raise Fault(403, str(error)) from None
+            raise _refused(str(error)) from None
         except ProviderFailed as error:
             raise Fault(503, str(error), headers=RETRY_AFTER) from None
+
+
+def _refused(why: str) -> Fault:
+    """A login that is none: for the browser, and for the audit."""
+    return Fault(403, why, audit=of_stranger(OPENID_RULE, why, "login"))
 
 
 def _redirect_uri(request: Request) -> str:

@@ -21,6 +21,7 @@ from writ.broker.errors import (
     SubmitNotStored,
     WireError,
 )
+from writ.broker.refusals import NOBODY, Refusal
 from writ.schemas.rejections import Rejection, RejectionKind
 
 log = logging.getLogger("writ.http")
@@ -54,12 +55,18 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Fault(Exception):
-    """Ends the handling of a request with a problem."""
+    """Ends the handling of a request with a problem; `audit` is what the audit is to know of it."""
 
     def __init__(
-        self, status: int, detail: str, field: str | None = None, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        detail: str,
+        field: str | None = None,
+        headers: dict[str, str] | None = None,
+        audit: Refusal | None = None,
     ) -> None:
         super().__init__(detail)
+        self.audit = audit
         self.problem = Problem(HTTPStatus(status).phrase, status, detail, field=field)
         self.headers = headers or {}
 
@@ -84,6 +91,11 @@ class Fault(Exception):
         return Response(
             msgspec.json.encode(self.problem), self.problem.status, self.headers, media_type=MEDIA_TYPE
         )
+
+
+def of_stranger(rule: str, about: str = "", operation: str = "request") -> Refusal:
+    """For the audit: what is refused to whoever asks, before it is known who that is."""
+    return Refusal(NOBODY, operation, about, rule)
 
 
 def fault_of(error: Exception) -> Fault:

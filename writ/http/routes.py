@@ -189,6 +189,7 @@ GOVERNING: Final = (
     _one(QUEUE, "queues", "get_queue", "queues"),
     _then(_ask(QUEUE, "declare", OfQueue, "declare_queue", "PUT"), _IN_PATH, "get_queue", "submit_job"),
     *[_ask(f"{QUEUE}/{verb}", f"{verb}_queue", OfQueue) for verb in ("pause", "resume", "drain")],
+    _ask(f"{QUEUE}/shard", "move_shard", OfQueue, method="PUT"),
     _list("/v1/schedules", "schedules"),
     _one(SCHEDULE, "schedules", "get_schedule", "schedules"),
     _then(
@@ -277,6 +278,7 @@ READS: Final = (
     _ask("/v1/tenants", "create_tenant", msgspec.Struct),
     _ask("/v1/tenants/quotas", "set_quotas", msgspec.Struct, method="PUT"),
     _ask("/v1/records", "raise_records", msgspec.Struct, method="PUT"),
+    _ask("/v1/shards", "list_shards", msgspec.Struct, method="GET"),
     *[_ask(f"/v1/workers/{{worker}}/{verb}", f"{verb}_worker", OfWorker) for verb in ("drain", "undrain")],
 )
 FORENSICS: Final = (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from starlette.types import ASGIApp
@@ -16,8 +17,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
+from writ.broker.refusals import HEAD_RULE
+
 from .guard import HEAD_MAX_BYTES
-from .problems import MEDIA_TYPE, Fault
+from .problems import MEDIA_TYPE, Fault, of_stranger
 
 HEAD_S: Final = 10.0
 """How long a connection may take to bring a whole head of a request."""
@@ -29,8 +32,9 @@ CLOSE_S: Final = 2
 class Protocol(H11Protocol):
     """HTTP/1.1 of one connection, which ends where no head of a request comes in time or in bounds."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, note: Callable[[Fault], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._note = note
         self._head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -61,7 +65,9 @@ class Protocol(H11Protocol):
         if self.conn.our_state is not h11.IDLE:
             self.transport.close()
             return
-        answer = Fault(status, f"{msg} {error or ''}".strip()).response()
+        fault = Fault(status, f"{msg} {error or ''}".strip(), audit=of_stranger(HEAD_RULE))
+        self._note(fault)
+        answer = fault.response()
         headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
         headers.append((b"content-length", str(len(answer.body)).encode()))
         for event in (
@@ -74,13 +80,14 @@ class Protocol(H11Protocol):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, port: socket.socket) -> AsyncGenerator[None]:
-    """Serves the application on an open port while it lasts.
+async def serving(app: ASGIApp, port: socket.socket, note: Callable[[Fault], None]) -> AsyncGenerator[None]:
+    """Serves the application on an open port while it lasts; `note` is told of what is not HTTP.
 
     uvicorn's own loop is left out: it wakes ten times a second, to date answers as the application does.
     """
     config = Config(
-        app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        app, http=cast("type[Protocol]", partial(Protocol, note=note)), ws="none", lifespan="off",
+        log_config=None, access_log=False,
         server_header=False, date_header=False, proxy_headers=False, timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=CLOSE_S, h11_max_incomplete_event_size=HEAD_MAX_BYTES,
     )  # fmt: skip

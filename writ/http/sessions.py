@@ -24,13 +24,14 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from writ.broker.clock import Clock, SystemClock
+from writ.broker.refusals import PAGE_RULE, Refusal
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.lists import Bearer
 from writ.schemas.principals import SESSION_MAX_S
 from writ.schemas.queries import Timestamp
 
 from .bearers import TOKEN_MAX_CHARS, Bearers, Who, nobody, whose
-from .problems import Fault
+from .problems import Fault, of_stranger
 from .route import CREATED, OK, Call, Recorded, Reply, Route
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Sessions:
         found = await self._bearers.find(secret)
         if found.session is None:
             raise nobody("the session is over, or was never begun; log in again")
-        _check_page(request, secret, request.headers.get(CSRF_HEADER, "") if word is None else word)
+        shown = request.headers.get(CSRF_HEADER, "") if word is None else word
+        _check_page(request, secret, shown, whose(found))
         idle_us = self._idle_us(found, secret)
         if idle_us >= IDLE_S * SECOND_US:
             await self.end(found, secret, f"unused for {idle_us // SECOND_US} s")
@@ -188,16 +190,19 @@ def is_of_own_page(request: Request) -> bool:
     return site == "same-origin"
 
 
-def _check_page(request: Request, secret: str, shown: str) -> None:
-    """Raises Fault where a request under a cookie may have been made by a page of somebody else's."""
+def _check_page(request: Request, secret: str, shown: str, who: Who) -> None:
+    """Raises Fault where a request under the cookie of `who` may have been made by somebody else's page."""
+    audit = Refusal(f"{who.tenant}.{who.principal}", "request", "", PAGE_RULE)
     if request.method in _SAFE:
         if request.headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
-            raise Fault(403, "under a session only pages of this origin are answered")
+            raise Fault(403, "under a session only pages of this origin are answered", audit=audit)
         return
     if not is_of_own_page(request):
-        raise Fault(403, "under a session only pages of this origin change anything; tools send a token")
+        why = "under a session only pages of this origin change anything; tools send a token"
+        raise Fault(403, why, audit=audit)
     if not hmac.compare_digest(shown.encode(), _csrf(secret).encode()):
-        raise Fault(403, f"the header {CSRF_HEADER} is not the word of this session; GET {PATH} tells it")
+        why = f"the header {CSRF_HEADER} is not the word of this session; GET {PATH} tells it"
+        raise Fault(403, why, audit=audit)
 
 
 def cookie_name(request: Request, name: str) -> str:
@@ -229,7 +234,7 @@ class _Nothing(msgspec.Struct, frozen=True):
 async def _log_in(call: Call) -> Reply:
     sessions, request, _ = call.visit
     if "sec-fetch-site" in request.headers and not is_of_own_page(request):
-        raise Fault(403, "only a page of this origin logs a browser in")
+        raise Fault(403, "only a page of this origin logs a browser in", audit=of_stranger(PAGE_RULE))
     shown = await sessions.of_token(call.body.token)
     by = "the owner's token" if shown.token is None else f"API token {shown.token}"
     secret, found, position = await sessions.start(whose(shown), by, shown.token)

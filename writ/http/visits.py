@@ -7,7 +7,7 @@ header of its own; who brings a token instead, as a program does, needs none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from writ.broker.refusals import PAGE_RULE
 from writ.console.live import live
 from writ.console.site import Site, static
 from writ.console.visit import ROOT, Visit
@@ -24,7 +25,7 @@ from writ.console.visit import ROOT, Visit
 from .bearers import Bearers, Who, whose
 from .guard import Turns, body_within
 from .oidc import START
-from .problems import Fault, fault_of
+from .problems import Fault, fault_of, of_stranger
 from .sessions import Sessions, cookie, is_of_own_page
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Visits:
         bearers: Bearers,
         sessions: Sessions,
         directory: Path,
+        note: Callable[[Fault], None],
         requests: Turns,
         streams: Turns,
         pages: Mapping[str, Any],
@@ -62,6 +64,7 @@ class Visits:
         self._bearers = bearers
         self._sessions = sessions
         self._directory = directory
+        self._note = note
         self._requests = requests
         self._streams = streams
         self._oidc = START if START in pages else None
@@ -95,6 +98,9 @@ class Visits:
                 return await self._page(request, visit)
         except Exception as error:
             fault = fault_of(error)
+            shows_nothing = "authorization" not in request.headers and not self._sessions.is_shown(request)
+            if not shows_nothing or fault.problem.status != _NOBODY:
+                self._note(fault)
             if fault.problem.status == _NOBODY and "authorization" not in request.headers:
                 return self._to_sign_in(request)
             response = self._site.problem(fault.problem, visit)
@@ -130,7 +136,8 @@ class Visits:
         fault = None
         if request.method == "POST":
             if not is_of_own_page(request):
-                raise Fault(403, "only a page of this origin signs a browser in")
+                why = "only a page of this origin signs a browser in"
+                raise Fault(403, why, audit=of_stranger(PAGE_RULE))
             try:
                 shown = await self._sessions.of_token(next(iter(sent.get("token", ())), "").strip())
                 by = "the owner's token" if shown.token is None else f"API token {shown.token}"
@@ -141,6 +148,7 @@ class Visits:
             except Fault as error:
                 if error.problem.status != _NOBODY:
                     raise
+                self._note(error)
                 fault = "This token is nobody's; it may be revoked, or over."
         return self._site.sign_in(to, self._oidc, fault)
 

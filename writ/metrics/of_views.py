@@ -45,6 +45,8 @@ async def of_views(runners: Sequence[Runner], directory: Path, partition: int, l
         told(catalog.CONNECTED, int(bool(streams)), catalog.VIEWS),  # it was just asked, and answered
         *[told(catalog.STREAM_BYTES, each.bytes, name) for name, each in streams.items()],
         *[told(catalog.STREAM_MESSAGES, each.messages, name) for name, each in streams.items()],
+        *[told(catalog.REPLICAS, each.replicas.wanted, name) for name, each in streams.items()],
+        *[told(catalog.REPLICAS_CURRENT, each.replicas.current, name) for name, each in streams.items()],
         told(catalog.DISK_FREE, disk.free),
         told(catalog.DISK_SIZE, disk.total),
         *process(catalog.VIEWS, os.getpid()),

@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
 
+from writ.broker.accounts import FRONT_INBOX
 from writ.broker.alarms import raise_alarm
 from writ.broker.archive import ArchivedLog
 from writ.broker.clock import SystemClock
@@ -23,13 +24,15 @@ from writ.broker.filing import JetStreamFiling, buckets_of
 from writ.broker.keyvalue import JetStreamKeyValue, bucket_of
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.mirror import Mirror
+from writ.broker.note_places import place_of
 from writ.broker.objects import FolderObjects
-from writ.broker.queries import serve_queries, teller
+from writ.broker.ports import OutcomeUnknown
+from writ.broker.queries import ask, serve_queries, teller
 from writ.broker.requests import NatsRequests
 from writ.broker.spread import Spread
-from writ.broker.streams import look_at
+from writ.broker.streams import look_at, partitions_of
 from writ.broker.vault import Vault, vault_path
-from writ.children.life import live
+from writ.children.life import ended, live
 from writ.metrics.components import component, of_node
 from writ.metrics.of_audit import of_audit
 from writ.metrics.of_views import of_views
@@ -51,16 +54,18 @@ from writ.schemas.commands import RaiseAlarm
 from writ.schemas.metrics import Family
 from writ.schemas.queries import Durability
 from writ.schemas.stores import FILES_MAX_BYTES
-from writ.schemas.subjects import STORE_SERVED, SUBMIT_STREAM, log_stream, mirror_stream
+from writ.schemas.subjects import STORE_SERVED, SUBMIT_STREAM, log_stream, mirror_stream, queries_of
 
 from ..durable import Durable, doubts
 from ..storehouse import FILES, Storehouse
 from .apart import Apart, tune
+from .front import Front
 from .keeper import Settings
 
 _BROKER_S: Final = 20.0
 """How long the broker may be away while this starts."""
 
+PARTITIONS_LOOK_S: Final = 2.0
 _NICE: Final = 10
 """Views that are behind take what engine, broker and workers leave, a tenth of a core that all want."""
 
@@ -74,9 +79,9 @@ def main(directory: Path) -> int:
 async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> None:
     """Opens the views, has them follow the log and answers queries. All of it is closed with `parts`."""
 
-    async def link(key: str, purpose: str) -> Any:
+    async def link(key: str, purpose: str, inbox: str = "_INBOX") -> Any:
         made = await connect(
-            Target(settings.url, Path(key)), f"writ:{purpose}", inbox_prefix="_INBOX", wait_s=_BROKER_S
+            Target(settings.url, Path(key)), f"writ:{purpose}", inbox_prefix=inbox, wait_s=_BROKER_S
         )
         parts.push_async_callback(made.close)
         return made
@@ -88,7 +93,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     feeds = Feeds(log_)
     parts.push_async_callback(feeds.close)
     makes = (*VIEWS, *OPTIONAL) if settings.search else VIEWS
-    snapshots = Snapshots.beside(Path(settings.directory))
+    snapshots = Snapshots.beside(Path(settings.directory), directory.name)
     if not settings.search:
         for make in OPTIONAL:  # what is not kept in step must not answer, nor stay
             places.remove(directory / f"{make().name}.db")
@@ -109,17 +114,17 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         parts.push_async_callback(runner.close)
         await runner.open()
     for runner in runners:  # together: who begins later finds the reading gone on, and reads for itself
-        parts.push_async_callback(_end, asyncio.create_task(runner.run(), name=f"view {runner.name}"))
-    parts.push_async_callback(_end, asyncio.create_task(snapshots.keep(runners), name="snapshots of views"))
+        parts.push_async_callback(ended, asyncio.create_task(runner.run(), name=f"view {runner.name}"))
+    parts.push_async_callback(ended, asyncio.create_task(snapshots.keep(runners), name="snapshots of views"))
     vault = Vault(vault_path(Path(settings.directory)), create=False)
     who = NatsRequests(answers, logs).who
     checkpoints = _checkpointing(settings, runners, log_)
     parts.push_async_callback(checkpoints.close)
-    parts.push_async_callback(_end, asyncio.create_task(checkpoints.run(), name="checkpoints"))
+    parts.push_async_callback(ended, asyncio.create_task(checkpoints.run(), name="checkpoints"))
     # An archive of its own: what it has noticed of it is a list that two may not add to at a time.
     watched = ArchivedLog.beside(Path(settings.directory), live)
     watch = await _watch(settings, checkpoints, logs, watched)
-    parts.push_async_callback(_end, asyncio.create_task(watch.run(), name="watch"))
+    parts.push_async_callback(ended, asyncio.create_task(watch.run(), name="watch"))
     proofs, tell = Proofs(checkpoints, log_), teller(logs)
     store = PackageStore(lambda tenant: _packages(logs, tenant, settings.spread))
     await store.take_over(FolderObjects(Path(settings.directory) / "packages"))
@@ -136,12 +141,27 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         durability=await _durability(settings, logs, watch, parts),
     )
     parts.push_async_callback(queries.close)
-    await serve_queries(answers, queries.answer)
+    if settings.partition:
+        queries.partitions = settings.partition + 1  # there are others
+        await serve_queries(answers, queries.answer, queries_of(settings.partition))
+        await answers.flush()
+        return
+    front = Front(queries.answer, partial(ask, await link(settings.log_key, "front", FRONT_INBOX)), who)
+    parts.push_async_callback(ended, asyncio.create_task(_count(front, queries, logs), name="partitions"))
+    await serve_queries(answers, front.answer)
     house = _storehouse(queries, logs, settings.spread)
-    parts.push_async_callback(_end, asyncio.create_task(house.keep(), name="sweeper of files"))
-    await serve_queries(answers, house.answer, STORE_SERVED)
+    parts.push_async_callback(ended, asyncio.create_task(house.keep(), name="sweeper of files"))
+    await serve_queries(answers, house.answer, [STORE_SERVED])
     await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
+
+
+async def _count(front: Front, queries: Queries, link: Any) -> None:
+    """Keeps in step how many partitions there are, until cancelled."""
+    while True:
+        with suppress(OutcomeUnknown):  # looked at again
+            front.partitions = queries.partitions = await partitions_of(link)
+        await asyncio.sleep(PARTITIONS_LOOK_S)
 
 
 def _packages(link: Any, tenant: str, spread: Spread) -> FiledObjects:
@@ -178,7 +198,7 @@ async def _durability(
 
 def _checkpointing(settings: Settings, runners: list[Runner], log_: ArchivedLog) -> Checkpointing:
     tree = next(runner for runner in runners if runner.name == TreeView.name)
-    copies = [Path(folder) for folder in settings.checkpoints]
+    copies = [place_of(address) for address in settings.checkpoints]
     return Checkpointing(Path(settings.directory), tree, settings.partition, log_.last_seq, copies)
 
 
@@ -229,12 +249,6 @@ async def _serve_metrics(
     if settings.metrics_port is not None:
         server = await serve(of_all, settings.metrics_port)
         parts.callback(server.close)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    while not task.done():  # more than once, as `wait_for` of Python 3.11 may swallow a cancellation
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.5)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import msgspec
 from writ.broker.spread import ALONE, Spread
 from writ.children.keeper import Child
 
+from .places import views_folder
+
 if TYPE_CHECKING:
     from writ.schemas.queries import PartitionStatus, ViewStatus
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 class Settings(msgspec.Struct, frozen=True):
     """What the process is told; the keys are paths of seed files, the directory is the node's.
 
-    `checkpoints` are folders for copies of the node's own; with `audit_mirror` the log is mirrored. `spread`
-    is how streams that are made are kept.
+    `checkpoints` are places for copies of the node's own, by address; with `audit_mirror` the log is
+    mirrored. `spread` is how streams that are made are kept.
     """
 
     directory: str
@@ -41,13 +43,14 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Views(Child[Settings]):
-    """The process of the views of the node in `directory`, from `spawn` to `stop`."""
+    """The process of the views of a partition of the node in `directory`, from `spawn` to `stop`."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory.absolute() / "views"
+    def __init__(self, directory: Path, partition: int = 0) -> None:
+        self._directory = directory.absolute() / views_folder(partition)
         self._answers: Any = None
         self._standing: Callable[[], PartitionStatus] | None = None
-        super().__init__("the views", "writ.views", str(self._directory))
+        name = "the views" if partition == 0 else f"the views of partition {partition}"
+        super().__init__(name, "writ.views", str(self._directory))
 
     def speaks_for(self, answers: Any, standing: Callable[[], PartitionStatus]) -> None:
         """While the process is away, queries on the connection `answers` are told so."""
@@ -58,7 +61,9 @@ class Views(Child[Settings]):
         from writ.broker.queries import serve_queries
 
         standing = self._standing
-        assert standing is not None, "speaks_for() comes before keep()"
+        if standing is None:  # of another partition than the first: whose views say so
+            yield
+            return
 
         async def answer(subject: str, _: bytes) -> bytes:
             return await self._speak_for(standing(), settings.version, subject)

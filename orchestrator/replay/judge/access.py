@@ -12,6 +12,7 @@ from writ.schemas.facts import Fact
 from writ.schemas.hosting import HOSTED
 from writ.schemas.principals import (
     BROKER_RULES,
+    HTTP_RULES,
     AccessDeclined,
     AccessDenied,
     AccessProposed,
@@ -91,11 +92,17 @@ def may_host(state: Partition, record: Record) -> bool:
 def denied(state: Partition, record: Record, event: AccessDenied) -> None:
     """What the orchestrator denied of a queue. Raises Differs, or Unrecorded for what others decided.
 
-    The broker decides by what it was told, readers as of their view; repeats are told of later, and what was
-    refused of a change of a principal depends on the message, which is not recorded.
+    The broker decides by what it was told, the HTTP API by what it was shown, readers as of their view;
+    repeats are told of later, and what was refused of a change of a principal depends on the message, which
+    is not recorded.
     """
     own = record.cause == event.operation and event.operation not in QUERY_VERBS
-    if not own or event.rule.startswith(BROKER_RULES) or " " in event.resource or event.count > 1:
+    if (
+        not own
+        or event.rule.startswith((BROKER_RULES, HTTP_RULES))
+        or " " in event.resource
+        or event.count > 1
+    ):
         raise Unrecorded
     actor = state.principals.get(address(record.tenant, record.actor))
     decision = allowed(actor, event.operation, Resource(record.tenant, event.resource), record.at)

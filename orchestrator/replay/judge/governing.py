@@ -70,6 +70,7 @@ from writ.schemas.schedules import (
     ScheduleTriggered,
 )
 from writ.schemas.sealed import UNSEALED
+from writ.schemas.shards import AllTold, OfShard, ShardPlaced
 from writ.schemas.tenants import UNDECLARED, Tenant, TenantDeclared
 from writ.schemas.upgrading import RECORDS, RaiseRecords, RecordsRaised
 
@@ -87,7 +88,7 @@ from ...operating import Operating
 from ...round import Round
 from ...schedule_desk import ScheduleDesk
 from ...state import Partition, address
-from . import access, refusals, releases
+from . import access, refusals, releases, shards
 from .differs import Differs, Unrecorded, accepted, need
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -429,6 +430,9 @@ class Governing:
         if isinstance(content, FleetTold):
             fleet = self._state.fleets.get(content.tenant, NO_FLEET)
             need(fleet == Fleet(content.version, content.drained), "tells of other drained workers")
+            return
+        if isinstance(content, AllTold | ShardPlaced | OfShard):
+            shards.said(self._state, content, record)
             return
         home = links.home(content.tenant, content.key)
         if isinstance(content, JobAsked):

@@ -25,6 +25,8 @@ QUEUE = "kills"
 STREAM = "WRIT_LOG_0"
 START_S = 30.0
 STOP_S = 15.0
+OUTPUT_S = 900.0
+"""A listing of 100,000 jobs on a busy machine takes minutes."""
 _ON_ITS_WAY_US = 50_000
 
 
@@ -84,7 +86,8 @@ class LogWatch:
                 f"{stage.said()}"
             ) from None
         finally:
-            await client.close()
+            with suppress(ConnectionError):  # it may be lost at this moment
+                await client.close()
 
 
 class Stage:
@@ -154,10 +157,10 @@ class Stage:
     def release(self) -> None:
         self.go.touch()
 
-    def broker_pid(self) -> int:
-        """The nats-server of the node; 0 while there is none."""
+    def broker_pid(self, directory: Path | None = None) -> int:
+        """The nats-server of the node in a directory, the stage's own by default; 0 while there is none."""
         try:
-            return int((self.directory / "broker.pid").read_text())
+            return int(((directory or self.directory) / "broker.pid").read_text())
         except (OSError, ValueError):
             return 0
 
@@ -203,7 +206,7 @@ class Stage:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=self.root, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        out, errors = await asyncio.wait_for(process.communicate(), 60)
+        out, errors = await asyncio.wait_for(process.communicate(), OUTPUT_S)
         assert process.returncode == 0, f"{out[-2000:].decode()}{errors[-2000:].decode()}: {command}"
         return out
 
@@ -236,9 +239,13 @@ class Stage:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_S)
-        broker = self.broker_pid()
+        await self.broker_gone(self.directory)
+
+    async def broker_gone(self, directory: Path) -> None:
+        """Returns when the broker of a node that was killed has ended; kills it where that takes long."""
+        broker = self.broker_pid(directory)
         deadline = time.monotonic() + STOP_S
-        while broker and self.lives(broker):
+        while broker and str(directory) in _shown(broker):
             if time.monotonic() > deadline:
                 os.kill(broker, signal.SIGKILL)
             await asyncio.sleep(0.01)

@@ -14,6 +14,9 @@ _FILE = os.open(
     Path(os.environ["LEDGER"]) / f"worker-{os.getpid()}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND
 )
 
+_BEGAN_US = (time.time_ns() - time.monotonic_ns()) // 1_000
+"""With the monotonic clock it is the time of the wall, also where somebody sets the clock of this process."""
+
 
 def note(what: str, context: Context) -> None:
     """One line, on disk when this returns. The system gives each write a place of its own at the end."""
@@ -23,7 +26,7 @@ def note(what: str, context: Context) -> None:
         "id": context.id,
         "attempt": context.attempt,
         "token": context.fencing_token,
-        "at_us": time.time_ns() // 1_000,
+        "at_us": _BEGAN_US + time.monotonic_ns() // 1_000,
     }
     os.write(_FILE, json.dumps(entry).encode() + b"\n")
     os.fsync(_FILE)

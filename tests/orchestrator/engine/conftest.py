@@ -128,6 +128,9 @@ class Twin:
         self.intake: MemoryIntake = MemoryIntake(clock=LoopClock()) if beside is None else beside.intake
         self.hub: RequestHub = RequestHub() if beside is None else beside.hub
         self.others: list[Log] = []
+        self.looks = False
+        """Whether its engines look for other logs, and are not given them."""
+
         self.snapshots: Snapshots | None = None
         self.keys: Keys | None = None
         self.founders: tuple[Founder, ...] = ()
@@ -154,7 +157,7 @@ class Twin:
             name=name or f"engine-{len(self.running)}",
             version="test",
             entropy=self._random.random,
-            others=self.others,
+            others=self.beside if self.looks else self.others,
             snapshots=self.snapshots,
             keys=self.keys,
             founders=self.founders,
@@ -163,6 +166,10 @@ class Twin:
         )
         self.running.append((self.engine, asyncio.create_task(self.engine.run())))
         return self.engine
+
+    async def beside(self) -> Sequence[Log]:
+        """What an engine that looks for other logs finds."""
+        return tuple(self.others)
 
     async def stop(self) -> None:
         for engine, task in self.running:

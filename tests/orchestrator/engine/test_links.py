@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from writ.broker.archive import Archive
+from writ.broker.memory import MemoryLog
+from writ.broker.objects import MemoryObjects
+from writ.broker.ports import Message
 from writ.broker.vault import Vault
 from writ.orchestrator.access_desk import Founder
+from writ.orchestrator.backups import copy_logs
 from writ.orchestrator.replay.verify import verify
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
 from writ.schemas.canaries import CanaryJudged
+from writ.schemas.codec import decode
 from writ.schemas.events import type_names
 from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import Job, State
@@ -162,6 +169,41 @@ async def test_a_job_comes_after_one_of_another_partition_and_gets_its_output(pa
         ["message_sent", "message_settled", "message_accepted"],
     ]
     await pair.check()
+
+
+async def test_a_backup_has_what_a_partition_heard_of_another_in_both_logs(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """The first log ended sooner when it was looked at than when the second was."""
+    await pair.submit(HERE, id="first")
+    seen = await pair.twins[0].log.last_seq()
+    await pair.submit(THERE, id="then", after=["bills~first"])
+    await pair.complete(HERE)
+    await pair.settled()
+    await pair.submit(HERE, id="later")
+
+    class Earlier(MemoryLog):
+        looks = 0
+
+        async def last_seq(self) -> int:
+            self.looks += 1
+            return seen if self.looks == 1 else await super().last_seq()
+
+    lives: list[Any] = [Earlier(0), MemoryLog(1)]
+    for live, twin in zip(lives, pair.twins, strict=True):
+        async for part in twin.log.read():
+            await live.append([Message(each.subject, each.body) for each in part], part[0].seq - 1)
+    archives = [Archive(MemoryObjects(), number) for number in range(2)]
+    (first, second), added = await copy_logs(tmp_path, lives, tmp_path, archives)
+    sent = [
+        record.seq
+        async for part in pair.twins[0].log.read()
+        for record in (decode(message.body) for message in part)
+        if any(isinstance(event, MessageSent) for event in record.events)
+    ]
+    whole = await pair.twins[0].log.last_seq()
+    assert (sent[-1] <= first.last < whole, second.last) == (True, await pair.twins[1].log.last_seq())
+    assert added == first.last + second.last
 
 
 async def test_what_ended_before_it_was_asked_for_is_told(pair: Pair) -> None:
@@ -591,7 +633,7 @@ async def test_each_partition_erases_its_own_though_they_share_a_vault(pair: Pai
     assert vault.open(pair.job(THERE, "a").input) is not None
     await pair.complete(THERE)
     erased = await pair.ask("erase", THERE, data_subject="Jane", reason="asked")
-    assert (erased["jobs"], erased["partitions"]) == (1, 2)
+    assert (erased["jobs"], len(erased["beside"])) == (1, 1)
     assert vault.open(pair.job(THERE, "a").input) is None
     await pair.check()
 

@@ -16,25 +16,37 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import pytest
 
 from writ import orchestrator, schemas
+from writ.broker.clock import SystemClock
 from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.decide import schedule as schedule_decisions
+from writ.orchestrator.decide import shard as shard_decisions
 from writ.orchestrator.decide import tenant as tenant_decisions
 from writ.orchestrator.decide.assets import set_asset
 from writ.orchestrator.decide.promotion import PROPOSALS_MAX
+from writ.orchestrator.desk import Desk
+from writ.orchestrator.messages import Asked
+from writ.orchestrator.round import Round
+from writ.orchestrator.shards import Shards
 from writ.orchestrator.state import Partition
 from writ.schemas import bounds
 from writ.schemas.assets import ASSETS_MAX, VERSIONS_MAX, Asset, AssetVersion, KeptAsset
+from writ.schemas.commands import Answer, PauseQueue
 from writ.schemas.events import CommandRejected
 from writ.schemas.gates import GATES_MAX
 from writ.schemas.hosting import CreateTenant
+from writ.schemas.ids import queue_in, shard_of
+from writ.schemas.links import PartitionOpened
 from writ.schemas.principals import AccessDenied, Role
 from writ.schemas.processes import RELEASES_MAX, SCOPES_MAX
 from writ.schemas.rejections import Rejection
 from writ.schemas.schedules import Overlap, Schedule, ScheduleSpec
 from writ.schemas.sealed import seal
+from writ.schemas.shards import Awaited, MoveShard, Offer
+from writ.schemas.subjects import Addressed
 from writ.schemas.submits import content_fault
 
 if TYPE_CHECKING:
@@ -1242,6 +1254,51 @@ def _allowing(**fields: Any) -> Play:
 
     return play
 
+
+def _moving(
+    to: int = 1,
+    used: int | None = None,
+    offered: int | None = None,
+    awaits: int | None = None,
+    tenants: tuple[str, ...] = (),
+) -> Play:
+    """The reason for which shard 8 of partition 0, of two, is not handed over."""
+
+    async def play(s: Scene) -> str:
+        shards = Shards(0)
+        shards.partitions = shards.dealt = 2
+        shards.used = {} if used is None else {8: used}
+        shards.offers = {} if offered is None else {8: Offer(offered, 1)}
+        shards.awaited = {} if awaits is None else {9: Awaited(awaits, 1, told=True)}
+        outcome = shard_decisions.move(shards, 8, MoveShard(to=to), tenants)
+        assert isinstance(outcome, Rejection)
+        return outcome.reason
+
+    return play
+
+
+async def _moved_away(s: Scene) -> str:
+    """The answer to a request that came while its queue's shard moved."""
+    state = Partition(0, 1)
+    state.links.open(PartitionOpened(2))
+    answers: list[bytes] = []
+    queue = queue_in("default", 1)
+    asked = Asked(Addressed("default", "robot", "pause_queue", queue), PauseQueue(), answers.append, 0)
+    round_ = Round(state, 1)
+    Desk(state, SystemClock(), lambda: 0.5).request(round_, asked)
+    refused = msgspec.json.decode(round_.answers[0][1], type=Answer).error
+    assert refused is not None
+    return refused.reason
+
+
+_HOME = next(f"t{n}" for n in range(9_999) if shard_of(f"t{n}", "-") == 8)
+simple("a partition that is not", _moving(to=2), "no partition", "there are 2", "partition 2")
+simple("a shard that is there", _moving(to=0), "already", "shard 8", "partition 0")
+simple("a shard on its way", _moving(offered=1), "on its way", "shard 8", "partition 1")
+simple("a holder that waits for a shard", _moving(awaits=1), "waits for a shard", "ask again", "partition 0")
+simple("the home of a tenant", _moving(tenants=(_HOME,)), "does not move", "shard 8", _HOME)
+simple("a shard in use", _moving(used=17), "holds nothing moves", "shard 8", "record 17")
+simple("a queue that has moved", _moved_away, "ask again", "partition 1", "shard-1-")
 
 simple("tenant of Writ itself", _hosting(set(), name="_writ"), "Writ's own", "another name", "_writ")
 simple("tenant that is known", _hosting({"acme"}, name="acme"), "there is a tenant", "another name", "acme")

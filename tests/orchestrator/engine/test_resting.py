@@ -140,6 +140,40 @@ async def test_a_block_that_rots_under_a_leader_costs_a_fold_and_no_answer(
     await twin.check()
 
 
+async def test_a_pass_of_another_version_costs_a_fold_and_no_answer(
+    twin: Twin, resting: Resting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During an upgrade each version knows its own snapshots alone, and deletes the other's: also those in
+    which the jobs of a leader rest. It answers for them, goes on, and its next snapshots are its own."""
+    await resting.end("a", "b")
+    await resting.rest()
+    assert twin.engine is not None
+    assert not twin.engine.state.jobs.here
+    ours = set(resting.objects.kept)
+    with monkeypatch.context() as other:
+        other.setattr("writ.orchestrator.snapshots.fold_version", lambda: "of another version")
+        theirs = Snapshots(resting.objects, 0)
+        state, at = await recover(twin.log, theirs)
+        await theirs.put(state, at.epoch)
+        await theirs.prune()
+    assert not ours & set(resting.objects.kept), "what the leader's jobs rest in is gone"
+    await twin.submit({"id": "a", "task": "t"})
+    await twin.submit({"id": "c", "task": "t"})
+    await asyncio.sleep(1)
+    assert twin.engine is not None
+    await twin.engine.leading.wait()
+    await twin.settled()
+    assert twin.job("a").state is State.COMPLETED
+    assert twin.job("c").state is State.PENDING
+    await twin.check()
+    await resting.rest()
+    assert len(twin.engine.state.jobs.here) == 1
+    assert len(await resting.snapshots.titles()) == 1
+    await twin.crash()
+    await twin.start()
+    await twin.check()
+
+
 async def test_a_long_fold_leaves_snapshots_behind(twin: Twin, resting: Resting) -> None:
     """So the memory of a fold of all history is that of its live jobs."""
     for number in range(10):

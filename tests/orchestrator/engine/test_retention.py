@@ -186,6 +186,25 @@ async def test_a_snapshot_that_does_not_fit_is_not_trusted(
     assert await shelf.snapshots.newest(shelf.log) is None
 
 
+async def test_a_log_that_is_cut_while_it_is_read_is_named_at_the_start(
+    twin: Twin, shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker that restarts in the middle, and has fewer records than it told of: the reading ends there."""
+    last = await twin.log.last_seq()
+    whole = twin.log.inner.read
+
+    async def cut(start: int = 1, subjects: Any = (), *, follow: bool = False) -> Any:
+        async for part in whole(start, subjects, follow=follow):
+            yield [message for message in part if message.seq <= last - 3]
+
+    await recover(shelf.log)
+    assert not caplog.records
+    twin.log.inner.read = cut  # type: ignore[method-assign]
+    _, at = await recover(shelf.log)
+    assert at.seq == last - 3
+    assert f"ends at record {last - 3}, and its broker told of record {last} when" in caplog.text
+
+
 async def test_a_harmed_archive_is_told_of_and_nothing_is_trimmed(twin: Twin, shelf: Shelf) -> None:
     await twin.ask("declare", policy={"archive_after_s": 60})
     await end_all(twin, "mail")

@@ -1,0 +1,1 @@
+../../../writ/partitions.py

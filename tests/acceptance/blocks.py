@@ -1,0 +1,26 @@
+"""The files in which a broker keeps the log, and damage to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+
+def sizes(directory: Path) -> dict[Path, int]:
+    """How many bytes each of them has, below the directory of a node."""
+    return {path: path.stat().st_size for path in sorted(directory.rglob("WRIT_LOG_0/msgs/*.blk"))}
+
+
+def harm(within: dict[Path, int], random: Random, *, cut: bool) -> str:
+    """Flips a bit of a file, or cuts its end off, anywhere within these sizes; where."""
+    path = random.choice(list(within))
+    at = random.randrange(within[path])
+    with path.open("r+b") as file:
+        if cut:
+            file.truncate(at)
+        else:
+            file.seek(at)
+            byte = file.read(1)[0] ^ (1 << random.randrange(8))
+            file.seek(at)
+            file.write(bytes([byte]))
+    return f"{path.name} at {at}, {'cut' if cut else 'flipped'}"
