@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import difflib
 import io
 import json
 import os
@@ -215,8 +216,9 @@ class Proof:
         kept = self.writ("archive", "run", *_SMALL)
         assert kept["archive_last"] >= 3 * self._jobs, f"not all finished history was moved: {kept}"
         after = await asyncio.to_thread(self._answers)
-        differ = [words for words in before if after[words] != before[words]]
-        assert not differ, f"not what was told before the history was moved: {differ}"
+        differ = [_difference(words, before[words], after[words]) for words in before]
+        differ = [each for each in differ if each]
+        assert not differ, "not what was told before the history was moved:\n" + "\n".join(differ)
         assert all(before.values()), "each reader has something to tell"
         info = json.loads((self.directory / "node.json").read_bytes())
         link = await connect(
@@ -321,6 +323,12 @@ class Proof:
                     f"the view {runner.name} made anew differs from the one there"
                 )
                 await asyncio.sleep(0.2)
+
+
+def _difference(words: str, before: Any, after: Any) -> str:
+    """The lines of an answer that the other does not have; empty where there are none."""
+    told = [json.dumps(each, indent=1, sort_keys=True, default=str).splitlines() for each in (before, after)]
+    return "\n".join([words, *difflib.unified_diff(*told, n=8)]) if before != after else ""
 
 
 def _dump(path: Path) -> list[str]:

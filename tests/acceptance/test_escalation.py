@@ -38,6 +38,9 @@ FOUND_S = 60.0
 """By when the audit tells of everything: repeats are told of after ten seconds."""
 
 
+AT_ONCE = 8
+"""So many threads try at a time: with one for each family the node, in this process, hardly gets its turn."""
+
 UNDECIDED_MAX = 5
 """How often one asks where nobody answers, as on a machine that stands still for seconds."""
 
@@ -67,7 +70,7 @@ class Attacker:
         for _ in range(UNDECIDED_MAX):
             try:
                 return self._refused(attempt)
-            except TimeoutError:
+            except (TimeoutError, ConnectionError):  # a login that the gate was too busy to answer, too
                 pass
         return False
 

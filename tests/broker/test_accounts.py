@@ -336,6 +336,7 @@ async def test_the_feed_shows_the_own_tenant_only(world: World) -> None:
     await world.log.client.publish("writ.feed.default.job.secret", b"1")
     await world.log.client.publish("writ.feed.other.job.mine", b"2")
     assert (await feed.next_msg(timeout=WAIT_S)).subject == "writ.feed.other.job.mine"
+    await until(lambda: bool(world.overheard))
     assert [subject for subject, _ in world.overheard] == ["writ.feed.default.job.secret"]
     await reader.client.subscribe("writ.feed.default.>")
     assert "permissions violation for subscription" in await reader.complaint()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from writ.broker.clock import Clock, SystemClock
-from writ.broker.errors import NoAnswer, PermissionDenied, Unreachable, WireError
+from writ.broker.errors import NoAnswer, NoResponders, Unreachable, WireError
 from writ.broker.refusals import Refusals
 from writ.orchestrator.logtime import Budget
 from writ.schemas.granting import NoteDenial
@@ -47,8 +47,11 @@ class Audited:
     def __init__(self, wire: NatsWire, tenant: str, clock: Clock | None = None) -> None:
         self._wire = wire
         self._clock = clock or SystemClock()
-        self._refusals = Refusals(lambda _: None, tenant, Budget(TOLD_BURST, TOLD_PER_S).take, KINDS_MAX)
+        self._budget = Budget(TOLD_BURST, TOLD_PER_S)
+        self._refusals = Refusals(lambda _: None, tenant, self._may_tell, KINDS_MAX)
         self._due: deque[NoteDenial] = deque()
+        self.is_behind = False
+        """Whether what was to be recorded last was not, as where nobody leads."""
         self._some = asyncio.Event()
 
     def note(self, fault: Fault) -> None:
@@ -67,13 +70,24 @@ class Audited:
             self._some.clear()
             while self._due or self._refusals.is_counting:
                 self._due.extend(self._refusals.over(self._clock.mono_us()))
-                while self._due:
-                    await self._tell(self._due.popleft())
+                while self._due and await self._is_told(self._due[0]):
+                    self._due.popleft()
                 await asyncio.sleep(_LOOK_S)
 
-    async def _tell(self, denial: NoteDenial) -> None:
-        """What cannot be told is lost, and was refused all the same."""
+    def _may_tell(self, who: str, now: int) -> bool:
+        """While nobody records, refusals are counted, and what waits to be told does not grow."""
+        return not self.is_behind and self._budget.take(who, now)
+
+    async def _is_told(self, denial: NoteDenial) -> bool:
+        """Whether it is dealt with. What nobody answered is told again: rather twice in the audit than never."""
         try:
             await self._wire.request(_TELL, msgspec.json.encode(denial), _ANSWER_S)
-        except (NoAnswer, PermissionDenied, Unreachable, WireError) as error:
+        except (NoAnswer, NoResponders, Unreachable) as error:
+            if not self.is_behind:
+                log.warning("what is refused is in the audit later: %s: %s", denial.why, error)
+            self.is_behind = True
+            return False
+        except WireError as error:
             log.warning("a refusal is not in the audit: %s: %s", denial.why, error)
+        self.is_behind = False
+        return True
