@@ -44,6 +44,10 @@ grow-proof: $(READY) ## Partitions 2 -> 4 under load, with leaders killed meanwh
 chaos: $(READY) ## Do all that goes wrong to a system under load, and check its history (FULL=1: 100 kills of each part)
 	@$(BIN)/python -m tests.acceptance.chaos_run $(if $(FULL),--kills 100 --others 20 --minutes 0) $(ARGS)
 
+.PHONY: crash-proof
+crash-proof: $(READY) ## Kill the engine 200 times at each await that matters, and look for a job lost or doubled (N=1000)
+	@WRIT_CRASHES=$(or $(N),200) $(BIN)/pytest -n0 -q -o timeout=1200 tests/acceptance/test_planted_crashes.py
+
 .PHONY: power-proof
 power-proof: $(READY) ## Cut the power of a broker's disk 20 times, and once as a control (root, loop devices)
 	@WRIT_POWER_LOSSES=$(or $(N),20) $(BIN)/pytest -n0 -q -rs -o timeout=600 tests/acceptance/test_power.py

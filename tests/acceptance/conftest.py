@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from writ.broker.hardened import HardenedClient as Nats
 
 FOREIGN = Path(__file__).parent / "foreign"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +77,13 @@ class Live:
 
     def client(self, who: str = "owner", timeout_s: float = WAIT_S) -> Any:
         """A connection in plain sockets; use it in `asyncio.to_thread`."""
-        return self._raw.Raw(self.node.url, self.node.broker.key_path(who), timeout_s)
+        until = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return self._raw.Raw(self.node.url, self.node.broker.key_path(who), timeout_s)
+            except ConnectionError:  # the gate is in this process, and may be too busy to answer in time
+                if time.monotonic() > until:
+                    raise
 
     async def play(self, script: Callable[[Any], Any], who: str = "owner") -> Any:
         """Runs a script on a raw connection in a thread."""

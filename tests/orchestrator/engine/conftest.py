@@ -41,6 +41,8 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 class LoopClock:
     """The loop's time, on a wall that stands on 2026-01-01 at its start, and so much off."""
 
+    start_us = START_US
+
     def __init__(self, off_us: int = 0) -> None:
         self.off_us = off_us
 
@@ -48,7 +50,7 @@ class LoopClock:
         return round(asyncio.get_running_loop().time() * 1_000_000)
 
     def wall_us(self) -> int:
-        return START_US + self.mono_us() - 1_000_000_000 + self.off_us
+        return self.start_us + self.mono_us() - 1_000_000_000 + self.off_us
 
 
 Step = Callable[[MemoryLog, Sequence[Message], int, bool], Awaitable[None]]
@@ -308,8 +310,13 @@ def tools() -> Tools:
 
 
 @pytest.fixture
-async def twin(snapshot: Callable[[Partition], dict[str, Any]]) -> AsyncIterator[Twin]:
-    """A twin with one engine that leads."""
+async def twin(
+    snapshot: Callable[[Partition], dict[str, Any]],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Twin]:
+    """A twin with one engine that leads; a parameter says how many seconds later than others it starts."""
+    monkeypatch.setattr(LoopClock, "start_us", START_US + getattr(request, "param", 0) * 1_000_000)
     twin = Twin(snapshot)
     await twin.start()
     try:

@@ -7,13 +7,14 @@ fails the suite. The form of messages has a table of its own, `tests/orchestrato
 from __future__ import annotations
 
 import ast
+import asyncio
 import functools
 import hashlib
 import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -105,21 +106,28 @@ def places() -> tuple[Place, ...]:
 
 
 class Tracer:
-    """Which lines of the traced files are run between `with` and its end."""
+    """Which lines of functions that refuse are run between `with` and its end; others would only cost time."""
 
     def __init__(self) -> None:
         self._names = {str(path): path for path in TRACED}
-        self._files: dict[str, Path | None] = {}
+        self._refusing: dict[CodeType, Path | None] = {}
         self.lines: set[tuple[Path, int]] = set()
 
+    def _file(self, code: CodeType) -> Path | None:
+        """The file of a function that makes refusals; None for any other."""
+        file = self._names.get(str(Path(code.co_filename).resolve()))
+        lines = {line for _, _, line in code.co_lines() if line is not None}
+        refuses = any(p.file == file and not lines.isdisjoint(range(p.first, p.last + 1)) for p in places())
+        return file if refuses else None
+
     def _enter(self, frame: FrameType, event: str, argument: object) -> Any:
-        name = frame.f_code.co_filename
-        if name not in self._files:
-            self._files[name] = self._names.get(str(Path(name).resolve()))
-        return None if self._files[name] is None else self._line
+        code = frame.f_code
+        if code not in self._refusing:
+            self._refusing[code] = self._file(code)
+        return None if self._refusing[code] is None else self._line
 
     def _line(self, frame: FrameType, event: str, argument: object) -> Any:
-        file = self._files[frame.f_code.co_filename]
+        file = self._refusing[frame.f_code]
         if event == "line" and file is not None:
             self.lines.add((file, frame.f_lineno))
         return self._line
@@ -994,8 +1002,10 @@ async def quota_of_jobs(s: Scene) -> str:
 
 @row("prices", bounds.PRICES_MAX, "at most")
 async def many_prices(s: Scene) -> str:
-    for number in range(bounds.PRICES_MAX):
-        await s.do("set_price", model=f"m{number}", input_microusd=1, output_microusd=1)
+    cost = {"input_microusd": 1, "output_microusd": 1}
+    for first in range(0, bounds.PRICES_MAX, 100):
+        models = [f"m{number}" for number in range(first, first + 100)]
+        await asyncio.gather(*[s.do("set_price", model=model, **cost) for model in models])
     return await s.ask("set_price", model="one more", input_microusd=1, output_microusd=1)
 
 
