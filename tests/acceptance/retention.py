@@ -327,8 +327,8 @@ class Proof:
 
 def _difference(words: str, before: Any, after: Any) -> str:
     """The lines of an answer that the other does not have; empty where there are none."""
-    told = [json.dumps(each, indent=1, sort_keys=True, default=str).splitlines() for each in (before, after)]
-    return "\n".join([words, *difflib.unified_diff(*told, n=8)]) if before != after else ""
+    was, now = [json.dumps(it, indent=1, sort_keys=True, default=str).splitlines() for it in (before, after)]
+    return "\n".join([words, *difflib.unified_diff(was, now, n=8)]) if before != after else ""
 
 
 def _dump(path: Path) -> list[str]:

@@ -1,4 +1,6 @@
 """What the API refuses is in the audit, also where nobody records it at that moment."""
+# nats-py leaves its keyword options untyped.
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Audited:
         return not self.is_behind and self._budget.take(who, now)
 
     async def _is_told(self, denial: NoteDenial) -> bool:
-        """Whether it is dealt with. What nobody answered is told again: rather twice in the audit than never."""
+        """Whether it is dealt with. What nobody answered is told again: rather twice than never."""
         try:
             await self._wire.request(_TELL, msgspec.json.encode(denial), _ANSWER_S)
         except (NoAnswer, NoResponders, Unreachable) as error:
