@@ -138,6 +138,8 @@ class Proof:
                 await self._submit(client, 0, 1)
                 await self._ended(client, 1)  # the worker is there
                 await asyncio.gather(self._feed(client), self._harass())
+                # It is behind all that was submitted, also what was submitted again and is refused.
+                await self._submit(client, self._jobs - 1, self._jobs)
                 await self._ended(client, self._jobs)
             worker.terminate()
             worker.wait(_PATIENCE_S)
@@ -158,8 +160,8 @@ class Proof:
         return Client(Target(info["url"], Path(info["key_path"])))
 
     async def _feed(self, client: Client) -> None:
-        for start in range(0, self._jobs, _ARRAY):
-            await self._submit(client, start, min(start + _ARRAY, self._jobs))
+        for start in range(0, self._jobs - 1, _ARRAY):
+            await self._submit(client, start, min(start + _ARRAY, self._jobs - 1))
             await asyncio.sleep(0.01)
 
     async def _submit(self, client: Client, start: int, end: int) -> None:

@@ -331,7 +331,8 @@ async def crash_again_and_again(world: World, plan: Plan) -> None:
 
 
 async def test_a_crash_between_append_and_purge(world: World) -> None:
-    """Must hold: a crash planted between append and purge, 200 times (`make crash-proof`): no submit becomes two jobs."""
+    """Must hold: a crash planted between append and purge, 200 times (`make crash-proof`): no submit becomes
+    two jobs."""
     await crash_again_and_again(world, lambda draw: Fuse(PURGE))
     records = await world.settle()
     assert len([r for r in records if r.cause == "election"]) >= TIMES

@@ -106,7 +106,7 @@ def places() -> tuple[Place, ...]:
 
 
 class Tracer:
-    """Which lines of functions that refuse are run between `with` and its end; others would only cost time."""
+    """Which lines of functions that refuse are run between `with` and its end; others only cost time."""
 
     def __init__(self) -> None:
         self._names = {str(path): path for path in TRACED}
