@@ -227,22 +227,21 @@ class Notary:
         Raises OSError, and NoteError where a copy is of something else than the node's own folder.
         """
         with _alone_in(self._directory.parent):
-            rows = [(name, self.own.notes(name).read()) for name in (_KEYS, f"log-{partition}")]
             for place in self._copies:
                 if str(place) in self.away:
                     continue
                 try:
-                    for name, own in rows:
-                        self._complete(place, name, own)
+                    for name in (_KEYS, f"log-{partition}"):
+                        self._complete(place, name)
                 except StoreAway as error:
                     self.away[str(place)] = str(error)
 
-    def _complete(self, place: NotePlace, name: str, own: Sequence[Note]) -> None:
-        copy = place.notes(name)
+    def _complete(self, place: NotePlace, name: str) -> None:
+        own, copy = self.own.notes(name), place.notes(name)
         held, newest = copy.end()
-        if held > len(own) or (held and newest != own[held - 1]):
+        if newest != own.before(held):
             raise NoteError(f"{place}/{name} has others than {self.own}: the one or the other was changed")
-        copy.add(own[held:])
+        copy.add(own.read(held))
 
     # --- keys -------------------------------------------------------------------------------------------
 
@@ -264,8 +263,8 @@ class Notary:
         site = self.site if self.keys else site_of(public)
         key = Key(len(self.keys) + 1, public, now)
         file = self.own.notes(_KEYS)
-        after = [note.digest for note in file.read()]
-        text = _statement(site, key, after[-1] if after else "-")
+        _, after = file.end()
+        text = _statement(site, key, "-" if after is None else after.digest)
         signers = [_signed(each, _keys_name(site), text) for each in (*before, new)]
         file.add([Note(text, tuple(signers))])
         self.keys.append(key)

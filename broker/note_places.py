@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
-from writ.schemas.checkpoints import Note, NoteError, notes_in
+from writ.schemas.checkpoints import Note, NoteError, last_note, notes_in
 
 from .objects import sync_folder
 
@@ -20,20 +22,26 @@ SCHEMES: Final = ("s3://", "gs://", "az://")
 OBJECT_NOTES: Final = 100
 """Notes of one object in a bucket: a year of checkpoints is some thousand objects."""
 
+_TAIL_BYTES: Final = 4_096
+"""Of a file, read for its last note, which has some 400."""
+
 
 class StoreAway(OSError):
     """An object store does not answer, or refuses. The text says which, and what it said."""
 
 
 class Notes(Protocol):
-    """A row of notes. Every method raises OSError, and NoteError where something else is there."""
+    """A row of notes. Every method raises OSError, and NoteError where something else is there.
+
+    A place in a row is told by how many bytes of notes stand before it, as they stand in a file.
+    """
 
     def read(self) -> list[Note]:
         """All of them; empty where there are none."""
         ...
 
     def end(self) -> tuple[int, Note | None]:
-        """How many there are, and the last one, if there is any."""
+        """The place behind the last one, and that one, if there is any."""
         ...
 
     def add(self, notes: Sequence[Note]) -> None:
@@ -50,15 +58,23 @@ class NotePlace(Protocol):
 
 
 class NoteFile:
-    """A file of signed notes that is only added to."""
+    """A file of signed notes that is only added to, by one writer after the other.
+
+    Its end is found from its end: that costs the same however long the file is.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> list[Note]:
-        """Empty where there is no file. Raises OSError, and NoteError where it holds something else."""
+    def read(self, start: int = 0) -> list[Note]:
+        """Those from a place on. Empty where there is no file.
+
+        Raises OSError, and NoteError where it holds something else.
+        """
         try:
-            return notes_in(_whole(self.path.read_bytes()))
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return notes_in(_whole(file.read()))
         except FileNotFoundError:
             return []
         except UnicodeDecodeError as error:
@@ -67,22 +83,51 @@ class NoteFile:
             raise NoteError(f"{self.path}: {error}") from error
 
     def end(self) -> tuple[int, Note | None]:
-        notes = self.read()
-        return len(notes), notes[-1] if notes else None
+        try:
+            with self.path.open("rb") as file:
+                return self._last(file, file.seek(0, io.SEEK_END))
+        except FileNotFoundError:
+            return 0, None
+
+    def before(self, place: int) -> Note | None:
+        """The note that ends at a place; None where none does."""
+        try:
+            with self.path.open("rb") as file:
+                end, note = self._last(file, min(place, file.seek(0, io.SEEK_END)))
+        except FileNotFoundError:
+            return None
+        return note if end == place else None
 
     def add(self, notes: Sequence[Note]) -> None:
-        """Durable on return. Takes the place of a note that a crash has left unfinished. Raises OSError."""
+        """Durable on return. Takes the place of a note that a crash has left unfinished.
+
+        Raises OSError, and NoteError where the file ends with something else.
+        """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = not self.path.exists()
         with self.path.open("ab+") as file:
-            file.seek(0)
-            whole = [f"{note}\n".encode() for note in notes_in(_whole(file.read()))]
-            file.truncate(sum(map(len, whole)))
-            file.write("".join([f"{note}\n" for note in notes]).encode())
+            fcntl.flock(file, fcntl.LOCK_EX)  # what another one is writing looks unfinished
+            file.truncate(self._last(file, file.seek(0, io.SEEK_END))[0])
+            file.write(_written(notes))
             file.flush()
             os.fsync(file.fileno())
         if fresh:
             sync_folder(self.path.parent)
+
+    def _last(self, file: BinaryIO, size: int) -> tuple[int, Note | None]:
+        """Where the last whole note of the first `size` bytes ends, and that note."""
+        tail = min(_TAIL_BYTES, size)
+        while True:
+            file.seek(size - tail)
+            try:
+                found = last_note(file.read(tail), whole=tail == size)
+            except NoteError as error:
+                raise NoteError(f"{self.path}: {error}") from error
+            if found is not None:
+                return size - tail + found[0], found[1]
+            if tail == size:
+                return 0, None
+            tail = min(2 * tail, size)
 
 
 def _whole(content: bytes) -> str:
@@ -104,7 +149,7 @@ class NoteFolder:
 
 
 class NoteObjects:
-    """A row of notes in a bucket: objects of `OBJECT_NOTES` notes, each named by how many stand before it.
+    """A row of notes in a bucket: objects of `OBJECT_NOTES` notes, each named by its place in the row.
 
     The last one is written anew as it grows.
     """
@@ -115,39 +160,49 @@ class NoteObjects:
 
     def read(self) -> list[Note]:
         found: list[Note] = []
+        end = 0
         for name in self._bucket.names(self._name):
-            if int(name) != len(found):
-                raise NoteError(f"{self._bucket}/{self._name}/{name} comes behind {len(found)} notes")
-            found += self._object(name)
+            start, notes = self._object(name)
+            if start != end:
+                raise NoteError(f"{self._bucket}/{self._name}/{name} comes behind {end} bytes of notes")
+            end += len(_written(notes))
+            found += notes
         return found
 
     def end(self) -> tuple[int, Note | None]:
-        name, notes = self._last()
-        return int(name) + len(notes), notes[-1] if notes else None
+        start, notes = self._last()
+        return start + len(_written(notes)), notes[-1] if notes else None
 
     def add(self, notes: Sequence[Note]) -> None:
         if not notes:
             return
-        name, last = self._last()
-        start, rest = int(name), [*last, *notes]
+        start, last = self._last()
+        rest = [*last, *notes]
         for at in range(0, len(rest), OBJECT_NOTES):
-            content = "".join([f"{note}\n" for note in rest[at : at + OBJECT_NOTES]])
-            self._bucket.put(f"{self._name}/{start + at:020}", content.encode())
+            content = _written(rest[at : at + OBJECT_NOTES])
+            self._bucket.put(f"{self._name}/{start:020}", content)
+            start += len(content)
 
-    def _last(self) -> tuple[str, list[Note]]:
+    def _last(self) -> tuple[int, list[Note]]:
         names = self._bucket.names(self._name)
-        return (names[-1], self._object(names[-1])) if names else ("0", [])
+        return self._object(names[-1]) if names else (0, [])
 
-    def _object(self, name: str) -> list[Note]:
+    def _object(self, name: str) -> tuple[int, list[Note]]:
+        """The place at which an object begins, and its notes."""
         where = f"{self._bucket}/{self._name}/{name}"
         try:
             if not name.isdecimal():
                 raise NoteError("no object of ours has such a name")
-            return notes_in(self._bucket.get(f"{self._name}/{name}").decode())
+            return int(name), notes_in(self._bucket.get(f"{self._name}/{name}").decode())
         except UnicodeDecodeError as error:
             raise NoteError(f"{where} holds what is no text") from error
         except NoteError as error:
             raise NoteError(f"{where}: {error}") from error
+
+
+def _written(notes: Sequence[Note]) -> bytes:
+    """As they stand in a file."""
+    return "".join([f"{note}\n" for note in notes]).encode()
 
 
 class NoteBucket:

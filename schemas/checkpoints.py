@@ -77,6 +77,30 @@ def notes_in(content: str) -> list[Note]:
     return [_note(text + "\n", signed) for text, signed in zip(parts[::2], parts[1::2], strict=False)]
 
 
+def last_note(content: bytes, *, whole: bool) -> tuple[int, Note] | None:
+    """The last note of a file that ends with `content`, and where in that the note ends.
+
+    What stands behind it was never finished. None where there is none, or, unless `content` is the `whole`
+    file, where its beginning is cut off. Raises NoteError where the file ends with something else.
+    """
+    *blocks, unfinished = content.split(b"\n\n")
+    end = len(content) - len(unfinished)
+    if blocks and not _is_signed(blocks[-1]):  # a text that was never signed
+        end -= len(blocks.pop()) + 2
+    if (not blocks) if whole else len(blocks) < 3:  # the first of three may be cut off
+        return None
+    if len(blocks) < 2 or _is_signed(blocks[-2]) or not _is_signed(blocks[-1]):
+        raise NoteError(f"{blocks[-1][:80]!r} is not the signature of a text")
+    try:
+        return end, _note(blocks[-2].decode() + "\n", blocks[-1].decode())
+    except UnicodeDecodeError as error:
+        raise NoteError("the last note is no text") from error
+
+
+def _is_signed(block: bytes) -> bool:
+    return block.startswith(_MARK.encode())
+
+
 def one_note(content: str) -> Note:
     """Raises NoteError where it is none, or more."""
     text, apart, signed = content.partition("\n\n")

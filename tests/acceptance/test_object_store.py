@@ -153,16 +153,20 @@ def test_a_copy_that_holds_others_is_not_added_to(store: Store, tmp_path: Path) 
         notary.copy(0)
     copy = place_of(WITNESS).notes("log-0")
     assert [str(note) for note in copy.read()] == [str(note) for note in notary.file(0).read()]
-    assert sorted(each.name for each in (store.kept / "log-0").iterdir()) == [
-        f"{at:020}" for at in (0, OBJECT_NOTES, 2 * OBJECT_NOTES)
-    ]
+    first, second, last = sorted((store.kept / "log-0").iterdir())
+    begins = [0, first.stat().st_size, first.stat().st_size + second.stat().st_size]
+    assert [each.name for each in (first, second, last)] == [f"{at:020}" for at in begins]
+    assert copy.end() == notary.file(0).end()
     bucket = RemoteBucket(WITNESS)
-    bucket.put(f"log-0/{2 * OBJECT_NOTES:020}", bucket.get(f"log-0/{0:020}"))
+    bucket.put(f"log-0/{begins[2]:020}", bucket.get(f"log-0/{0:020}"))
     with pytest.raises(NoteError, match="has others than"):
         notary.copy(0)
-    bucket.put(f"log-0/{OBJECT_NOTES + 7:020}", bucket.get(f"log-0/{0:020}"))
-    with pytest.raises(NoteError, match="comes behind 200 notes"):
+    bucket.put(f"log-0/{begins[1] + 7:020}", bucket.get(f"log-0/{0:020}"))
+    with pytest.raises(NoteError, match=f"comes behind {begins[2]} bytes of notes"):
         copy.read()
+    bucket.put("log-0/more", b"")
+    with pytest.raises(NoteError, match="log-0/more: no object of ours has such a name"):
+        copy.end()
 
 
 def test_a_bucket_is_listed_to_its_end_and_says_what_is_wrong(

@@ -195,20 +195,6 @@ def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
         Notary(tmp_path, 2)
 
 
-def test_what_a_crash_left_unfinished_is_written_again(tmp_path: Path) -> None:
-    notary = Notary(tmp_path, 1)
-    file = NoteFile(tmp_path / "some")
-    notes = [notary.sign("any", f"text {n}\n") for n in range(3)]
-    file.add(notes[:2])
-    whole = file.path.read_bytes()
-    for end in range(1, len(f"{notes[2]}\n".encode())):
-        file.path.write_bytes(whole + f"{notes[2]}\n".encode()[:end])
-        assert file.read()[:2] == notes[:2]
-        file.add([notes[2]])
-        assert file.read()[:3][-1] == notes[2]
-        assert len(file.read()) == 3
-
-
 @pytest.mark.parametrize("text", ["", "a\n", "a\n\nb\n", "a\n\n— n\n", "a\n\n— n x y\n", "a\n\n— n !!\n"])
 def test_what_is_no_note_is_refused(text: str) -> None:
     with pytest.raises(NoteError):
