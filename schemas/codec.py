@@ -161,7 +161,7 @@ def _decode_event(event: _EventIn) -> Fact:
         )
     if version == current:
         return _event_decoders[name](event.data)
-    data: dict[str, Any] = msgspec.json.decode(event.data)
+    data = msgspec.json.decode(event.data, type=dict[str, Any])
     for old in range(version, current):
         data = UPCASTS[name, old](data)
     return msgspec.convert(data, EVENT_TYPES[name])

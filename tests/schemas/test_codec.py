@@ -825,3 +825,13 @@ def test_a_fault_names_the_field(body: bytes, field: str | None, words: str) -> 
     named, reason = explain_fault(fault.value)
     assert named == field
     assert words in reason
+
+
+@pytest.mark.parametrize("data", [b'"../../etc/passwd"', b"[]", b"7", b"null", b"{}", b'{"leader":7}'])
+def test_an_older_event_that_is_damaged_is_refused_as_any_other(data: bytes) -> None:
+    """What is no object is not handed to the function that brings it up to date."""
+    body = next(case["body"] for _, case in golden() if '"leader_elected"' in case["body"])
+    record = msgspec.json.decode(body, type=dict[str, Any])
+    record["events"] = [{"type": "leader_elected", "v": 1, "data": msgspec.Raw(data)}]
+    with pytest.raises(CodecError, match="cannot be read"):
+        decode(msgspec.json.encode(record))
