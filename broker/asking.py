@@ -80,8 +80,11 @@ class Asking:
         subject = control_subject(self.target.tenant, self.target.principal, verb, queue)
         return await self._ask(subject, command, answer, timeout_s, once=once)
 
-    async def _query(self, verb: str, query: Query, answer: type[A], timeout_s: float) -> A:
-        subject = query_subject(self.target.tenant, self.target.principal, verb, self.partition)
+    async def _query(
+        self, verb: str, query: Query, answer: type[A], timeout_s: float, partition: int | None = None
+    ) -> A:
+        of = self.partition if partition is None else partition
+        subject = query_subject(self.target.tenant, self.target.principal, verb, of)
         if query.min_position is None and self.min_position is not None:
             query = msgspec.structs.replace(query, min_position=self.min_position)
         return await self._ask(subject, query, answer, timeout_s)

@@ -45,10 +45,13 @@ _VERBS: Final = {kind: (verb, page) for verb, (kind, page) in (QUERY_VERBS | SYS
 class Looking(Asking):
     """Reads of the views."""
 
-    async def ask(self, query: Query, *, timeout_s: float = 10.0) -> Answer:
-        """Any one of `QUERY_VERBS`, as the message that it is. Its `max_wait_s` counts in `timeout_s`."""
+    async def ask(self, query: Query, *, timeout_s: float = 10.0, partition: int | None = None) -> Answer:
+        """Any one of `QUERY_VERBS`, as the message that it is. Its `max_wait_s` counts in `timeout_s`.
+
+        `partition` is the one that it is of; None leaves that to the client's own `partition`.
+        """
         verb, page = _VERBS[type(query)]
-        return await self._query(verb, query, page, timeout_s)
+        return await self._query(verb, query, page, timeout_s, partition)
 
     async def job(self, id: str, queue: str | None = None, *, timeout_s: float = 10.0) -> JobView:
         """One job as it stands. Raises JobNotFound, also where several queues have the id: give one."""

@@ -129,11 +129,17 @@ class NatsWire:
             )
         return ack.seq
 
-    async def subscribe(self, subject: str, callback: OnMessage) -> Unsubscribe:
+    async def subscribe(self, subject: str, callback: OnMessage, *, stream: str | None = None) -> Unsubscribe:
+        """As `Wire` has it. With `stream` only what that one has stored: the feed is of the logs of all
+        partitions.
+        """
         from .hardened import readable  # noqa: PLC0415 - loaded by now, and not before there is need
 
+        stored = b"" if stream is None else b"\r\nNats-Stream: %b\r\n" % stream.encode()
+
         def arrived(subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
-            callback(readable(subject), body)
+            if stored in headers:
+                callback(readable(subject), body)
 
         self._check()
         self._denied_subscriptions.pop(subject.lower(), None)

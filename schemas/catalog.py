@@ -3,6 +3,7 @@
 LOG       folded from the log: the same after any restart, and on any machine that folds it
 ENGINE    of the process that runs an engine, since its start
 VIEWS     of the process of the views
+          (of these three each partition has its own: their last label says which)
 BROKER    what the broker says of itself and of its streams
 WORKER    of a worker's process, since its start
 COMPONENT of each process, and whether it could be asked
@@ -37,6 +38,8 @@ PROCESSES_MAX: Final = 50
 _catalog: dict[str, Metric] = {}
 _by_source: dict[str, list[Metric]] = {}
 _MILLION: Final = 1_000_000
+PARTITION: Final = "partition"
+_OF_PARTITION: Final = ("log", "engine", "views")
 _QUEUE: Final = ("tenant", "queue")
 _TASK: Final = (*_QUEUE, "task")
 
@@ -50,6 +53,8 @@ def _metric(
     scale: Scale | None = None,
     unit: int = 1,
 ) -> Metric:
+    if source in _OF_PARTITION:
+        labels = (*labels, PARTITION)
     made = Metric(name, kind, help_, labels, scale, scale.unit if scale else unit)
     assert name not in _catalog, f"{name} stands twice in the catalog"
     _catalog[name] = made
@@ -206,11 +211,9 @@ NEWEST: Final = _metric(
 # --- an engine ------------------------------------------------------------------------------------------
 
 ENGINE: Final = "engine"
-LEADING: Final = _metric(
-    ENGINE, "writ_engine_leading", G, "1 while this engine leads its partition.", ("partition",)
-)
+LEADING: Final = _metric(ENGINE, "writ_engine_leading", G, "1 while this engine leads its partition.")
 LAST_SEQ: Final = _metric(
-    ENGINE, "writ_engine_last_sequence", G, "Newest record that this engine knows of its log.", ("partition",)
+    ENGINE, "writ_engine_last_sequence", G, "Newest record that this engine knows of its log."
 )
 ROUNDS: Final = _metric(ENGINE, "writ_engine_rounds_total", C, "Rounds that stored records.")
 APPEND: Final = _metric(
@@ -277,9 +280,6 @@ HALTED: Final = _metric(
     ("view",),
 )
 
-BREAK_GLASS: Final = _metric(
-    ENGINE, "writ_break_glass_total", C, "Connections as the broker's user for emergencies."
-)
 BUDGET: Final = _metric(
     ENGINE,
     "writ_tenant_budget_usd",
@@ -307,6 +307,9 @@ MIRROR_LAG: Final = _metric(
 BROKER: Final = "broker"
 CONNECTED: Final = _metric(
     BROKER, "writ_broker_connected", G, "1 while a component reaches the broker.", ("component",)
+)
+BREAK_GLASS: Final = _metric(
+    BROKER, "writ_break_glass_total", C, "Connections as the broker's user for emergencies."
 )
 STREAM_BYTES: Final = _metric(
     BROKER, "writ_stream_bytes", G, "What a stream takes of the broker's disk.", ("stream",)

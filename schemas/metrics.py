@@ -8,6 +8,7 @@ bounds are powers of 2 ** (1/8) and which cost nothing where nothing was observe
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -122,6 +123,14 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
 def told(metric: Metric, value: Value, *labels: str) -> Family:
     """A family of one series."""
     return Family(metric.name, [Series(labels, value)])
+
+
+def of_partition(number: int, families: Iterable[Family]) -> list[Family]:
+    """The same families, with a last label more on each series: the partition that they tell of."""
+    return [
+        Family(each.name, [Series((*one.labels, str(number)), one.value) for one in each.series])
+        for each in families
+    ]
 
 
 OTHER: Final = "other"

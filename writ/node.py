@@ -37,6 +37,7 @@ from writ.schemas.bounds import LIVE_MAX, REASON_MAX_CHARS
 from writ.schemas.commands import RaiseAlarm
 from writ.schemas.events import AlarmKind
 from writ.schemas.hosting import HOST_TENANT
+from writ.schemas.metrics import told
 from writ.schemas.queries import PartitionStatus
 from writ.schemas.subjects import log_stream
 from writ.schemas.upgrading import RECORDS
@@ -49,6 +50,7 @@ from .engines import make_logs, replace_file, wire_engine
 from .joining import Join
 from .metrics.components import component
 from .metrics.of_engine import of_engine
+from .metrics.processes import process
 from .partitions import Partitions
 from .principals import Doorkeeper, founders, owner_of
 from .scrubbing import Scrubbing
@@ -314,7 +316,8 @@ class Node:
 
         async def source() -> list[Family]:
             pid = self.broker.pid if isinstance(self.broker, EmbeddedBroker) else None
-            return of_engine(engine, link, pid)
+            glass = told(catalog.BREAK_GLASS, engine.figures.break_glass)
+            return [*of_engine(engine, link), glass, *process(catalog.BROKER, pid)]
 
         async with component(self.directory, catalog.ENGINE, source):
             await asyncio.get_running_loop().create_future()

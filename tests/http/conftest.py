@@ -221,20 +221,21 @@ class Api:
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A node that a module shares."""
-    yield from _node(tmp_path_factory.mktemp("node"))
+    yield from node_in(tmp_path_factory.mktemp("node"))
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Api]:
     """A directory for a node of one test, which starts it."""
-    yield from _node(tmp_path, start=False)
+    yield from node_in(tmp_path, start=False)
 
 
-def _node(directory: Path, *, start: bool = True) -> Iterator[Api]:
+def node_in(directory: Path, *words: str, start: bool = True) -> Iterator[Api]:
+    """A node in a directory, with further words for `writ up`; it is ended behind the test."""
     api = Api(directory)
     try:
         if start:
-            api.up()
+            api.up(*words)
         yield api
     finally:
         with suppress(subprocess.TimeoutExpired):

@@ -229,7 +229,7 @@ def test_the_page_of_metrics_tells_of_each_component_also_of_one_that_is_away(ow
     for component in (b"engine", b"views", b"http"):
         assert b'writ_component_up{component="%b"} 1\n' % component in told()
         assert b'writ_process_cpu_seconds_total{component="%b"}' % component in told()
-    assert b"\nwrit_leader_elections_total 1\n" in told()
+    assert b'\nwrit_leader_elections_total{partition="0"} 1\n' in told()
     views = own.child("writ.views")
     assert views is not None
     os.kill(views, signal.SIGSTOP)

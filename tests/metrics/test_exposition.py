@@ -29,12 +29,12 @@ def observed() -> Histogram:
 FAMILIES = [
     Family(
         catalog.JOBS.name,
-        [Series(("acme", "bills", "pending"), 3), Series(("acme", AWKWARD, "dead"), 0)],
+        [Series(("acme", "bills", "pending", "0"), 3), Series(("acme", AWKWARD, "dead", "0"), 0)],
     ),
-    told(catalog.OLDEST, 0.25, "acme", "bills"),
-    told(catalog.GRANTS, 7, "acme", "bills"),
-    told(catalog.WAIT, observed(), "acme", "bills"),
-    told(catalog.APPEND, histogram(SECONDS)),
+    told(catalog.OLDEST, 0.25, "acme", "bills", "0"),
+    told(catalog.GRANTS, 7, "acme", "bills", "0"),
+    told(catalog.WAIT, observed(), "acme", "bills", "0"),
+    told(catalog.APPEND, histogram(SECONDS), "0"),
 ]
 
 
@@ -54,9 +54,12 @@ def test_both_texts_tell_what_there_is(kind: str) -> None:
     made = page(FAMILIES, kind)
     assert made.content_type == kind
     found = samples(PARSERS[kind](made.body.decode()))
-    queue = {("tenant", "acme"), ("queue", "bills")}
+    first = ("partition", "0")
+    queue = {("tenant", "acme"), ("queue", "bills"), first}
     assert found["writ_jobs", frozenset({*queue, ("state", "pending")})] == 3
-    assert found["writ_jobs", frozenset({("tenant", "acme"), ("queue", AWKWARD), ("state", "dead")})] == 0
+    assert (
+        found["writ_jobs", frozenset({("tenant", "acme"), ("queue", AWKWARD), ("state", "dead"), first})] == 0
+    )
     assert found["writ_queue_oldest_age_seconds", frozenset(queue)] == 0.25
     assert found["writ_lease_grants_total", frozenset(queue)] == 7
     below = {
@@ -71,7 +74,7 @@ def test_both_texts_tell_what_there_is(kind: str) -> None:
     assert found["writ_schedule_to_start_seconds_sum", frozenset(queue)] == pytest.approx(
         sum(OBSERVED_US) / 1e6
     )
-    assert found["writ_engine_append_seconds_count", frozenset()] == 0
+    assert found["writ_engine_append_seconds_count", frozenset({first})] == 0
 
 
 def test_json_loses_nothing() -> None:
@@ -188,7 +191,10 @@ def test_protobuf_carries_native_and_classic_buckets() -> None:
 
     metric = dict(families[catalog.WAIT.name])[4]
     labels = [dict(fields(body)) for number, body in fields(metric) if number == 1]
-    assert labels == [{1: b"tenant", 2: b"acme"}, {1: b"queue", 2: b"bills"}]
+    assert labels == [
+        {1: name, 2: value}
+        for name, value in ((b"tenant", b"acme"), (b"queue", b"bills"), (b"partition", b"0"))
+    ]
     told = list(fields(dict(fields(metric))[7]))
     assert dict(told)[1] == len(OBSERVED_US)
     assert dict(told)[2] == pytest.approx(sum(OBSERVED_US) / 1e6)

@@ -17,7 +17,7 @@ from writ.schemas.metrics import Family, told
 
 
 async def grants() -> list[Family]:
-    return [told(catalog.GRANTS, 7, "acme", "bills"), told(catalog.GRANTS, 2, "acme", "mail")]
+    return [told(catalog.GRANTS, 7, "acme", "bills", "0"), told(catalog.GRANTS, 2, "acme", "mail", "0")]
 
 
 async def ask(port: int, request: str) -> tuple[str, dict[str, str], str]:
@@ -76,7 +76,7 @@ async def test_a_port_in_use_is_named() -> None:
 
 async def test_the_page_of_a_node_is_what_its_components_tell(tmp_path: Path) -> None:
     async def records() -> list[Family]:
-        return [told(catalog.RECORDS_TOTAL, 5, "job")]
+        return [told(catalog.RECORDS_TOTAL, 5, "job", "0")]
 
     def series(families: list[Family]) -> dict[tuple[str, ...], object]:
         return {(each.name, *one.labels): one.value for each in families for one in each.series}
@@ -91,8 +91,8 @@ async def test_the_page_of_a_node_is_what_its_components_tell(tmp_path: Path) ->
         async with component(tmp_path, "views", records):
             told_now = series(await of_node(tmp_path, expected))
             assert told_now["writ_component_up", "views"] == 1
-            assert told_now["writ_log_records_total", "job"] == 5
-            assert told_now["writ_lease_grants_total", "acme", "bills"] == 7
+            assert told_now["writ_log_records_total", "job", "0"] == 5
+            assert told_now["writ_lease_grants_total", "acme", "bills", "0"] == 7
             assert page(await of_node(tmp_path, expected)).body.count(b"# TYPE writ_component_up gauge") == 1
     assert not list((tmp_path / "metrics").iterdir())
     # What a killed component leaves behind names a port on which nobody, or somebody else, answers.

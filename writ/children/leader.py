@@ -16,16 +16,20 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.spread import Spread
 from writ.engines import wire_engine
+from writ.metrics.components import component, name_in
+from writ.metrics.of_engine import of_engine
 from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.garbage import keep_small
 from writ.orchestrator.state import address
+from writ.schemas.catalog import ENGINE
 
 from .keeper import Child
 from .life import live
 
 if TYPE_CHECKING:
     from writ.broker.hardened import HardenedClient
+    from writ.schemas.metrics import Family
 
 _BROKER_S: Final = 20.0
 """How long the broker may be away while this starts."""
@@ -73,6 +77,11 @@ async def _open(settings: Settings, parts: AsyncExitStack) -> None:
     engine = wired.engine
     running = asyncio.create_task(engine.run(), name="orchestrator")
     parts.push_async_callback(_hand_over, engine, running)
+
+    async def figures() -> list[Family]:
+        return of_engine(engine, links[0])
+
+    await parts.enter_async_context(component(directory, name_in(ENGINE, settings.partition), figures))
     archiving = Archiving(directory, engine, SystemClock(), partition=settings.partition)
     for work in (keep_small(), archiving.keep()):
         parts.callback(asyncio.create_task(work).cancel)

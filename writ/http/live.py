@@ -1,8 +1,9 @@
 """Live records as server-sent events: what the feed brings, and from the log what a reader has missed.
 
-The id of an event is the epoch and sequence of its record. A reader that comes back with the last one that it
-has had (`Last-Event-ID`, as browsers do by themselves) first gets what came since, from the log. So does one
-that reads too slowly: what its buffer cannot hold is let go of, and read again when it has caught up.
+A stream follows the log of one partition. The id of an event is the epoch and sequence of its record. A
+reader that comes back with the last one that it has had (`Last-Event-ID`, as browsers do by themselves) first
+gets what came since, from the log. So does one that reads too slowly: what its buffer cannot hold is let go
+of, and read again when it has caught up.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from starlette.responses import Response, StreamingResponse
 
 from writ.broker.errors import WritError
 from writ.schemas.ids import job_key
-from writ.schemas.queries import LogQuery, RecordsPage
-from writ.schemas.subjects import feed_subject
+from writ.schemas.queries import LogQuery, NodeStatus, RecordsPage, StatusQuery
+from writ.schemas.subjects import feed_subject, log_stream
 
 from .problems import Fault
-from .route import GRACE_S, Call
+from .route import GRACE_S, Call, partition_asked
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
@@ -111,7 +112,10 @@ async def stream(call: Call, last_id: str | None) -> Response:
 
     Without `last_id` and `after` it begins now. Raises Fault for an id that is none.
     """
-    query = LogQuery(**structs.asdict(call.params))
+    partition = await partition_asked(call)
+    given = structs.asdict(call.params)
+    del given["partition"]
+    query = LogQuery(**given)
     place = None
     if last_id is not None:
         found = _ID.fullmatch(last_id)
@@ -120,7 +124,7 @@ async def stream(call: Call, last_id: str | None) -> Response:
         place = _Place(int(found[1]), int(found[2]))
     elif query.after:
         place = _Place(0, query.after)
-    events = _events(call, query, place)
+    events = _events(call, query, place, partition)
     first = await anext(events)  # what cannot be had at all is told by the status of the answer
     headers = {"Cache-Control": "no-store"}
     return StreamingResponse(_sent(first, events), media_type=MEDIA_TYPE, headers=headers)
@@ -137,32 +141,32 @@ async def _sent(first: bytes, events: AsyncGenerator[bytes]) -> AsyncGenerator[b
             log.info("a stream of records ends: %s", error)
 
 
-async def _events(call: Call, query: LogQuery, place: _Place | None) -> AsyncGenerator[bytes]:
+async def _events(call: Call, query: LogQuery, place: _Place | None, partition: int) -> AsyncGenerator[bytes]:
     client, feed = call.client, call.feed
     buffer = _Buffer(query)
     key = "*" if query.id is None or query.queue is None else job_key(query.queue, query.id)
-    stop = await feed.subscribe(feed_subject(client.target.tenant, query.kind or "*", key), buffer.put)
+    subject = feed_subject(client.target.tenant, query.kind or "*", key)
+    stop = await feed.subscribe(subject, buffer.put, stream=log_stream(partition))
     try:
-        now, *others = (await client.status()).partitions
-        if others:
-            reason = f"the node has {len(others) + 1} partitions, and a stream follows one log"
-            raise Fault(409, f"{reason}; read by pages, with `after`")
+        status = await client.ask(StatusQuery(), partition=partition)
+        assert isinstance(status, NodeStatus)
+        (now,) = status.partitions
         known = place is None or (place.epoch in (0, now.epoch) and place.seq <= now.last_seq)
         behind = known and place is not None
         seq = place.seq if behind and place is not None else now.last_seq
         epoch, connections = now.epoch, feed.connections
-        await _admitted(call, seq)
+        await _admitted(call, seq, partition)
         loop = asyncio.get_running_loop()
         looked = spoke = loop.time()
         yield _HELLO if known else _RESET
         while True:
             if loop.time() - looked >= ADMITTED_S:
-                await _admitted(call, seq)
+                await _admitted(call, seq, partition)
                 looked = loop.time()
             if behind or buffer.overflowed or feed.connections != connections:
                 behind = buffer.overflowed = False
                 connections = feed.connections
-                async for page in _missed(client, query, seq):
+                async for page in _missed(client, query, seq, partition):
                     for each in page.records:
                         yield _event(_head(each.record), bytes(each.record))
                     seq = page.records[-1].seq if page.more else max(seq, page.position)
@@ -178,19 +182,19 @@ async def _events(call: Call, query: LogQuery, place: _Place | None) -> AsyncGen
         await stop()
 
 
-async def _admitted(call: Call, seq: int) -> None:
+async def _admitted(call: Call, seq: int, partition: int) -> None:
     """Raises PermissionDenied, or Fault, where the reader may not read the log, or not any more."""
     if call.still is not None:
         await call.still()
-    await call.client.ask(LogQuery(after=seq, limit=1))
+    await call.client.ask(LogQuery(after=seq, limit=1), partition=partition)
 
 
-async def _missed(client: Client, query: LogQuery, seq: int) -> AsyncGenerator[RecordsPage]:
+async def _missed(client: Client, query: LogQuery, seq: int, partition: int) -> AsyncGenerator[RecordsPage]:
     """The records after a sequence, page by page, as the log has them."""
     more = True
     while more:
         asked = structs.replace(query, after=seq, limit=_PAGE, min_position=None)
-        page = await client.ask(asked, timeout_s=query.max_wait_s + GRACE_S)
+        page = await client.ask(asked, timeout_s=query.max_wait_s + GRACE_S, partition=partition)
         assert isinstance(page, RecordsPage)
         yield page
         more = page.more

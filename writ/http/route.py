@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response
 
+from writ.schemas.bounds import SHARDS
 from writ.schemas.commands import CONTROL_ANSWERS, Answer, Command
 from writ.schemas.queries import Query
 from writ.schemas.subjects import NO_QUEUE
@@ -111,24 +113,48 @@ def first_line(about: str | None) -> str:
 # --- reads ----------------------------------------------------------------------------------------------
 
 
+class OfPartition(msgspec.Struct, frozen=True, kw_only=True):
+    """What is of one log says of which; without it, of the first."""
+
+    partition: Annotated[int, Meta(ge=0, lt=SHARDS)] = 0
+
+
 def listing(
-    path: str, name: str, query: type[Query], page: type[Answer], without: tuple[str, ...] = ()
+    path: str,
+    name: str,
+    query: type[Query],
+    page: type[Answer],
+    without: tuple[str, ...] = (),
+    more: type[msgspec.Struct] = msgspec.Struct,
 ) -> Route:
-    """A page of a query's answer."""
-    params = derived(query, without, cursor=Cursor)
+    """A page of a query's answer. `more` are parameters that are not of the query: OfPartition, or none."""
+    params = derived(query, without, more=more, cursor=Cursor)
     shown = derived(page, ("error", "position"))
 
     async def handle(call: Call) -> Reply:
         given = _values(call.params, params)
+        partition = await partition_asked(call) if more is OfPartition else None
+        given.pop("partition", None)
         if given.get("cursor") is not None:
             given["cursor"] = opened_cursor(given["cursor"])
         asked = query(**given)
-        found = await call.client.ask(asked, timeout_s=asked.max_wait_s + GRACE_S)
+        timeout_s = asked.max_wait_s + GRACE_S
+        found = await call.client.ask(asked, timeout_s=timeout_s, partition=partition)
         values = _values(found, shown)
         following = _following(values)
         return Reply(shown(**values), found.position, following)
 
     return Route("GET", path, name, first_line(query.__doc__), params, {OK: shown}, handle)
+
+
+async def partition_asked(call: Call) -> int:
+    """Which partition a call with OfPartition names. Raises Fault where there is none of that number."""
+    partition: int = call.params.partition
+    if partition:
+        there = len((await call.client.status()).partitions)
+        if partition >= there:
+            raise Fault(404, f"there is no partition {partition}: the node has {there}", "partition")
+    return partition
 
 
 def _following(values: dict[str, Any]) -> dict[str, str] | None:

@@ -20,7 +20,7 @@ from writ.schemas.verbs import QUERY_VERBS
 
 from . import gating, replaying, sessions
 from .live import stream
-from .route import ACCEPTED, OK, Route, command, listing, single
+from .route import ACCEPTED, OK, OfPartition, Route, command, listing, single
 from .submits import Submitted, SubmittedMany, submit, submit_many
 from .told import JobExplanation, Timeline, explanation, timeline
 
@@ -344,8 +344,10 @@ FORENSICS: Final = (
 )
 NODE: Final = (
     # Neither waits for a view.
-    replace(listing("/v1/log", "list_log", *QUERY_VERBS["log"], without=("min_position",)), stream=stream),
-    listing("/v1/log/stretch", "list_stretch", *QUERY_VERBS["stretch"], without=("min_position",)),
+    replace(
+        listing("/v1/log", "list_log", *QUERY_VERBS["log"], ("min_position",), OfPartition), stream=stream
+    ),
+    listing("/v1/log/stretch", "list_stretch", *QUERY_VERBS["stretch"], ("min_position",), OfPartition),
     listing("/v1/status", "get_status", *QUERY_VERBS["status"], without=("min_position",)),
 )
 ROUTES: Final[tuple[Route, ...]] = (

@@ -31,14 +31,18 @@ _TEXT: Final = (inspect.StrType, inspect.EnumType, inspect.LiteralType, inspect.
 
 @cache
 def derived(
-    cls: type[msgspec.Struct], without: tuple[str, ...] = (), name: str = "", **types: Any
+    cls: type[msgspec.Struct],
+    without: tuple[str, ...] = (),
+    name: str = "",
+    more: type[msgspec.Struct] = msgspec.Struct,
+    **types: Any,
 ) -> type[msgspec.Struct]:
     """The struct without some of its fields: strict on what it takes, with every field in what it gives.
 
-    `types` are those of fields that are something else here.
+    The fields of `more` come behind; `types` are those of fields that are something else here.
     """
     fields: list[Any] = []
-    for field in structs.fields(cls):
+    for field in (*structs.fields(cls), *structs.fields(more)):
         if field.name in without:
             continue
         given: dict[str, Any] = {"name": field.encode_name}

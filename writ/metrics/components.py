@@ -1,5 +1,8 @@
 """The components of a node, each with a page of its own, and the page of the node as a whole.
 
+Each partition has an engine and views: `engine` and `views` are of the first, `engine-1` and `views-1` of the
+next.
+
 A component serves its page on a free port of the loopback, and writes where that is to
 `metrics/<component>.json` in the node's directory, in the form that Prometheus' `file_sd_configs` reads. The
 node's page is what those pages tell together.
@@ -25,7 +28,7 @@ from .serving import LOOPBACK, PATH, Source, port_of, serve
 log = logging.getLogger("writ.metrics")
 
 NODE: Final = (catalog.ENGINE, catalog.VIEWS)
-"""The components of every node."""
+"""The components of every node; those of further partitions are known when they have begun."""
 
 ANSWER_MAX_S: Final = 5.0
 """How long a component may take to answer before the node's page does without it."""
@@ -35,6 +38,11 @@ class _Targets(msgspec.Struct, frozen=True):
     """One entry of a file of Prometheus' file-based service discovery."""
 
     targets: list[str]
+
+
+def name_in(component: str, partition: int) -> str:
+    """What a component that each partition has is called."""
+    return f"{component}-{partition}" if partition else component
 
 
 def _folder(directory: Path) -> Path:

@@ -8,13 +8,13 @@ from writ.projections.checkpoints import Checkpointing
 from writ.projections.watch import Watch
 from writ.schemas import catalog
 from writ.schemas.events import AlarmKind
-from writ.schemas.metrics import Family, told
+from writ.schemas.metrics import Family, of_partition, told
 
 WATCHED: Final = tuple([kind for kind in AlarmKind if kind is not AlarmKind.BREAK_GLASS])
 """What the views watch over; of the other one the node itself hears."""
 
 
-def of_audit(checkpoints: Checkpointing, watch: Watch) -> list[Family]:
+def of_audit(partition: int, checkpoints: Checkpointing, watch: Watch) -> list[Family]:
     """The mirror's lag only where there is a mirror."""
     families = [
         told(catalog.CHECKPOINT_LAG, checkpoints.waiting_s),
@@ -22,4 +22,4 @@ def of_audit(checkpoints: Checkpointing, watch: Watch) -> list[Family]:
     ]
     if watch.mirror_lag is not None:
         families.append(told(catalog.MIRROR_LAG, watch.mirror_lag))
-    return families
+    return of_partition(partition, families)

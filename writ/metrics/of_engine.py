@@ -1,4 +1,4 @@
-"""What the process of an engine tells: the engine, its connection, and the broker that it keeps."""
+"""What the process of an engine tells: the engine, and its connection."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.hosting_desk import used
 from writ.schemas import catalog
-from writ.schemas.metrics import Family, told
+from writ.schemas.metrics import Family, of_partition, told
 
+from .components import name_in
 from .processes import process
 
 _PARTS = 3
 
 
-def of_engine(engine: Engine, link: Any, broker_pid: int | None) -> list[Family]:
+def of_engine(engine: Engine, link: Any) -> list[Family]:
     """`link` is the connection that the engine appends on."""
     state, figures, waiting = engine.state, engine.figures, engine.waiting
-    partition = str(state.number)
-    return [
-        told(catalog.LEADING, int(engine.leading.is_set()), partition),
-        told(catalog.LAST_SEQ, state.seq, partition),
+    families = [
+        told(catalog.LEADING, int(engine.leading.is_set())),
+        told(catalog.LAST_SEQ, state.seq),
         told(catalog.ROUNDS, figures.rounds),
         told(catalog.APPEND, figures.append),
         told(catalog.BATCH, figures.batch),
@@ -38,11 +38,13 @@ def of_engine(engine: Engine, link: Any, broker_pid: int | None) -> list[Family]
         told(catalog.IN_MEMORY, len(state.jobs.here)),
         told(catalog.WAITERS, waiting.acquires),
         told(catalog.WAITING_SLOTS, waiting.slots),
-        told(catalog.CONNECTED, int(link.is_connected), catalog.ENGINE),
-        told(catalog.BREAK_GLASS, figures.break_glass),
         *_budgets(engine),
-        *process(catalog.ENGINE, os.getpid()),
-        *process(catalog.BROKER, broker_pid),
+    ]
+    name = name_in(catalog.ENGINE, state.number)
+    return [
+        *of_partition(state.number, families),
+        told(catalog.CONNECTED, int(link.is_connected), name),
+        *process(name, os.getpid()),
     ]
 
 

@@ -18,9 +18,10 @@ from writ.projections.metrics import MetricsView
 from writ.projections.runner import Runner
 from writ.schemas import catalog
 from writ.schemas.bounds import SECOND_US
-from writ.schemas.metrics import Family, told
+from writ.schemas.metrics import Family, of_partition, told
 from writ.schemas.subjects import SUBMIT_STREAM, log_stream
 
+from .components import name_in
 from .processes import process
 
 log = logging.getLogger("writ.metrics")
@@ -30,7 +31,10 @@ _BROKER_MAX_S: Final = 2.0
 
 
 async def of_views(runners: Sequence[Runner], directory: Path, partition: int, link: Any) -> list[Family]:
-    """`directory` is where the views live, `link` a connection that may ask for the state of streams."""
+    """`directory` is where the views live, `link` a connection that may ask for the state of streams.
+
+    What all partitions share, the intake and the disk, the views of the first one tell of.
+    """
     clock = SystemClock()
     path = directory / f"{MetricsView.name}.db"
     folded, streams = await asyncio.gather(
@@ -38,24 +42,27 @@ async def of_views(runners: Sequence[Runner], directory: Path, partition: int, l
     )
     newest = streams.get(log_stream(partition))
     views = [await _view(each, newest, link, partition, clock.wall_us()) for each in runners]
-    disk = shutil.disk_usage(directory)
+    name = name_in(catalog.VIEWS, partition)
     return [
-        *folded,
-        *[family for view in views for family in view],
-        told(catalog.CONNECTED, int(bool(streams)), catalog.VIEWS),  # it was just asked, and answered
+        *of_partition(partition, [*folded, *[family for view in views for family in view]]),
+        told(catalog.CONNECTED, int(bool(streams)), name),  # it was just asked, and answered
         *[told(catalog.STREAM_BYTES, each.bytes, name) for name, each in streams.items()],
         *[told(catalog.STREAM_MESSAGES, each.messages, name) for name, each in streams.items()],
         *[told(catalog.REPLICAS, each.replicas.wanted, name) for name, each in streams.items()],
         *[told(catalog.REPLICAS_CURRENT, each.replicas.current, name) for name, each in streams.items()],
-        told(catalog.DISK_FREE, disk.free),
-        told(catalog.DISK_SIZE, disk.total),
-        *process(catalog.VIEWS, os.getpid()),
+        *([] if partition else _disk(directory)),
+        *process(name, os.getpid()),
     ]
+
+
+def _disk(directory: Path) -> list[Family]:
+    disk = shutil.disk_usage(directory)
+    return [told(catalog.DISK_FREE, disk.free), told(catalog.DISK_SIZE, disk.total)]
 
 
 async def _streams(link: Any, partition: int) -> dict[str, StreamFigures]:
     """By name; none while the broker does not answer."""
-    names = (log_stream(partition), SUBMIT_STREAM)
+    names = [log_stream(partition)] if partition else [log_stream(partition), SUBMIT_STREAM]
     if not link.is_connected:
         return {}
     try:

@@ -33,7 +33,7 @@ from writ.broker.spread import Spread
 from writ.broker.streams import look_at, partitions_of
 from writ.broker.vault import Vault, vault_path
 from writ.children.life import ended, live
-from writ.metrics.components import component, of_node
+from writ.metrics.components import component, name_in, of_node
 from writ.metrics.of_audit import of_audit
 from writ.metrics.of_views import of_views
 from writ.metrics.serving import serve
@@ -141,6 +141,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         durability=await _durability(settings, logs, watch, parts),
     )
     parts.push_async_callback(queries.close)
+    await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)
     if settings.partition:
         queries.partitions = settings.partition + 1  # there are others
         await serve_queries(answers, queries.answer, queries_of(settings.partition))
@@ -152,7 +153,6 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
     house = _storehouse(queries, logs, settings.spread)
     parts.push_async_callback(ended, asyncio.create_task(house.keep(), name="sweeper of files"))
     await serve_queries(answers, house.answer, [STORE_SERVED])
-    await _serve_metrics(directory, settings, runners, (checkpoints, watch), logs, parts)
     await answers.flush()  # the broker has the subscription: whoever asks from now on is heard
 
 
@@ -240,12 +240,12 @@ async def _serve_metrics(
 
     async def of_process() -> list[Family]:
         of_these = await of_views(runners, directory, settings.partition, link)
-        return [*of_these, *of_audit(*audit)]
+        return [*of_these, *of_audit(settings.partition, *audit)]
 
     async def of_all() -> list[Family]:
         return await of_node(node)
 
-    await parts.enter_async_context(component(node, catalog.VIEWS, of_process))
+    await parts.enter_async_context(component(node, name_in(catalog.VIEWS, settings.partition), of_process))
     if settings.metrics_port is not None:
         server = await serve(of_all, settings.metrics_port)
         parts.callback(server.close)
