@@ -152,17 +152,24 @@ def _message_line(line: bytes) -> tuple[int, bytes, bytes, int, int]:
 
 
 class _Tcp(TcpTransport):
-    """Tells asyncio's end of a connection that was upgraded to TLS that it was.
+    """What nobody else does for a connection that is upgraded to TLS.
 
-    Nobody else does, and asyncio warns of each such connection as it ends.
+    asyncio's end of it is told that it was; else asyncio warns of each such connection as it ends. One whose
+    handshake failed is let go of: nobody would tell its end, and nats-py waits for that before it tries the
+    next server.
     """
 
     def __bool__(self) -> bool:
         return True  # nats-py makes one of its own in the place of one that is not connected yet
 
     async def connect_tls(self, *args: Any, **options: Any) -> None:
-        await super().connect_tls(*args, **options)
         assert self._io_writer is not None
+        try:
+            await super().connect_tls(*args, **options)
+        except BaseException:
+            self._io_writer.transport.abort()
+            self._io_reader = self._io_writer = self._bare_io_reader = self._bare_io_writer = None
+            raise
         protocol: Any = self._io_writer.transport.get_protocol()
         protocol._over_ssl = True
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import ssl
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,29 @@ async def test_a_client_is_told_what_is_wrong(tmp_path: Path) -> None:
     async with await EmbeddedBroker.start(tmp_path / "a") as broker:
         with pytest.raises(Unreachable, match="does not speak TLS here"):
             await connect(Target(broker.url, key, ca_path=files.ca), "t")
+
+
+async def test_a_server_that_cannot_be_trusted_costs_no_more_than_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several servers the next is tried, as one is whose certificate does not stand; where that is so with
+    all of them, it is said.
+    """
+    monkeypatch.setattr("nats.aio.client.shuffle", list)  # in the order given
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    files, other = own_files(tmp_path / "a", [], NOW), own_files(tmp_path / "b", [], NOW)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(other.cert, other.key)
+    strangers = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0, ssl=context)
+    async with strangers, await started(tmp_path / "a", files) as broker:
+        stranger = f"tls://127.0.0.1:{strangers.sockets[0].getsockname()[1]}"
+        key = broker.key_path("owner")
+        client = await connect(Target(f"{stranger},{broker.url}", key), "t")
+        assert client.is_connected
+        await client.close()
+        with pytest.raises(Unreachable, match="its certificate does not stand"):
+            await connect(Target(f"{stranger},{stranger.replace('127.0.0.1', 'localhost')}", key), "t")
 
 
 def test_certificates_are_kept_until_they_end_soon_or_another_name_is_wanted(tmp_path: Path) -> None:
