@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Generator, Sequence
+from collections.abc import AsyncIterator, Collection, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from .streams import (
     check_version,
     ensure_log,
     ensure_submit,
+    kept_out,
     newest_seq,
     oldest_seq,
     take_of,
@@ -225,9 +226,15 @@ class JetStreamIntake:
         with _told():
             return await waiting_of(self._nats, submits_of(None, tenant)[0])
 
-    async def take_of(self, tenants: Collection[str] | None) -> None:
+    async def take_of(
+        self, tenants: Collection[str] | None, kept_out: Mapping[str, int] | None = None
+    ) -> None:
         with _told():
-            await take_of(self._nats, tenants)
+            await take_of(self._nats, tenants, kept_out or {})
+
+    async def kept_out(self) -> Mapping[str, int]:
+        with _told():
+            return await kept_out(self._nats)
 
     async def erase(self, seq: int) -> None:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
 from writ.schemas import bounds
 from writ.schemas.ids import shard_of
@@ -143,6 +143,7 @@ class MemoryIntake:
     def __init__(self, epoch: int = 1, clock: Clock | None = None) -> None:
         self.epoch = epoch
         self._taken: frozenset[str] | None = None
+        self._kept_out: dict[str, int] = {}
         self._stream = _Stream(clock or SystemClock())
 
     async def submit(self, tenant: str, principal: str, queue: str, body: bytes) -> int:
@@ -181,8 +182,14 @@ class MemoryIntake:
     async def waiting(self, tenant: str) -> int:
         return self._stream.falling_under(submits_of(None, tenant))
 
-    async def take_of(self, tenants: Collection[str] | None) -> None:
+    async def take_of(
+        self, tenants: Collection[str] | None, kept_out: Mapping[str, int] | None = None
+    ) -> None:
         self._taken = None if tenants is None else frozenset(tenants)
+        self._kept_out = dict(kept_out or {})
+
+    async def kept_out(self) -> Mapping[str, int]:
+        return self._kept_out
 
     async def erase(self, seq: int) -> None:
         self._stream.forget(seq)

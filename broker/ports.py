@@ -6,7 +6,7 @@ JetStream fulfils them in `log.py` and `intake.py`; the in-memory twin in `memor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from writ.schemas.upgrading import Member
@@ -125,10 +125,19 @@ class Intake(Protocol):
         """How many messages of a tenant are stored and not forgotten yet."""
         ...
 
-    async def take_of(self, tenants: Collection[str] | None) -> None:
+    async def take_of(
+        self, tenants: Collection[str] | None, kept_out: Mapping[str, int] | None = None
+    ) -> None:
         """Stores submits of these tenants alone from here on; of all where it is None, as at first.
 
-        It changes nothing where it is so already.
+        It changes nothing where it is so already. `kept_out` is what `kept_out` tells until the next call.
+        """
+        ...
+
+    async def kept_out(self) -> Mapping[str, int]:
+        """The tenants that a leader, which may be gone, keeps out, and since when in microseconds UTC.
+
+        Raises OutcomeUnknown.
         """
         ...
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Generator, Iterable
+from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -48,6 +48,7 @@ _WAITING: Final = {
 }
 _EPOCH: Final = "writ.epoch"
 _FORMAT: Final = "writ.format"
+_KEPT_OUT: Final = "writ.kept_out"
 _FORMAT_NOW: Final = "1"
 
 
@@ -236,21 +237,41 @@ async def _shut(nats: Nats, have: dict[str, Any]) -> AsyncGenerator[dict[str, An
         await _change(nats, shut | {"max_msgs": took})
 
 
-async def take_of(nats: Nats, tenants: Collection[str] | None) -> None:
+async def take_of(nats: Nats, tenants: Collection[str] | None, kept_out: Mapping[str, int]) -> None:
     """Has the intake store the submits of these tenants alone, or of all. Raises OutcomeUnknown, ApiError.
+
+    Who is `kept_out`, and since when, stands beside that: nobody else can tell once a leader is gone.
 
     A server takes new subjects before it lets go of old ones, and stores twice what comes on both. So where
     they overlap, as one tenant's do with all, the stream is shut in between, and whoever submits tries again.
     """
     subjects = taken_of(tenants)
     have: dict[str, Any] = (await api(nats, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]
-    if have["subjects"] == subjects and have["max_msgs"] != _SHUT:
+    told = {_KEPT_OUT: msgspec.json.encode(kept_out).decode()} if kept_out else {}
+    wanted = {"subjects": subjects, "metadata": _plain(have) | told}
+    if have["subjects"] == subjects and have["metadata"] == wanted["metadata"] and have["max_msgs"] != _SHUT:
         return
     if SUBMIT_STORED not in (*have["subjects"], *subjects):
-        await _change(nats, have | {"subjects": subjects})
+        await _change(nats, have | wanted)
         return
     async with _shut(nats, have) as shut:
-        shut.update(await _change(nats, shut | {"subjects": subjects}))
+        shut.update(await _change(nats, shut | wanted))
+
+
+async def kept_out(nats: Nats) -> dict[str, int]:
+    """Whom the intake was told to keep out, and since when. Raises OutcomeUnknown, ApiError."""
+    have: dict[str, Any] = (await api(nats, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]
+    said = (have.get("metadata") or {}).get(_KEPT_OUT, "{}")
+    try:
+        found = msgspec.json.decode(said, type=dict[str, int])
+    except msgspec.MsgspecError as error:
+        raise OutcomeUnknown(f"who is kept out of {SUBMIT_STREAM} cannot be read: {error}") from error
+    return found
+
+
+def _plain(config: dict[str, Any]) -> dict[str, str]:
+    """What a stream's configuration tells beside its settings, but of whom it keeps out."""
+    return {key: value for key, value in (config.get("metadata") or {}).items() if key != _KEPT_OUT}
 
 
 def _as_made(config: dict[str, Any]) -> dict[str, Any]:
@@ -261,6 +282,7 @@ def _as_made(config: dict[str, Any]) -> dict[str, Any]:
     return config | {
         "subjects": [SUBMIT_STORED] if config["subjects"] == taken_of(tenants) else config["subjects"],
         "max_msgs": _OPEN if config["max_msgs"] == _SHUT else config["max_msgs"],
+        "metadata": _plain(config),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import NamedTuple, cast
 
@@ -194,7 +194,7 @@ class Engine:
             Strongroom(self._keys, assets or MemoryKeyValue(clock)),
             Roll(self._members),
         )
-        self._floods = Floods(intake, self._inbox)
+        self._floods = Floods(intake, self._inbox, clock, self.figures)
         self._stopping = False
         self._heard_us = 0
         self._heard: str | None = None
@@ -262,6 +262,11 @@ class Engine:
         parked = self._desk.leases.waiting
         counts = [waiter.command.count for place in parked.queues() for _, waiter in parked.line(place)]
         return Backlog(len(self._inbox.asked), self._inbox.jobs_read, len(counts), sum(counts))
+
+    @property
+    def kept_out(self) -> Mapping[str, int]:
+        """The tenants of whom it has no more stored now, and since when in microseconds UTC."""
+        return self._floods.kept_out
 
     @property
     def now(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from writ.schemas.metrics import RECORDS, SECONDS, Histogram, histogram
+from writ.schemas.catalog import TENANTS_MAX
+from writ.schemas.metrics import RECORDS, SECONDS, Histogram, Names, histogram
 
 
 @dataclass(slots=True)
@@ -14,7 +15,8 @@ class Figures:
 
     `append` is in microseconds, `batch` in records. `refused` appends were surely not stored, `unknown` ones
     were not answered. `shed` requests were told to ask again, as too many waited.
-    `break_glass` is how often somebody connected as the broker's user for emergencies.
+    `break_glass` is how often somebody connected as the broker's user for emergencies, `floods` how often a
+    tenant was kept out, as far as tenants are told by name.
     """
 
     rounds: int = 0
@@ -25,6 +27,13 @@ class Figures:
     requests: int = 0
     shed: int = 0
     break_glass: int = 0
+    floods: dict[str, int] = field(default_factory=dict[str, int])
+    _names: Names = field(default_factory=lambda: Names(TENANTS_MAX))
+
+    def flooded(self, tenant: str) -> None:
+        """One more flood, of a tenant that is kept out for it."""
+        (name,) = self._names.fold((), tenant)
+        self.floods[name] = self.floods.get(name, 0) + 1
 
     def stored(self, records: int, took_us: int) -> None:
         """One append that succeeded."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
+from writ.broker.clock import Clock
 from writ.broker.ports import Intake, OutcomeUnknown
 from writ.schemas.bounds import KEPT_OUT_FROM
 
+from .figures import Figures
 from .inbox import Inbox
 
 log = logging.getLogger("writ.orchestrator")
@@ -37,16 +40,23 @@ class Floods:
     the disk nor this process: no stream takes it, and the broker answers that nobody does.
     """
 
-    def __init__(self, intake: Intake, inbox: Inbox) -> None:
+    def __init__(self, intake: Intake, inbox: Inbox, clock: Clock, figures: Figures) -> None:
+        self.kept_out: Mapping[str, int] = {}
+        """Who is, and since when in microseconds UTC."""
+
         self._intake = intake
         self._inbox = inbox
-        self._out: frozenset[str] = frozenset()
+        self._clock = clock
+        self._figures = figures
+        self._floods: Mapping[str, int] = {}
+        """Who would be, were there few enough tenants."""
+
         self._apart = False
         """Whether the intake names those of whom it takes submits: it does from the first flood on."""
 
     async def open(self) -> None:
         """Takes in whom a leader before this one kept out. Raises OutcomeUnknown."""
-        self._out, self._apart = frozenset(), False
+        self.kept_out, self._floods, self._apart = {}, {}, False
         await self._intake.take_of(None)
 
     async def run(self) -> None:
@@ -58,40 +68,44 @@ class Floods:
                     await unsettled.wait()
             unsettled.clear()
             try:
-                await self._settle(self._out)
+                await self._settle(self._floods)
                 while self._inbox.floods:
-                    out = await self._look()
-                    if out != self._out:
-                        await self._settle(out)
+                    floods = await self._look()
+                    if floods != self._floods:
+                        await self._settle(floods)
                     await asyncio.sleep(_LOOK_S)
             except OutcomeUnknown as silent:
                 log.warning("tenants are kept out or taken in later: %s", silent)
 
     async def close(self) -> None:
         """Leaves the intake as it was found, where the broker can be reached."""
+        self.kept_out = {}
         if self._apart:
             with suppress(OutcomeUnknown, TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
                     await self._intake.take_of(None)
 
-    async def _look(self) -> frozenset[str]:
-        """Who is to be kept out now."""
-        out = set(self._out)
+    async def _look(self) -> Mapping[str, int]:
+        """Who is to be kept out now, and since when."""
+        out = dict(self._floods)
         for tenant, mean in list(self._inbox.floods.items()):
             jobs = await self._intake.waiting(tenant) * mean
             if jobs >= KEPT_OUT_FROM:
-                out.add(tenant)
+                out.setdefault(tenant, self._clock.wall_us())
             elif jobs <= TAKEN_AGAIN_AT:
-                out.discard(tenant)
+                out.pop(tenant, None)
                 self._inbox.calm(tenant)
-        return frozenset(out)
+        return out
 
-    async def _settle(self, out: frozenset[str]) -> None:
+    async def _settle(self, out: Mapping[str, int]) -> None:
         """Brings the intake to where these are kept out, and nobody else."""
         tenants = self._inbox.tenants
         if tenants is None:
             return
         self._apart = self._apart or bool(out)
         named = self._apart and len(tenants) <= NAMED_MAX
-        await self._intake.take_of(tenants - out if named else None)
-        self._out = out
+        kept_out: Mapping[str, int] = out if named else {}
+        await self._intake.take_of(tenants - out.keys() if named else None, kept_out)
+        for tenant in kept_out.keys() - self.kept_out:
+            self._figures.flooded(tenant)
+        self.kept_out, self._floods = kept_out, out

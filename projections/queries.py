@@ -13,11 +13,12 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.broker.clock import Clock, SystemClock
-from writ.broker.ports import Intake, Log, Stored
-from writ.schemas.bounds import SECOND_US
+from writ.broker.ports import Intake, Log, OutcomeUnknown, Stored
+from writ.schemas.bounds import KEPT_OUT_FROM, SECOND_US
 from writ.schemas.codec import CodecError, decode
 from writ.schemas.commands import Answer
 from writ.schemas.events import LeaderElected, LeasesRenewed, TimeResumed
+from writ.schemas.hosting import HOST_TENANT
 from writ.schemas.ids import SYSTEM_TENANT, job_key
 from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.proofs import CheckpointQuery, ConsistencyQuery, ProveQuery
@@ -31,6 +32,7 @@ from writ.schemas.queries import (
     JobsPage,
     JobsQuery,
     JobView,
+    KeptOut,
     LogQuery,
     NodeStatus,
     PartitionStatus,
@@ -65,6 +67,8 @@ from .stretch_pages import stretch_page
 log = logging.getLogger("writ.projections")
 
 _NEWEST_MIN_S: Final = 0.5
+_FLOODS_TOLD: Final = 5
+"""Warnings of a status; its `kept_out` has all of them."""
 """How long it may take to ask where the log ends, however short a query waits for its view."""
 
 SUBMITS_WAIT_S: Final = 2.0
@@ -431,11 +435,13 @@ class Queries:
         query = parse(body, StatusQuery)
         runner = self._runner
         warnings = list(self._warnings())
+        last, kept_out = runner.position, tuple[KeptOut, ...]()
         try:
             last = await self._newest_seq(query.max_wait_s)
+            kept_out = await self._kept_out(tenant, query.max_wait_s)
         except Refused as refused:
-            last = runner.position
             warnings.append(refused.rejection.reason)
+        warnings += [_flooding(each) for each in kept_out[:_FLOODS_TOLD]]
         if self._who is not None:
             name = await self._who(self._log.partition)
         else:
@@ -457,7 +463,19 @@ class Queries:
             {state.value: n for state, n in counts.items()},
             tuple(warnings),
             durability,
+            kept_out,
         )
+
+    async def _kept_out(self, tenant: str, timeout_s: float) -> tuple[KeptOut, ...]:
+        """Who is, the one of the longest time first; for those of a tenant, whether they are."""
+        try:
+            async with asyncio.timeout(max(timeout_s, _NEWEST_MIN_S)):
+                found = await self._intake.kept_out()
+        except (OutcomeUnknown, TimeoutError) as silent:
+            reason = f"who is kept out of the intake is not known: {str(silent) or type(silent).__name__}"
+            raise Refused(RejectionKind.TRY_LATER, reason) from silent
+        shown = sorted([(at, name) for name, at in found.items() if tenant in (HOST_TENANT, name)])
+        return tuple([KeptOut(name, timestamp(at)) for at, name in shown])
 
     def _view_status(self, runner: Runner, last: int) -> ViewStatus:
         lag = max(0, last - runner.position)
@@ -466,6 +484,13 @@ class Queries:
         return ViewStatus(
             runner.name, runner.position, lag, runner.halted, away, lag_s, building, runner.restored
         )
+
+
+def _flooding(each: KeptOut) -> str:
+    return (
+        f"tenant {each.tenant} is kept out since {each.since}: {KEPT_OUT_FROM:,} or more of its jobs waited "
+        "to be decided on; its submits are refused until most of them are"
+    )
 
 
 def _page(found: JobRows, keys: Keys | None) -> JobsPage:

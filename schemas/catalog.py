@@ -249,6 +249,21 @@ LIVE_MAX: Final = _metric(
 NO_ROOM: Final = _metric(
     ENGINE, "writ_engine_refuses_submits", G, "1 while submits are refused for want of room."
 )
+FLOODS: Final = _metric(
+    ENGINE,
+    "writ_tenant_floods_total",
+    C,
+    "How often submits of a tenant were refused for a while, as too many of its jobs were not decided on.",
+    ("tenant",),
+)
+KEPT_OUT: Final = _metric(
+    ENGINE,
+    "writ_tenant_kept_out_timestamp_seconds",
+    G,
+    "Since when they are, of a tenant of which they are refused now, in seconds since 1970.",
+    ("tenant",),
+    unit=_MILLION,
+)
 IN_MEMORY: Final = _metric(
     ENGINE, "writ_engine_jobs_in_memory", G, "Live jobs, and those that have ended of late."
 )

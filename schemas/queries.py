@@ -522,13 +522,23 @@ class Durability(msgspec.Struct, frozen=True):
     written: int = 0
 
 
+class KeptOut(msgspec.Struct, frozen=True):
+    """A tenant of which nothing more is stored since then, as too many of its jobs wait to be decided on."""
+
+    tenant: str
+    since: Timestamp
+
+
 class NodeStatus(Answer, frozen=True):
+    """`kept_out` are all such tenants for those of the node's own tenant; others are told of their own."""
+
     version: str = ""
     partitions: tuple[PartitionStatus, ...] = ()
     views: tuple[ViewStatus, ...] = ()
     jobs: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     warnings: tuple[str, ...] = ()
     durability: Durability | None = None
+    kept_out: tuple[KeptOut, ...] = ()
 
     def faults(self) -> list[str]:
         """What is wrong with the node, in words; empty where it is well."""

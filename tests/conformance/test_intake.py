@@ -197,7 +197,11 @@ async def test_of_whom_nothing_is_taken_what_was_stored_is_read_and_nothing_more
     for tenant in ("acme", "default", "acme"):
         assert await wire.submit(b"before", tenant=tenant)
     assert [await intake.waiting(tenant) for tenant in ("acme", "default", "zeta")] == [2, 1, 0]
-    await intake.take_of({"default", "zeta"})
+    assert await intake.kept_out() == {}
+    await intake.take_of({"default", "zeta"}, {"acme": 1_700_000_000_000_000})
+    assert await (await wire.intake()).kept_out() == {"acme": 1_700_000_000_000_000}
+    await intake.take_of({"default", "zeta"}, {"acme": 7, "loud": 8})
+    assert await intake.kept_out() == {"acme": 7, "loud": 8}
     assert [await wire.submit(b"out", tenant=tenant) for tenant in ("acme", "default", "zeta")] == [
         False,
         True,
@@ -208,6 +212,7 @@ async def test_of_whom_nothing_is_taken_what_was_stored_is_read_and_nothing_more
     await intake.purge(1, None, "acme")
     assert await intake.waiting("acme") == 1
     await intake.take_of({"acme", "default"})
+    assert await intake.kept_out() == {}
     assert [await wire.submit(b"in", tenant=tenant) for tenant in ("acme", "default", "zeta")] == [
         True,
         True,
@@ -263,9 +268,10 @@ async def test_an_intake_that_a_leader_left_is_no_stranger(jetstream: JetStreamW
     intake = await jetstream.intake()
     link = await jetstream.link()
     before = await look_at(link, [SUBMIT_STREAM])
-    await intake.take_of({"acme"})
+    await intake.take_of({"acme"}, {"default": 7})
     await jetstream.crash()
     again = await jetstream.intake()
+    assert await again.kept_out() == {"default": 7}
     assert await look_at(link, [SUBMIT_STREAM]) == before
     assert not await jetstream.submit(b"1")
     config = (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}"))["config"]

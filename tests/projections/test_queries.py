@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from writ.broker.memory import MemoryIntake
+from writ.broker.ports import OutcomeUnknown
 from writ.projections.queries import Queries
 from writ.projections.shown import timestamp
 from writ.schemas.events import JobDropped, JobSubmitted, JobSuspended, WaitReason
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 class Asker:
     """Asks as a principal of a tenant."""
 
-    def __init__(self, queries: Queries, log: ListLog) -> None:
+    def __init__(self, queries: Queries, log: ListLog, intake: MemoryIntake) -> None:
         self.queries = queries
         self.log = log
+        self.intake = intake
 
     async def raw(self, verb: str, tenant: str = "default", **query: Any) -> bytes:
         return await self.queries.answer(f"writ.query.{tenant}.owner.{verb}", msgspec.json.encode(query))
@@ -54,9 +56,10 @@ def asking(running: Running) -> Asking:
     ) -> AsyncGenerator[Asker]:
         log = log or told.log()
         async with running(log) as runner:
-            queries = Queries([runner], log, MemoryIntake(), "0.1.0", lambda: ["the disk is slow"], who)
+            intake = MemoryIntake()
+            queries = Queries([runner], log, intake, "0.1.0", lambda: ["the disk is slow"], who)
             try:
-                yield Asker(queries, log)
+                yield Asker(queries, log, intake)
             finally:
                 await queries.close()
 
@@ -309,6 +312,42 @@ async def test_status_has_leader_counts_and_warnings(history: Histories, asking:
         assert status.jobs == {"completed": 1, "pending": 1}
         assert status.warnings == ("the disk is slow",)
         assert status.version == "0.1.0"
+
+
+async def test_status_tells_who_is_kept_out_and_others_of_themselves_alone(
+    history: Histories, asking: Asking
+) -> None:
+    told = history()
+    told.elected("node-1")
+    loud = {f"t{number}": 10_000_000 + number for number in range(7)}
+    async with asking(told) as asker:
+        assert (await asker.status()).kept_out == ()
+        await asker.intake.take_of({"default"}, loud | {"acme": 1})
+        status = await asker.status()
+        assert [each.tenant for each in status.kept_out] == ["acme", *loud]
+        assert status.kept_out[1].since == "1970-01-01T00:00:10.000000Z"
+        assert len(status.warnings) == 1 + 5, "a few in words"
+        assert (
+            "tenant acme is kept out since 1970-01-01T00:00:00.000001Z: 10,000 or more" in status.warnings[1]
+        )
+        assert [each.tenant for each in (await asker.status("acme")).kept_out] == ["acme"]
+        assert (await asker.status("quiet")).kept_out == ()
+        assert (await asker.status("quiet")).warnings == ("the disk is slow",)
+
+
+async def test_a_status_says_so_where_the_intake_does_not_tell_whom_it_keeps_out(
+    history: Histories, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: MemoryIntake) -> dict[str, int]:
+        raise OutcomeUnknown("the broker does not answer")
+
+    monkeypatch.setattr(MemoryIntake, "kept_out", silent)
+    told = history()
+    told.elected("node-1")
+    async with asking(told) as asker:
+        status = await asker.status()
+        assert status.warnings[1] == "who is kept out of the intake is not known: the broker does not answer"
+        assert status.partitions[0].last_seq == 1
 
 
 @pytest.mark.parametrize("leads", ["node-2", None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from writ.broker.errors import NoAnswer, NoResponders, SubmitNotStored
@@ -203,9 +203,14 @@ class SimIntake(End):
     async def waiting(self, tenant: str) -> int:
         raise NotImplementedError("of several partitions none keeps a tenant out")
 
-    async def take_of(self, tenants: Collection[str] | None) -> None:
+    async def take_of(
+        self, tenants: Collection[str] | None, kept_out: Mapping[str, int] | None = None
+    ) -> None:
         if tenants is not None:
             raise NotImplementedError("of several partitions none keeps a tenant out")
+
+    async def kept_out(self) -> Mapping[str, int]:
+        raise NotImplementedError("of several partitions none keeps a tenant out")
 
     async def mark(self, shard: int, tenant: str, body: bytes) -> None:
         raise NotImplementedError("no shard moves in a simulated history")

@@ -48,7 +48,9 @@ def _add_set(verbs: Subparsers) -> None:
     setting.add_argument("--workers", metavar="N", help="workers that hold leases at the same time")
     setting.add_argument("--rate", metavar="N", help="jobs taken in a second")
     setting.add_argument("--burst", type=whole(1), metavar="N", help="jobs taken in at once [1]")
-    setting.add_argument("--budget", metavar="USD", help="what usage of models may cost in a period")
+    setting.add_argument(
+        "--budget", metavar="USD", help="what usage of models that have a price may cost in a period"
+    )
     setting.add_argument(
         "--period", choices=("day", "month", "never"), help="when the budget begins anew, in UTC [day]"
     )

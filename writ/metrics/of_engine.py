@@ -38,6 +38,8 @@ def of_engine(engine: Engine, link: Any) -> list[Family]:
         told(catalog.IN_MEMORY, len(state.jobs.here)),
         told(catalog.WAITERS, waiting.acquires),
         told(catalog.WAITING_SLOTS, waiting.slots),
+        *[told(catalog.FLOODS, count, tenant) for tenant, count in figures.floods.items()],
+        *_kept_out(engine),
         *_budgets(engine),
     ]
     name = name_in(catalog.ENGINE, state.number)
@@ -46,6 +48,12 @@ def of_engine(engine: Engine, link: Any) -> list[Family]:
         told(catalog.CONNECTED, int(link.is_connected), name),
         *process(name, os.getpid()),
     ]
+
+
+def _kept_out(engine: Engine) -> list[Family]:
+    """The tenants that are, those of the longest time, as far as tenants are told by name."""
+    first = sorted([(at, tenant) for tenant, at in engine.kept_out.items()])[: catalog.TENANTS_MAX]
+    return [told(catalog.KEPT_OUT, at, tenant) for at, tenant in first]
 
 
 def _budgets(engine: Engine) -> list[Family]:

@@ -86,6 +86,10 @@ async def test_a_flood_is_counted_in_jobs_and_over_all_queues(shared: Twin, queu
     sent = await flood(shared, queues)
     assert FEW <= len(sent) <= 2 * FEW
     assert not await send(shared, "acme", 1, "another")
+    assert shared.engine is not None
+    engine = shared.engine
+    ((who, since),) = engine.kept_out.items()
+    assert (who, await shared.intake.kept_out()) == ("acme", {"acme": since})
     quiet = await send(shared, "default", 1)
     assert quiet, "nobody else is kept out"
     shared.log.hold.set()
@@ -93,6 +97,8 @@ async def test_a_flood_is_counted_in_jobs_and_over_all_queues(shared: Twin, queu
     await asyncio.sleep(1)  # the intake forgets twice a second
     again = await send(shared, "acme", 1)
     assert again, "and it is taken in again"
+    assert (engine.kept_out, await shared.intake.kept_out()) == ({}, {})
+    assert engine.figures.floods == {"acme": 1}
     await all_are(shared, sent | quiet | again)
 
 
@@ -126,7 +132,7 @@ async def test_the_next_leader_takes_in_whom_one_that_was_killed_kept_out(shared
     shared.log.hold.clear()
     sent = await flood(shared)
     await shared.crash()
-    await shared.intake.take_of({"default"})  # as one leaves it that has no time to open it
+    await shared.intake.take_of({"default"}, {"acme": 7})  # as one leaves it that has no time to open it
     assert not await send(shared, "acme", 1)
     sent |= await send(shared, "default", 1)
     shared.log.hold.set()
@@ -136,6 +142,7 @@ async def test_the_next_leader_takes_in_whom_one_that_was_killed_kept_out(shared
         while not more:
             await asyncio.sleep(0.1)
             more = await send(shared, "acme", 1)
+    assert await shared.intake.kept_out() == {}
     await all_are(shared, sent | more)
 
 
