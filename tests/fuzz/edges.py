@@ -29,6 +29,7 @@ def edges(directory: Path) -> Iterator[Making]:
         yield Making("access-policy", files.access_policy)
         yield Making("jobs-file", partial(files.jobs_file, directory))
         yield Making("contexts", partial(files.saved_contexts, directory))
+        yield Making("node-file", partial(files.node_file, directory))
         yield Making("key-file", partial(files.key_file, directory))
         yield Making("oidc-file", partial(files.oidc_file, directory))
         yield Making("what-if", files.what_if)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 from writ.broker.jwt import KeyKind
 from writ.broker.keys import KeyFileError, load, new_seed
 from writ.cli import contexts, declared
+from writ.cli.reach import NODE_FILE, find
 from writ.cli.submit import read_jobs
 from writ.cli.usage import CommandError
 from writ.http.oidc import OidcFault, read_settings
@@ -127,6 +129,24 @@ def saved_contexts(directory: Path) -> Edge:
         )  # fmt: skip
 
     return Edge("contexts", [sample], take, ways)
+
+
+def node_file(directory: Path) -> Edge:
+    """What a node that runs wrote down of itself, by which commands find it."""
+    path = directory / NODE_FILE
+    names = {"url": "nats://127.0.0.1:4222", "key_path": "/k.nk", "tenant": "default", "principal": "bob"}
+    more = {"http_url": "http://127.0.0.1:80", "token_path": None, "version": "0.1.0"}
+    sample = json.dumps({"pid": os.getpid(), **names, **more}).encode()
+    asked = Namespace(dir=str(directory), url=None, creds=None, tenant=None, principal=None, context=None)
+    take = _of_file(path, lambda: find(asked, {}), CommandError)
+
+    def ways(mutations: Mutations, sample: bytes) -> bytes:
+        return mutations.among(
+            lambda: mutations.of_json(sample), lambda: mutations.of_words(sample),
+            lambda: mutations.of_bytes(sample),
+        )  # fmt: skip
+
+    return Edge("node-file", [sample], take, ways)
 
 
 def key_file(directory: Path) -> Edge:

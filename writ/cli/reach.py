@@ -96,20 +96,20 @@ def node_info(directory: Path) -> dict[str, str | int | None] | None:
     try:
         info: dict[str, str | int | None] = json.loads((directory / NODE_FILE).read_bytes())
         pid = int(str(info["pid"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     try:
         os.kill(pid, 0)
     except PermissionError:
         return info  # it runs as another user
-    except OSError:
+    except (OSError, OverflowError):
         return None  # it ended without clearing up
     return info
 
 
 def _from_node(directory: Path) -> Place | None:
     info = node_info(directory)
-    if info is None:
+    if info is None or not all(info.get(name) for name in ("url", "key_path", "tenant", "principal")):
         return None
     return Place(
         url=str(info["url"]),
