@@ -42,7 +42,7 @@ grow-proof: $(READY) ## Partitions 2 -> 4 under load, with leaders killed meanwh
 
 .PHONY: chaos
 chaos: $(READY) ## Do all that goes wrong to a system under load, and check its history (FULL=1: 100 kills of each part)
-	@$(BIN)/python -m tests.acceptance.chaos_run $(if $(FULL),--kills 100 --others 20 --minutes 0) $(ARGS)
+	@$(BIN)/python -m tests.acceptance.chaos_run $(if $(FULL),--kills 100 --others 20 --minutes 0 --jobs 100000) $(ARGS)
 
 .PHONY: crash-proof
 crash-proof: $(READY) ## Kill the engine 200 times at each await that matters, and look for a job lost or doubled (N=1000)

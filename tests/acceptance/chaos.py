@@ -104,6 +104,7 @@ class Chaos:
         *,
         servers: int = 0,
         apart: bool = False,
+        tls: bool = False,
         disk: Disk | None = None,
         lease_s: float = LEASE_S,
         keeps_leases: bool = False,
@@ -117,7 +118,7 @@ class Chaos:
         self.disk = disk
         if disk is not None:
             self.stage.directory = disk.path / "node"
-        self.cluster = self._brokers(servers, apart)
+        self.cluster = self._brokers(servers, apart, tls)
         self.stage.options = options
         self.lease_s = lease_s
         self.gaps: dict[str, list[float]] = {}
@@ -130,6 +131,9 @@ class Chaos:
 
         self.until_s = math.inf
         """By `time.monotonic`: no fault is begun later."""
+
+        self.jobs_wanted = 0
+        """Over so many jobs, at least, the faults are spread."""
 
         self.client: Client | None = None
         self._keeps_leases = keeps_leases
@@ -144,14 +148,18 @@ class Chaos:
         self._enough = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _brokers(self, servers: int, apart: bool) -> Cluster | None:
+    def _brokers(self, servers: int, apart: bool, tls: bool) -> Cluster | None:
         where, keys = self.root / "brokers", self.stage.directory
         if not servers:
             return None
         if apart:
             return Apart(where, keys, servers)
         data = None if self.disk is None else self.disk.path
-        return Cluster(where, keys, servers, "single.conf" if servers == 1 else "cluster.conf", data=data)
+        name = ("single" if servers == 1 else "cluster") + ("-tls" if tls else "")
+        cluster = Cluster(where, keys, servers, f"{name}.conf", data=data)
+        if tls:
+            cluster.secure()
+        return cluster
 
     # --- the system -------------------------------------------------------------------------------------
 
@@ -170,9 +178,11 @@ class Chaos:
                 if number and time.monotonic() > self.until_s:
                     print(f"  {len(self._plan) - number} faults are left out: the time is over", flush=True)
                     break
+                await self._worked(number / len(self._plan))
                 await self._do(fault)
                 at = time.strftime("%H:%M:%S", time.gmtime())
                 print(f"  {at} {number + 1:>4} of {len(self._plan)}: {fault}", flush=True)
+            await self._worked(1)
             self._enough = True
             await submitting
             return Told(dict(self.faults), self.live_at_least, self.gaps, await self._check(self._jobs))
@@ -336,6 +346,13 @@ class Chaos:
             )
             await asyncio.sleep(0.01)
 
+    async def _worked(self, part: float) -> None:
+        """Returns when this part of the jobs that are wanted has ended."""
+        wanted = part * self.jobs_wanted
+        while self.watch.history.ended < wanted:
+            more = self.watch.history.ended + 1
+            await self.until(lambda log: log.ended >= more, "jobs are worked on")  # noqa: B023 - it is awaited
+
     async def _do(self, fault: Fault) -> None:
         await self.busy()
         self._count_live()
@@ -471,6 +488,8 @@ class Chaos:
                 await stage.ended(process, name, PATIENCE_S)
         if self.cluster is not None:
             await self.cluster.whole(STREAMS[0])  # any replica may answer the checker
+        words = ("status", "--wait", f"{PATIENCE_S:g}", "--dir", str(stage.directory))
+        await stage.output(*stage.writ(*words))  # the views may have been killed last
         summary = await stage.verdict()
         assert summary["jobs"] == summary["acknowledged"] == jobs
         expired = summary["events"].get("lease_expired", 0)

@@ -1,10 +1,11 @@
 """`make chaos`: every fault, in systems of several kinds, and what they came to.
 
-    python -m tests.acceptance.chaos_run [--kills 3] [--others 2] [--minutes 10] [--seed 1]
+    python -m tests.acceptance.chaos_run [--kills 3] [--others 2] [--minutes 10] [--seed 1] [--jobs 100000]
                                          [--only single,cluster] [--parts leader,worker]
 
-Faults come in an order by chance; what the minutes do not suffice for is left out, and told. What this
-machine cannot do is told as not run. Exits 1 where anything was wrong; what was left is kept then.
+Faults come in an order by chance, spread over at least so many jobs; what the minutes do not suffice for is
+left out, and told. What this machine cannot do is told as not run. Exits 1 where anything was wrong; what was
+left is kept then.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def main() -> int:
     parser.add_argument("--others", type=int, default=2, help="of each fault but kills [2]")
     parser.add_argument("--minutes", type=float, default=10, help="for all; 0 is without end [10]")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=0, help="over which all faults are spread, at least [0]")
     parser.add_argument("--only", default=",".join(KINDS), help=f"kinds of systems [{','.join(KINDS)}]")
     parser.add_argument("--parts", default="", help="the parts that anything is done to [all]")
     args = parser.parse_args()
@@ -112,12 +114,14 @@ def main() -> int:
         apart.enter("tests.acceptance.chaos_run", sys.argv[1:])
     began = time.monotonic()
     told: dict[str, Told | None] = {}
-    names = args.only.split(",")
-    for number, name in enumerate(names):
+    parts = [part for part in args.parts.split(",") if part]
+    plans = {name: KINDS[name].plan(args.kills, args.others, parts) for name in args.only.split(",")}
+    runs = {name: plan for name, plan in plans.items() if plan and KINDS[name].missing() is None}
+    faults = sum(map(len, runs.values()))
+    for number, (name, plan) in enumerate(plans.items()):
         kind = KINDS[name]
         left_s = args.minutes * 60 - (time.monotonic() - began)
-        share_s = FAULTS * left_s / (len(names) - number) if args.minutes else math.inf
-        plan = kind.plan(args.kills, args.others, filter(None, args.parts.split(",")))
+        share_s = FAULTS * left_s / (len(plans) - number) if args.minutes else math.inf
         if not plan:
             continue
         print(f"\n{name}: {kind.what}", flush=True)
@@ -125,15 +129,17 @@ def main() -> int:
         if missing is not None:
             print(f"NOT RUN: {missing}", flush=True)
         else:
-            told[name] = _run(kind, plan, args.seed, time.monotonic() + share_s)
+            jobs = math.ceil(args.jobs * len(plan) / faults)
+            told[name] = _run(kind, plan, args.seed, time.monotonic() + share_s, jobs)
     return _sum_up(told, time.monotonic() - began)
 
 
-def _run(kind: Kind, plan: list[Fault], seed: int, until_s: float) -> Told | None:
+def _run(kind: Kind, plan: list[Fault], seed: int, until_s: float, jobs: int) -> Told | None:
     """What was seen to hold; None where something does not."""
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
         chaos = kind.make(root, plan, seed)
+        chaos.jobs_wanted = jobs
         chaos.until_s = until_s
         told = asyncio.run(chaos.run())
     except Exception as wrong:  # whatever it is, the other kinds are run

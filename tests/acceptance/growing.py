@@ -4,9 +4,11 @@
 
 A broker of its own, `writ up --partitions 2`, and a `writ orchestrator` that stands by for each of the two.
 While jobs are submitted and worked on, `writ partitions grow 4` makes two more; shards that hold nothing are
-moved to them, queues in those shards get their first jobs, and whoever leads is killed. At the end `writ
-audit verify` says whether the logs are whole, each decision is made again, and every job that was submitted
-is looked for in all logs.
+moved to them, queues in those shards get their first jobs, and whoever leads is killed. Submits are on their
+way to a shard as it is cut: before that such as are refused, so that it holds nothing and still has a
+position, and at the mark and as it is given away the first that are taken in. At the end `writ audit verify`
+says whether the logs are whole, each decision is made again, and every job that was submitted is looked for
+in all logs, as is every submit that was refused.
 """
 
 from __future__ import annotations
@@ -38,11 +40,18 @@ from writ.broker.errors import Refused, WireError
 from writ.broker.log import JetStreamLog
 from writ.broker.requests import NatsRequests
 from writ.orchestrator.replay.verify import verify
+from writ.schemas.bounds import SHARDS
 from writ.schemas.codec import decode
-from writ.schemas.events import JobCompleted, JobSubmitted, LeaseGranted
+from writ.schemas.events import (
+    CommandRejected,
+    JobCompleted,
+    JobSubmitted,
+    LeaseGranted,
+    RejectionsFolded,
+)
 from writ.schemas.ids import queue_in, shard_of
 from writ.schemas.links import MessageSent
-from writ.schemas.shards import ShardKept, ShardMoved
+from writ.schemas.shards import ShardAwaited, ShardKept, ShardMoved
 
 BEFORE: Final = 2
 AFTER: Final = 4
@@ -51,6 +60,9 @@ WAIT_S: Final = 60.0
 BATCH: Final = 25
 SOME_TIME_S: Final = 6.0
 """Within so long after the first shard is on its way, each queue that is new has its first job."""
+
+WRONG: Final = 9
+"""A priority that there is not."""
 
 OWN: Final = "default.owner"
 
@@ -62,6 +74,12 @@ class Told(NamedTuple):
     kills: int
     moved: int
     kept: int
+    refused: int
+    """Submits to shards on their way that could not be accepted."""
+
+    at_cuts: int
+    """Queues whose first jobs came while their shard was given away."""
+
     by_partition: dict[int, int]
     wrong: list[str]
 
@@ -82,6 +100,16 @@ class Growing:
         self.standbys: dict[int, subprocess.Popen[bytes]] = {}
         self.submitted: dict[str, list[str]] = {}
         self.completed: set[str] = set()
+        self.refused = 0
+        self.marks = {shard: asyncio.Event() for shard in range(SHARDS)}
+        """Set as the intake gets the mark at which a shard is cut."""
+
+        self.cuts = {shard: asyncio.Event() for shard in range(SHARDS)}
+        """Set as the record that gives a shard away is on its way to the log."""
+
+        self.awaited: set[int] = set()
+        """Shards for which a receiver stands still."""
+
         self.node: subprocess.Popen[bytes]
         self.link: Any
         self.logs: Any
@@ -104,6 +132,26 @@ class Growing:
         log = Target(self.stage.url, self.stage.directory / "keys" / "log.creds")
         self.logs = await connect(log, "grow:look", inbox_prefix="_INBOX")
         parts.push_async_callback(self.logs.close)
+
+        await self.logs.feed("writ.shard.*.submit.*.mark", self._marked)
+        await self.logs.feed("writ.log.*.*.link.*", self._said)
+
+    def _marked(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+        self.marks[int(subject.split(b".")[2])].set()
+
+    def _said(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
+        """Takes what partitions say to each other of shards, on its way to their logs."""
+        for event in decode(body).events:
+            match event.content if isinstance(event, MessageSent) else None:
+                case ShardAwaited(shard=shard):
+                    self.awaited.add(shard)
+                case ShardMoved(shard=shard):
+                    self.cuts[shard].set()
+                    self.awaited.discard(shard)
+                case ShardKept(shard=shard):
+                    self.awaited.discard(shard)
+                case _:
+                    pass
 
     async def _close(self) -> None:
         await self.stage.clear()
@@ -158,10 +206,11 @@ class Growing:
                 await self._writ("partitions", "grow", str(AFTER))
                 killing = asyncio.create_task(self._kill_some())
                 moving = asyncio.create_task(self._move_all())
+                works.append(refusing := asyncio.create_task(self._submit_what_is_refused(moving)))
                 await self._on_its_way()
                 each = (self.jobs - self.jobs // 2) // len(self.fresh)
                 await asyncio.gather(*[self._submit_some_time(queue, each) for queue in self.fresh])
-                await asyncio.gather(submits, moving, killing)
+                await asyncio.gather(submits, moving, killing, refusing)
                 async with asyncio.timeout(4 * WAIT_S):
                     while len(self.completed) < self.total:  # noqa: ASYNC110
                         await asyncio.sleep(0.1)
@@ -185,28 +234,49 @@ class Growing:
         for begin in range(0, count, BATCH):
             queue = queues[begin // BATCH % len(queues)]
             names = [f"{next(ids):06}" for _ in range(min(BATCH, count - begin))]
-            body = json.dumps([{"task": "t", "id": name, "lease_s": LEASE_S} for name in names]).encode()
-            headers = {"Nats-Msg-Id": f"{queue}-{names[0]}"}
-            subject = f"writ.submit.{OWN}.{queue}"
-            while True:
-                with suppress(NatsError, TimeoutError):
-                    stored = await self.link.request(subject, body, timeout=5, headers=headers)
-                    if "seq" in json.loads(stored.data):
-                        break
-                await asyncio.sleep(0.05)
+            work = [{"task": "t", "id": name, "lease_s": LEASE_S} for name in names]
+            await self._publish(queue, work, f"{queue}-{names[0]}")
             self.submitted.setdefault(queue, []).extend(names)
             await asyncio.sleep(self.random.random() * 0.02)
 
+    async def _publish(self, queue: str, work: Any, name: str) -> None:
+        """One message, once by its name, until the intake has it."""
+        body = json.dumps(work).encode()
+        while True:
+            with suppress(NatsError, TimeoutError):
+                stored = await self.link.request(
+                    f"writ.submit.{OWN}.{queue}", body, timeout=5, headers={"Nats-Msg-Id": name}
+                )
+                if "seq" in json.loads(stored.data):
+                    return
+            await asyncio.sleep(0.05)
+
     async def _submit_some_time(self, queue: str, count: int) -> None:
-        """The first jobs of a queue: before its shard moves or meanwhile, of every other when it is there."""
+        """The first jobs of a queue: at the cut of its shard, at the mark before that, or some time."""
         shard = shard_of("default", queue)
-        if self.fresh.index(queue) // BEFORE % 2:
-            async with asyncio.timeout(2 * WAIT_S):
-                while not await self._is_there(shard):  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.5)
-        else:
-            await asyncio.sleep(self.random.uniform(0, SOME_TIME_S))
+        async with asyncio.timeout(2 * WAIT_S):
+            match self._begins(queue):
+                case 0:
+                    await self.cuts[shard].wait()
+                case 1:
+                    await self.marks[shard].wait()
+                case _:
+                    await asyncio.sleep(self.random.uniform(0, SOME_TIME_S))
         await self._submit([queue], count)
+
+    def _begins(self, queue: str) -> int:
+        """When a queue has its first jobs: 0 for the cut of its shard, 1 for the mark, 2 for whenever."""
+        return self.fresh.index(queue) // BEFORE % 3
+
+    async def _submit_what_is_refused(self, moving: asyncio.Task[None]) -> None:
+        """Submits that record nothing in their shards while these move: to those for which somebody waits."""
+        home = {shard_of("default", queue): queue for queue in self.fresh}
+        while not moving.done():
+            shards = sorted(self.awaited & home.keys()) or list(home)
+            queue = home[self.random.choice(shards)]
+            await self._publish(queue, {"task": "t", "priority": WRONG}, f"refused-{self.refused}")
+            self.refused += 1
+            await asyncio.sleep(self.random.random() * 0.01)
 
     async def _is_there(self, shard: int) -> bool:
         with suppress(WireError):
@@ -292,7 +362,7 @@ class Growing:
         taken: dict[str, list[tuple[int, str]]] = {}
         granted: dict[str, list[str]] = {}
         ends = Counter[str]()
-        moved = kept = 0
+        moved = kept = refused = 0
         by_partition = dict.fromkeys(range(AFTER), 0)
         for number in range(AFTER):
             log = ArchivedLog.beside(self.stage.directory, await JetStreamLog.open(self.logs, number))
@@ -309,6 +379,8 @@ class Growing:
                         elif isinstance(event, LeaseGranted) and record.key not in first:
                             first.add(record.key)
                             granted.setdefault(queue, []).append(id_)
+                        elif isinstance(event, CommandRejected | RejectionsFolded):
+                            refused += event.count if _of_submit(event) else 0
                         elif isinstance(event, JobCompleted):
                             ends[record.key] += 1
                         elif isinstance(event, MessageSent):
@@ -325,9 +397,17 @@ class Growing:
             wrong += [
                 f"{queue}~{i} ended {ends[f'{queue}~{i}']} times" for i in ids if ends[f"{queue}~{i}"] != 1
             ]
+        if refused != self.refused:
+            wrong.append(f"{self.refused} submits could not be accepted, and {refused} refusals are recorded")
+        at_cuts = sum([self._begins(queue) == 0 and bool(taken.get(queue)) for queue in self.fresh])
         if sum(by_partition.values()) != self.total:
             wrong.append(f"{self.total} jobs were submitted, and {by_partition} are in the logs")
-        return Told(self.total, self.kills, moved, kept, by_partition, wrong)
+        return Told(self.total, self.kills, moved, kept, refused, at_cuts, by_partition, wrong)
+
+
+def _of_submit(event: CommandRejected | RejectionsFolded) -> bool:
+    """Whether it tells of a submit that could not be accepted, and not of a shard that could not move."""
+    return isinstance(event, RejectionsFolded) or event.verb == "submit"
 
 
 def main() -> int:
@@ -342,7 +422,9 @@ def main() -> int:
         told = asyncio.run(growing.run())
     print(
         f"{told.jobs:,} jobs, {told.kills} kills; {told.moved} shards moved and {told.kept} stayed, "
-        f"as they came into use on their way; jobs by partition: {told.by_partition}"
+        f"as they came into use on their way; {told.at_cuts} queues had their first jobs as their shard was "
+        f"given away, and {told.refused:,} submits were refused once each; "
+        f"jobs by partition: {told.by_partition}"
     )
     for wrong in told.wrong[:20]:
         print(f"WRONG: {wrong}")

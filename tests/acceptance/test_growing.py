@@ -18,4 +18,6 @@ async def test_partitions_become_more_under_load_while_leaders_are_killed(tmp_pa
     assert not told.wrong
     assert told.jobs >= 700
     assert told.moved > 0
+    assert told.at_cuts > 0, "submits were on their way to a shard that was given away"
+    assert told.refused > 0
     assert told.by_partition[2] + told.by_partition[3] > 0, "the new ones have work"

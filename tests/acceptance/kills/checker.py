@@ -26,6 +26,7 @@ import ssl
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,10 @@ from typing import Any, NamedTuple
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+CONNECTS = 6
+CONNECT_S = 5.0
+"""How often it is tried to connect, and for how long each time."""
 
 TERMINAL = {"job_completed": "completed", "job_cancelled": "cancelled", "job_dead_lettered": "dead"}
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -320,14 +325,18 @@ async def connect(url: str, key: Path) -> Client:
     async def ignore(_: Exception) -> None:
         """What matters shows as an answer that does not come."""
 
-    return await nats.connect(
-        url.split(","),
-        user_credentials=str(key),
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0.1,
-        error_cb=ignore,
-        **_tls(key.with_name("ca.pem")),
-    )
+    for _ in range(CONNECTS):  # behind a handshake that fails, as a late one does, nats-py hangs
+        connecting = nats.connect(
+            url.split(","),
+            user_credentials=str(key),
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,
+            error_cb=ignore,
+            **_tls(key.with_name("ca.pem")),
+        )
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(connecting, CONNECT_S)
+    raise TimeoutError(f"no connection to {url} in {CONNECTS} times {CONNECT_S} s")
 
 
 def _tls(authority: Path) -> dict[str, Any]:
