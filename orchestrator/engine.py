@@ -46,7 +46,7 @@ from .ended import SnapshotDamaged
 from .figures import Backlog, Figures
 from .floods import Floods
 from .following import LOOK_S, Following, let_rest
-from .inbox import LIGHT_RECORDS, Inbox, end
+from .inbox import LIGHT_RECORDS, Inbox, end, whose
 from .intake_desk import Dealt
 from .logtime import ClockOff, LogTime, compare_clocks
 from .messages import Marked, Read, Submitted
@@ -182,7 +182,7 @@ class Engine:
 
         self._desk = Desk(self.state, clock, entropy, self._keys, live_max)
         self._passed_over = False
-        """Whether the last round was full of requests, and none of what was read had a turn."""
+        """Whether something that was read had its turn in the last round, which others filled."""
 
         self._wake = asyncio.Event()
         self._inbox = Inbox(
@@ -588,15 +588,16 @@ class Engine:
         if self._passed_over:
             self._take(round_, taken)
         # Requests first otherwise: who asks waits, and a beat must not stand behind a flood of submits.
-        asked, most = self._inbox.asked, self._records_a_round()
+        inbox, asked = self._inbox, self._inbox.asked
         while (first := asked.next()) is not None and round_.has_room(first.records_max, first.size_bytes):
-            if self._inbox.crowded and len(round_.records) >= most:
+            if inbox.crowded and self._is_full(round_, taken, first.address.tenant):
                 break  # what was passed over came first, and fills it
-            desk.request(round_, self._inbox.take_asked())
-            if len(round_.records) >= most:
+            desk.request(round_, inbox.take_asked())
+            if self._is_full(round_, taken, first.address.tenant):
                 break
         self._take(round_, taken)
-        self._passed_over = bool(self._inbox.read) and not taken
+        # Not twice in a row: requests come first in every second round at least.
+        self._passed_over = not (self._passed_over and taken) and inbox.is_passed_over(taken)
         desk.finish(round_)
         if behind is None:
             self._settle(round_)
@@ -607,12 +608,12 @@ class Engine:
 
     def _take(self, round_: Round, taken: list[Read]) -> None:
         """Decides on what was read, in its order."""
-        inbox, most = self._inbox, self._records_a_round()
-        while (item := inbox.read.next()) is not None:
-            full = len(round_.records) >= most and (taken or inbox.crowded)
-            if full or not round_.has_room(item.records_max, item.size_bytes) or inbox.holds_up(item, round_):
+        inbox = self._inbox
+        while (item := inbox.next(round_)) is not None:
+            full = (taken or inbox.crowded) and self._is_full(round_, taken, whose(item))
+            if full or not round_.has_room(item.records_max, item.size_bytes):
                 break
-            item = inbox.take()
+            item = inbox.take(item)
             taken.append(item)
             if isinstance(item, Submitted):
                 self._desk.intake.submit(round_, item)
@@ -621,11 +622,12 @@ class Engine:
             else:
                 self._desk.links.hear(round_, item)
 
-    def _records_a_round(self) -> int:
-        """After how many records a round takes nothing more: few where others wait for it to end."""
-        if self._inbox.crowded:
-            return LIGHT_RECORDS
-        return _SHARED_A_ROUND if self._inbox.shared else _SUBMITS_A_ROUND
+    def _is_full(self, round_: Round, taken: Iterable[Read], tenant: str) -> bool:
+        """Whether a round takes nothing more of a tenant: it is short where others wait for it to end."""
+        most = _SHARED_A_ROUND if self._inbox.shared else _SUBMITS_A_ROUND
+        if self._inbox.is_light(taken, tenant):
+            most = LIGHT_RECORDS
+        return len(round_.records) >= most
 
     def _settle(self, round_: Round) -> None:
         """Lets the log's intake position catch up, where refusals or repeats left it behind for long."""
@@ -846,7 +848,7 @@ class Engine:
         if tenant not in self._purged and self.state.links.partitions == ONE and self.state.seals:
             for seq in await self._left_by_others(tenant, done):
                 secret.setdefault(seq, tenant or "")
-        for seq in [seq for seq, whose in secret.items() if seq <= done and tenant in (None, whose)]:
+        for seq in [seq for seq, its in secret.items() if seq <= done and tenant in (None, its)]:
             await self._intake.erase(seq)
             del secret[seq]
 

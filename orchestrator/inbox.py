@@ -192,7 +192,7 @@ class Inbox:
         self.read.clear()
         self._jobs.clear()
         for item in kept:
-            self.read.add(_whose(item), item)
+            self.read.add(whose(item), item)
 
     def _follow(self, sources: Mapping[str, Source], tenants: frozenset[str] | None, shards: Shards) -> None:
         self.tenants, self.shards = tenants, shards
@@ -231,7 +231,11 @@ class Inbox:
         """
         if not self.shared:
             return False
-        lately = [who for who, at in self._little.items() if self._round - at < _CALM_ROUNDS]
+        lately = [
+            who
+            for who, at in self._little.items()
+            if self._round - at < _CALM_ROUNDS and not self._has_much(who)
+        ]
         waits = [tenant for tenant, jobs in self._jobs.items() if jobs > LIGHT_RECORDS + 1]
         return any(who != tenant for tenant in waits for who in lately)
 
@@ -258,33 +262,60 @@ class Inbox:
             self._had_little(first.address.tenant)
         return self.asked.take(first.records_max)
 
-    def take(self) -> Read:
-        """The oldest of what was read, of the tenant whose turn it is."""
-        item, rest = self.read.next(), None
-        assert item is not None, "somebody looked before"
+    def next(self, round_: Round) -> Read | None:
+        """What was read and is to be taken into a round next, of the tenant whose turn it is.
+
+        Where a few records of others are in the round already, it is nothing of a flood, as that would hold
+        them up: a few are stored several times as fast as many. Then it is what others have of little.
+        """
+        item = self.read.next()
+        if item is None or not self.shared or not self._is_flood(item):
+            return item
+        apart = self.crowded or len(round_.records) <= LIGHT_RECORDS
+        return self.read.next(self._has_little) if round_.records and apart else item
+
+    def take(self, item: Read) -> Read:
+        """Takes what `next` told, or a first part of it."""
+        tenant = whose(item)
         if not isinstance(item, Submitted):
-            return self.read.take(item.records_max)
+            return self.read.take(item.records_max, tenant)
+        rest: Submitted | None = None
         if not self._is_flood(item):
-            self._had_little(item.address.tenant)
+            self._had_little(tenant)
         if self.crowded:
             item, rest = item.split(LIGHT_RECORDS)
-        self.read.take(item.records_max)
+        self.read.take(item.elements, tenant)
         self._count(item, -1)
         if rest is not None:
-            self.read.put_back(rest.address.tenant, [rest])
-            self._jobs[rest.address.tenant] += 1  # it counts as a message of its own from now on
+            self.read.put_back(tenant, [rest])
+            self._jobs[tenant] += 1  # it counts as a message of its own from now on
         self._drained.set()
         return item
 
-    def holds_up(self, item: Read, round_: Round) -> bool:
-        """Whether to deal with it would hold up others, whose few records are in a round already.
+    def is_passed_over(self, taken: Sequence[Read]) -> bool:
+        """Whether a round took nothing of what was read, or nothing of a flood whose turn it was."""
+        item = self.read.next()
+        if item is None or not taken:
+            return item is not None
+        return self.crowded and whose(item) not in map(whose, taken)
 
-        A few records are stored several times as fast as many: they go alone, and the many after them.
+    def is_light(self, taken: Iterable[Read], tenant: str) -> bool:
+        """Whether a round ends after a few records with what a tenant sends, as others may come meanwhile.
+
+        It does where that tenant has much waiting, or something of one that has, or of an array, was taken.
+        Those who have little go together, however many they are: what gathered of theirs behind one slow
+        append is stored with the next one, and not by turns with a flood.
         """
-        return self.shared and 0 < len(round_.records) <= LIGHT_RECORDS and self._is_flood(item)
+        if not self.crowded:
+            return False
+        return self._has_much(tenant) or any([_is_array(i) or self._has_much(whose(i)) for i in taken])
 
     def _is_flood(self, item: Read) -> bool:
-        return item.records_max > _MANY or self._has_much(_whose(item))
+        is_rest = isinstance(item, Submitted) and item.part > 0
+        return is_rest or item.records_max > _MANY or self._has_much(whose(item))
+
+    def _has_little(self, tenant: str) -> bool:
+        return not self._is_flood(self.read.first(tenant))
 
     def _has_much(self, tenant: str) -> bool:
         return self._jobs.get(tenant, 0) > 2 * _MANY or self.read.length(tenant) > _MANY
@@ -300,11 +331,11 @@ class Inbox:
         """What was taken in vain waits again, in its order and before all else of its tenant."""
         lines: dict[str, list[Read]] = {}
         for item in taken:
-            lines.setdefault(_whose(item), []).append(item)
+            lines.setdefault(whose(item), []).append(item)
             if isinstance(item, Submitted):
                 self._count(item, 1)
-        for whose, items in lines.items():
-            self.read.put_back(whose, items)
+        for tenant, items in lines.items():
+            self.read.put_back(tenant, items)
 
     def _count(self, item: Submitted, by: int) -> None:
         tenant = item.address.tenant
@@ -354,7 +385,7 @@ class Inbox:
                 try:
                     marked = open_mark(self._intake.epoch, message.seq, message.subject, message.body)
                     if marked is not None:
-                        self.read.add(_whose(marked), marked)
+                        self.read.add(whose(marked), marked)
                         self._wake()
                         continue
                     item = open_submit(self._intake.epoch, message.seq, message.subject, message.body)
@@ -362,7 +393,7 @@ class Inbox:
                     log.error("submit %d is passed over: %s", message.seq, error)
                     continue
                 for part in (item,) if tenant is None else in_parts(item):
-                    self.read.add(_whose(part), part)
+                    self.read.add(whose(part), part)
                     self._count(part, 1)
                 jobs = max(1, len(item.sound) + len(item.refused))
                 mean = mean + (jobs - mean) * _NEWS if mean else jobs
@@ -382,11 +413,15 @@ class Inbox:
             for message in messages:
                 linked = open_link(other.partition, message)
                 if linked is not None:
-                    self.read.add(_whose(linked), linked)
+                    self.read.add(whose(linked), linked)
             self._wake()
 
 
-def _whose(item: Read) -> str:
+def _is_array(item: Read) -> bool:
+    return isinstance(item, Submitted) and item.last > 0
+
+
+def whose(item: Read) -> str:
     """The line in which something that was read waits."""
     if isinstance(item, Marked):
         return item.mark.tenant

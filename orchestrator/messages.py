@@ -64,6 +64,11 @@ class Submitted(NamedTuple):
         """Records that it may need: one or two for each job, and some for what is refused."""
         return 3 + len(self.sound) + sum(1 for e in self.sound if e.command.unique_key is not None)
 
+    @property
+    def elements(self) -> int:
+        """What it counts for where tenants take turns: one at least."""
+        return max(1, len(self.sound))
+
     def split(self, elements: int) -> tuple[Submitted, Submitted | None]:
         """The message as two, the first of so many elements; None for the second where it has no more.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -54,15 +54,25 @@ class Turns(Generic[T]):
             self._served[whose] = max(self._served.get(whose, 0), self._now)
         return line
 
-    def next(self) -> T | None:
-        """What is to be taken next; it stays where it is."""
-        return self._lines[self._whose()][0] if self._lines else None
+    def first(self, whose: str) -> T:
+        """The first of a line that is not empty."""
+        return self._lines[whose][0]
 
-    def take(self, records: int) -> T:
-        """Takes the next one, which makes about so many records."""
-        whose = self._whose()
+    def next(self, among: Callable[[str], bool] | None = None) -> T | None:
+        """What is to be taken next, of all lines or those among them; it stays where it is."""
+        if not self._lines:
+            return None
+        if among is None:
+            return self._lines[self._whose()][0]
+        whose = min(filter(among, self._lines), key=self._served.__getitem__, default=None)
+        return None if whose is None else self._lines[whose][0]
+
+    def take(self, records: int, whose: str | None = None) -> T:
+        """Takes the next one, or that of a line whose turn is to come; it makes about so many records."""
+        turn = self._whose()
+        whose = whose or turn
         line = self._lines[whose]
-        self._now = self._served[whose]
+        self._now = self._served[turn]
         self._served[whose] += records
         item = line.popleft()
         self._count -= 1

@@ -117,6 +117,32 @@ async def test_rounds_are_short_while_others_ask_now_and_then(shared: Twin) -> N
     await shared.check()
 
 
+async def test_what_gathered_of_those_who_ask_now_and_then_is_stored_at_once(shared: Twin) -> None:
+    """Must hold: one slow append costs them one round more, and not one for each few of their jobs."""
+    await send(shared, "default", {"task": "t", "id": "quiet"})
+    await shared.settled()
+    shared.log.hold.clear()
+    await send(shared, "acme", {"task": "t"})
+    await shared.settled()  # what follows waits behind one append
+    before, place = len(shared.log.appends), len(await taken(shared))
+    for _ in range(2):
+        await send(shared, "acme", [{"task": "t"}] * 500)
+    for number in range(7):
+        await send(shared, "default", {"task": "t", "id": f"quiet-{number}"})
+    await shared.settled()
+    shared.log.hold.set()
+    while len(await taken(shared)) < 1_009:  # noqa: ASYNC110 - in virtual time
+        await asyncio.sleep(0.01)
+    tenants = [tenant for tenant, _ in (await taken(shared))[place:]]
+    rounds = list[list[str]]()
+    for size in shared.log.appends[before:]:
+        rounds.append(tenants[:size])
+        del tenants[:size]
+    assert ["default"] * 7 in rounds[:4]
+    assert ["acme"] * LIGHT_RECORDS in rounds[:4], "and the flood has its turn"
+    await shared.check()
+
+
 async def test_what_a_tenant_has_waiting_is_limited_and_forgotten_as_it_is_stored(shared: Twin) -> None:
     await shared.crash()
     most = bounds.SUBMITS_WAITING_MAX
