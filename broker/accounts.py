@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from writ.schemas.ids import SYSTEM_TENANT, token_fault
+from writ.schemas.ids import SYSTEM_TENANT, queue_fault, token_fault
 from writ.schemas.subjects import NO_QUEUE, led_subject
 
 from .glass import BREAK_GLASS, CONNECTS
@@ -143,7 +143,7 @@ class Principal:
                     "give the 56 characters that begin with U"
                 )
         for _, queue in self.in_queues:
-            fault = token_fault(queue, "queue")
+            fault = queue_fault(queue)
             if fault and queue != NO_QUEUE:
                 raise ValueError(fault)
         unknown = sorted((self.roles | {role for role, _ in self.in_queues}) - ALL_ROLES)

@@ -54,6 +54,9 @@ class Asking:
         self.min_position: int | None = None
         """Reads are of views at least as new as this log sequence; None means the newest at the time."""
 
+        self._lanes: dict[str, int] = {}
+        """How many lanes a queue has, of those that are known to have some: it is for good."""
+
     async def __aenter__(self) -> Self:
         await self._connected()
         return self

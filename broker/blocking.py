@@ -81,6 +81,7 @@ class SyncClient:
     records = _blocking(Client.records)
     status = _blocking(Client.status)
     queues = _blocking(Client.queues)
+    lanes = _blocking(Client.lanes)
     schedules = _blocking(Client.schedules)
     operations = _blocking(Client.operations)
     batches = _blocking(Client.batches)

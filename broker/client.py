@@ -16,6 +16,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +24,7 @@ import msgspec
 from writ.schemas.codec import CodecError, decode
 from writ.schemas.commands import Approval, SubmitJob
 from writ.schemas.events import CommandRejected, OnDead, OnParentEnd
-from writ.schemas.ids import job_key
+from writ.schemas.ids import job_key, lane_for
 from writ.schemas.policy import Retry
 from writ.schemas.principals import AccessDenied
 from writ.schemas.queries import JobQuery, JobsPage, JobView
@@ -49,6 +50,7 @@ from .errors import (
     SubmitNotStored,
     SubmitRefused,
     WireError,
+    WritError,
 )
 from .granting import Granting
 from .listing import Listing
@@ -159,6 +161,8 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         the content is about: it can be erased for all jobs of that subject at once, see `erase`. `requires`
         are labels, as `{"gpu": "true"}`: only a worker that has them all is given the job.
 
+        A queue with lanes has its jobs in them, and the handle says in which: see `lanes`.
+
         With a `unique_key` it waits for the orchestrator, for `timeout_s` in all: where the queue's
         `on_clash` is `return`, the handle is that of the live job with that key, marked `existing`.
 
@@ -179,10 +183,10 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
             "concurrency_key": concurrency_key,
             "unique_key": unique_key,
             "approval": approval,
-            "after": [_key(queue, each) for each in after] or None,
+            "after": [self._key(queue, each) for each in after] or None,
             "on_dead": on_dead,
-            "input_from": {k: _key(queue, each) for k, each in (input_from or {}).items()} or None,
-            "parent": None if parent is None else _key(queue, parent),
+            "input_from": {k: self._key(queue, each) for k, each in (input_from or {}).items()} or None,
+            "parent": None if parent is None else self._key(queue, parent),
             "on_parent_end": on_parent_end,
             "batch": batch,
             "tags": tags,
@@ -195,18 +199,40 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         until = asyncio.get_running_loop().time() + timeout_s
         with tracing.spanning(f"submit {queue}", self._about(queue, {"writ.task": task}), kind="PRODUCER"):
             element = self._element(queue, job, None)
-            try:
-                seq, index = await self._together.submit(queue, element, timeout_s)
-            except TimeoutError:
-                subject = submit_subject(self.target.tenant, self.target.principal, queue)
-                raise NoAnswer(subject, timeout_s) from None
-        handle = JobHandle(queue, element.id, seq, index)
+            if element.unique:
+                await self._learn(queue)
+            handle = await self._stored(queue, element, timeout_s)
         if not element.unique:
             return handle
-        outcome = await self._decided(handle, until)
+        outcome = await self._decided(queue, element, handle, until)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    async def _stored(self, queue: str, element: Element, timeout_s: float) -> JobHandle:
+        """One submit, on the broker's disk: in the lane that it picks, as far as the queue is known to have
+        some. Raises NoAnswer.
+        """
+        lane = self._lane(queue, element)
+        try:
+            seq, index = await self._together.submit(lane, element, timeout_s)
+        except TimeoutError:
+            subject = submit_subject(self.target.tenant, self.target.principal, lane)
+            raise NoAnswer(subject, timeout_s) from None
+        return JobHandle(lane, element.id, seq, index)
+
+    async def _learn(self, queue: str) -> None:
+        """Who may not hear of refusals asks for a queue's lanes, or would not know that a key picks one."""
+        if queue in self._lanes:
+            return
+        await self._hear_refusals(await self._connected())
+        if not self._hears_refusals:
+            with suppress(WritError):  # else it is refused, and the audit trail has it
+                await self.lanes(queue, timeout_s=TRY_S)
+
+    def _lane(self, queue: str, element: Element) -> str:
+        """Where a job is to be sent to."""
+        return queue if element.word is None else lane_for(queue, self._lanes.get(queue, 1), element.word)
 
     async def reproduce(self, id: str, queue: str, *, timeout_s: float = 30.0) -> JobHandle:
         """Runs a finished job once more as another job: same task and input, steps and tools answered from
@@ -267,35 +293,46 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         self, queue: str, jobs: Iterable[SubmitJob | Mapping[str, Any]], timeout_s: float
     ) -> list[JobHandle]:
         until = asyncio.get_running_loop().time() + timeout_s
-        made = (self._element(queue, job, index) for index, job in enumerate(jobs))
-        messages = list(pack(made))
+        made = [self._element(queue, job, index) for index, job in enumerate(jobs)]
+        if any(each.unique for each in made):
+            await self._learn(queue)
+        places: dict[str, list[int]] = {}
+        for place, element in enumerate(made):
+            places.setdefault(self._lane(queue, element), []).append(place)
+        messages: list[tuple[str, list[int], list[Element]]] = []
+        for lane, those in places.items():
+            left = iter(those)
+            for some in pack([made[place] for place in those]):
+                messages.append((lane, list(islice(left, len(some))), some))
         room = asyncio.Semaphore(SUBMITS_IN_FLIGHT)
         waits = asyncio.Semaphore(VERDICTS_AT_ONCE)
 
-        async def decided(handle: JobHandle) -> JobHandle:
+        async def decided(element: Element, handle: JobHandle) -> JobHandle:
             async with waits:
-                outcome = await self._decided(handle, until)
+                outcome = await self._decided(queue, element, handle, until)
             return handle if isinstance(outcome, Exception) else outcome
 
-        async def send(elements: list[Element]) -> list[JobHandle]:
+        async def send(lane: str, elements: list[Element]) -> list[JobHandle]:
             async with room:
-                seq = await self._publish(queue, elements[0].id, joined(elements), timeout_s)
-            handles = [JobHandle(queue, each.id, seq, index) for index, each in enumerate(elements)]
+                seq = await self._publish(lane, elements[0].id, joined(elements), timeout_s)
+            handles = [JobHandle(lane, each.id, seq, index) for index, each in enumerate(elements)]
             unique = [index for index, each in enumerate(elements) if each.unique]
-            for index, handle in zip(
-                unique, await asyncio.gather(*(decided(handles[index]) for index in unique)), strict=True
-            ):
+            verdicts = await asyncio.gather(*(decided(elements[index], handles[index]) for index in unique))
+            for index, handle in zip(unique, verdicts, strict=True):
                 handles[index] = handle
             return handles
 
-        done = await asyncio.gather(*(send(message) for message in messages), return_exceptions=True)
-        handles = [handle for part in done if isinstance(part, list) for handle in part]
+        sent = [send(lane, some) for lane, _, some in messages]
+        done = await asyncio.gather(*sent, return_exceptions=True)
+        handles: dict[int, JobHandle] = {}
+        for (_, where, _), part in zip(messages, done, strict=True):
+            if isinstance(part, list):
+                handles |= zip(where, part, strict=True)
         for part in done:
             if isinstance(part, BaseException):
-                count = sum(len(elements) for elements in messages)
-                part.add_note(f"{len(handles)} of {count} jobs were stored")
+                part.add_note(f"{len(handles)} of {len(made)} jobs were stored")
                 raise part
-        return handles
+        return [handles[place] for place in range(len(made))]
 
     async def accepted(self, job: JobHandle, *, timeout_s: float = 10.0) -> JobView:
         """The job that a submit has become, as soon as the orchestrator has decided on it.
@@ -328,7 +365,10 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
     def _element(self, queue: str, job: SubmitJob | Mapping[str, Any], index: int | None) -> Element:
         """The job with its id, made if not given. Raises SubmitRefused."""
         given = job.id if isinstance(job, SubmitJob) else job.get("id")
-        unique = job.unique_key if isinstance(job, SubmitJob) else job.get("unique_key")
+        if isinstance(job, SubmitJob):
+            unique, batch = job.unique_key, job.batch
+        else:
+            unique, batch = job.get("unique_key"), job.get("batch")
         job_id = given if given is not None else new_job_id(self._clock.wall_us() // 1_000, self._entropy)
         if isinstance(job, SubmitJob):
             whole: Any = job if given else msgspec.structs.replace(job, id=job_id)
@@ -347,10 +387,31 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         fault = check_submit(queue, body, index)
         if fault is not None:
             raise SubmitRefused(fault)
-        return Element(job_id, body, unique is not None)
+        word = unique or (job_id if batch is None else None)
+        return Element(job_id, body, unique is not None, word)
 
-    async def _decided(self, handle: JobHandle, until: float) -> JobHandle | SubmitRefused:
-        """What a submit with a unique key has become: its own job, the one that stands for it, or nothing."""
+    def _key(self, queue: str, job: JobHandle | str) -> str:
+        """The key of a job; a bare id is one of `queue`, in the lane that it picks."""
+        if isinstance(job, JobHandle):
+            return job_key(job.queue, job.id)
+        return job if "~" in job else job_key(lane_for(queue, self._lanes.get(queue, 1), job), job)
+
+    async def _decided(
+        self, queue: str, element: Element, handle: JobHandle, until: float
+    ) -> JobHandle | SubmitRefused:
+        """What a submit with a unique key has become: its own job, the one that stands for it, or nothing.
+
+        One that is refused as its key picks a lane of the queue is sent there.
+        """
+        outcome = await self._verdict(handle, until)
+        if not isinstance(outcome, SubmitRefused) or outcome.rejection.lanes is None or handle.queue != queue:
+            return outcome
+        self._lanes[queue] = outcome.rejection.lanes
+        left_s = max(until - asyncio.get_running_loop().time(), 0.001)
+        return await self._verdict(await self._stored(queue, element, left_s), until)
+
+    async def _verdict(self, handle: JobHandle, until: float) -> JobHandle | SubmitRefused:
+        """The same of one submit by itself."""
         unknown = dataclasses.replace(handle, existing=None)
         if not self._hears_refusals:
             return unknown
@@ -399,8 +460,8 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         loop = asyncio.get_running_loop()
         until = None if timeout_s is None else loop.time() + timeout_s
         if isinstance(job, str):
-            if queue is None:
-                queue = (await self.job(job)).queue
+            if queue is None or queue in self._lanes:
+                queue = (await self.job(job, queue)).queue
             handle = JobHandle(queue, job, 0)
         else:
             handle = job
@@ -508,10 +569,3 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
                     self._refusals.popitem(last=False)
                 for waiter in self._waiting.get(record.source.seq, ()):
                     waiter.refused(refused)
-
-
-def _key(queue: str, job: JobHandle | str) -> str:
-    """The key of a job; a bare id is one of `queue`."""
-    if isinstance(job, JobHandle):
-        return job_key(job.queue, job.id)
-    return job if "~" in job else job_key(queue, job)

@@ -9,6 +9,7 @@ from typing import Final
 from writ.schemas.commands import Answer
 from writ.schemas.errors import ErrorClass
 from writ.schemas.events import WaitReason
+from writ.schemas.ids import queue_of
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import (
     BatchesPage,
@@ -178,6 +179,16 @@ class Looking(Asking):
         """
         query = QueuesQuery(queue=queue, history=history, limit=limit, cursor=cursor)
         return await self._query("queues", query, QueuesPage, timeout_s)
+
+    async def lanes(self, queue: str, *, timeout_s: float = 10.0) -> int:
+        """How many lanes a queue has, 1 where it is one line. What is submitted to it by this client goes to
+        its lanes from here on: `unique_key` picks one, or else the id.
+        """
+        found = (await self.queues(queue, timeout_s=timeout_s)).queues
+        lanes = found[0].policy.lanes if found and queue_of(queue) == queue else 1
+        if lanes > 1:
+            self._lanes[queue] = lanes
+        return lanes
 
     async def schedules(
         self,

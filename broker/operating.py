@@ -14,9 +14,11 @@ from writ.schemas.commands import Answer, Plan, Planned, PriceTable, Started, Te
 from writ.schemas.events import Filter
 from writ.schemas.fleet import DrainWorker, UndrainWorker
 from writ.schemas.hosting import CreateTenant, HostedTenant, ListTenants, SetQuotas, TenantsTold
+from writ.schemas.ids import lanes_of
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import JobQuery, JobsPage
 from writ.schemas.quotas import Quotas
+from writ.schemas.rejections import RejectionKind
 from writ.schemas.schedules import Overlap, ScheduleSpec
 from writ.schemas.shards import ListShards, MoveShard, ShardsTold
 from writ.schemas.subjects import NO_QUEUE
@@ -51,11 +53,32 @@ class Operating(Asking):
     async def send(self, queue: str, command: commands.Command, *, timeout_s: float = 10.0) -> Answer:
         """Any one of `CONTROL_VERBS`, as the message that it is; `position` in the answer is where it stands.
 
-        What would be done twice if it were asked twice is not sent again where no answer comes.
+        What would be done twice if it were asked twice is not sent again where no answer comes. What is asked
+        of a queue is asked of each of its lanes behind it: where one does not answer, ask it all again.
         """
         until = asyncio.get_running_loop().time() + timeout_s
+        try:
+            answer = await self._send(queue, command, until)
+        except Refused as error:
+            lane = await self._lane_with(queue, command, error, until)
+            if lane is None:
+                raise
+            return await self._send(lane, command, until)
+        if isinstance(answer, commands.LanesTold) and answer.lanes > 1:
+            self._lanes[queue] = answer.lanes
+            if isinstance(command, commands.Declare):
+                command = msgspec.structs.replace(command, version=None)  # each has versions of its own
+            for lane in lanes_of(queue, answer.lanes):
+                try:
+                    await self._send(lane, command, until)
+                except (Refused, WireError) as error:
+                    error.add_note(f"it holds for queue {queue}, and not for {lane} and what is behind it")
+                    raise
+        return answer
+
+    async def _send(self, queue: str, command: commands.Command, until: float) -> Answer:
         if isinstance(command, commands.Reopening) and command.answers is None:
-            answers = await self._end_of(command.id, queue, timeout_s)
+            answers = await self._end_of(command.id, queue, _left(until))
             command = msgspec.structs.replace(command, answers=answers)
         match command:
             case Plan(dry_run=dry_run):
@@ -66,6 +89,20 @@ class Operating(Asking):
                 once = False
         answer = commands.CONTROL_ANSWERS.get(type(command), Answer)
         return await self._control(_VERBS[type(command)], queue, command, answer, _left(until), once=once)
+
+    async def _lane_with(
+        self, queue: str, command: commands.Command, refused: Refused, until: float
+    ) -> str | None:
+        """The lane of a queue that has the job which it was said not to have; None where none has."""
+        job_id = getattr(command, "id", None)
+        if job_id is None or (refused.kind, refused.rejection.field) != (RejectionKind.NOT_FOUND, "id"):
+            return None
+        query = JobQuery(id=job_id, queue=queue)
+        try:
+            page = await self._query("job", query, JobsPage, min(READ_S, _left(until)))
+        except (WireError, Refused):
+            return None
+        return next((job.queue for job in page.jobs if job.queue != queue), None)
 
     async def _end_of(self, id: str, queue: str, timeout_s: float) -> int | None:
         """The terminal record of a job; None where it has not ended, or cannot be read now."""

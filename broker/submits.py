@@ -46,11 +46,15 @@ def check_submit(queue: str, body: bytes, index: int | None = None) -> Rejection
 
 
 class Element(NamedTuple):
-    """One job as it is sent; `unique` where it has a unique key, so that another may stand for it."""
+    """One job as it is sent; `unique` where it has a unique key, so that another may stand for it.
+
+    `word` picks the lane of a queue that has some; None for a job that is counted in the queue itself.
+    """
 
     id: str
     body: bytes
     unique: bool
+    word: str | None
 
 
 def pack(elements: Iterable[Element]) -> Iterator[list[Element]]:

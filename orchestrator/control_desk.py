@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from writ.schemas import bounds, commands
@@ -34,7 +35,6 @@ _OF_A_JOB: Final[dict[type[commands.Command], Callable[[Job | None, Any], Outcom
     commands.Signal: control.signal,
 }
 _OF_A_QUEUE: Final[dict[type[commands.Command], Callable[[Queue, Any], Outcome]]] = {
-    commands.Declare: queues.declare,
     commands.PauseQueue: queues.pause,
     commands.DrainQueue: queues.drain,
     commands.ResumeQueue: queues.resume,
@@ -54,6 +54,7 @@ class ControlDesk:
             commands.SealBatch: self._seal,
             commands.Plan: self._plan,
             **dict.fromkeys(_OF_A_JOB, self._job),
+            commands.Declare: self._declare,
             **dict.fromkeys(_OF_A_QUEUE, self._queue),
         }
 
@@ -96,16 +97,27 @@ class ControlDesk:
             )
         self._done(round_, asked, stored=bool(outcome))
 
+    def _declare(self, round_: Round, asked: Asked, command: commands.Declare) -> None:
+        name = asked.address.queue
+        place = f"{asked.address.tenant}.{name}"
+        keyed = partial(self._state.keyed, place)
+        self._governed(round_, asked, queues.declare(self._state.queue(place), command, name, keyed))
+
     def _queue(self, round_: Round, asked: Asked, command: commands.Command) -> None:
         place = f"{asked.address.tenant}.{asked.address.queue}"
-        outcome = _OF_A_QUEUE[type(command)](self._state.queue(place), command)
+        self._governed(round_, asked, _OF_A_QUEUE[type(command)](self._state.queue(place), command))
+
+    def _governed(self, round_: Round, asked: Asked, outcome: Outcome) -> None:
+        """What was decided of a queue, and how many lanes are to be asked the same."""
+        place = f"{asked.address.tenant}.{asked.address.queue}"
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
             return
         if outcome:
             self._record(round_, asked, "queue", asked.address.queue, outcome)
             self._office.stir(place)
-        self._done(round_, asked, stored=bool(outcome))
+        answer = commands.LanesTold(None, round_.position, self._state.lanes(place))
+        round_.answer(asked.send, encode(answer), verdict_only=not outcome)
 
     def _seal(self, round_: Round, asked: Asked, command: commands.SealBatch) -> None:
         tenant, _, _, queue = asked.address

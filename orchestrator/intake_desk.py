@@ -120,6 +120,10 @@ class IntakeDesk:
         refused = intake.refusal(command, policy, self._state.pending_in(place), known, index)
         if refused is not None:
             return refused
+        lanes = policy.policy.lanes
+        refused = intake.off_lane(queue, lanes, command.unique_key, command.batch, index)
+        if refused is not None:
+            return refused
         process: str | None = None
         if command.process is not None:
             known_process = self._state.processes.get(f"{tenant}.{named(command.process).process}")

@@ -90,7 +90,7 @@ class LeaseDesk:
             if command.wait_s > 0:
                 self.waiting.park(waiter)
             else:
-                round_.answer(asked.send, encode(commands.Acquired()))
+                round_.answer(asked.send, encode(commands.Acquired(lanes=self._state.lanes(waiter.place))))
 
     def _tell_again(self, round_: Round, asked: Asked, command: commands.Acquire) -> None:
         """Answers with what the worker holds in the queue and does not know of, as far as it fits.
@@ -181,7 +181,7 @@ class LeaseDesk:
     def _grant(self, round_: Round, waiter: Waiter) -> bool:
         """Leases for one acquire, answered; False where there was no job for it."""
         tenant, queue, command = waiter.tenant, waiter.queue, waiter.command
-        place = f"{tenant}.{queue}"
+        place = waiter.place
         ready = self._state.ready(place)
         if ready is None or not ready.size:
             return False
@@ -202,7 +202,8 @@ class LeaseDesk:
         leases = [given for job in chosen if (given := self._grant_one(round_, waiter, job)) is not None]
         if not leases:
             return False
-        round_.answer(waiter.send, encode(commands.Acquired(None, round_.position, tuple(leases))))
+        answer = commands.Acquired(None, round_.position, tuple(leases), self._state.lanes(place))
+        round_.answer(waiter.send, encode(answer))
         return True
 
     def _wanted(self, command: commands.Acquire) -> Callable[[Job], bool]:
@@ -367,7 +368,7 @@ class LeaseDesk:
     def dismiss(self, round_: Round) -> None:
         """Answers those whose wait is over with no lease."""
         for waiter in self.waiting.over(self._office.clock.mono_us()):
-            round_.answer(waiter.send, encode(commands.Acquired()))
+            round_.answer(waiter.send, encode(commands.Acquired(lanes=self._state.lanes(waiter.place))))
 
     # --- beats ------------------------------------------------------------------------------------------
 

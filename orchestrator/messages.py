@@ -15,7 +15,7 @@ from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, LEASE_VERBS, SYSTEM_VERBS, SubmitJob
 from writ.schemas.facts import Fact
 from writ.schemas.faults import explain_fault
-from writ.schemas.ids import SYSTEM_TENANT, derived_job_id, token_fault
+from writ.schemas.ids import SYSTEM_TENANT, derived_job_id, queue_fault
 from writ.schemas.links import MessageAccepted, MessageSent
 from writ.schemas.notes import Note
 from writ.schemas.records import Source
@@ -200,7 +200,7 @@ def open_request(subject: str, body: bytes, send: Send) -> Asked:
             command = submits.malformed(reason, field)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             command = submits.malformed(f"the message is not JSON: {error}")
-    fault = token_fault(address.queue, "queue")
+    fault = queue_fault(address.queue)
     if fault is not None:
         command = submits.malformed(fault, "queue")
     return Asked(address, command, send, len(body))

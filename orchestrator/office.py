@@ -21,6 +21,7 @@ from writ.schemas.subjects import Addressed
 
 from .consequences import ORCHESTRATOR, Consequences
 from .decide import quotas
+from .decide.intake import off_lane
 from .guard import Denials, Guard
 from .logtime import Budget
 from .messages import Asked
@@ -216,7 +217,11 @@ class Office:
         over = None if standing is None else quotas.reopens(standing, job.input.size_bytes)
         if over is not None or job.unique_key is None:
             return over
-        live = self.state.unique(f"{job.tenant}.{job.queue}", job.unique_key)
+        place = f"{job.tenant}.{job.queue}"
+        elsewhere = off_lane(job.queue, self.state.queue(place).policy.lanes, job.unique_key, None)
+        if elsewhere is not None:
+            return elsewhere  # it ended before the queue had lanes
+        live = self.state.unique(place, job.unique_key)
         if live is None:
             return None
         reason = f"unique_key {job.unique_key} belongs to the live job {live.key}; one at a time may have it"

@@ -30,7 +30,7 @@ from writ.schemas.events import (
 from writ.schemas.fleet import Fleet, WorkerDrained, WorkerUndrained, evolve_fleet
 from writ.schemas.gates import Gate, evolve_gate
 from writ.schemas.hosting import HOSTED
-from writ.schemas.ids import fencing_token
+from writ.schemas.ids import LANE_MARK, fencing_token
 from writ.schemas.lifecycle import (
     TERMINAL,
     IllegalTransition,
@@ -305,6 +305,15 @@ class Partition:
         """
         holders = [self.jobs[where] for where in self._unique.get((place, key), ())]
         return max(holders, key=lambda job: (job.cancel is None, job.round_at, job.key), default=None)
+
+    def keyed(self, place: str) -> Job | None:
+        """Any live job of a queue that has a unique key; looks at all such keys."""
+        holders = (found for (queue, _), found in self._unique.items() if queue == place)
+        return next((self.jobs[where] for found in holders for where in found), None)
+
+    def lanes(self, place: str) -> int:
+        """Into how many lanes a queue is spread; 1 for what is a lane itself."""
+        return 1 if LANE_MARK in place else self.queue(place).policy.lanes
 
     def put(self, place: str, job: Job | None, undo: Undo | None = None) -> None:
         """The only way to change a job: keeps the indexes true, and notes how to go back."""

@@ -23,6 +23,11 @@ class Waiter(msgspec.Struct, frozen=True, eq=False):
     until: int
     since: int
 
+    @property
+    def place(self) -> str:
+        """Its queue, as `<tenant>.<queue>`."""
+        return f"{self.tenant}.{self.queue}"
+
 
 class Waiting:
     """Parked acquires by queue, first come first served."""
@@ -34,9 +39,8 @@ class Waiting:
 
     def park(self, waiter: Waiter) -> None:
         self._count += 1
-        place = f"{waiter.tenant}.{waiter.queue}"
-        self._lines.setdefault(place, OrderedDict())[self._count] = waiter
-        heapq.heappush(self._ends, (waiter.until, self._count, place))
+        self._lines.setdefault(waiter.place, OrderedDict())[self._count] = waiter
+        heapq.heappush(self._ends, (waiter.until, self._count, waiter.place))
 
     def queues(self) -> Iterator[str]:
         """`<tenant>.<queue>` of every queue with somebody waiting."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from writ.schemas.ids import LANE_MARK
 from writ.schemas.lifecycle import State
 from writ.schemas.queries import JobsQuery
 
@@ -35,7 +36,8 @@ def find(
     """
     links = [("tag", f"{name}={value}") for name, value in query.tags.items()]
     links += [(kind, name) for kind in LINKS if (name := getattr(query, kind)) is not None]
-    filters = {**_WALKED, "queue": "queue", "task": "task"}
+    filters = {**_WALKED, "task": "task"}
+    queues = () if query.queue is None else lines(db, tenant, query.queue)
     equal = {column: value for column, name in filters.items() if (value := getattr(query, name)) is not None}
     first, end = bounds(db, LISTING, query)
     span = [first, end]
@@ -51,10 +53,13 @@ def find(
         where = f"tenant = ? AND {walked} = ? AND opened >= ? AND opened < ?"
         walks = [Walk("opened", "opened", "jobs", where, [tenant, equal.pop(walked), *span])]
     else:
-        return _by_state(db, tenant, query, equal, span)
+        return _by_state(db, tenant, query, equal, span, queues)
     if among is not None:
         equal["tenant"] = tenant  # so that each is looked up: the other view may be ahead
     terms, values = _looked_up(equal, query)
+    if queues:
+        terms.append(f"queue IN ({', '.join(['?'] * len(queues))})")
+        values += queues
     if query.states:
         terms.append(f"state IN ({', '.join(['?'] * len(query.states))})")
         values += [state.value for state in query.states]
@@ -67,22 +72,40 @@ def find(
     return _merged(db, walks, Terms(" AND ".join(terms), values, _JOBS), query.limit)
 
 
+def lines(db: sqlite3.Connection, tenant: str, queue: str) -> tuple[str, ...]:
+    """A queue's name, and those of its lanes that have jobs here."""
+    sql = "SELECT DISTINCT queue FROM counts WHERE tenant = ? AND queue > ? AND queue < ? ORDER BY queue"
+    return (queue, *[str(name) for (name,) in db.execute(sql, (tenant, queue, lines_end(queue)))])
+
+
+def lines_end(queue: str) -> str:
+    """What all names but a queue's own and those of its lanes are before, or at and behind."""
+    return f"{queue}{chr(ord(LANE_MARK) + 1)}"
+
+
 def _by_state(
-    db: sqlite3.Connection, tenant: str, query: JobsQuery, equal: dict[str, Any], span: list[int]
+    db: sqlite3.Connection,
+    tenant: str,
+    query: JobsQuery,
+    equal: dict[str, Any],
+    span: list[int],
+    queues: Sequence[str],
 ) -> tuple[list[int], int | None]:
-    """By queue, task, states and what is waited for alone: a walk for each state, merged."""
+    """By queue, task, states and what is waited for alone: a walk for each state and lane, merged."""
     where = "state = ? AND tenant = ? AND opened >= ? AND opened < ?"
-    extra: list[Any] = []
-    walked = next((column for column in ("queue", "task") if column in equal), None)
+    walked = "queue" if queues else ("task" if "task" in equal else None)
+    each: list[list[Any]] = [[]]
     if walked is not None:
         where += f" AND {walked} = ?"
-        extra.append(equal.pop(walked))
+        each = [[name] for name in queues or (equal.pop(walked),)]
     terms, values = _looked_up(equal, query)
     others = Terms(" AND ".join(terms), values, _JOBS)
     waiting = (State.SUSPENDED,) if query.waits_for is not None else tuple(State)
     states = dict.fromkeys(query.states or waiting)
     walks = [
-        Walk("opened", "opened", "jobs", where, [state.value, tenant, *span, *extra]) for state in states
+        Walk("opened", "opened", "jobs", where, [state.value, tenant, *span, *extra])
+        for state in states
+        for extra in each
     ]
     return _merged(db, walks, others, query.limit)
 

@@ -15,7 +15,7 @@ from writ.schemas.queries import DeadQuery, JobsQuery
 from writ.schemas.sealed import Sealed
 
 from .file import Reader, position_of
-from .finding import LISTING, find
+from .finding import LISTING, find, lines, lines_end
 from .jobs import decode_job
 from .paging import SCANNED_MAX, bounds
 
@@ -101,15 +101,13 @@ class JobsReader(Reader):
         return await self.read(read)
 
     async def lookup(self, tenant: str, job_id: str, queue: str | None = None) -> JobRows:
-        """The jobs with this id, newest first: one for each queue that has one."""
-        sql = "SELECT opened FROM jobs WHERE tenant = ? AND id = ?"
-        parts = [tenant, job_id]
-        if queue is not None:
-            sql += " AND queue = ?"
-            parts.append(queue)
+        """The jobs with this id, newest first: one for each queue, or lane of the one named, that has one."""
+        sql = "SELECT opened, queue FROM jobs WHERE tenant = ? AND id = ?"
 
         def read(db: sqlite3.Connection) -> JobRows:
-            places = sorted([int(opened) for (opened,) in db.execute(sql, parts)], reverse=True)
+            named = None if queue is None else lines(db, tenant, queue)
+            found = db.execute(sql, (tenant, job_id))
+            places = sorted([int(at) for at, of in found if named is None or of in named], reverse=True)
             rows = _rows(db, places)
             return JobRows(position_of(db), rows, None if len(rows) == len(places) else rows[-1].opened)
 
@@ -165,10 +163,12 @@ def _causes(tenant: str, query: DeadQuery) -> tuple[str, list[Any]]:
     if query.largest:
         sql, order = f"{sql} INDEXED BY dead_counts_largest", "n DESC, queue, cause"
     sql += " WHERE tenant = ?"
-    for column, value in (("queue", query.queue), ("cause", query.cause)):
-        if value is not None:
-            sql += f" AND {column} = ?"
-            values.append(value)
+    if query.queue is not None:
+        sql += " AND queue >= ? AND queue < ?"
+        values += [query.queue, lines_end(query.queue)]
+    if query.cause is not None:
+        sql += " AND cause = ?"
+        values.append(query.cause)
     place = query.cursor
     if query.largest and place is not None:
         number, _, place = place.partition("~")

@@ -534,7 +534,10 @@ class Lease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Acquired(Answer, frozen=True):
+    """`lanes` is how many the queue has: each is to be asked for leases by its own name."""
+
     leases: tuple[Lease, ...] = ()
+    lanes: int = 1
 
 
 class Renewed(Answer, frozen=True):
@@ -547,6 +550,14 @@ class Renewed(Answer, frozen=True):
     lost: tuple[Rejection, ...] = ()
     cancel: tuple[str, ...] = ()
     signals: dict[str, tuple[SignalCame, ...]] | None = None
+
+
+class LanesTold(Answer, frozen=True):
+    """What was asked of a queue holds there. Who asks over NATS asks the same of each of its `lanes`, as
+    Writ's client does, and its API.
+    """
+
+    lanes: int = 1
 
 
 class Planned(Answer, frozen=True):
@@ -664,6 +675,7 @@ CONTROL_VERBS: dict[str, type[Command]] = {
 }
 
 CONTROL_ANSWERS: dict[type[Command], type[Answer]] = {
+    **dict.fromkeys((Declare, PauseQueue, DrainQueue, ResumeQueue), LanesTold),
     Plan: Planned,
     TriggerSchedule: Started,
     Backfill: Started,

@@ -8,10 +8,13 @@ import msgspec
 from msgspec import Meta
 
 from .bounds import REASON_MAX_CHARS, TASK_MAX_BYTES, TOKEN_MAX_BYTES
-from .ids import KEY_PATTERN, TOKEN_PATTERN
+from .ids import KEY_PATTERN, QUEUE_PATTERN, TOKEN_PATTERN
 from .rejections import Rejection
 
 Token = Annotated[str, Meta(min_length=1, max_length=TOKEN_MAX_BYTES, pattern=TOKEN_PATTERN)]
+QueueName = Annotated[str, Meta(min_length=1, max_length=TOKEN_MAX_BYTES, pattern=QUEUE_PATTERN)]
+"""A queue, or a lane of one."""
+
 JobKey = Annotated[str, Meta(min_length=3, max_length=TOKEN_MAX_BYTES, pattern=KEY_PATTERN)]
 """`<queue>~<id>`."""
 

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from .commands import Answer, Token
 from .errors import ErrorClass
+from .forms import QueueName
 from .principals import PrincipalKind, Role
 from .queries import Moment, NewestFirst, Query, Timestamp
 from .rejections import RejectionKind
@@ -26,7 +27,7 @@ class AuditQuery(NewestFirst, frozen=True, kw_only=True):
     """What principals did, and what they were refused; `refused` narrows to either. `job` is an id."""
 
     actor: Token | None = None
-    queue: Token | None = None
+    queue: QueueName | None = None
     job: Token | None = None
     verb: Token | None = None
     refused: bool | None = None
@@ -83,7 +84,7 @@ class AttemptsQuery(NewestFirst, frozen=True, kw_only=True):
     """Attempts by the time of their grant; `job` is an id."""
 
     job: Token | None = None
-    queue: Token | None = None
+    queue: QueueName | None = None
     worker: Token | None = None
     outcome: AttemptOutcome | None = None
     error_class: ErrorClass | None = None
@@ -186,7 +187,7 @@ class CostQuery(Query, frozen=True, kw_only=True):
     """
 
     by: tuple[CostBy, ...] = (CostBy.QUEUE, CostBy.MODEL)
-    queue: Token | None = None
+    queue: QueueName | None = None
     task: str | None = None
     model: str | None = None
     release: str | None = None
@@ -250,7 +251,7 @@ class ToolCallsQuery(NewestFirst, frozen=True, kw_only=True):
     """Calls of tools; `job` is an id."""
 
     tool: str | None = None
-    queue: Token | None = None
+    queue: QueueName | None = None
     job: Token | None = None
     outcome: ToolOutcome | None = None
 
@@ -290,11 +291,11 @@ class TrafficQuery(Query, frozen=True, kw_only=True):
     many of log time one by one, over all the queues asked for.
     """
 
-    queue: Token | None = None
+    queue: QueueName | None = None
     since: Moment | None = None
     minutes: Annotated[int, Meta(ge=0, le=1_440)] = 0
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
-    cursor: Token | None = None
+    cursor: QueueName | None = None
 
 
 class QueueTraffic(msgspec.Struct, frozen=True):

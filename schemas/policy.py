@@ -12,6 +12,7 @@ from msgspec import Meta
 from .bounds import NAME_MAX_CHARS, REASON_MAX_CHARS, TOOL_RULES_MAX
 from .errors import ErrorClass
 from .fleet import Labels
+from .ids import LANES_MAX
 from .quotas import Reserve
 
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
@@ -166,6 +167,9 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     stands for anything, each with the tasks whose jobs may read it.
     `requires` are labels that each new job of the queue demands of its worker, beside its own. With
     `strict_lease` a worker that cannot renew a lease stops the work before the job can be another's.
+    With more than one of `lanes` the queue is spread over so many, each of them a queue of its own in a shard
+    of its own, of which `unique_key` picks one: order, priorities and limits are exact, and hold, in each by
+    itself. Their number is for good.
     """
 
     retry: Retry = DEFAULT_RETRY
@@ -187,6 +191,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, for
     assets: AssetGrants = {}
     requires: Labels = {}
     strict_lease: bool = False
+    lanes: Annotated[int, Meta(ge=1, le=LANES_MAX)] = 1
 
 
 NEVER_RETRIED: Final[frozenset[ErrorClass]] = frozenset(

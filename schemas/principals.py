@@ -27,7 +27,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .facts import Fact
-from .ids import token_fault
+from .ids import queue_of, token_fault
 from .rejections import Rejection
 
 WHOLE_TENANT: Final = "*"
@@ -284,10 +284,10 @@ def scope_fault(scope: str) -> str | None:
 
 
 def covers(scope: str, asked: str) -> bool:
-    """Whether a scope holds all of what is asked: a queue, or another scope."""
+    """Whether a scope holds all of what is asked: a queue, a lane as part of its queue, or another scope."""
     if scope.endswith("*"):
         return asked.startswith(scope[:-1])
-    return scope == asked
+    return scope == queue_of(asked)
 
 
 def evolve_principal(

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from .checkpoints import Origin
 from .commands import Answer, Token
+from .forms import QueueName
 from .queries import SEQUENCE_MAX, Query
 
 PROVED_MAX: Final = 500
@@ -59,7 +60,7 @@ class ProveQuery(Query, frozen=True, kw_only=True):
     the sequence of the last record of the page before, and that checkpoint's size.
     """
 
-    queue: Token
+    queue: QueueName
     id: Token
     after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
     size: Size | None = None

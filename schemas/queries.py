@@ -23,6 +23,7 @@ from msgspec import Meta
 from .commands import Answer, Command, JobKey, Token
 from .errors import ErrorClass
 from .events import DeadReason, Filter, OnTimeout, OperationVerb, WaitReason
+from .forms import QueueName
 from .lifecycle import State
 from .policy import QueuePolicy
 from .processes import Digest
@@ -74,7 +75,7 @@ class JobsQuery(NewestFirst, frozen=True, kw_only=True):
     """
 
     states: tuple[State, ...] = ()
-    queue: Token | None = None
+    queue: QueueName | None = None
     task: str | None = None
     batch: Token | None = None
     parent: JobKey | None = None
@@ -93,7 +94,7 @@ class JobQuery(Query, frozen=True, kw_only=True):
     """The jobs with this id: one, unless several queues have one and `queue` is not given."""
 
     id: Token
-    queue: Token | None = None
+    queue: QueueName | None = None
 
 
 class RecordsQuery(Query, frozen=True, kw_only=True):
@@ -104,7 +105,7 @@ class RecordsQuery(Query, frozen=True, kw_only=True):
     """
 
     id: Token
-    queue: Token
+    queue: QueueName
     after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
     context: bool = False
@@ -120,7 +121,7 @@ class LogQuery(Query, frozen=True, kw_only=True):
 
     after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
     kind: Token | None = None
-    queue: Token | None = None
+    queue: QueueName | None = None
     id: Token | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
 
@@ -146,9 +147,9 @@ class StretchQuery(Query, frozen=True, kw_only=True):
 class GovernedQuery(Query, frozen=True, kw_only=True):
     """Of one queue or all, in the order of queue and name; `cursor` is the `next` of the page before."""
 
-    queue: Token | None = None
+    queue: QueueName | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
-    cursor: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-+=:@/,~]{1,520}$(?!\n)")] | None = None
+    cursor: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-+=:@/,~#]{1,520}$(?!\n)")] | None = None
 
 
 class HoldsQuery(GovernedQuery, frozen=True, kw_only=True):

@@ -32,10 +32,14 @@ class RejectionKind(StrEnum):
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Why a command, or one element of it, was refused. `job` is the key of a job that stands in its way."""
+    """Why a command, or one element of it, was refused. `job` is the key of a job that stands in its way.
+
+    `lanes` is how many the queue has, where the submit is of another one of them.
+    """
 
     kind: RejectionKind
     reason: str
     field: str | None = None
     index: int | None = None
     job: str | None = None
+    lanes: int | None = None

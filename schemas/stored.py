@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from .forms import Answer, Token
+from .forms import Answer, QueueName
 from .processes import Digest
 from .queries import Query
 
@@ -44,7 +44,7 @@ class PackageQuery(Query, frozen=True, kw_only=True):
 
     digest: Digest
     at: _At = 0
-    queue: Token | None = None
+    queue: QueueName | None = None
 
 
 class PackagePart(Answer, frozen=True):

@@ -10,7 +10,7 @@ import msgspec
 from . import bounds
 from .commands import SubmitJob
 from .faults import explain_fault
-from .ids import job_key, token_fault
+from .ids import job_key, queue_fault, token_fault
 from .lifecycle import micros
 from .policy import Retry
 from .rejections import Rejection, RejectionKind
@@ -188,8 +188,7 @@ def nesting(value: object) -> int:
 
 def address_fault(queue: str, job_id: str, index: int | None) -> Rejection | None:
     """Why queue and id cannot make a key."""
-    for value, what in ((queue, "queue"), (job_id, "id")):
-        fault = token_fault(value, what)
+    for fault, what in ((queue_fault(queue), "queue"), (token_fault(job_id, "id"), "id")):
         if fault:
             return malformed(fault, what, index)
     size = len(job_key(queue, job_id))

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from .alerts import AlertPolicy
-from .forms import Token
+from .forms import QueueName, Token
 from .notes import ModelName
 from .policy import QueuePolicy
 from .prices import Price, PricePolicy
@@ -22,7 +22,7 @@ class Supposed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     A price that names no time holds from the beginning.
     """
 
-    queues: Annotated[dict[Token, QueuePolicy], Each] = {}
+    queues: Annotated[dict[QueueName, QueuePolicy], Each] = {}
     prices: Annotated[dict[ModelName, Annotated[tuple[PricePolicy, ...], Meta(min_length=1)]], Each] = {}
     alerts: Annotated[dict[Token, AlertPolicy], Each] = {}
 

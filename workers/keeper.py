@@ -37,6 +37,7 @@ from writ.schemas.commands import (
     WorkerAbout,
 )
 from writ.schemas.errors import ErrorClass
+from writ.schemas.ids import lanes_of
 
 from .asking import Asking, Refused, TryLater
 from .beats import Beats
@@ -99,6 +100,8 @@ class Keeper:
         self._lines = deque(
             Line(queue, post.tenant, post.weights.get(queue, 1), self.redactor) for queue in post.queues
         )
+        self._known = set(post.queues)
+        """Queues and lanes that have a line."""
         self._free = post.concurrency
         self._polls = 0
         self._told_us: int | None = None
@@ -137,6 +140,7 @@ class Keeper:
         loop = asyncio.get_running_loop()
         self._errands = Errands(self._wire, self._asking, self._post, self._entropy, loop, self.redactor)
         outbox = Outbox(from_anywhere(asyncio.get_running_loop()), self._notes.take)
+        self._outbox = outbox
         for line in self._lines:
             line.outbox, line.errands = outbox, self._errands
         try:
@@ -238,7 +242,7 @@ class Keeper:
             if self._free <= 0:
                 break
             waiters = len(wanting) - place
-            share = -(-self._free * line.weight // weight)
+            share = min(self._free, int(-(-self._free * line.weight // weight)))
             weight -= line.weight
             if len(self._lines) > 1 and not line.hot:
                 share = min(share, max(1, most // len(self._lines)))
@@ -246,15 +250,14 @@ class Keeper:
                 continue  # a second acquire at a time is worth it only for many
             count = min(share, LEASES_PER_REQUEST_MAX)
             scarce = waiters > self._free
+            wait_s = min(self._post.wait_s, SCARCE_WAIT_S) if scarce else self._post.wait_s
+            if not line.greeted:
+                line.greeted, wait_s = True, 0.0  # it may have lanes: whoever waits for jobs learns it late
             self._free -= count
             self._polls += 1
             line.polls += 1
             line.turn += count / line.weight
-            self._spawn(
-                self._poll(
-                    line, count, min(self._post.wait_s, SCARCE_WAIT_S) if scarce else self._post.wait_s
-                )
-            )
+            self._spawn(self._poll(line, count, wait_s))
         self._lines.rotate(-1)
 
     def _about(self, now_us: int) -> WorkerAbout | None:
@@ -280,7 +283,9 @@ class Keeper:
         try:
             await asyncio.wait({asking}, timeout=wait_s + PATIENCE_S)
             if asking.done():
-                taken = self._acquired(line, asking.result(), count, asked_us)
+                answer = asking.result()
+                self._learn(line, answer.lanes)
+                taken = self._acquired(line, answer, count, asked_us)
                 idle_us = self._now_us() - asked_us
                 empty_early = taken == 0 and not self._draining and idle_us < wait_s * _SECOND_US / 2
                 self._rest(line, "no lease, and no wait" if empty_early else None)
@@ -312,6 +317,16 @@ class Keeper:
             self._free += count - taken
             self._changed.set()
         self._fill()
+
+    def _learn(self, line: Line, lanes: int) -> None:
+        """A queue has lanes: each of them is one to work on, with the queue's weight for all of them."""
+        if self._draining:
+            return
+        for lane in [lane for lane in lanes_of(line.queue, lanes) if lane not in self._known]:
+            self._known.add(lane)
+            more = Line(lane, line.tenant, line.weight / lanes, self.redactor)
+            more.outbox, more.errands, more.turn, more.greeted = self._outbox, self._errands, line.turn, True
+            self._lines.append(more)
 
     def _missed(self, line: Line) -> None:
         """An acquire was not answered, and may have brought leases all the same: asks for those at once."""

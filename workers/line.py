@@ -57,7 +57,7 @@ class Counts:
 class Line:
     """What the keeper has of one queue. Runs in hand are known by their fencing tokens."""
 
-    def __init__(self, queue: str, tenant: str, weight: int = 1, redactor: Redactor | None = None) -> None:
+    def __init__(self, queue: str, tenant: str, weight: float = 1, redactor: Redactor | None = None) -> None:
         self.queue = queue
         self.tenant = tenant
         self.weight = weight
@@ -91,6 +91,9 @@ class Line:
         """The last acquire brought all that it asked for."""
         self.missed = False
         """An acquire was not answered, and what it may have brought is not asked for yet."""
+
+        self.greeted = False
+        """It was asked for once, without waiting."""
 
         self.resting = False
         self.pause_s = 0.0

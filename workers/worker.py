@@ -28,7 +28,7 @@ from writ.broker.wire import NatsWire, Wire
 from writ.schemas.bounds import QUEUES_TOLD_MAX
 from writ.schemas.commands import WorkerAbout
 from writ.schemas.fleet import Labels
-from writ.schemas.ids import token_fault
+from writ.schemas.ids import queue_fault, token_fault
 from writ.schemas.policy import Isolation
 
 from .environments import Environment
@@ -307,7 +307,7 @@ class Worker:
         if not self.queues:
             fault = "no queue is given; name at least one"
         for queue in self.queues:
-            fault = fault or token_fault(queue, "queue")
+            fault = fault or queue_fault(queue)
             if not 1 <= weights.get(queue, 1) <= WEIGHT_MAX:
                 fault = fault or f"the weight of queue {queue} is {weights[queue]}; give 1 to {WEIGHT_MAX:,}"
         if not 1 <= self.concurrency <= 10_000:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.state import address
 from writ.schemas.access import OPERATIONS, built_in
 from writ.schemas.bounds import SECOND_US
+from writ.schemas.ids import lanes_of, queue_of
 from writ.schemas.principals import WHOLE_TENANT, Principal, Role
 from writ.schemas.subjects import NO_QUEUE
 
@@ -68,16 +69,16 @@ def _roles(words: Collection[Word]) -> tuple[Role, ...]:
     return tuple([role for word, roles in _ROLES.items() if word in words for role in roles])
 
 
-def accounts(principals: Collection[Principal], now: int) -> list[Account]:
+def accounts(principals: Collection[Principal], now: int, lanes: Mapping[str, int]) -> list[Account]:
     """Whom the broker lets in at log time `now`: those that are not revoked and have a key.
 
-    It opens the subjects of what their roles allow, in queues that grants name one by one or in all; what
-    is finer than that is for the orchestrator.
+    It opens the subjects of what their roles allow, in queues that grants name one by one, with their
+    `lanes` by `<tenant>.<queue>`, or in all; what is finer than that is for the orchestrator.
     """
-    return [account(p, now) for p in principals if p.revoked is None and p.keys]
+    return [account(p, now, lanes) for p in principals if p.revoked is None and p.keys]
 
 
-def account(principal: Principal, now: int) -> Account:
+def account(principal: Principal, now: int, lanes: Mapping[str, int]) -> Account:
     """A principal, as the broker is to know it."""
     # Any that is known may ask who it is, and for more.
     everywhere: list[Word] = ["ask"]
@@ -90,11 +91,15 @@ def account(principal: Principal, now: int) -> Account:
         controls = [each for each in allowed if _WORDS[OPERATIONS[each]] == "operate"]
         few = controls if len(controls) <= _FEW else []
         words: list[Word] = [_WORDS[OPERATIONS[each]] for each in allowed.difference(few)]
-        verbs.extend((each, "*" if grant.scope.endswith("*") else grant.scope) for each in few)
+        scopes: tuple[str, ...] = ("*",)
+        if not grant.scope.endswith("*"):
+            known = lanes.get(address(principal.tenant, grant.scope), 1)
+            scopes = (grant.scope, *lanes_of(grant.scope, known))
+        verbs.extend((each, scope) for each in few for scope in scopes)
         if grant.scope.endswith("*"):  # a folder is for the orchestrator, as no subject says it
             everywhere += words
         else:
-            in_queues.extend((word, grant.scope) for word in words)
+            in_queues.extend((word, scope) for word in words for scope in scopes)
         if grant.scope == WHOLE_TENANT and "log" in allowed:
             everywhere.append("read")  # the feed holds all of the tenant
     return Account(
@@ -116,6 +121,7 @@ class Doorkeeper:
         self._clock = clock
         self._changed = asyncio.Event()
         self._as_of = -1
+        self._lanes: dict[str, int] = {}
         self._due: int | None = None
 
     async def listen(self, link: Any) -> None:
@@ -135,11 +141,13 @@ class Doorkeeper:
             await asyncio.sleep(SETTLE_S)
         self._changed.clear()
         now = self._clock.wall_us()
-        if state.access_changes == self._as_of and (self._due is None or now < self._due):
+        lanes = {queue_of(place): q.policy.lanes for place, q in state.queues.items() if q.policy.lanes > 1}
+        as_it_was = (state.access_changes, lanes) == (self._as_of, self._lanes)
+        if as_it_was and (self._due is None or now < self._due):
             return
         as_of = state.access_changes
         principals = tuple(state.principals.values())
-        wanted = accounts(principals, now)
+        wanted = accounts(principals, now, lanes)
         self._due = _next_end(principals, now)
         if wanted and set(wanted) != set(broker.principals):
             try:
@@ -148,7 +156,7 @@ class Doorkeeper:
                 log.error("the broker does not take the principals of the log; trying again: %s", refused)
                 self._due = now + AGAIN_US
                 return
-        self._as_of = as_of
+        self._as_of, self._lanes = as_of, lanes
 
 
 def owner_of(key: str, state: Partition) -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ from writ.projections.asked import Refused
 from writ.schemas.bounds import SECOND_US
 from writ.schemas.commands import Answer, Command
 from writ.schemas.faults import explain_fault
-from writ.schemas.ids import token_fault
+from writ.schemas.ids import queue_fault, token_fault
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.stores import (
     FILE_MAX_BYTES,
@@ -132,7 +132,7 @@ class Storehouse:
             reason = f"subject {subject!r} is not of the form writ.store.<tenant>.<principal>.<verb>.<queue>"
             raise Refused(RejectionKind.MALFORMED, reason, "subject")
         _, _, tenant, principal, verb, queue = parts
-        fault = token_fault(tenant, "tenant") or token_fault(queue, "queue")
+        fault = token_fault(tenant, "tenant") or queue_fault(queue)
         if fault is not None or verb not in STORE_VERBS:
             reason = fault or f"no verb {verb!r}; there are {', '.join(STORE_VERBS)}"
             raise Refused(RejectionKind.MALFORMED, reason, "verb")

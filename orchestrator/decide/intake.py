@@ -8,6 +8,7 @@ import msgspec
 
 from writ.schemas.commands import SubmitJob
 from writ.schemas.events import Fact, JobSubmitted
+from writ.schemas.ids import LANE_MARK, lane_for, lanes_of, queue_of
 from writ.schemas.lifecycle import TERMINAL, Job, micros
 from writ.schemas.policy import DEFAULT_LIMITS, DEFAULT_RETRY, Limits, OnClash, Retry
 from writ.schemas.queues import Mode, Queue
@@ -62,6 +63,26 @@ def full(
         most += f"; {own} of them are the tenant's, and a tenant gets no more than the {left} that are left"
     reason = f"the partition has {most}; submit again when some have ended"
     return Rejection(RejectionKind.CONFLICT, reason, None, index)
+
+
+def off_lane(
+    name: str, lanes: int, unique_key: str | None, batch: str | None, index: int | None = None
+) -> Rejection | None:
+    """Why a job is not for this queue or lane, where the queue has lanes: its key picks one, for all of them.
+
+    What has no key may be in any: the queue itself takes it from whoever knows nothing of lanes.
+    """
+    queue, is_lane = queue_of(name), LANE_MARK in name
+    if is_lane and name not in lanes_of(queue, lanes):
+        reason = f"{name} is no lane that was declared; submit it to {queue}"
+        return Rejection(RejectionKind.NOT_FOUND, reason, "queue", index)
+    if lanes > 1 and unique_key is not None and name != (lane := lane_for(queue, lanes, unique_key)):
+        reason = f"unique_key {unique_key} picks {lane} of the {lanes} lanes of {queue}: submit it there"
+        return Rejection(RejectionKind.CONFLICT, reason, "unique_key", index, lanes=lanes)
+    if is_lane and batch is not None:
+        reason = f"a batch is of one queue, and {name} is a lane: submit the jobs of batch {batch} to {queue}"
+        return Rejection(RejectionKind.CONFLICT, f"{reason}, without unique_key", "batch", index)
+    return None
 
 
 def _unreproducible(

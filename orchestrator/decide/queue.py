@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from writ.schemas.commands import Declare, DrainQueue, PauseQueue, ResumeQueue, SealBatch
 from writ.schemas.events import BatchSealed, Fact, QueueDeclared, QueueDraining, QueuePaused, QueueResumed
+from writ.schemas.ids import LANE_MARK, lanes_of, queue_of
+from writ.schemas.lifecycle import Job
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.submits import retry_fault
@@ -11,9 +15,12 @@ from writ.schemas.submits import retry_fault
 Outcome = tuple[Fact, ...] | Rejection
 
 
-def declare(queue: Queue, command: Declare) -> Outcome:
-    """The next version of a queue's policy; nothing to store where it says the same."""
-    fault = retry_fault(command.policy.retry, "policy.retry")
+def declare(queue: Queue, command: Declare, name: str, keyed: Callable[[], Job | None]) -> Outcome:
+    """The next version of a queue's policy; nothing to store where it says the same.
+
+    `keyed` finds a live job of it that has a unique key.
+    """
+    fault = retry_fault(command.policy.retry, "policy.retry") or _lanes_fault(queue, command, name, keyed)
     if fault is not None:
         return fault
     if queue.version and queue.policy == command.policy:
@@ -22,6 +29,31 @@ def declare(queue: Queue, command: Declare) -> Outcome:
         reason = f"version is {command.version}, and the policy is of version {queue.version}: look again"
         return Rejection(RejectionKind.CONFLICT, reason, "version")
     return (QueueDeclared(queue.version + 1, command.policy, command.reason),)
+
+
+def _lanes_fault(
+    queue: Queue, command: Declare, name: str, keyed: Callable[[], Job | None]
+) -> Rejection | None:
+    """Why a queue cannot have so many lanes: another number would pick others for live keys."""
+    was, lanes = queue.policy.lanes, command.policy.lanes
+    if LANE_MARK in name and name not in lanes_of(queue_of(name), lanes):
+        reason = f"{name} is no lane of a queue with lanes = {lanes}; declare the queue, {queue_of(name)}"
+        return Rejection(RejectionKind.CONFLICT, reason, "policy.lanes")
+    if was == lanes:
+        return None
+    if was > 1:
+        reason = (
+            f"lanes is {lanes}, and the queue has {was} for good; a queue of another name may have {lanes}"
+        )
+        return Rejection(RejectionKind.CONFLICT, reason, "policy.lanes")
+    live = keyed()
+    if live is None:
+        return None
+    reason = (
+        f"lanes is {lanes}, and the live job {live.key} has the unique_key {live.unique_key}, which may pick "
+        "another lane: declare it again when no live job of the queue has one"
+    )
+    return Rejection(RejectionKind.CONFLICT, reason, "policy.lanes", None, live.key)
 
 
 def pause(queue: Queue, command: PauseQueue) -> Outcome:

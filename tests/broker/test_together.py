@@ -45,7 +45,7 @@ async def settle() -> None:
 
 
 def element(id: str, size: int = 0) -> Element:
-    return Element(id, json.dumps({"id": id, "input": "x" * size}).encode(), False)
+    return Element(id, json.dumps({"id": id, "input": "x" * size}).encode(), False, id)
 
 
 def ids(body: bytes) -> list[str]:

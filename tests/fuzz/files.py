@@ -30,6 +30,7 @@ archive_after_s = 86400
 [queues.billing]
 concurrency = 10
 rate_per_s = 2.5
+lanes = 4
 burst = 5
 retry = {max_attempts = 3, initial_interval_s = 1.5}
 

@@ -145,7 +145,7 @@ class Roamer:
         )
         events = draw.choice(
             (
-                queues.declare(queue, commands.Declare(policy)),
+                queues.declare(queue, commands.Declare(policy), "q", lambda: None),
                 queues.pause(queue, commands.PauseQueue()),
                 queues.drain(queue, commands.DrainQueue()),
                 queues.resume(queue, commands.ResumeQueue()),

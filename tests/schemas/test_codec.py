@@ -261,6 +261,7 @@ POLICY = st.builds(
     st.none() | st.floats(0, 9),
     st.booleans(),
     strict_lease=st.booleans(),
+    lanes=st.integers(1, 32),
 )
 ALIAS = st.sampled_from(Alias)
 CHECKED = st.sampled_from(Checked)

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .declared import HELP, Declared, read
 from .output import paint, print_json
-from .queues import all_queues, flat, shown
+from .queues import all_queues, flat, lanes_of_queue, shown
 from .reach import connected
 from .schedules import all_schedules
 from .usage import UsageError
 
 if TYPE_CHECKING:
     from writ.broker.client import Client
+    from writ.schemas.policy import QueuePolicy
     from writ.schemas.prices import Price, PricePolicy
+    from writ.schemas.queries import QueueView
 
 _MARKS: Final = {
     "new": ("+", "green"),
@@ -52,6 +54,9 @@ class Change:
     version: int | None = None
     """Of the policy that was compared with: nothing that came meanwhile is overwritten."""
 
+    pruned: QueuePolicy | None = None
+    """What a queue that the file does not name is given: the built-in policy, with the lanes that it has."""
+
 
 def apply(args: Namespace) -> int:
     """Shows what differs, and declares it; a bad file is a usage error, and nothing of it is declared."""
@@ -83,6 +88,8 @@ async def _compared(client: Client, declared: Declared) -> list[Change]:
         known = page.queues[0] if page.queues and page.queues[0].version else None
         old = QueuePolicy() if known is None else known.policy
         fields = _differing(flat(old), flat(policy))
+        if known is not None and not fields:
+            fields = await _lanes_behind(client, known)
         change = "new" if known is None else "changed" if fields else "unchanged"
         version = 0 if known is None else known.version
         changes.append(Change("queue", name, name, change, fields, version=version))
@@ -98,6 +105,13 @@ async def _compared(client: Client, declared: Declared) -> list[Change]:
         change = "new" if not found else "changed" if fields else "unchanged"
         changes.append(Change("schedule", name, queue, change, fields))
     return changes + await _compared_prices(client, declared)
+
+
+async def _lanes_behind(client: Client, queue: QueueView) -> dict[str, tuple[Any, Any]]:
+    """Lanes whose policy is not their queue's, as it was declared in a part of them alone."""
+    alike = [each for each in await lanes_of_queue(client, queue) if each.policy == queue.policy]
+    lanes = queue.policy.lanes
+    return {} if lanes == 1 or len(alike) == lanes else {"lanes with this policy": (len(alike), lanes)}
 
 
 async def _compared_tenant(client: Client, declared: Declared) -> list[Change]:
@@ -133,18 +147,19 @@ def _dollars(price: Price) -> dict[str, Any]:
 
 async def _unnamed(client: Client, declared: Declared, prune: bool) -> list[Change]:
     """What is declared in the log and not in the file. The built-in policy is as good as none."""
+    from writ.schemas.ids import queue_of
     from writ.schemas.policy import QueuePolicy
 
     change = "pruned" if prune else "absent"
     changes: list[Change] = []
     for queue in await all_queues(client):
-        if queue.queue not in declared.queues:
-            fields = _differing(flat(queue.policy), flat(QueuePolicy()))
+        if queue.queue not in declared.queues and queue_of(queue.queue) == queue.queue:
+            fields = _differing(flat(queue.policy), flat(QueuePolicy(lanes=queue.policy.lanes)))
             if fields:
                 differing = fields if prune else {}
-                changes.append(
-                    Change("queue", queue.queue, queue.queue, change, differing, version=queue.version)
-                )
+                found = Change("queue", queue.queue, queue.queue, change, differing, version=queue.version)
+                found.pruned = QueuePolicy(lanes=queue.policy.lanes) if prune else None
+                changes.append(found)
     for each in await all_schedules(client, times=0):
         named = declared.schedules.get(each.name)
         if named is None or named[0] != each.queue:
@@ -183,8 +198,6 @@ async def _apply(args: Namespace, declared: Declared) -> int:
 async def _carry_out(client: Client, declared: Declared, change: Change, reason: str) -> None:
     import msgspec
 
-    from writ.schemas.policy import QueuePolicy
-
     if change.price is not None:
         given, got = change.price.microusd
         await client.set_price(change.name, given, got, reason, from_=change.price.from_)
@@ -192,7 +205,7 @@ async def _carry_out(client: Client, declared: Declared, change: Change, reason:
         assert declared.tenant is not None
         await client.declare_tenant(declared.tenant, reason)
     elif change.kind == "queue":
-        policy = QueuePolicy() if change.change == "pruned" else declared.queues[change.name]
+        policy = change.pruned if change.pruned is not None else declared.queues[change.name]
         await client.declare_queue(change.name, policy, reason, version=change.version)
     elif change.change == "pruned":
         await client.delete_schedule(change.queue, change.name, reason)

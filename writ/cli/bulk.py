@@ -71,11 +71,13 @@ async def _cancel(args: Namespace) -> int:
 
 async def _cancel_all(args: Namespace) -> int:
     from writ.schemas.events import Filter
+    from writ.schemas.ids import lanes_of
     from writ.schemas.lifecycle import State
 
     filter_ = Filter(states=tuple([State(name) for name in states_of(args.state)]), task=args.task)
     async with connected(args) as client:
-        return await carry_out(args, client, "cancel", [args.queue], filter_)
+        queues = [args.queue, *lanes_of(args.queue, await client.lanes(args.queue))]
+        return await carry_out(args, client, "cancel", queues, filter_)
 
 
 # --- plans ----------------------------------------------------------------------------------------------

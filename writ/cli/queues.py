@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -75,7 +76,7 @@ async def _traffic(client: Client) -> dict[str, QueueTraffic]:
 
 async def _list(args: Namespace) -> int:
     async with connected(args) as client:
-        found = await all_queues(client)
+        found = sorted(await all_queues(client), key=lambda each: each.queue)
         traffic = await _traffic(client)
     if args.json:
         import msgspec
@@ -135,13 +136,19 @@ async def _one(client: Client, name: str) -> QueueView:
 async def _show(args: Namespace) -> int:
     async with connected(args) as client:
         view = await _one(client, args.queue)
+        lanes = await lanes_of_queue(client, view)
         workers = await workers_of(client, args.queue) if view.demands else None
     if args.json:
-        print_json(view)
+        import msgspec
+
+        print_json(msgspec.structs.asdict(view) | {"lanes": lanes} if lanes else view)
         return 0
     mode = paint(view.mode.value, _MODES[view.mode.value])
     print(f"queue {paint(view.queue, 'bold')} is {mode}{f': {view.reason}' if view.reason else ''}\n")
-    counts = [f"{view.jobs[name]:,} {state(name)}" for name in STATE_STYLES if view.jobs.get(name)]
+    jobs = Counter[str]()
+    for each in (view, *lanes):
+        jobs.update(each.jobs)
+    counts = [f"{jobs[name]:,} {state(name)}" for name in STATE_STYLES if jobs.get(name)]
     by_key = ", ".join(f"{key} {number}" for key, number in view.running_by_key.items())
     origin = f"version {view.version}" if view.version else "the built-in one"
     fields(
@@ -155,8 +162,21 @@ async def _show(args: Namespace) -> int:
             *[(f"  {name}", shown(value)) for name, value in flat(view.policy).items()],
         ]
     )
+    if lanes:
+        itself = "not in a lane: what names none, and has no unique_key"
+        print(f"\n{paint('Lanes', 'bold')}, and the queue itself ({itself})")
+        _table([*lanes, view], {}).print()
     show_history(view.history, args.history)
     return 0
+
+
+async def lanes_of_queue(client: Client, view: QueueView) -> list[QueueView]:
+    """The lanes of a queue, those that are declared by now."""
+    from writ.schemas.ids import lanes_of, queue_of
+
+    names = lanes_of(view.queue, view.policy.lanes) if queue_of(view.queue) == view.queue else ()
+    pages = [await client.queues(name) for name in names]
+    return [each for page in pages for each in page.queues if each.version]
 
 
 def _demanded(demand: DemandView, workers: Sequence[WorkerView] | None) -> str:

@@ -140,12 +140,14 @@ def target_of(place: Place) -> Target:
 
 def _check_names(args: Namespace) -> None:
     """Raises UsageError for names that nothing can have."""
-    from writ.schemas.ids import token_fault
+    from writ.schemas.ids import queue_fault, token_fault
 
     names = [(getattr(args, what, None), what) for what in ("queue", "id", "name", "batch")]
     names += [(each, "id") for each in getattr(args, "ids", ())]
     for value, what in names:
-        fault = token_fault(value, what) if isinstance(value, str) else None
+        if not isinstance(value, str):
+            continue
+        fault = queue_fault(value) if what == "queue" else token_fault(value, what)
         if fault is not None:
             raise UsageError(fault)
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -227,9 +227,11 @@ def _waiting(text: str) -> AbstractContextManager[object]:
 
 
 async def _many(args: Namespace, queue: str, jobs: Sequence[tuple[int, dict[str, Any]]]) -> int:
-    from writ.broker.errors import SubmitRefused
+    from writ.broker.errors import SubmitRefused, WritError
 
     async with connected(args) as client:
+        with suppress(WritError):  # else its lanes are left to those that have a unique key
+            await client.lanes(queue, timeout_s=_POSITION_S)
         try:
             handles = await client.submit_many(queue, [job for _, job in jobs])
         except SubmitRefused as error:

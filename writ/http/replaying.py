@@ -28,7 +28,7 @@ from writ.orchestrator.replay.whatif import supposing
 from writ.projections import places
 from writ.projections.registry import VIEWS
 from writ.projections.shown import timestamp
-from writ.schemas.commands import Token
+from writ.schemas.forms import QueueName, Token
 from writ.schemas.ids import job_key
 from writ.schemas.queries import SEQUENCE_MAX
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -66,7 +66,7 @@ class Some(msgspec.Struct, frozen=True, kw_only=True):
 class OfAll(Some, frozen=True, kw_only=True):
     """A whole tenant, or one of its queues, at a moment: by sequence or time, the log's end without."""
 
-    queue: Token | None = None
+    queue: QueueName | None = None
     seq: Sequence = None
     at: Time = None
 
@@ -74,7 +74,7 @@ class OfAll(Some, frozen=True, kw_only=True):
 class JobAt(msgspec.Struct, frozen=True, kw_only=True):
     """A job at a moment."""
 
-    queue: Token
+    queue: QueueName
     id: Token
     seq: Sequence = None
     at: Time = None
@@ -83,7 +83,7 @@ class JobAt(msgspec.Struct, frozen=True, kw_only=True):
 class AllBetween(Some, frozen=True, kw_only=True):
     """Between two moments: from the log's beginning, and to its end, where none is given."""
 
-    queue: Token | None = None
+    queue: QueueName | None = None
     from_seq: Sequence = None
     from_at: Time = None
     to_seq: Sequence = None
@@ -93,7 +93,7 @@ class AllBetween(Some, frozen=True, kw_only=True):
 class JobBetween(Some, frozen=True, kw_only=True):
     """The same of a job."""
 
-    queue: Token
+    queue: QueueName
     id: Token
     from_seq: Sequence = None
     from_at: Time = None
@@ -104,7 +104,7 @@ class JobBetween(Some, frozen=True, kw_only=True):
 class Which(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs by queue, task and states; everything where none is given."""
 
-    queue: Token | None = None
+    queue: QueueName | None = None
     task: Annotated[str, Meta(min_length=1, max_length=1_000)] | None = None
     states: tuple[State, ...] = ()
 

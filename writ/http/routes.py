@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
 from writ.schemas.commands import CONTROL_VERBS, Fence, Planned, SubmitJob, Token
+from writ.schemas.forms import QueueName
 from writ.schemas.granting import PublicKey
 from writ.schemas.ids import split_job_key
 from writ.schemas.processes import ProcessName
@@ -35,13 +36,13 @@ PROCESS: Final = "/v1/processes/{process}"
 
 
 class OfQueue(msgspec.Struct, frozen=True, kw_only=True):
-    queue: Token
+    queue: QueueName
 
 
 class AsSeenFrom(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever may look from one queue alone names it."""
 
-    queue: Token = NO_QUEUE
+    queue: QueueName = NO_QUEUE
 
 
 class OfJob(OfQueue, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import deque
+from functools import partial
 from typing import Any, Final
 
 from writ.broker.clock import Clock
@@ -208,7 +209,9 @@ class Governing:
         queue = self._state.queue(address(record.tenant, record.key))
         match record.events[0]:
             case QueueDeclared(policy=policy, reason=reason):
-                return accepted(queues.declare(queue, commands.Declare(policy, reason)))
+                keyed = partial(self._state.keyed, address(record.tenant, record.key))
+                again = commands.Declare(policy, reason)
+                return accepted(queues.declare(queue, again, record.key, keyed))
             case QueuePaused(reason=reason):
                 return accepted(queues.pause(queue, commands.PauseQueue(reason)))
             case QueueDraining(reason=reason):

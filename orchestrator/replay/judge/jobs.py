@@ -125,7 +125,9 @@ def _may_be_taken(
         told = at_submit(first.process, state.processes.get(f"{place.partition('.')[0]}.{name}"), None)
         need(told == first.process, told if isinstance(told, str) else told.reason)
     refused = intake.refusal(command, queue, state.pending_in(place), find, None)
-    standing = state.standing(tenant)
+    standing, lanes = state.standing(tenant), queue.policy.lanes
+    if refused is None and first.schedule is None:
+        refused = intake.off_lane(place.partition(".")[2], lanes, first.unique_key, first.batch)
     if refused is None and standing is not None:
         refused = quotas.refuses(standing, first.input.size_bytes, first.reserve_microusd, now)
     need(refused is None, "" if refused is None else f"decided again it is refused: {refused.reason}")

@@ -78,6 +78,9 @@ def _submit(state: Partition, event: CommandRejected, record: Record, why: Rejec
         live = find(why.job)
         need(live is not None, f"there is no job {why.job}, which is said to have the unique_key")
         return True
+    if why.lanes is not None and (keyed := re.match(r"unique_key (\S+) picks ", why.reason)) is not None:
+        _same(why, [intake.off_lane(event.queue, queue.policy.lanes, keyed[1], None, why.index)])
+        return True
     named = re.match(r"(after|parent) names (\S+); there is no such job", why.reason)
     if named is not None:
         need(find(named[2]) is None, f"{named[2]}, which was said not to be there, is there")
