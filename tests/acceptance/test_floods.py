@@ -149,7 +149,7 @@ async def test_a_flood_is_kept_out_and_all_that_was_stored_of_it_is_decided_once
     assert len(found) == len(set(found))
     assert set(found) == sent | mine
     assert live.node.engine is not None
-    counted = {series.labels: series.value for each in of_engine(live.node.engine, live.link, None)
+    counted = {series.labels: series.value for each in of_engine(live.node.engine, live.link)
                for series in each.series if each.name == catalog.FLOODS.name}  # fmt: skip
     assert list(counted) == [("acme",)]
     await live.check()
