@@ -151,7 +151,7 @@ async def test_a_flood_is_kept_out_and_all_that_was_stored_of_it_is_decided_once
     assert live.node.engine is not None
     counted = {series.labels: series.value for each in of_engine(live.node.engine, live.link)
                for series in each.series if each.name == catalog.FLOODS.name}  # fmt: skip
-    assert list(counted) == [("acme",)]
+    assert list(counted) == [("acme", "0")]
     await live.check()
     await loud.close()
     await quiet.close()
