@@ -281,7 +281,7 @@ async def test_a_changed_stream_and_lost_records_are_alarms(tmp_path: Path) -> N
         async with Client(Target(node.url, node.broker.key_path("owner"))) as client, _admin(node) as admin:
             await client.submit_many("mail", [{"task": "send"}] * 20)
             await _until_watched(directory)
-            assert 'alarm="stream_changed"} 0' in await _metric(directory, "writ_audit_alarm")
+            assert 'alarm="stream_changed",partition="0"} 0' in await _metric(directory, "writ_audit_alarm")
             config = (await api(admin, f"STREAM.INFO.{STREAM}"))["config"]
             await api(admin, f"STREAM.UPDATE.{STREAM}", config | {"max_age": 10**18})
             assert "max_age: 0 -> 1000000000000000000" in await _alarm(
@@ -292,9 +292,9 @@ async def test_a_changed_stream_and_lost_records_are_alarms(tmp_path: Path) -> N
                 client, "neither"
             )
             shown = await _metric(directory, "writ_audit_alarm")
-            assert 'alarm="stream_changed"} 1' in shown
-            assert 'alarm="records_missing"} 1' in shown
-            assert 'alarm="log_differs"} 0' in shown
+            assert 'alarm="stream_changed",partition="0"} 1' in shown
+            assert 'alarm="records_missing",partition="0"} 1' in shown
+            assert 'alarm="log_differs",partition="0"} 0' in shown
             acts = [act for act in (await client.audit()).acts if act.event == "alarm_raised"]
             assert len(acts) == 2
     finally:
@@ -355,6 +355,6 @@ async def test_a_mirror_that_differs_from_its_log_is_an_alarm(tmp_path: Path) ->
         async with Client(Target(node.url, node.broker.key_path("owner"))) as client:
             assert "mirror has" in await _alarm(client, "mirror")
             assert "deleted and made anew" in await _alarm(client, "the stream was deleted")
-            assert 'alarm="mirror_differs"} 1' in await _metric(directory, "writ_audit_alarm")
+            assert 'alarm="mirror_differs",partition="0"} 1' in await _metric(directory, "writ_audit_alarm")
     finally:
         await node.stop()

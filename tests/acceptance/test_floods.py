@@ -53,20 +53,23 @@ Jobs = set[tuple[str, str]]
 async def send(link: Nats, who: str, count: int, queue: str = "mail") -> tuple[Jobs, str]:
     """The jobs of one stored message; none, and why, where it is not stored.
 
-    What comes in the moment in which the stream is changed may be answered by nobody: it is sent again, as
-    clients do, under an id by which it is stored once.
+    What comes in the moment in which the stream is changed may be answered by nobody, stored or not: it is sent
+    again until it is known, under an id by which it is stored once.
     """
     body = json.dumps([{"task": "t"}] * count).encode()
     tenant = who.partition(".")[0]
     named = {"Nats-Msg-Id": uuid4().hex}
+    is_known = True
     while True:
         try:
             answer = await link.request(f"writ.submit.{who}.{queue}", body, AGAIN_S, headers=named)
             break
         except NoRespondersError:
-            return set(), OUT
+            if is_known:
+                return set(), OUT
+            await asyncio.sleep(0.05)
         except TimeoutError:
-            pass
+            is_known = False
     told = json.loads(answer.data)
     if "error" in told:
         assert told["error"]["err_code"] == STREAM_FULL, told

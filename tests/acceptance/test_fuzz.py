@@ -16,7 +16,7 @@ from tests.fuzz import run as fuzz
 from tests.fuzz.edge import Edge, Take
 from tests.fuzz.mutations import Mutations
 
-EDGES = 21
+EDGES = 22
 FEW = 60
 
 
