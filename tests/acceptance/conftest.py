@@ -174,18 +174,21 @@ class Place:
         self._up: subprocess.Popen[bytes] | None = None
 
     def writ(
-        self, *arguments: str, check: bool = True, timeout_s: float = 60
+        self, *arguments: str, check: bool = True, timeout_s: float = 2 * WAIT_S
     ) -> subprocess.CompletedProcess[str]:
-        """Runs `writ ARGUMENTS` here, to its end."""
-        return subprocess.run(
+        """Runs `writ ARGUMENTS` here, to its end, which is to be a good one unless told not to `check`."""
+        ran = subprocess.run(
             [sys.executable, "-m", "writ", *arguments],
             cwd=self.root,
             env=self._clean(),
-            check=check,
+            check=False,
             capture_output=True,
             text=True,
             timeout=timeout_s,
         )
+        said = f"writ {' '.join(arguments)} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}"
+        assert ran.returncode == 0 or not check, said
+        return ran
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.writ(*arguments, "--json").stdout)

@@ -39,7 +39,7 @@ from writ.schemas.commands import Answer, PauseQueue
 from writ.schemas.events import CommandRejected
 from writ.schemas.gates import GATES_MAX
 from writ.schemas.hosting import CreateTenant
-from writ.schemas.ids import queue_in, shard_of
+from writ.schemas.ids import lane_for, queue_in, shard_of
 from writ.schemas.links import PartitionOpened
 from writ.schemas.principals import AccessDenied, Role
 from writ.schemas.processes import RELEASES_MAX, SCOPES_MAX
@@ -964,6 +964,50 @@ simple(
 )  # fmt: skip
 
 
+# Lanes.
+_LANED: dict[str, Any] = {"lanes": 4}
+
+
+@row("is no lane that was declared", "submit it to mail", "mail#1")
+async def a_lane_of_none(s: Scene) -> str:
+    return await s.bad({"task": "t"}, "mail#1")
+
+
+@row("unique_key k picks", "the 4 lanes of mail", lane_for("mail", 4, "k"))
+async def a_key_of_a_lane(s: Scene) -> str:
+    await s.do("declare", policy=_LANED)
+    return await s.job(unique_key="k")
+
+
+@row("a batch is of one queue", "submit the jobs of batch b to mail", "mail#0 is a lane")
+async def a_batch_in_a_lane(s: Scene) -> str:
+    await s.do("declare", queue="mail#0", policy=_LANED)
+    return await s.bad({"task": "t", "batch": "b"}, "mail#0")
+
+
+@row("lanes is 2", "has 4 for good", "may have 2")
+async def other_lanes(s: Scene) -> str:
+    await s.do("declare", policy=_LANED)
+    return await s.ask("declare", policy={"lanes": 2})
+
+
+@row("lanes is 4", "no live job of the queue has one", "mail~a has the unique_key k")
+async def lanes_of_a_live_key(s: Scene) -> str:
+    await s.submit(unique_key="k")
+    return await s.ask("declare", policy=_LANED)
+
+
+simple(
+    "lane beyond the last", lambda s: s.ask("declare", queue="mail#9", policy=_LANED),
+    "mail#9 is no lane", "lanes = 4", "declare the queue, mail",
+)  # fmt: skip
+simple("sign of a lane", lambda s: s.bad({"task": "t"}, "mail#Z"), "names no lane", "0 to 9", "'mail#Z'")
+simple(
+    "length of a lane", lambda s: s.bad({"task": "t"}, f"{'q' * bounds.TOKEN_MAX_BYTES}#0"),
+    "queue has", f"at most {bounds.TOKEN_MAX_BYTES}", bounds.TOKEN_MAX_BYTES + 2,
+)  # fmt: skip
+
+
 # Reproductions, and prices.
 simple(
     "reproduces nobody", lambda s: s.job(reproduces={"job": "mail~x", "end": 9}), "reproduces",
@@ -1605,7 +1649,8 @@ async def test_every_place_that_makes_a_refusal_has_its_row(
                 await told.play(Scene(another))
             _came_to.update(tracer.came_to())
             await another.crash()
-    assert not [str(place) for place in places() if place not in _came_to]
+    missing = [str(place) for place in places() if place not in _came_to]
+    assert not missing, "\n".join(missing)
 
 
 def test_refusals_are_made_in_functions() -> None:
