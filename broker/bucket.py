@@ -12,7 +12,7 @@ from nats.errors import Error as NatsError
 
 from .ports import NotStored, OutcomeUnknown
 from .spread import Spread
-from .streams import EXISTS, NO_MESSAGE, NO_STREAM, REQUEST_TIMEOUT_S, ApiError, api, move
+from .streams import EXISTS, NO_MESSAGE, NO_STREAM, REQUEST_TIMEOUT_S, ApiError, api, create, move
 
 _NO_ROOM: Final = frozenset({10023, 10047})
 _KEPT: Final = {
@@ -42,7 +42,7 @@ class Bucket:
         if self._made:
             return
         try:
-            await api(self._nats, f"STREAM.CREATE.{self._stream}", self._config)
+            await create(self._nats, f"STREAM.CREATE.{self._stream}", self._config)
         except ApiError as error:
             if error.code in _NO_ROOM:
                 raise NotStored(f"the broker has no room for {self._stream}: {error}") from error

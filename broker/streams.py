@@ -37,6 +37,11 @@ NO_MESSAGE: Final = 10037
 EXISTS: Final = 10058
 """Errors of the JetStream API that are answers: what is asked for is not there, or what is made is."""
 
+_NOT_YET: Final = (10005, 10008)
+"""Too few servers for so many replicas, or no leader among them."""
+
+_YET_S: Final = 15.0
+
 _CHANGING: Final = 10226
 _CHANGING_S: Final = 60.0
 _OPEN, _SHUT = -1, 1
@@ -83,6 +88,21 @@ async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
     if error:
         raise ApiError(error.get("err_code", 0), error.get("description", "refused"))
     return decoded
+
+
+async def create(nats: Nats, subject: str, body: Any) -> dict[str, Any]:
+    """As `api`, for what makes a stream. A cluster that has just started has a leader before it has all servers:
+    until there are enough for the stream it is asked again, for a while.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _YET_S
+    while True:
+        try:
+            return await api(nats, subject, body)
+        except ApiError as refused:
+            if refused.code not in _NOT_YET or loop.time() > until:
+                raise
+        await asyncio.sleep(_AGAIN_S)
 
 
 async def look(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
@@ -305,7 +325,7 @@ async def _ensure(
     except ApiError:  # there is none
         metadata = {_EPOCH: str(epoch_floor + 1), _FORMAT: _FORMAT_NOW}
         begin = {"first_seq": first_seq} if first_seq > 1 else {}
-        have = await api(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata} | begin)
+        have = await create(nats, f"STREAM.CREATE.{name}", wanted | {"metadata": metadata} | begin)
     epoch = _check(name, wanted, have["config"])
     await move(nats, have["config"], spread)
     return epoch
@@ -371,7 +391,7 @@ async def ensure_mirror(nats: Nats, partition: int, *, spread: Spread = ALONE) -
             "deny_delete": True,
             "deny_purge": True,
         }
-        await api(nats, f"STREAM.CREATE.{name}", config)
+        await create(nats, f"STREAM.CREATE.{name}", config)
 
 
 class StreamLook(NamedTuple):

@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 from .hardened import HardenedClient
 from .ports import OutcomeUnknown
 from .spread import ALONE, Spread
-from .streams import ApiError, api
+from .streams import ApiError, api, create
 
 CHUNK_BYTES: Final = 256 * 1024
 """A quarter of the largest message that the broker takes."""
@@ -71,7 +71,7 @@ async def restore(
             if not place:
                 described: dict[str, Any] = msgspec.json.decode(part)
                 described["config"] |= spread.config()
-                place = (await api(nats, f"STREAM.RESTORE.{stream}", described))["deliver_subject"]
+                place = (await create(nats, f"STREAM.RESTORE.{stream}", described))["deliver_subject"]
             else:
                 _check((await nats.request(place, part, timeout=_SILENT_S)).data)
         _check((await nats.request(place, b"", timeout=_SILENT_S)).data)

@@ -53,8 +53,8 @@ Jobs = set[tuple[str, str]]
 async def send(link: Nats, who: str, count: int, queue: str = "mail") -> tuple[Jobs, str]:
     """The jobs of one stored message; none, and why, where it is not stored.
 
-    What comes in the moment in which the stream is changed may be answered by nobody, stored or not: it is sent
-    again until it is known, under an id by which it is stored once.
+    What comes in the moment in which the stream is changed may be answered by nobody, stored or not: it is
+    sent again until it is known, under an id by which it is stored once.
     """
     body = json.dumps([{"task": "t"}] * count).encode()
     tenant = who.partition(".")[0]
