@@ -91,7 +91,7 @@ async def api(nats: Nats, subject: str, body: Any = None) -> dict[str, Any]:
 
 
 async def create(nats: Nats, subject: str, body: Any) -> dict[str, Any]:
-    """As `api`, for what makes a stream. A cluster that has just started has a leader before it has all servers:
+    """As `api`, for what makes a stream. A cluster that has just started has a leader before all servers:
     until there are enough for the stream it is asked again, for a while.
     """
     loop = asyncio.get_running_loop()
