@@ -51,8 +51,8 @@ async def test_a_backup_is_restored_to_a_cluster_that_outlives_a_server(
         cluster.prepare()
         for number in range(cluster.size - 1):
             cluster.start(number)
-        words = ("restore", str(kept), "--broker-url", cluster.url, "--json")
-        restoring = asyncio.create_task(asyncio.to_thread(new.writ, *words))
+        asked = ("restore", str(kept), "--broker-url", cluster.url, "--json")
+        restoring = asyncio.create_task(asyncio.to_thread(new.writ, *asked))
         while not (new.root / ".writ" / "restoring").exists():  # noqa: ASYNC110 - another's file
             await asyncio.sleep(0.05)
         cluster.start(cluster.size - 1)  # the last one comes late, as where machines start
