@@ -145,6 +145,7 @@ def test_the_views_are_measured(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
+    assert done.stdout, done.stderr
     *_, rebuilt, flat, lag, steady, summary = done.stdout.splitlines()
     assert summary.startswith("views: "), done.stderr
     assert done.returncode == (" 4 of 4 bars held" not in summary)
