@@ -68,6 +68,14 @@ def _toml(mutations: Mutations, sample: bytes) -> bytes:
     )  # fmt: skip
 
 
+def _of_document(mutations: Mutations, sample: bytes) -> bytes:
+    """A JSON document that is changed in one of the ways there are."""
+    return mutations.among(
+        lambda: mutations.of_json(sample), lambda: mutations.of_words(sample),
+        lambda: mutations.of_bytes(sample),
+    )  # fmt: skip
+
+
 def _of_file(path: Path, read: Callable[[], object], *refusals: type[Exception]) -> Take:
     """Takes what is written to a file."""
 
@@ -106,10 +114,7 @@ def jobs_file(directory: Path) -> Edge:
     def ways(mutations: Mutations, sample: bytes) -> bytes:
         lines = sample.split(b"\n")
         at = mutations.draw.randrange(len(lines))
-        lines[at] = mutations.among(
-            lambda: mutations.of_json(lines[at]), lambda: mutations.of_words(lines[at]),
-            lambda: mutations.of_bytes(lines[at]),
-        )  # fmt: skip
+        lines[at] = _of_document(mutations, lines[at])
         return b"\n".join(lines)
 
     return Edge("jobs-file", [b"\n".join(SUBMITS[:-1])], take, ways)
@@ -123,13 +128,7 @@ def saved_contexts(directory: Path) -> Edge:
     sample = json.dumps({"current": "work", "contexts": {"work": one, "home": one}}).encode()
     take = _of_file(path, lambda: contexts.chosen(Namespace(context=None), env), CommandError)
 
-    def ways(mutations: Mutations, sample: bytes) -> bytes:
-        return mutations.among(
-            lambda: mutations.of_json(sample), lambda: mutations.of_words(sample),
-            lambda: mutations.of_bytes(sample),
-        )  # fmt: skip
-
-    return Edge("contexts", [sample], take, ways)
+    return Edge("contexts", [sample], take, _of_document)
 
 
 def node_file(directory: Path) -> Edge:
@@ -141,13 +140,7 @@ def node_file(directory: Path) -> Edge:
     asked = Namespace(dir=str(directory), url=None, creds=None, tenant=None, principal=None, context=None)
     take = _of_file(path, lambda: find(asked, {}), CommandError)
 
-    def ways(mutations: Mutations, sample: bytes) -> bytes:
-        return mutations.among(
-            lambda: mutations.of_json(sample), lambda: mutations.of_words(sample),
-            lambda: mutations.of_bytes(sample),
-        )  # fmt: skip
-
-    return Edge("node-file", [sample], take, ways)
+    return Edge("node-file", [sample], take, _of_document)
 
 
 def key_file(directory: Path) -> Edge:

@@ -25,6 +25,7 @@ from writ.schemas.codec import decode
 from writ.schemas.commands import CONTROL_VERBS, Answer
 from writ.schemas.events import Fact, type_names
 from writ.schemas.lifecycle import Job
+from writ.schemas.principals import Role
 from writ.schemas.records import Record
 from writ.schemas.sealed import Keys
 from writ.schemas.upgrading import RECORDS
@@ -323,3 +324,18 @@ async def twin(
         yield twin
     finally:
         await twin.crash()
+
+
+@pytest.fixture(scope="session")
+def owners() -> dict[str, str]:
+    """The keys of the owners of two tenants, by tenant."""
+    return {"default": "U" + "A" * 55, "acme": "U" + "B" * 55}
+
+
+@pytest.fixture
+async def shared(twin: Twin, owners: dict[str, str]) -> Twin:
+    """A twin with two tenants, each with an owner."""
+    await twin.stop()
+    twin.founders = tuple([Founder(tenant, "owner", key, (Role.OWNER,)) for tenant, key in owners.items()])
+    await twin.start()
+    return twin

@@ -10,27 +10,15 @@ import pytest
 
 from writ.broker.errors import NoResponders
 from writ.orchestrator import floods
-from writ.orchestrator.access_desk import Founder
 from writ.schemas.events import JobSubmitted
 from writ.schemas.ids import derived_job_id
-from writ.schemas.principals import Role
 
 if TYPE_CHECKING:
     from .conftest import Twin
 else:
     Twin = Any
 
-KEYS = {"default": "U" + "A" * 55, "acme": "U" + "B" * 55}
 ARRAY, FEW = 100, 1_000
-
-
-@pytest.fixture
-async def shared(twin: Twin) -> Twin:
-    """A twin with two tenants, each with an owner."""
-    await twin.stop()
-    twin.founders = tuple([Founder(tenant, "owner", key, (Role.OWNER,)) for tenant, key in KEYS.items()])
-    await twin.start()
-    return twin
 
 
 @pytest.fixture

@@ -23,17 +23,6 @@ if TYPE_CHECKING:
 else:
     Twin = Any
 
-KEYS = {"default": "U" + "A" * 55, "acme": "U" + "B" * 55}
-
-
-@pytest.fixture
-async def shared(twin: Twin) -> Twin:
-    """A twin with two tenants, each with an owner."""
-    await twin.stop()
-    twin.founders = tuple([Founder(tenant, "owner", key, (Role.OWNER,)) for tenant, key in KEYS.items()])
-    await twin.start()
-    return twin
-
 
 async def send(twin: Twin, tenant: str, jobs: object, who: str = "owner") -> int:
     return await twin.intake.submit(tenant, who, "mail", msgspec.json.encode(jobs))
@@ -229,14 +218,16 @@ async def test_nothing_is_lost_or_taken_twice_when_leaders_vanish_under_a_flood(
     await shared.check()
 
 
-async def test_a_tenant_that_is_made_while_the_engine_leads_gets_a_line_of_its_own(twin: Twin) -> None:
+async def test_a_tenant_that_is_made_while_the_engine_leads_gets_a_line_of_its_own(
+    twin: Twin, owners: dict[str, str]
+) -> None:
     await twin.stop()
-    twin.founders = (Founder("default", "owner", KEYS["default"], (Role.OWNER,)),)
+    twin.founders = (Founder("default", "owner", owners["default"], (Role.OWNER,)),)
     await twin.start()
     for _ in range(10):
         await send(twin, "default", {"task": "t"}, who="mallory")  # denied, and folded beyond the budget
     await send(twin, "default", {"task": "t", "id": "before"})
-    made = await twin.ask("create_tenant", queue="-", who="owner", name="acme", key=KEYS["acme"])
+    made = await twin.ask("create_tenant", queue="-", who="owner", name="acme", key=owners["acme"])
     assert "error" not in made
     await send(twin, "acme", {"task": "t", "id": "first"})
     await send(twin, "default", {"task": "t", "id": "after"})
