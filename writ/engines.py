@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import random
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,6 +21,7 @@ from writ.broker.clock import SystemClock
 from writ.broker.keyvalue import JetStreamKeyValue
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.objects import sync_folder
+from writ.broker.ports import OutcomeUnknown
 from writ.broker.requests import NatsRequests
 from writ.broker.spread import ALONE, Spread
 from writ.broker.streams import partitions_of
@@ -34,6 +37,14 @@ if TYPE_CHECKING:
     from writ.broker.hardened import HardenedClient
     from writ.broker.ports import Log
     from writ.orchestrator.access_desk import Founder
+
+log = logging.getLogger("writ.node")
+
+_PATIENCE_S: Final = 30.0
+"""How long streams are waited for: a cluster elects for each of them, in 4 to 10 s."""
+
+_AGAIN_S: Final = 0.5
+_S = TypeVar("_S")
 
 
 class Wired(NamedTuple):
@@ -64,8 +75,10 @@ async def wire_engine(
     """
     check_unfinished(directory)
     floors = _read_epochs(directory, partition)
-    live = await JetStreamLog.open(logs, partition, spread=spread, epoch_floor=floors.get("log", 0))
-    intake = await JetStreamIntake.open(logs, spread=spread, epoch_floor=floors.get("submit", 0))
+    open_log = partial(JetStreamLog.open, logs, partition, spread=spread, epoch_floor=floors.get("log", 0))
+    live = await _patiently(open_log)
+    open_intake = partial(JetStreamIntake.open, logs, spread=spread, epoch_floor=floors.get("submit", 0))
+    intake = await _patiently(open_intake)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     _write_epochs(directory, partition, {"log": live.epoch, "submit": intake.epoch})
     engine = Engine(
@@ -102,7 +115,24 @@ async def make_logs(directory: Path, link: HardenedClient, partitions: int, spre
     check_unfinished(directory)
     for number in range(partitions):
         floor = _read_epochs(directory, number).get("log", 0)
-        await JetStreamLog.open(link, number, spread=spread, epoch_floor=floor)
+        await _patiently(partial(JetStreamLog.open, link, number, spread=spread, epoch_floor=floor))
+
+
+async def _patiently(open_: Callable[[], Awaitable[_S]]) -> _S:
+    """A stream, opened as soon as it answers: who starts where a server was just lost need not fail for it.
+
+    Raises what `open_` does, and OutcomeUnknown not before its time is up.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _PATIENCE_S
+    while True:
+        try:
+            return await open_()
+        except OutcomeUnknown as silent:
+            if loop.time() > until:
+                raise
+            log.warning("%s; asking again", silent)
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _epochs_file(directory: Path, partition: int) -> Path:

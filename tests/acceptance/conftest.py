@@ -212,8 +212,10 @@ class Place:
 
     def up(self, *options: str) -> None:
         """Returns when the node answers."""
-        self._up = self.start("up", *options)
-        self.writ("status", "--wait", str(int(WAIT_S)))
+        self._up = up = self.start("up", *options)
+        asked = self.writ("status", "--wait", str(int(WAIT_S)), check=False)
+        said = (self.root / "up.log").read_text()
+        assert asked.returncode == 0, f"{asked.stdout}{asked.stderr}\nwrit up ({up.poll()}): {said}"
 
     def down(self) -> None:
         if self._up is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from tests.acceptance.cluster import Cluster
 from tests.acceptance.kills import checker, harness
 from writ import Client
 from writ.broker.connect import Target
+
+from .conftest import Place
 
 LEASE_S = 20.0
 GAP_S = 30.0
@@ -79,6 +82,31 @@ async def test_streams_buckets_and_the_mirror_have_three_replicas(
         "the log is on the server with the tag alone",
     )
     assert "keeps the log once" in " ".join((await _status(place))["warnings"])
+
+
+@pytest.mark.timeout(120)
+def test_a_node_starts_while_no_server_leads_its_log(tmp_path: Path, raw: ModuleType) -> None:
+    """Who starts a node right after a server was lost has one: the log is waited for."""
+    place = Place(tmp_path, raw)
+    cluster = Cluster(tmp_path / "brokers", tmp_path / ".writ")
+    try:
+        cluster.start_all()
+        joining = ("--broker-url", cluster.url, "--replicas", "1", "--placement", "zone:2")
+        place.up(*joining)
+        place.writ("submit", "mail", "send", "{}")
+        place.down()
+        cluster.end(2)
+        started = place.start("up", *joining)
+        said = tmp_path / "up.log"
+        place.until(lambda: "asking again" in said.read_text() or started.poll() is not None)
+        cluster.start(2)
+        place.writ("status", "--wait", "60")
+        assert [each["state"] for each in place.json("jobs")] == ["pending"]
+        place.writ("down")
+        assert started.wait(30) == 0, said.read_text()
+    finally:
+        place.writ("down", check=False)
+        cluster.clear()
 
 
 async def _status(place: harness.Stage) -> dict[str, Any]:
