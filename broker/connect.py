@@ -107,7 +107,8 @@ class Watch:
         self.on_broken: Callable[[bool], None] | None = None
         """Called when the connection breaks, with True, and when it stands again."""
 
-        self._failed: asyncio.Queue[Exception] = asyncio.Queue()
+        self._failed: asyncio.Queue[Exception] | None = asyncio.Queue()
+        """Until the connection stands for the first time; from then on nobody asks what fails."""
 
     @property
     def not_admitted(self) -> bool:
@@ -124,7 +125,8 @@ class Watch:
                     self._refused_since = None
                 elif self._refused_since is None:
                     self._refused_since = asyncio.get_running_loop().time()
-                self._failed.put_nowait(error)
+                if self._failed is not None:
+                    self._failed.put_nowait(error)
             return
         verb = "publish" if found[1].lower() == "publish" else "subscribe"
         self.last_denied = PermissionDenied(found[2], verb)
@@ -132,21 +134,21 @@ class Watch:
             self.on_denied(self.last_denied)
 
     async def first_failure(self, servers: int) -> Exception:
-        """Returns once each server has failed once."""
-        for _ in range(servers - 1):
-            await self._failed.get()
-        error = await self._failed.get()
-        if isinstance(error, ConnectionResetError):
-            error = await self._failed.get()  # a refused login can look like this; the next try tells
-        return error
+        """Returns once each server has failed once: what is wrong at one that is there, if one is."""
+        failed = self._failed
+        assert failed is not None, "it has not stood yet"
+        failures = [await failed.get() for _ in range(servers)]
+        if isinstance(failures[-1], ConnectionResetError):
+            failures.append(await failed.get())  # a refused login can look like this; the next try tells
+        telling = [failure for failure in failures if not isinstance(failure, ConnectionError)]
+        return (telling or failures)[-1]
 
     async def opened(self) -> None:
         self.connected.set()
         if self.on_broken is not None:
             self.on_broken(False)
         self._refused_since = None
-        while not self._failed.empty():
-            self._failed.get_nowait()
+        self._failed = None
 
     async def broken(self) -> None:
         self.connected.clear()

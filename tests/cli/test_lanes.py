@@ -42,7 +42,8 @@ def test_one_queue_in_lanes_from_its_policy_to_its_last_job(node: Shell, bob: Bo
     assert bob(*words).document["queue"] == lane, "also where its refusals are not for it to hear"
     (keyed,) = node("jobs", "--queue", "orders", "--json").document
     assert keyed["queue"] == lane
-    lines = "".join(json.dumps({"task": "hello", "input": {"name": str(n)}}) + "\n" for n in range(20))
+    each = [{"task": "hello", "input": {"name": str(n)}, "unique_key": str(n)} for n in range(20)]
+    lines = "".join(json.dumps(job) + "\n" for job in each)
     many = node("submit", "orders", "--file", "-", "--json", input=lines)
     assert {each["queue"] for each in many.document} == set(LANES)
     plain = node("submit", "orders", "hello", '{"name": "b"}', "--json").document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import cache
 from typing import Any, Final, NoReturn
 
 from .usage import explain_usage
@@ -42,8 +43,9 @@ class Parser(argparse.ArgumentParser):
         raise explain_usage(message, self.prog, options, self.commands)
 
 
+@cache
 def common() -> Parser:
-    """Options that every command takes, before or after its name."""
+    """Options that every command takes, before or after its name. Made once: there are many commands."""
     options = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     where = options.add_argument_group(
         "where to connect (else NATS_URL, NATS_NKEY, WRIT_TENANT, WRIT_PRINCIPAL, else the context in use, "
