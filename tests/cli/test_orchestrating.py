@@ -22,6 +22,7 @@ async def test_a_broker_that_falls_silent_at_the_very_start_is_told_of(
     """A real one is stopped between the logins and the first question: one line, and the code of a service
     that cannot be reached."""
     monkeypatch.setattr("writ.broker.streams.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("writ.engines._PATIENCE_S", 0.0)
     async with await EmbeddedBroker.start(tmp_path) as broker:
         assert broker.pid is not None
         pid = broker.pid

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from functools import cache
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from .usage import explain_usage
 
@@ -43,9 +42,8 @@ class Parser(argparse.ArgumentParser):
         raise explain_usage(message, self.prog, options, self.commands)
 
 
-@cache
 def common() -> Parser:
-    """Options that every command takes, before or after its name. Made once: there are many commands."""
+    """Options that every command takes, before or after its name."""
     options = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     where = options.add_argument_group(
         "where to connect (else NATS_URL, NATS_NKEY, WRIT_TENANT, WRIT_PRINCIPAL, else the context in use, "
@@ -68,8 +66,24 @@ def common() -> Parser:
     return options
 
 
+class _Unasked:
+    """In the place of a command that the words do not name: it takes all that a grammar is made of.
+
+    Of 130 commands one is asked for, and making all of them takes longer than many a command.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: self
+
+
 def command(to: Subparsers, name: str, about: str, examples: str = "", prog: str = "writ") -> Parser:
-    """A command whose help ends with examples."""
+    """A command whose help ends with examples. Where `to.words` are there, one of them must be its name."""
+    if isinstance(to, _Unasked):
+        return cast(Parser, to)
+    words = getattr(to, "words", None)
+    if words is not None and name not in words:
+        to.choices[name] = unasked = cast(Parser, _Unasked())  # mistakes name all that there are
+        return unasked
     parser: Parser = to.add_parser(
         name,
         prog=f"{prog} {name}",

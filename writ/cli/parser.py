@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
         return None
     if arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
-    root = build()
+    root = build(arguments)
     try:
         parsed, unknown = root.parse_known_args(arguments)
     except SystemExit:
@@ -69,8 +69,8 @@ def _print_front() -> None:
 # --- the grammar ----------------------------------------------------------------------------------------
 
 
-def build() -> Parser:
-    """The whole grammar."""
+def build(words: Sequence[str] | None = None) -> Parser:
+    """The grammar, of the commands alone that are among the words where these are given."""
     root = Parser(prog="writ", add_help=True, parents=[common()])
     root.add_argument("--version", action=_Version, help="print the version and exit")
     root.set_defaults(
@@ -86,6 +86,7 @@ def build() -> Parser:
         debug=False,
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands.words = words
     root.commands = commands.choices
     _add_node_commands(commands)
     _add_job_commands(commands)
