@@ -15,6 +15,7 @@ import uvloop
 from writ.broker.doors import local_principal
 from writ.cli.processes import when_stdin_ends
 from writ.node import Node
+from writ.orchestrator.garbage import keep_small
 
 
 async def main(directory: Path, count: int) -> None:
@@ -23,10 +24,12 @@ async def main(directory: Path, count: int) -> None:
     principals = tuple(local_principal(directory, f"tenant-{number}", "owner") for number in range(count))
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    collecting = asyncio.create_task(keep_small())
     node = await Node.start(directory, principals=principals)
     try:
         await asked.wait()
     finally:
+        collecting.cancel()
         await node.stop()
 
 

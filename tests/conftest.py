@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import signal
 import sys
@@ -18,6 +19,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from tests.histories.builder import Histories
+
+
+def pytest_collection_finish() -> None:
+    """Lays aside what was collected: a test that leaves garbage need not have all of it looked through."""
+    gc.collect()
+    gc.freeze()
+
 
 Work = Callable[[Callable[[], object]], int]
 

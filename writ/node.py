@@ -30,7 +30,6 @@ from writ.broker.queries import teller
 from writ.broker.refusals import TOLD_BURST, TOLD_PER_S, Refusals, tell_refusals
 from writ.broker.spread import ALONE, Spread
 from writ.orchestrator.engine import Engine
-from writ.orchestrator.garbage import keep_small
 from writ.orchestrator.logtime import Budget
 from writ.schemas import catalog
 from writ.schemas.bounds import LIVE_MAX, REASON_MAX_CHARS
@@ -242,7 +241,6 @@ class Node:
         )
         engine = self.engine = wired.engine
         self._spawn(engine.run(), _ENGINE)
-        self._spawn(keep_small(), "collector")
         self._spawn(self._tell(engine, logs), "page of metrics")
         settings = Settings(
             str(self.directory.absolute()),

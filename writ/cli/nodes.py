@@ -72,12 +72,14 @@ async def _serve(args: Namespace) -> int:
     await views.spawn()  # first, so that it loads its modules while this process loads the node's
 
     from writ.node import AuditCopies, Node
+    from writ.orchestrator.garbage import keep_small
 
     asked = asyncio.Event()
     _stop_on_signals(asked)
     if args.until_stdin_ends:
         when_stdin_ends(_PATIENCE_S)
     stopping = asyncio.create_task(asked.wait())
+    collecting = asyncio.create_task(keep_small())  # here, as it is of the whole process and not of the node
     starting = asyncio.create_task(
         Node.start(
             directory,
@@ -111,6 +113,7 @@ async def _serve(args: Namespace) -> int:
     finally:
         if on_terminal() and not args.json and not args.quiet:
             print("\nstopping", flush=True)
+        collecting.cancel()
         await node.stop()
 
 
