@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -47,10 +46,6 @@ _MOVE: Final = (
     " at = excluded.at, source_epoch = excluded.source_epoch, source_seq = excluded.source_seq"
 )
 
-
-_FEW_RECORDS: Final = 2_048
-"""A batch of fewer is of views that keep up: they rest as long as they worked, one by one, so that ten in a
-row do not keep leader and broker from the processor for 20 to 40 ms. Further behind, nobody rests."""
 
 _TURN: Final = threading.Lock()
 """One view folds at a time. There is one interpreter for all: views that take it from each other between two
@@ -116,14 +111,13 @@ class Folded:
         """Stands where the file stands: a run that was cancelled may have stored a batch meanwhile."""
         self.reached = await self._file.use(self._again)
 
-    async def apply(self, batch: Batch, *, rest: bool = False) -> str | None:
+    async def apply(self, batch: Batch) -> str | None:
         """Stores what follows `reached`; of a batch that is refused what comes before, and the reason.
 
-        With `rest` no other view folds for as long as this one did, where the batch is small. Raises
-        sqlite3.Error, also where another process has moved the file on, and has stored nothing then: `resume`
-        comes next.
+        Raises sqlite3.Error, also where another process has moved the file on, and has stored nothing then:
+        `resume` comes next.
         """
-        self.reached, fault = await self._file.use(self._apply, batch, rest)
+        self.reached, fault = await self._file.use(self._apply, batch)
         return fault
 
     # --- on the file's thread ---------------------------------------------------------------------------
@@ -140,10 +134,10 @@ class Folded:
         self.view.discard()
         return _look(db)
 
-    def _apply(self, db: sqlite3.Connection, batch: Batch, rest: bool) -> tuple[Reached, str | None]:
+    def _apply(self, db: sqlite3.Connection, batch: Batch) -> tuple[Reached, str | None]:
         try:
             try:
-                return self._store(db, batch, rest), None
+                return self._store(db, batch), None
             except Violation as violation:
                 self.view.discard()
                 count, reached = violation.seq - batch.records[0].seq, self.reached
@@ -170,18 +164,15 @@ class Folded:
                 )
         return self.reached, None
 
-    def _store(self, db: sqlite3.Connection, batch: Batch, rest: bool = False) -> Reached:
+    def _store(self, db: sqlite3.Connection, batch: Batch) -> Reached:
         """Raises Violation, and has stored nothing then."""
         db.execute("BEGIN IMMEDIATE")  # whoever holds the file holds up this view alone
         try:
             if _look(db).position != self.reached.position:  # by the helper of a process that was killed
                 raise sqlite3.OperationalError("another process has folded into the view's file")
             with _TURN:
-                begun = time.thread_time()
                 reached = self._write(db, batch)
-                db.execute("COMMIT")
-                if rest and len(batch.records) < _FEW_RECORDS:
-                    time.sleep(time.thread_time() - begun)
+            db.execute("COMMIT")
         except BaseException:
             db.rollback()
             raise

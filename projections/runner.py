@@ -224,7 +224,7 @@ class Runner:
             while until is None or folded.reached.position.seq < until:
                 batch = await follower.next(self._batch_max)
                 # Where we are cancelled it is stored all the same; `resume` looks where the file is.
-                fault = await folded.apply(batch, rest=not self._feeds.hurry.is_set())
+                fault = await folded.apply(batch)
                 self._tell_of(folded)
                 if fault is not None:
                     self._halt(folded, fault)

@@ -7,24 +7,21 @@ import functools
 import random
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from writ.broker.ports import Stored
-from writ.projections import folded, places
-from writ.projections.feed import Batch, Feeds
+from writ.projections import places
+from writ.projections.feed import Feeds
 from writ.projections.jobs import JobsView
 from writ.projections.metrics import MetricsView
 from writ.projections.runner import Runner
 from writ.projections.traffic import TrafficView
 from writ.projections.view import View, Write
 from writ.schemas.chain import Position
-from writ.schemas.codec import decode, digest
 from writ.schemas.events import HistoryLong
 from writ.schemas.lifecycle import State
 from writ.schemas.records import Record
@@ -347,36 +344,3 @@ async def test_another_log_in_its_place_halts_the_view(
         assert not await runner.wait_for(FOR_EVER, 5)
         assert "made anew" in (runner.halted or "")
         assert runner.position == len(told.records)
-
-
-async def test_views_rest_after_a_few_records_unless_somebody_waits(
-    history: Histories, running: Running, until: Until, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that they keep no processor from who decides; waited for, they go on at once."""
-    rests: list[float] = []
-    monkeypatch.setattr(folded, "time", SimpleNamespace(thread_time=time.thread_time, sleep=rests.append))
-    told = history.wander(5, 100)
-    async with running(told.log(), "waited.db") as runner:
-        assert await runner.wait_for(len(told.records), 20)
-    assert not rests
-    async with running(told.log()) as runner:
-        await until(lambda: runner.position == len(told.records))
-    assert rests
-
-
-async def test_views_that_are_far_behind_do_not_rest(
-    history: Histories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(folded, "time", SimpleNamespace(thread_time=time.thread_time, sleep=rests.append))
-    told = history.wander(5, folded._FEW_RECORDS + 1).records
-    records = [decode(each.body) for each in told]
-    batch = Batch(records, Position(1, records[-1].seq, digest(told[-1].body)))
-    file = await folded.Folded.open(tmp_path / "jobs.db", JobsView())
-    try:
-        assert await file.apply(batch.first(folded._FEW_RECORDS), rest=True) is None
-        assert not rests
-        assert await file.apply(batch.rest(folded._FEW_RECORDS), rest=True) is None
-        assert len(rests) == 1
-    finally:
-        await file.close()
