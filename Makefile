@@ -25,7 +25,7 @@ example: $(READY) ## Take four releases of an invoice reader through evaluation 
 
 .PHONY: test
 test: $(READY) ## Run every test (ARGS='-k lease' narrows the run)
-	@$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: simulate
 simulate: $(READY) ## Run 10,000 simulated histories (N=1000 for fewer, SEED=n for one at length)

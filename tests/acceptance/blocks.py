@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from random import Random
 
 
 def sizes(directory: Path) -> dict[Path, int]:
     """How many bytes each of them has, below the directory of a node."""
-    return {path: path.stat().st_size for path in sorted(directory.rglob("WRIT_LOG_0/msgs/*.blk"))}
+    folders = [Path(each) for each, _, _ in os.walk(directory)]  # the server makes and removes some meanwhile
+    found = [path for each in folders if each.match("WRIT_LOG_0/msgs") for path in each.glob("*.blk")]
+    return {path: path.stat().st_size for path in sorted(found)}
 
 
 def harm(within: dict[Path, int], random: Random, *, cut: bool) -> str:
