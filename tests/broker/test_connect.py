@@ -32,8 +32,8 @@ async def test_what_is_wrong_at_a_server_is_told_before_that_another_is_away() -
     for failure in (ConnectionRefusedError(), wrong, ConnectionRefusedError()):
         await watch.error(failure)
     assert await watch.first_failure(3) is wrong
-    for failure in (ConnectionResetError(), wrong, ConnectionResetError(), AuthorizationError()):
-        await watch.error(failure)
+    for reset in (ConnectionResetError(), wrong, ConnectionResetError(), AuthorizationError()):
+        await watch.error(reset)
     assert isinstance(await watch.first_failure(3), AuthorizationError), (
         "a refused login can look like a reset"
     )

@@ -73,7 +73,10 @@ class _Unasked:
     """
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: self
+        return self._take
+
+    def _take(self, *_: object, **__: object) -> _Unasked:
+        return self
 
 
 def command(to: Subparsers, name: str, about: str, examples: str = "", prog: str = "writ") -> Parser:

@@ -85,7 +85,7 @@ def build(words: Sequence[str] | None = None) -> Parser:
         json=False,
         debug=False,
     )
-    commands = root.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands: Subparsers = root.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     commands.words = words
     root.commands = commands.choices
     _add_node_commands(commands)
