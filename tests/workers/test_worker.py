@@ -346,10 +346,12 @@ async def test_one_beat_names_all_leases_of_a_queue(orchestra: Orchestra) -> Non
 
 
 async def test_work_whose_lease_is_lost_is_stopped_and_not_reported(orchestra: Orchestra) -> None:
+    begun: list[str] = []
     stopped: list[str] = []
 
     @task
     async def coroutine(ctx: Context) -> None:
+        begun.append("coroutine")
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -358,6 +360,7 @@ async def test_work_whose_lease_is_lost_is_stopped_and_not_reported(orchestra: O
 
     @task
     def plain(ctx: Context) -> None:
+        begun.append("plain")
         while not ctx.cancelled:
             time.sleep(0.002)
         stopped.append("plain")
@@ -365,7 +368,7 @@ async def test_work_whose_lease_is_lost_is_stopped_and_not_reported(orchestra: O
     jobs = [orchestra.add("coroutine", lease_s=0.1), orchestra.add("plain", lease_s=0.1)]
     made = worker(orchestra, coroutine, plain)
     async with running(made):
-        await orchestra.until(lambda: len(orchestra.live) == 2)
+        await orchestra.until(lambda: len(begun) == 2)
         for job in jobs:
             orchestra.lose(job)
         await orchestra.until(lambda: len(stopped) == 2)
@@ -739,11 +742,13 @@ async def test_a_drain_lets_running_tasks_end_and_acquires_no_more(orchestra: Or
 
 
 async def test_what_still_runs_at_the_end_of_a_drain_is_stopped_and_released(orchestra: Orchestra) -> None:
+    begun: list[str] = []
     unwound: list[str] = []
     ended = threading.Event()
 
     @task
     async def coroutine() -> None:
+        begun.append("coroutine")
         try:
             await asyncio.sleep(60)
         finally:
@@ -751,12 +756,13 @@ async def test_what_still_runs_at_the_end_of_a_drain_is_stopped_and_released(orc
 
     @task
     def deaf() -> None:
+        begun.append("deaf")
         ended.wait(30)
 
     jobs = [orchestra.add("coroutine"), orchestra.add("deaf")]
     made = worker(orchestra, coroutine, deaf, drain_s=0.05)
     run = asyncio.create_task(made.run())
-    await orchestra.until(lambda: len(orchestra.live) == 2)
+    await orchestra.until(lambda: len(begun) == 2)
     made.drain()
     await asyncio.wait_for(run, 10)
     ended.set()
@@ -767,11 +773,13 @@ async def test_what_still_runs_at_the_end_of_a_drain_is_stopped_and_released(orc
 
 
 async def test_what_ends_while_its_lease_is_released_is_not_reported_besides(orchestra: Orchestra) -> None:
+    begun = threading.Event()
     ended = threading.Event()
     gone = threading.Event()
 
     @task
     def deaf() -> None:
+        begun.set()
         ended.wait(30)
         gone.set()
 
@@ -786,7 +794,7 @@ async def test_what_ends_while_its_lease_is_released_is_not_reported_besides(orc
     job = orchestra.add("deaf")
     made = worker(orchestra, deaf)
     run = asyncio.create_task(made.run())
-    await orchestra.until(lambda: orchestra.live)
+    await orchestra.until(begun.is_set)
     made.drain()
     made.drain()
     await asyncio.wait_for(run, 10)
@@ -817,10 +825,12 @@ async def test_a_drain_takes_waiting_acquires_back(orchestra: Orchestra) -> None
 
 
 async def test_signals_drain_and_a_second_one_releases_at_once(orchestra: Orchestra) -> None:
+    begun = asyncio.Event()
     stopping = asyncio.Event()
 
     @task
     async def held() -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
@@ -830,7 +840,7 @@ async def test_signals_drain_and_a_second_one_releases_at_once(orchestra: Orches
     job = orchestra.add("held")
     made = worker(orchestra, held)
     run = asyncio.create_task(made.run(handle_signals=True))
-    await orchestra.until(lambda: orchestra.live)
+    await orchestra.until(begun.is_set)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0)
     assert not stopping.is_set()
