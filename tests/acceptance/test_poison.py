@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .conftest import Place
 
 CAP = 3
+LEASE_S = 3
+"""Longer than a busy machine takes from a grant to the task's first line: each lease is lost by a death."""
+
 EXIT_CODE = 17
 TASKS = f"""
 import os
@@ -92,7 +95,7 @@ def test_a_task_that_dies_with_its_process_every_time_is_poison(
     policy = {"max_lease_losses": CAP, "max_attempts": 1}
     for queue in WAYS:
         tasks = {queue: queue, f"behind-{queue}": "fine"}
-        jobs = [{"task": task, "id": id_, "lease_s": 1, "retry": policy} for id_, task in tasks.items()]
+        jobs = [{"task": task, "id": id_, "lease_s": LEASE_S, "retry": policy} for id_, task in tasks.items()]
         (place.root / "jobs.ndjson").write_text("".join(f"{json.dumps(job)}\n" for job in jobs))
         place.writ("submit", queue, "--file", "jobs.ndjson")
 

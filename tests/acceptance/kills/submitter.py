@@ -2,7 +2,8 @@
 
     python submitter.py QUEUE JOBS HELD_BACK LEASE_S GO_FILE
 
-The last HELD_BACK jobs are not submitted before GO_FILE exists. NATS_URL and NATS_NKEY say where, LEDGER is
+The last HELD_BACK jobs are held back until GO_FILE exists, but for some that come one at a time meanwhile, so
+that submitting is under way whenever something is killed. NATS_URL and NATS_NKEY say where, LEDGER is
 the ledger's directory.
 """
 
@@ -24,6 +25,7 @@ LANES = 16
 PAUSE_S = 0.02
 ARRAY = 10
 TIMEOUT_S = 90.0
+TRICKLE_S = 0.05
 
 
 class Submitter:
@@ -70,13 +72,18 @@ class Submitter:
 
 async def main() -> None:
     queue, jobs, held_back, lease_s, go = sys.argv[1:6]
-    first = int(jobs) - int(held_back)
+    last = int(jobs)
+    first = last - int(held_back)
     async with Client() as client:
         submitter = Submitter(client, queue, float(lease_s))
         await submitter.send(range(first))
-        while not os.path.exists(go):  # noqa: ASYNC110, ASYNC240 - another process makes it
-            await asyncio.sleep(0.01)
-        await submitter.send(range(first, int(jobs)))
+        trickled = iter(range(first, last - int(held_back) // 2))
+        while not os.path.exists(go):  # noqa: ASYNC240 - another process makes it
+            for number in itertools.islice(trickled, 1):
+                await submitter.send(range(number, number + 1))
+                first = number + 1
+            await asyncio.sleep(TRICKLE_S)
+        await submitter.send(range(first, last))
 
 
 asyncio.run(main())
