@@ -29,7 +29,7 @@ from nats.errors import NoRespondersError
 
 from writ.broker.connect import Target, connect
 from writ.broker.streams import api
-from writ.schemas.subjects import SUBMIT_STREAM
+from writ.schemas.subjects import SUBMIT_STREAM, log_stream
 
 from .figures import Spread
 from .stage import Stage
@@ -46,6 +46,9 @@ _WARM_S: Final = 3.0
 _TIMEOUT_S: Final = 30.0
 _DRAIN_S: Final = 600.0
 _NICE: Final = 10
+_RECORDS: Final = 3
+"""Of a job of the quiet tenant; one of the flood makes one, as nobody works on it."""
+
 _AGAIN_S: Final = 0.01
 """How soon the flood comes again with what was not taken from it."""
 
@@ -159,7 +162,7 @@ async def flooded(stage: Stage, queues: int) -> AsyncGenerator[asyncio.subproces
 
 async def run(seconds: float, passes: int, rate: float, queues: int) -> float:
     """Prints the figures; the ratio of the two 99th percentiles."""
-    alone, beside, flooding = list[Spread](), list[Spread](), list[float]()
+    alone, beside, flooding, decided = list[Spread](), list[Spread](), list[float](), list[float]()
     async with Stage(tenants=2) as stage:
         link = await connect(_target(stage.target.url, stage.directory, QUIET), "quiet")
         quiet = Quiet(link)
@@ -172,10 +175,12 @@ async def run(seconds: float, passes: int, rate: float, queues: int) -> float:
                 async with flooded(stage, queues) as process:
                     assert process.stdout is not None
                     await process.stdout.readline()
-                    begun = time.monotonic()
+                    begun, before = time.monotonic(), await _records(stage)
                     beside.append(await quiet.measure(seconds, rate))
+                    records, took_s = await _records(stage) - before, time.monotonic() - begun
                     taken = [int(await process.stdout.readline()) for _ in range(int(seconds))]
                     flooding.append(taken[-1] / (time.monotonic() - begun))
+                    decided.append(records / took_s - _RECORDS * rate)
                 await _drained(stage)
             print(f"the node's memory at the end: {stage.use()['node'].rss_bytes >> 20} MiB")
         finally:
@@ -187,7 +192,10 @@ async def run(seconds: float, passes: int, rate: float, queues: int) -> float:
         p50, p99 = (" ".join(f"{each:7.1f}" for each in column) for column in _columns(spreads))
         print(f"{name:32}  {p50:{width}}  {p99}")
     ratio = median(_columns(beside)[1]) / median(_columns(alone)[1])
-    told = f"{median(flooding):,.0f} jobs/s of the flood are stored; p99 is {ratio:.2f} times its quiet value"
+    told = (
+        f"{median(flooding):,.0f} jobs/s of the flood are stored and {median(decided):,.0f} decided on;"
+        f" p99 is {ratio:.2f} times its quiet value"
+    )
     print(f"{'held' if ratio <= RATIO_MAX else 'MISSED'}: {told}, at most {RATIO_MAX:g}")
     return ratio
 
@@ -198,12 +206,24 @@ def _columns(spreads: Sequence[Spread]) -> tuple[list[float], list[float]]:
 
 async def _drained(stage: Stage) -> None:
     """Until the node has dealt with what is left of a flood: then the other tenant is alone again."""
-    link = await connect(Target(stage.target.url, stage.directory / "keys" / "log.creds"), "fair",
-                         inbox_prefix="_INBOX")  # fmt: skip
+    async with _broker(stage) as link, asyncio.timeout(_DRAIN_S):
+        while (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}", {}))["state"]["messages"]:  # noqa: ASYNC110
+            await asyncio.sleep(_AGAIN_S)  # another process purges it
+
+
+async def _records(stage: Stage) -> int:
+    """How many the log has."""
+    async with _broker(stage) as link:
+        return int((await api(link, f"STREAM.INFO.{log_stream(0)}", {}))["state"]["last_seq"])
+
+
+@asynccontextmanager
+async def _broker(stage: Stage) -> AsyncGenerator[HardenedClient]:
+    """As those are connected who write the log."""
+    target = Target(stage.target.url, stage.directory / "keys" / "log.creds")
+    link = await connect(target, "fair", inbox_prefix="_INBOX")
     try:
-        async with asyncio.timeout(_DRAIN_S):
-            while (await api(link, f"STREAM.INFO.{SUBMIT_STREAM}", {}))["state"]["messages"]:  # noqa: ASYNC110
-                await asyncio.sleep(_AGAIN_S)  # another process purges it
+        yield link
     finally:
         await link.close()
 

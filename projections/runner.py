@@ -52,7 +52,8 @@ class Runner:
     `halted` says why the view stopped for good, where it did, and a person must look. `away` says why it
     cannot be written now. `building` is the position of the file that is built beside it, where there is one.
     With a `helper` it is that which folds what is far behind. Where its file is lost it goes on from that of
-    its `snapshots`: `restored` is the record that it was of.
+    its `snapshots`: `restored` is the record that it was of. `folded` is called with the log time of the
+    oldest record of each batch when the live file tells of it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Runner:
         asked_s: float = _ASKED_S,
         helper: Helper | None = None,
         snapshots: Snapshots | None = None,
+        folded: Callable[[int], None] | None = None,
     ) -> None:
         self.path = path
         self.name = make().name
@@ -76,6 +78,7 @@ class Runner:
         self._asked_s = asked_s
         self._helper = helper
         self._snapshots = snapshots
+        self._folded = folded
         self._live: Folded | None = None
         self._next: Folded | None = None
         self._halts: dict[Folded, str] = {}
@@ -229,6 +232,8 @@ class Runner:
                 if fault is not None:
                     self._halt(folded, fault)
                     return
+                if self._folded is not None and folded is self._live:
+                    self._folded(batch.records[0].at)
         except Halted as halted:
             self._halt(folded, str(halted))
         except (sqlite3.Error, OSError, AppendFailed):

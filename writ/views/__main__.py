@@ -33,6 +33,7 @@ from writ.broker.spread import Spread
 from writ.broker.streams import look_at, partitions_of
 from writ.broker.vault import Vault, vault_path
 from writ.children.life import ended, live
+from writ.children.share import Share
 from writ.metrics.components import component, name_in, of_node
 from writ.metrics.of_audit import of_audit
 from writ.metrics.of_views import of_views
@@ -67,7 +68,8 @@ _BROKER_S: Final = 20.0
 
 PARTITIONS_LOOK_S: Final = 2.0
 _NICE: Final = 10
-"""Views that are behind take what engine, broker and workers leave, a tenth of a core that all want."""
+"""Views take what engine, broker and workers leave, a tenth of a core that all want. Where Linux shares
+between sessions first they do so while they are in time, see `Share`."""
 
 
 def main(directory: Path) -> int:
@@ -98,6 +100,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
         for make in OPTIONAL:  # what is not kept in step must not answer, nor stay
             places.remove(directory / f"{make().name}.db")
             await snapshots.forget(make().name)
+    share = Share(SystemClock())
     apart = Apart(feeds)
     parts.push_async_callback(apart.close)
     runners = [
@@ -107,6 +110,7 @@ async def _open(directory: Path, settings: Settings, parts: AsyncExitStack) -> N
             make,
             helper=apart.fold if make in APART else None,
             snapshots=snapshots,
+            folded=share.dealt_with,
         )
         for make in makes
     ]
