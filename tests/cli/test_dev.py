@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,8 +28,11 @@ def test_changed_code_is_run_and_each_attempt_is_told(node: Shell) -> None:
         return node("submit", "d", "version", *words, "--wait").out.strip()
 
     node.until(lambda: run() == "1")
+    before = module.stat()
     module.write_text("this is no Python", encoding="utf-8")
     module.write_text(CODE.format(version=2), encoding="utf-8")
+    assert module.stat().st_size == before.st_size
+    os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if within one second
     node.until(lambda: run() == "2")
     retry = '{"id": "once", "task": "version", "input": {"n": 0.5}, "retry": {"max_attempts": 1}}'
     node("submit", "d", "--file", "-", input=retry)

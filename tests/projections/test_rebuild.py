@@ -34,7 +34,7 @@ async def test_a_view_is_read_while_it_is_built_anew_and_afterwards(
     told = history.wander(5, 300, 40)
     log = told.log()
     async with running(log) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         reader = JobsReader(runner.path)
         old = runner.path.resolve()
         with closing(sqlite3.connect(old)) as db:
@@ -53,11 +53,11 @@ async def test_a_view_is_read_while_it_is_built_anew_and_afterwards(
             told.jobs
         )
         grow(told, log, "newest")
-        assert await runner.wait_for(len(told.records), 5), "the new file follows the log"
+        assert await runner.wait_for(len(told.records), 30), "the new file follows the log"
         await reader.close()
         anew = dump(runner.path)
     async with running(told.log(), "other.db") as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
     assert dump(runner.path) == anew
 
 
@@ -67,20 +67,20 @@ async def test_a_rebuild_that_finds_the_past_edited_is_an_alarm_and_the_view_goe
     told = history.wander(5, 100)
     log = told.log()
     async with running(log) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         sound = log.stored[40]
         log.stored[40] = sound._replace(body=sound.body.replace(b'"at":', b'"at":1'))
         places.ask(runner.path)
         await until(lambda: runner.halted)
         assert "what is built anew beside it has halted: record 42: its prev is" in (runner.halted or "")
         assert runner.building == 41
-        assert await runner.wait_for(grow(told, log, "new"), 5)
+        assert await runner.wait_for(grow(told, log, "new"), 30)
         log.stored[40] = sound
         before = runner.path.resolve()
         places.ask(runner.path)
         await until(lambda: runner.path.resolve() != before)
         assert runner.halted is None
-        assert await runner.wait_for(grow(told, log, "newer"), 5)
+        assert await runner.wait_for(grow(told, log, "newer"), 30)
 
 
 async def test_a_halted_view_is_replaced_by_one_of_the_log_as_it_is(
@@ -88,7 +88,7 @@ async def test_a_halted_view_is_replaced_by_one_of_the_log_as_it_is(
 ) -> None:
     told = history.wander(5, 100)
     async with running(told.log()) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
     shorter = history.log(told.records[:60])
     async with running(shorter) as runner:
         await until(lambda: runner.halted)
@@ -106,23 +106,23 @@ async def test_what_was_interrupted_goes_on(
     told = history.wander(5, 200)
     last = len(told.records)
     async with running(told.log()) as runner:
-        assert await runner.wait_for(last, 5)
+        assert await runner.wait_for(last, 30)
         whole = dump(runner.path)
     path, old = runner.path, runner.path.resolve()
     asked = places.ask(path)
     if stage != "asked":
         async with running(history.log(told.records[:90]), "aside.db") as aside:
-            assert await aside.wait_for(90, 5)
+            assert await aside.wait_for(90, 30)
         aside.path.resolve().replace(asked)
     if stage == "linked":
         places.enlive(path, asked)
     async with running(told.log()) as runner:
         if stage == "linked":
-            assert runner.position <= 90 or await runner.wait_for(last, 5)
+            assert runner.position <= 90 or await runner.wait_for(last, 30)
         else:
             assert runner.position == last, "the old one answers"
         await until(lambda: path.resolve() == asked and places.newer(path) is None and not old.exists())
-        assert await runner.wait_for(last, 5)
+        assert await runner.wait_for(last, 30)
     assert dump(path) == whole
 
 

@@ -101,8 +101,8 @@ async def test_a_view_follows_a_growing_log(history: Histories, running: Running
     told.submitted()
     log = told.log()
     async with running(log) as runner:
-        assert await runner.wait_for(1, 5)
-        waiting = asyncio.create_task(runner.wait_for(3, 5))
+        assert await runner.wait_for(1, 30)
+        waiting = asyncio.create_task(runner.wait_for(3, 30))
         told.job().granted().completed()
         log.stored[:] = told.records
         log.grew()
@@ -119,7 +119,7 @@ async def test_a_deleted_file_is_rebuilt(
     for _ in range(2):
         async with running(told.log()) as runner:
             assert runner.position == 0
-            assert await runner.wait_for(len(told.records), 5)
+            assert await runner.wait_for(len(told.records), 30)
         dumps.append(dump(runner.path))
         for file in runner.path.parent.glob("jobs*.db*"):
             file.unlink()
@@ -141,7 +141,7 @@ async def test_a_file_of_another_version_is_built_anew_beside_it(
             super().load(db, records)
 
     async with running(told.log()) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         before, first = dump(runner.path), runner.path.resolve()
     async with running(told.log(), make=NextView) as runner:
         await until(lambda: runner.building is not None)
@@ -150,7 +150,7 @@ async def test_a_file_of_another_version_is_built_anew_beside_it(
         assert dump(runner.path) == before, "it is read as it was"
         go_on.set()
         await until(lambda: not runner.outdated)
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         assert places.live(runner.path) != first
         await until(lambda: not first.exists())
     assert dump(runner.path) == before
@@ -181,7 +181,7 @@ async def test_a_record_that_cannot_stand_there_halts_the_view_just_before_it(
     told = history.wander(1, 20)
     records = [*told.records[:4], spoil(told.records[4]), *told.records[5:]]
     async with running(history.log(records), batch_max=batch_max) as runner:
-        assert not await runner.wait_for(FOR_EVER, 5)
+        assert not await runner.wait_for(FOR_EVER, 30)
         assert runner.position == 4
         assert runner.halted is not None
         assert reason in runner.halted
@@ -198,7 +198,7 @@ async def test_a_second_submit_halts_the_view(
     told.job("b").submitted()
     told.put(told.forged(1, seq=5))
     async with running(told.log(), batch_max=batch_max, make=make) as runner:
-        assert not await runner.wait_for(FOR_EVER, 5)
+        assert not await runner.wait_for(FOR_EVER, 30)
         assert runner.position == 4
         refusal = "already_submitted" if batch_max == 100 else "cannot be stored: UNIQUE constraint failed"
         assert (runner.halted or "").startswith("record 5: ")
@@ -212,7 +212,7 @@ async def test_a_beat_of_a_lease_that_is_not_live_halts_the_view(
     told.submitted().granted().renewed().completed()
     told.put(told.forged(3, seq=5))
     async with running(told.log()) as runner:
-        assert not await runner.wait_for(FOR_EVER, 5)
+        assert not await runner.wait_for(FOR_EVER, 30)
         assert "not live" in (runner.halted or "")
 
 
@@ -231,14 +231,14 @@ async def test_a_batch_that_could_not_be_written_is_applied_once_as_soon_as_it_c
             return super().writes() + ([Write("INSERT INTO nowhere VALUES (?)", [(1,)])] if broken else [])
 
     async with running(told.log(), "sound.db") as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         sound = dump(runner.path)
     async with running(told.log(chunk_max=20), "failing.db", 20, make=Failing) as runner:
         await until(lambda: runner.away is not None)
         assert "no such table: nowhere" in (runner.away or "")
         assert 0 < runner.position <= 40
         mended.set()
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         assert runner.away is None
     assert dump(runner.path) == sound
 
@@ -255,7 +255,7 @@ async def test_a_view_that_fails_on_a_record_halts_just_before_it(
             super().fold(records)
 
     async with running(told.log(), make=Failing) as runner:
-        assert not await runner.wait_for(FOR_EVER, 5)
+        assert not await runner.wait_for(FOR_EVER, 30)
         assert runner.halted == "record 30: cannot be folded: KeyError('a bug')"
         assert runner.position == 29
 
@@ -269,7 +269,7 @@ async def test_an_incident_leaves_its_job_as_it_was(
     told.add("incident", "mail~a", (HistoryLong(10_000, 10_000),))
     job.granted("w1").completed()
     async with running(told.log()) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         assert runner.halted is None
     assert "'completed'" in dump(runner.path)
 
@@ -287,7 +287,7 @@ async def test_a_view_that_is_behind_takes_all_that_waits_and_no_more_than_its_l
             super().load(db, records)
 
     async with running(told.log(0, chunk_max), batch_max=40, make=Noting) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
     assert sum(sizes) == len(told.records)
     assert max(sizes) == 40, "the log comes faster than it is stored"
 
@@ -305,7 +305,7 @@ async def test_a_batch_that_is_stored_while_its_run_is_cancelled_is_applied_once
             super().load(db, records)
 
     async with running(told.log(), "whole.db") as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
         whole = dump(runner.path)
     feeds = Feeds(told.log())
     runner = Runner(tmp_path / "cancelled.db", feeds, Slow)
@@ -316,7 +316,7 @@ async def test_a_batch_that_is_stored_while_its_run_is_cancelled_is_applied_once
     await asyncio.gather(task, return_exceptions=True)
     left.set()
     task = asyncio.create_task(runner.run())
-    assert await runner.wait_for(len(told.records), 5)
+    assert await runner.wait_for(len(told.records), 30)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await runner.close()
@@ -327,9 +327,9 @@ async def test_a_batch_that_is_stored_while_its_run_is_cancelled_is_applied_once
 async def test_a_log_that_lost_records_halts_the_view(history: Histories, running: Running) -> None:
     told = history.wander(2, 30)
     async with running(told.log()) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
     async with running(history.log(told.records[:10])) as runner:
-        assert not await runner.wait_for(FOR_EVER, 5)
+        assert not await runner.wait_for(FOR_EVER, 30)
         assert "ends at record 10" in (runner.halted or "")
 
 
@@ -339,8 +339,8 @@ async def test_another_log_in_its_place_halts_the_view(
 ) -> None:
     told, other = history.wander(2, 30), history.wander(3, 60)
     async with running(told.log()) as runner:
-        assert await runner.wait_for(len(told.records), 5)
+        assert await runner.wait_for(len(told.records), 30)
     async with running(history.log(other.records[: len(told.records) + longer])) as runner:
-        assert not await runner.wait_for(FOR_EVER, 5)
+        assert not await runner.wait_for(FOR_EVER, 30)
         assert "made anew" in (runner.halted or "")
         assert runner.position == len(told.records)

@@ -181,7 +181,7 @@ def _said(job: Any) -> str:
 
 async def test_what_the_jobs_view_has_not_read_yet_is_not_shown(history: Histories, running: Running) -> None:
     async with running(history.wander(5, 30).log()) as runner:
-        assert await runner.wait_for(30, 5)
+        assert await runner.wait_for(30, 30)
         reader = JobsReader(runner.path)
         (newest, *_) = (await reader.page("default", JobsQuery())).rows
         found = await reader.page("default", JobsQuery(), [newest.opened, 10_000])

@@ -18,7 +18,7 @@ from writ.schemas import commands
 from writ.schemas.rejections import Rejection, RejectionKind
 
 _decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in commands.LEASE_VERBS.items()}
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @dataclass

@@ -55,7 +55,7 @@ async def running(made: Worker, orchestra: Orchestra | None = None) -> AsyncGene
         yield run
     finally:
         made.drain()
-        await asyncio.wait_for(run, 10)
+        await asyncio.wait_for(run, 30)
 
 
 @task
@@ -735,7 +735,7 @@ async def test_a_drain_lets_running_tasks_end_and_acquires_no_more(orchestra: Or
     asked = len(orchestra.called("acquire"))
     left = orchestra.add("held")
     gate.set()
-    await asyncio.wait_for(run, 10)
+    await asyncio.wait_for(run, 30)
     assert orchestra.completed == {job: "ended"}
     assert len(orchestra.called("acquire")) <= asked + 1
     assert left not in orchestra.live
@@ -764,7 +764,7 @@ async def test_what_still_runs_at_the_end_of_a_drain_is_stopped_and_released(orc
     run = asyncio.create_task(made.run())
     await orchestra.until(lambda: len(begun) == 2)
     made.drain()
-    await asyncio.wait_for(run, 10)
+    await asyncio.wait_for(run, 30)
     ended.set()
     assert unwound == ["coroutine"]
     assert sorted(orchestra.released) == sorted(jobs)
@@ -797,7 +797,7 @@ async def test_what_ends_while_its_lease_is_released_is_not_reported_besides(orc
     await orchestra.until(begun.is_set)
     made.drain()
     made.drain()
-    await asyncio.wait_for(run, 10)
+    await asyncio.wait_for(run, 30)
     assert orchestra.released == [job]
     assert not orchestra.called("complete")
 
@@ -809,7 +809,7 @@ async def test_leases_that_an_acquire_brings_during_a_drain_are_released(orchest
     await orchestra.until(lambda: orchestra.called("acquire"))
     made.drain()
     job = orchestra.add("double", {"n": 1})
-    await asyncio.wait_for(run, 10)
+    await asyncio.wait_for(run, 30)
     assert orchestra.released == [job]
     assert not orchestra.completed
 
@@ -819,7 +819,7 @@ async def test_a_drain_takes_waiting_acquires_back(orchestra: Orchestra) -> None
     run = asyncio.create_task(made.run_inline(orchestra))
     await orchestra.until(lambda: orchestra.called("acquire")[1:])  # the first does not wait
     made.drain()
-    await asyncio.wait_for(run, 10)
+    await asyncio.wait_for(run, 30)
     assert len(orchestra.called("withdraw")) == 1
     assert len(orchestra.called("acquire")) == 2
 
@@ -845,8 +845,8 @@ async def test_signals_drain_and_a_second_one_releases_at_once(orchestra: Orches
     await asyncio.sleep(0)
     assert not stopping.is_set()
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(run, 10)
-    await asyncio.wait_for(stopping.wait(), 10)
+    await asyncio.wait_for(run, 30)
+    await asyncio.wait_for(stopping.wait(), 30)
     assert orchestra.released == [job]
     assert signal.getsignal(signal.SIGTERM) == before
 

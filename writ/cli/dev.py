@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -67,8 +68,13 @@ def _start(args: Namespace) -> subprocess.Popen[bytes]:
         value = getattr(args, name, None)
         if value is not None:
             words += [f"--{name}", str(value)]
+    # Python takes bytecode that it has written for that of any file of the same size and second: a change of
+    # one figure that comes so soon would not be run.
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     # In a session of its own, so that Ctrl-C reaches this process alone, which ends it in order.
-    worker = subprocess.Popen(writ_command(*words), stdin=subprocess.PIPE, start_new_session=True)
+    worker = subprocess.Popen(
+        writ_command(*words), stdin=subprocess.PIPE, start_new_session=True, env=environment
+    )
     threading.Thread(target=_tell_of_end, args=(worker,), daemon=True).start()
     return worker
 
