@@ -46,7 +46,7 @@ from .ended import SnapshotDamaged
 from .figures import Backlog, Figures
 from .floods import Floods
 from .following import LOOK_S, Following, let_rest
-from .inbox import LIGHT_RECORDS, Inbox, end, whose
+from .inbox import Inbox, end, whose
 from .intake_desk import Dealt
 from .logtime import ClockOff, LogTime, compare_clocks
 from .messages import Marked, Read, Submitted
@@ -624,9 +624,9 @@ class Engine:
 
     def _is_full(self, round_: Round, taken: Iterable[Read], tenant: str) -> bool:
         """Whether a round takes nothing more of a tenant: it is short where others wait for it to end."""
-        most = _SHARED_A_ROUND if self._inbox.shared else _SUBMITS_A_ROUND
-        if self._inbox.is_light(taken, tenant):
-            most = LIGHT_RECORDS
+        most = self._inbox.few(taken, tenant)
+        if most is None:
+            most = _SHARED_A_ROUND if self._inbox.shared else _SUBMITS_A_ROUND
         return len(round_.records) >= most
 
     def _settle(self, round_: Round) -> None:

@@ -50,6 +50,9 @@ _READ_OF_ONE = READ_MAX // 4
 LIGHT_RECORDS = 3
 """Up to so many records of a round are stored by themselves; more take several syncs of the disk together."""
 
+FLOOD_RECORDS = 1
+"""The same of whoever has much waiting: each record is a sync, and others wait for the end of it."""
+
 PURGE_AFTER = 125
 """Submits that are stored as records and still take the place of others in the intake."""
 
@@ -283,7 +286,7 @@ class Inbox:
         if not self._is_flood(item):
             self._had_little(tenant)
         if self.crowded:
-            item, rest = item.split(LIGHT_RECORDS)
+            item, rest = item.split(FLOOD_RECORDS if self._has_much(tenant) else LIGHT_RECORDS)
         self.read.take(item.elements, tenant)
         self._count(item, -1)
         if rest is not None:
@@ -299,16 +302,17 @@ class Inbox:
             return item is not None
         return self.crowded and whose(item) not in map(whose, taken)
 
-    def is_light(self, taken: Iterable[Read], tenant: str) -> bool:
-        """Whether a round ends after a few records with what a tenant sends, as others may come meanwhile.
+    def few(self, taken: Iterable[Read], tenant: str) -> int | None:
+        """After how many records a round ends with what a tenant sends, as others may come meanwhile.
 
-        It does where that tenant has much waiting, or something of one that has, or of an array, was taken.
-        Those who have little go together, however many they are: what gathered of theirs behind one slow
-        append is stored with the next one, and not by turns with a flood.
+        None where it may be long: those who have little go together, however many they are. What gathered of
+        theirs behind one slow append is stored with the next one, and not by turns with a flood.
         """
         if not self.crowded:
-            return False
-        return self._has_much(tenant) or any([_is_array(i) or self._has_much(whose(i)) for i in taken])
+            return None
+        if self._has_much(tenant) or any([self._has_much(whose(item)) for item in taken]):
+            return FLOOD_RECORDS
+        return LIGHT_RECORDS if any(map(_is_array, taken)) else None
 
     def _is_flood(self, item: Read) -> bool:
         is_rest = isinstance(item, Submitted) and item.part > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +11,7 @@ import msgspec
 
 from writ.orchestrator.retention import SEGMENT_MIN_RECORDS, Kept
 
-from .cli.processes import writ_command
+from .children.apart import run_apart
 
 if TYPE_CHECKING:
     from writ.broker.clock import Clock
@@ -69,19 +68,3 @@ class Archiving:
             self._kept = msgspec.json.decode(said, type=Kept)
         else:
             log.error("archiving ended with code %d; what it could not move is still in the log", code)
-
-
-async def run_apart(*words: str) -> tuple[int, bytes]:
-    """A command of Writ in a process that ends with this one; its exit code, and what it printed as JSON."""
-    command = writ_command(*words, "--json", "--until-stdin-ends")
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        said = await process.stdout.read()
-        return await process.wait(), said
-    finally:
-        process.stdin.close()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()

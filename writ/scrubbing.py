@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
-from .archiving import run_apart
+from .children.apart import run_apart
 
 log = logging.getLogger("writ.node")
 
-FIRST_S: Final = 60.0
-"""After the start: who restarts a node that misbehaves wants to know soon."""
+FIRST_S: Final = 45.0
+"""After the start: who restarts a node that misbehaves wants to know soon. And not when the archive looks."""
 
 
 class _Fault(msgspec.Struct):
