@@ -35,6 +35,11 @@ SEGMENT_MIN_RECORDS: Final = 1_000
 """A segment with fewer is not worth its object: they wait for more."""
 
 
+def calls_for_snapshot(state: Partition, taken: int, every: int) -> bool:
+    """Whether a start would have much to fold, with a snapshot at record `taken`; 0 without one."""
+    return state.seq - taken >= max(every, state.jobs.live // JOBS_A_RECORD)
+
+
 class HeldBack(msgspec.Struct, frozen=True):
     """The oldest record that must stay in the log, and why. `until` is log time; None where nobody knows."""
 
@@ -114,7 +119,7 @@ class Retention:
         titles = await self._snapshots.titles()
         state, at = await recover(self._log, self._snapshots)
         taken = titles[-1].seq if titles else 0
-        if at.seq - taken >= max(self._sizes.snapshot_every, state.jobs.live // JOBS_A_RECORD):
+        if calls_for_snapshot(state, taken, self._sizes.snapshot_every):
             await self._snapshots.put(state, at.epoch)
             await self._snapshots.prune()
         return state, at.seq

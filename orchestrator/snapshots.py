@@ -53,6 +53,8 @@ class Snapshots:
     def __init__(self, objects: Objects, partition: int) -> None:
         self._objects = objects
         self._partition = partition
+        self._fold = fold_version()
+        """Made now, as it takes 20 ms: when it is asked for, somebody may be waiting for the engine."""
 
     @classmethod
     def beside(cls, directory: Path, partition: int) -> Snapshots:
@@ -69,7 +71,7 @@ class Snapshots:
                 title = msgspec.json.decode(await self._objects.get(name), type=Title)
             except (FileNotFoundError, msgspec.MsgspecError):
                 continue  # taken away meanwhile, or not one of ours
-            if title.partition == self._partition and title.fold == fold_version():
+            if title.partition == self._partition and title.fold == self._fold:
                 found.append(title)
         return found
 
@@ -99,7 +101,7 @@ class Snapshots:
             epoch,
             state.seq,
             state.prev,
-            fold_version(),
+            self._fold,
             hashed.hexdigest(),
             size_bytes,
             proven,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from writ.orchestrator.retention import SEGMENT_MIN_RECORDS, Kept
+from writ.orchestrator.retention import SEGMENT_MIN_RECORDS, SNAPSHOT_EVERY, Kept, calls_for_snapshot
 
 from .children.apart import run_apart
 
@@ -20,33 +20,38 @@ if TYPE_CHECKING:
 log = logging.getLogger("writ.node")
 
 LOOK_S: Final = 30.0
-GROWN: Final = 10_000
-"""Records since the last pass that call for another, whatever there is to move: a start would fold them."""
 
 
 class Archiving:
     """`writ archive run` of a partition, whenever a pass is due and its engine beside `directory` leads."""
 
     def __init__(
-        self, directory: Path, engine: Engine, clock: Clock, look_s: float = LOOK_S, partition: int = 0
+        self,
+        directory: Path,
+        engine: Engine,
+        clock: Clock,
+        look_s: float = LOOK_S,
+        partition: int = 0,
+        snapshot_every: int = SNAPSHOT_EVERY,
     ) -> None:
         self._words = ("archive", "run", "--dir", str(directory), "--partition", str(partition))
         self._engine = engine
         self._clock = clock
         self._look_s = look_s
+        self._snapshot_every = snapshot_every
         self._kept = Kept()
 
     async def keep(self) -> None:
         """Until cancelled. A pass that fails is told of, and made again when the next is due."""
         while True:
             await asyncio.sleep(self._look_s)
-            if self._engine.leading.is_set() and self._due():
+            if self._engine.leading.is_set() and self.due():
                 await self._run()
 
-    def _due(self) -> bool:
+    def due(self) -> bool:
+        """Whether a pass would take a snapshot, or might move something."""
         kept, state = self._kept, self._engine.state
-        grown = state.seq - kept.log_last
-        if grown >= GROWN:
+        if calls_for_snapshot(state, kept.snapshot, self._snapshot_every):
             return True
         if state.seq - kept.archive_last < SEGMENT_MIN_RECORDS:
             return False
@@ -55,7 +60,7 @@ class Archiving:
         if all(after_s is None for after_s in asked):
             return False
         held = kept.held_back
-        return grown > 0 or (held is not None and (held.until or 0) <= self._clock.wall_us())
+        return state.seq > kept.log_last or (held is not None and (held.until or 0) <= self._clock.wall_us())
 
     async def _run(self) -> None:
         """One pass."""

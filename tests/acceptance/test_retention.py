@@ -55,6 +55,20 @@ async def test_a_node_makes_a_pass_when_one_is_due(live: Live) -> None:
     assert kept.log_last > 1_000
 
 
+async def test_no_pass_is_made_that_would_only_read(live: Live) -> None:
+    """It costs a flood's neighbours time: what has grown since the last one is no reason by itself."""
+    node = live.node
+    assert node.engine is not None
+    archiving = Archiving(node.directory, node.engine, SystemClock(), snapshot_every=1_000)
+    async with Client(Target(node.url, node.broker.key_path("owner"))) as client:
+        handles = await client.submit_many("mail", [{"task": "send"}] * 800)
+        await live.until(lambda record: record.key == f"mail~{handles[-1].id}")
+        assert not archiving.due()
+        handles = await client.submit_many("mail", [{"task": "send"}] * 300)
+        await live.until(lambda record: record.key == f"mail~{handles[-1].id}")
+        assert archiving.due()
+
+
 async def test_the_slowest_view_holds_back_neither_retention_nor_another_view(live: Live) -> None:
     """Its file is held by another program while its records leave the log; the archive has them for it."""
     directory, jobs = live.node.directory, 300
