@@ -110,6 +110,10 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(KINDS), help=f"kinds of systems [{','.join(KINDS)}]")
     parser.add_argument("--parts", default="", help="the parts that anything is done to [all]")
     args = parser.parse_args()
+    for given, known in ((args.only, set(KINDS)), (args.parts, _parts())):
+        for name in given.split(","):
+            if name and name not in known:
+                parser.error(f"{name!r} is none of {', '.join(sorted(known))}")
     if not apart.inside() and apart.missing() is None:
         apart.enter("tests.acceptance.chaos_run", sys.argv[1:])
     began = time.monotonic()
@@ -132,6 +136,10 @@ def main() -> int:
             jobs = math.ceil(args.jobs * len(plan) / faults)
             told[name] = _run(kind, plan, args.seed, time.monotonic() + share_s, jobs)
     return _sum_up(told, time.monotonic() - began)
+
+
+def _parts() -> set[str]:
+    return {fault.part for kind in KINDS.values() for fault in kind.plan(1, 1, ())}
 
 
 def _run(kind: Kind, plan: list[Fault], seed: int, until_s: float, jobs: int) -> Told | None:
@@ -176,6 +184,9 @@ def _sum_up(told: dict[str, Told | None], took_s: float) -> int:
         counts: dict[str, Any] = each.summary
         total += Counter({name: counts[name] for name in ("jobs", "executions", "executions repeated")})
         total["faults"] += sum(each.faults.values())
+    if not total["faults"] and not broken:
+        print("\nchaos: MISSED: no fault was done, so nothing was seen to hold")
+        return 1
     which = f"BROKEN: {', '.join(broken)}; the rest" if broken else "all"
     print(
         f"\nchaos: {which} held in {took_s:.0f} s: "
