@@ -6,8 +6,10 @@ record is `log_restored`. What the archive had goes to the archive, the rest bac
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,7 +18,7 @@ from writ.broker.clock import Clock
 from writ.broker.hardened import HardenedClient
 from writ.broker.log import JetStreamIntake, JetStreamLog
 from writ.broker.objects import FolderObjects
-from writ.broker.ports import Message
+from writ.broker.ports import Log, Message, OutcomeUnknown, WrongLastSequence
 from writ.broker.spread import ALONE, Spread
 from writ.broker.streams import names_of
 from writ.broker.tls import CA_FILE
@@ -35,6 +37,8 @@ UNFINISHED: Final = "restoring"
 
 _OWN: Final = ("archive", "snapshots", "views", "checkpoints", "jetstream", "epochs.json", UNFINISHED)
 _FRAME: Final = 4
+_PATIENCE_S: Final = 15.0
+_AGAIN_S: Final = 0.2
 
 
 class Target(NamedTuple):
@@ -143,7 +147,7 @@ async def _put_log(
     )
     async for messages in backup.read(at + 1):
         for some in _batches([Message(message.subject, message.body) for message in messages]):
-            await live.append(some, at)
+            await append_alone(live, some, at)
             at += len(some)
     log = ArchivedLog.beside(target.directory, live)
     snapshots = Snapshots.beside(target.directory, kept.partition)
@@ -153,10 +157,34 @@ async def _put_log(
     round_ = Round(state, LogTime(clock, state.at).now())
     system_record(round_, LogRestored(kept.last, taken_at, kept.epoch), "restore")
     encoded = round_.encode()
-    await live.append(encoded.messages, encoded.after)
+    await append_alone(live, encoded.messages, encoded.after)
     round_.keep(encoded.digests)
     await snapshots.put(state, live.epoch)
     return Restored(kept.partition, live.epoch, state.seq)
+
+
+async def append_alone(live: Log, messages: Sequence[Message], after: int) -> None:
+    """Appends to a log that nobody else writes: what a cluster does not answer is looked up, and sent again.
+
+    It elects a leader for a stream that was just made, and may do so at any moment. Raises AppendFailed, and
+    OutcomeUnknown where that takes too long.
+    """
+    again = False
+    for left in reversed(range(round(_PATIENCE_S / _AGAIN_S))):
+        try:
+            return await live.append(messages, after)
+        except (OutcomeUnknown, WrongLastSequence) as failed:
+            # What an earlier try sent may come late: then the log has gone on, by our own records.
+            if not left or not (again or isinstance(failed, OutcomeUnknown)):
+                raise
+        again = True
+        await asyncio.sleep(_AGAIN_S)
+        with suppress(OutcomeUnknown):
+            stored = await live.last_seq()
+            messages, after = messages[stored - after :], stored
+            if not messages:
+                return None
+    return None
 
 
 def _batches(messages: list[Message]) -> list[list[Message]]:

@@ -806,7 +806,7 @@ async def test_leases_that_an_acquire_brings_during_a_drain_are_released(orchest
     orchestra.deaf_to_withdraw = True
     made = worker(orchestra, double, wait_s=2)
     run = asyncio.create_task(made.run_inline(orchestra))
-    await orchestra.until(lambda: orchestra.called("acquire"))
+    await orchestra.until(lambda: orchestra.called("acquire")[1:])  # the first does not wait
     made.drain()
     job = orchestra.add("double", {"n": 1})
     await asyncio.wait_for(run, 30)
