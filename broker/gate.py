@@ -16,6 +16,7 @@ import msgspec
 from .accounts import AUTH_SUBJECT, GATE_ACCOUNT, Principal
 from .clock import Clock
 from .jwt import claims_in, is_signed
+from .keys import is_public_user_key
 from .trust import Trust
 
 if TYPE_CHECKING:
@@ -87,6 +88,21 @@ class Register(Protocol):
         ...
 
 
+class TurnedAway(NamedTuple):
+    """Why somebody is not let in, as the broker is told, which writes it into its log.
+
+    `key` is what was shown, if it was a key; `signed` is whether who showed it has signed by it.
+    """
+
+    key: str = ""
+    signed: bool = True
+
+    def __str__(self) -> str:
+        if not self.key:
+            return "no principal has what was shown, or no key or token was"
+        return f"no principal has key {self.key}" if self.signed else f"not signed by key {self.key}"
+
+
 class Gate:
     """One answering service, on the connection of the user `gate`."""
 
@@ -124,27 +140,29 @@ class Gate:
             log.warning("somebody other than a broker asked to let somebody in: %s", error)
             return None
         try:
-            entry = self._known(asked.connect_opts, asked.client_info)
+            found = self._known(asked.connect_opts, asked.client_info)
         except OSError as error:
             log.warning("a login is left unanswered, as who is known cannot be read: %s", error)
             return None
         now_s = self._clock.wall_us() // _US
         verdict: dict[str, Any] = {"type": "authorization_response", "version": 2}
-        if entry is None:
-            verdict["error"] = "no principal has this key or token"
+        if isinstance(found, TurnedAway):
+            verdict["error"] = str(found)
         else:
-            verdict["jwt"] = self._admit(entry, user, now_s)
+            verdict["jwt"] = self._admit(found, user, now_s)
         answer = {"sub": user, "aud": server, "nats": verdict}
         return self._trust.account(GATE_ACCOUNT).token(answer, now_s).encode()
 
-    def _known(self, shown: _Shown, client: _Client) -> Entry | None:
+    def _known(self, shown: _Shown, client: _Client) -> Entry | TurnedAway:
         key, signature, nonce = shown.nkey, shown.sig, client.nonce
         if key:
-            if signature and nonce and is_signed(key, nonce.encode(), signature):
-                return self._register.by_key(key)
-            return None
+            named = key if is_public_user_key(key) else ""
+            if not (signature and nonce and is_signed(key, nonce.encode(), signature)):
+                return TurnedAway(named, signed=False)
+            return self._register.by_key(key) or TurnedAway(named)
         token = shown.auth_token or shown.password
-        return self._register.by_token(hashlib.sha256(token.encode()).hexdigest()) if token else None
+        entry = self._register.by_token(hashlib.sha256(token.encode()).hexdigest()) if token else None
+        return entry or TurnedAway()
 
     def _admit(self, entry: Entry, user: str, now_s: int) -> str:
         # As of before now: a change revokes what was issued up to its own time, by whatever clock.

@@ -36,7 +36,13 @@ _DENIED: Final = re.compile(
     rb' - "A[A-Z2-7]{55}/([^/"\\]+)/[^"]*" - (Publish|Subscription) Violation - '
     rb'(Subject|Reply) "((?:[^"\\]|\\.)*)"[^"]*(?:"[^"]*"[^"]*)?$'
 )
-_LOGIN: Final = re.compile(rb'\[ERR\] \S+ - cid:\d+ - authentication error - (?:Nkey "(U[A-Z2-7]{55})"|.*)$')
+# A gate that turns somebody away says whom, and the server logs it. What it logs beside that is the same also
+# for a login that no gate answered in time, which is no refusal. Of its own refusals it names nobody.
+_LOGIN: Final = re.compile(
+    rb"^\[\d+\] \S+ \S+ (?:"
+    rb"\[WRN\] Auth callout service returned an error: (no|not) .*?(?:key (U[A-Z2-7]{55}))?"
+    rb"|\[ERR\] \S+ - \w+:\d+ - authentication error)$"
+)
 
 TOLD_BURST: Final = 40
 TOLD_PER_S: Final = 5.0
@@ -45,7 +51,7 @@ TOLD_PER_S: Final = 5.0
 NOBODY: Final = "nobody"
 """Stands for who showed no key."""
 
-
+UNSIGNED_RULE: Final = f"{BROKER_RULES}unsigned"
 HOST_RULE: Final = f"{HTTP_RULES}host"
 ORIGIN_RULE: Final = f"{HTTP_RULES}origin"
 PAGE_RULE: Final = f"{HTTP_RULES}page"
@@ -55,6 +61,7 @@ OPENID_RULE: Final = f"{HTTP_RULES}openid"
 
 _WHY: Final = {
     f"{BROKER_RULES}login": "no principal has this key or token, or it is revoked",
+    UNSIGNED_RULE: "it showed a key of which it does not have the secret, {}",
     f"{BROKER_RULES}publish": "its roles do not let it publish to {}",
     f"{BROKER_RULES}subscribe": "its roles do not let it subscribe to {}",
     HOST_RULE: "it was asked as another host, {}",
@@ -91,7 +98,10 @@ def refusal_in(line: bytes) -> Refusal | None:
         return Refusal(account, "publish" if verb == "Publish" else "subscribe", subject)
     found = _LOGIN.search(line)
     if found is not None:
-        return Refusal((found[1] or NOBODY.encode()).decode(), "login", "")
+        key = (found[2] or b"").decode()
+        if key and found[1] == b"not":  # it may be somebody else's
+            return Refusal(NOBODY, "login", key, UNSIGNED_RULE)
+        return Refusal(key or NOBODY, "login", "")
     return None
 
 

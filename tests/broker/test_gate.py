@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,8 @@ from writ.broker.embedded import EmbeddedBroker
 from writ.broker.errors import NoAnswer, NotAdmitted, PermissionDenied
 from writ.broker.gate import LIFE_S, SKEW_S, Entry, Gate
 from writ.broker.jwt import KeyKind, Signer, claims_in, signer_in
+from writ.broker.keys import load_or_create
+from writ.broker.refusals import NOBODY, LogTail, Refusal, refusal_in
 from writ.broker.trust import Trust
 from writ.broker.wire import NatsWire
 from writ.schemas.subjects import submit_subject
@@ -253,6 +256,47 @@ async def test_connections_outlive_the_gate(tmp_path: Path) -> None:
         assert await submit(again) == 3
         for each in (wire, again, link, other):
             await each.close()
+
+
+async def _tried(broker: EmbeddedBroker, **shown: Any) -> None:
+    with suppress(nats.errors.Error, TimeoutError):
+        await nats.connect(broker.url, allow_reconnect=False, max_reconnect_attempts=0, **shown)
+        pytest.fail("it was let in")
+
+
+async def test_who_was_turned_away_is_told_and_who_was_not_answered_is_not(tmp_path: Path) -> None:
+    """What Writ reads in the log of the broker, as the audit tells it."""
+
+    def short(settings: BrokerSettings) -> BrokerSettings:
+        return replace(settings, login_timeout_s=1)
+
+    async with await EmbeddedBroker.start(tmp_path, principals=[bot(tmp_path)], configure=short) as broker:
+        tail = LogTail(Path(broker.settings.log_file))
+        lines: list[bytes] = []
+
+        def said(words: bytes) -> int:
+            lines.extend(tail.lines())
+            return len([line for line in lines if words in line])
+
+        def told() -> list[Refusal]:
+            return [found for found in map(refusal_in, lines) if found is not None]
+
+        stranger = load_or_create(tmp_path / "stranger.nk")
+        await _tried(broker, nkeys_seed=str(stranger.seed_path))
+        await _tried(broker, token="guessed")
+        taken = tmp_path / "taken.creds"
+        of_gate = broker.key_path("gate").read_text()
+        taken.write_text(re.sub(r"SU[A-Z2-7]{56}", stranger.seed_path.read_text().strip(), of_gate))
+        await _tried(broker, user_credentials=str(taken))
+        nobody = Refusal(NOBODY, "login", "")
+        await until(lambda: said(b"authentication error") == 3)
+        assert told() == [Refusal(stranger.public, "login", ""), nobody, nobody]
+        await broker.gate_link.close()
+        with pytest.raises(NotAdmitted):
+            await connect(wire_to(broker, "bot"), "t")
+        key = load_or_create(broker.key_path("bot")).public.encode()
+        await until(lambda: said(b'authentication error - Nkey "%b"' % key) > 0)
+        assert len(told()) == 3
 
 
 async def test_two_gates_share_the_work_and_either_is_enough(tmp_path: Path) -> None:

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from writ.broker.refusals import FOLD_US, NOBODY, ORIGIN_RULE, LogTail, Refusal, Refusals, refusal_in
+from writ.broker.gate import TurnedAway
+from writ.broker.refusals import (
+    FOLD_US,
+    NOBODY,
+    ORIGIN_RULE,
+    UNSIGNED_RULE,
+    LogTail,
+    Refusal,
+    Refusals,
+    refusal_in,
+)
 
 _HEAD = b'[7] 2026/11/21 18:01:26.880024 [ERR] 127.0.0.1:32872 - cid:11 - "v2.16.0:python3:%b" - '
 _BOT = b'"A' + b"C" * 55 + b"/default.bot/nkey:U" + b"D" * 55 + b'" - '
@@ -36,11 +46,30 @@ def test_a_refusal_is_read_whatever_a_client_calls_itself(
     assert refusal_in(_HEAD % name + _BOT + said) == Refusal("default.bot", *told)
 
 
+_AT = b"[7] 2026/11/21 18:01:26.880024 "
+_ASKED = _AT + b"[WRN] Auth callout service returned an error: "
+_ITSELF = _AT + b"[ERR] 127.0.0.1:32872 - cid:11 - authentication error"
+
+
 def test_refused_logins_are_read() -> None:
-    head = b"[7] 2026/11/21 18:01:26.880024 [ERR] 127.0.0.1:32872 - cid:11 - authentication error - "
-    assert refusal_in(head + b'Nkey "%b"' % KEY.encode()) == Refusal(KEY, "login", "")
-    assert refusal_in(head + b'User "default.owner"') == Refusal(NOBODY, "login", "")
-    assert refusal_in(head) == Refusal(NOBODY, "login", "")
+    assert refusal_in(_ASKED + str(TurnedAway(KEY)).encode()) == Refusal(KEY, "login", "")
+    assert refusal_in(_ASKED + str(TurnedAway()).encode()) == Refusal(NOBODY, "login", "")
+    unsigned = str(TurnedAway(KEY, signed=False)).encode()
+    assert refusal_in(_ASKED + unsigned) == Refusal(NOBODY, "login", KEY, UNSIGNED_RULE), (
+        "it may be another's"
+    )
+    assert refusal_in(_ITSELF) == Refusal(NOBODY, "login", "")
+
+
+@pytest.mark.parametrize("who", [b'Nkey "%b"' % KEY.encode(), b'JWT User "%b"' % KEY.encode(), b'User "x"'])
+def test_a_login_that_no_gate_answered_is_no_refusal(who: bytes) -> None:
+    assert refusal_in(_ITSELF + b" - " + who) is None
+
+
+def test_no_login_is_told_of_in_the_words_of_a_client() -> None:
+    name = _ASKED + str(TurnedAway(KEY)).encode()
+    assert refusal_in(_HEAD % name) is None
+    assert refusal_in(_HEAD % _ITSELF + _BOT + b"maximum") is None
 
 
 @pytest.mark.parametrize(
