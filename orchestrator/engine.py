@@ -388,6 +388,8 @@ class Engine:
         """Reads and serves what the log has come to say is ours."""
         shards = self.state.links.shards
         if self._reads_otherwise:
+            # What is forgotten here is read again: until then nobody knows that there is more of a message.
+            self._desk.intake.dealt.clear()
             if shards.stands_still:
                 await self._inbox.stand_still()
             elif self._desk.intake.behind:

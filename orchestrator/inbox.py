@@ -422,7 +422,7 @@ class Inbox:
 
 
 def _is_array(item: Read) -> bool:
-    return isinstance(item, Submitted) and item.last > 0
+    return isinstance(item, Submitted) and item.many
 
 
 def whose(item: Read) -> str:

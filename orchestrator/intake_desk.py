@@ -79,7 +79,7 @@ class IntakeDesk:
         late: list[Rejection] = []
         for element in message.sound:
             if done is None or element.source.index > done:
-                refused = self._accept(round_, message.address, element, message.last > 0)
+                refused = self._accept(round_, message.address, element, message.many)
                 if refused is not None:
                     late.append(refused)
         if late:

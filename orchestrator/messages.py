@@ -56,6 +56,9 @@ class Submitted(NamedTuple):
     sound: list[Element]
     refused: list[Rejection]
     size_bytes: int
+    many: bool = False
+    """Whether it was sent as several: of what is refused it is then told at which index that stood."""
+
     part: int = 0
     """Which of its parts it is, where it was taken in several."""
 
@@ -229,7 +232,7 @@ def open_submit(epoch: int, seq: int, subject: str, body: bytes) -> Submitted:
                 continue
             command = fault
         refused.append(command)
-    message = Submitted(epoch, seq, len(elements) - 1, address, sound, refused, len(body))
+    message = Submitted(epoch, seq, len(elements) - 1, address, sound, refused, len(body), len(elements) > 1)
     if message.records_max > _ROUND_ROOM:
         reason = (
             f"the array would make {message.records_max} records; at most {_ROUND_ROOM} fit: send it in parts"

@@ -107,6 +107,58 @@ async def test_rounds_are_short_while_others_ask_now_and_then(shared: Twin) -> N
     await shared.check()
 
 
+async def test_of_a_refused_job_of_an_array_it_is_told_which_it_was_however_it_is_cut(shared: Twin) -> None:
+    """Without its index, whoever waits for another job of the array would take it for that one's."""
+    await send(shared, "default", {"task": "t", "id": "quiet"})
+    await send(shared, "acme", {"task": "t", "id": "twice", "input": 1})
+    await shared.settled()
+    shared.log.hold.clear()
+    await send(shared, "acme", {"task": "t"})
+    await shared.settled()  # what follows waits behind one append
+    before = len(shared.log.appends)
+    await send(shared, "acme", [{"task": "t", "id": "twice", "input": 2}] + [{"task": "t"}] * 99)
+    await send(shared, "default", {"task": "t", "id": "quiet-1"})
+    shared.log.hold.set()
+    while len(await taken(shared)) < 103:  # noqa: ASYNC110 - in virtual time
+        await asyncio.sleep(0.01)
+    assert shared.log.appends[before:].count(FLOOD_RECORDS) > 9, "it was cut"
+    told = [event for r in await shared.records() for event in r.events if isinstance(event, CommandRejected)]
+    assert [each.index for event in told for each in event.refused] == [0]
+    await shared.check()
+
+
+async def test_a_new_tenant_costs_no_job_of_an_array_that_is_half_decided(
+    shared: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Must hold: what is acknowledged is not forgotten, also where what was read of it is read again."""
+    read = shared.intake.read
+    again = asyncio.Event()
+
+    async def late(*words: Any) -> Any:
+        await again.wait()
+        async for messages in read(*words):
+            yield messages
+
+    shared.log.hold.clear()
+    for _ in range(4):
+        await send(shared, "acme", [{"task": "t"}] * 490)
+    await shared.settled()
+    monkeypatch.setattr(shared.intake, "read", late)
+    body = msgspec.json.encode({"name": "globex", "key": "U" + "C" * 55})
+    asking = shared.hub.request("default", "owner", "create_tenant", "-", body, "control")
+    creating = asyncio.create_task(asking)
+    await shared.settled()
+    shared.log.hold.set()
+    await creating
+    await asyncio.sleep(4 * BEAT_S)  # what is decided on is forgotten meanwhile
+    some = len(await taken(shared))
+    assert 0 < some < 490, "it is in the middle of an array"
+    again.set()
+    await asyncio.sleep(20 * BEAT_S)
+    assert len(await taken(shared)) == 4 * 490
+    await shared.check()
+
+
 async def test_what_gathered_of_those_who_ask_now_and_then_is_stored_at_once(shared: Twin) -> None:
     """Must hold: one slow append costs them one round more, and not one for each few of their jobs."""
     await send(shared, "default", {"task": "t", "id": "quiet"})
