@@ -95,16 +95,26 @@ class Consequences:
         for other in relations.children(place):
             if not self._record(round_, jobs[other], depend.on_parent_ended(jobs[other], job), cause):
                 return False
-        parent = jobs.get(f"{tenant}.{job.parent}")
-        if parent is not None and not self._record(
-            round_, parent, depend.on_child_ended(parent, find), cause
-        ):
-            return False
+        for parent in self._parents(tenant, job):
+            if not self._record(round_, parent, depend.on_child_ended(parent, find), cause):
+                return False
         if isinstance(job, Job) and job.batch is not None:
             if not round_.has_room(1, 0):
                 return False
             self._tell_batch(round_, f"{place.partition('~')[0]}~{job.batch}")
         return True
+
+    def _parents(self, tenant: str, child: depend.Known) -> list[Job]:
+        """Whose child it is. Of one that was refused elsewhere nobody says so: whoever waits for it is."""
+        jobs = self._state.jobs
+        if isinstance(child, Job) or not child.gone:
+            parent = jobs.get(f"{tenant}.{child.parent}")
+            return [] if parent is None else [parent]
+        return [
+            job
+            for job in jobs.here.values()
+            if job.tenant == tenant and job.wait is not None and child.key in job.wait.on
+        ]
 
     def _record(self, round_: Round, job: Job, events: tuple[Fact, ...], cause: str) -> bool:
         if not events:

@@ -50,7 +50,7 @@ class Desk:
         self.state = state
         self.office = Office(state, clock, entropy, keys, live_max)
         self.intake = IntakeDesk(self.office)
-        self.leases = LeaseDesk(self.office)
+        self.leases = LeaseDesk(self.office, self.intake.dealt_to)
         self.operating = Operating(self.office)
         self.schedules = ScheduleDesk(self.office)
         self.links = LinkDesk(self.office)

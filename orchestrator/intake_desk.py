@@ -88,6 +88,10 @@ class IntakeDesk:
             self._refuse(round_, message, late, message.last)
         self._reached(tenant, Source(message.epoch, message.seq, message.last))
 
+    def dealt_to(self, tenant: str) -> int:
+        """The last submit of a tenant that was dealt with, if this leadership has dealt with any; else 0."""
+        return self.handled[tenant].seq if tenant in self.dealt else 0
+
     def _reached(self, tenant: str, source: Source) -> None:
         """All submits of a tenant up to there are dealt with."""
         self.handled[tenant] = max(self.handled.get(tenant, NO_SOURCE), source)

@@ -49,8 +49,9 @@ Verb = Callable[[Round, Asked, Any], None]
 class LeaseDesk:
     """Grants in the queues' order and under their limits, and hears what becomes of them."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Office, dealt_to: Callable[[str], int]) -> None:
         self.waiting = Waiting()
+        self._dealt_to = dealt_to
         self._heard: OrderedDict[tuple[str, str, str], tuple[int, WorkerSeen]] = OrderedDict()
         self._hearings = Budget()
         self._office = office
@@ -572,7 +573,7 @@ class LeaseDesk:
             found = self._state.find(tenant, key)
             return revealed(found) if isinstance(found, Job) else found
 
-        outcome = steps.recall(revealed(job), command, who, round_.position, find)
+        outcome = steps.recall(revealed(job), command, who, round_.position, find, self._dealt_to(tenant))
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
         else:

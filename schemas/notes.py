@@ -151,7 +151,8 @@ class ChildSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How a child stands, as its parent's worker is told. Without `state` no child of that key is known.
 
     `why` is what ended it, where that is not its completion; the output of one that completed may be left
-    out where the answer has no room for it, and `cut` says so: ask for it alone.
+    out where the answer has no room for it, and `cut` says so: ask for it alone. `afar` says that it is of
+    another partition, of which this one learns how it stands once its parent waits for it.
     """
 
     key: str
@@ -159,14 +160,20 @@ class ChildSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     output: msgspec.Raw = _NULL
     why: str = ""
     cut: bool = False
+    afar: bool = False
 
 
 class Recalled(Answer, frozen=True):
-    """Some recorded steps in their order; `total` is how many there are. `children` as asked for."""
+    """Some recorded steps in their order; `total` is how many there are. `children` as asked for.
+
+    `dealt` is the last submit of the tenant, by its sequence in the intake, that has become a job or was
+    refused by now; 0 where the leader does not know yet.
+    """
 
     steps: tuple[StepSeen, ...] = ()
     total: int = 0
     children: tuple[ChildSeen, ...] = ()
+    dealt: int = 0
 
 
 def seen(step: RecordedStep) -> StepSeen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -46,7 +46,7 @@ OF_TASKS: Final = (
 """What a task may ask the storehouse for."""
 
 TAKEN_WITHIN_S: Final = 15.0
-"""How long a child may be stored and not decided on; then it was refused, or nobody decides."""
+"""How long a child may not be there while the orchestrator answers and does not say how far it has come."""
 
 _TRIES_MAX: Final = 100
 _encode = msgspec.json.Encoder().encode
@@ -204,9 +204,8 @@ class Errands:
             (child.key if child is not None else _key(run, step, place, calls, tries))
             for place, (child, tries) in enumerate(found)
         ]
-        for place in starting:
-            await self._submit(run, calls[place], keys[place])
-        return await self._taken(run, keys)
+        sent = {keys[place]: await self._submit(run, calls[place], keys[place]) for place in starting}
+        return await self._taken(run, keys, sent)
 
     async def _newest(
         self, run: Run, step: int, count: int, calls: Sequence[Call]
@@ -215,7 +214,7 @@ class Errands:
         newest: list[tuple[ChildSeen | None, int]] = [(None, 0)] * count
         looking = list(range(count))
         for tries in range(1, _TRIES_MAX):
-            seen = await self._seen(run, [_key(run, step, place, calls, tries) for place in looking])
+            seen, _ = await self._seen(run, [_key(run, step, place, calls, tries) for place in looking])
             further: list[int] = []
             for place, child in zip(looking, seen, strict=True):
                 if child.state is not None:
@@ -227,42 +226,50 @@ class Errands:
                 return newest
         raise StepRefused(f"step {step} has started a child {_TRIES_MAX - 1} times, and each has failed")
 
-    async def _taken(self, run: Run, keys: Sequence[str]) -> list[ChildSeen]:
-        """How children stand, all of them known to the orchestrator."""
-        until = self._loop.time() + TAKEN_WITHIN_S
-        pause_s = 0.005
+    async def _taken(self, run: Run, keys: Sequence[str], sent: Mapping[str, int]) -> list[ChildSeen]:
+        """How children stand, all of them known to the orchestrator or to that of another partition.
+
+        `sent` has the places in the intake of those that were submitted just now.
+        """
+        pause_s, waited_s = 0.005, 0.0
         while True:
-            seen = await self._seen(run, keys)
-            missing = [child.key for child in seen if child.state is None]
+            seen, dealt = await self._seen(run, keys)
+            missing = [child.key for child in seen if child.state is None and not child.afar]
             if not missing:
                 return seen
-            if self._loop.time() >= until:
-                reason = f"child {missing[0]} was submitted {TAKEN_WITHIN_S:g} s ago and is not there"
-                raise StepRefused(f"{reason}; `writ audit` tells whether it was refused, and why")
+            # It may be long behind others in the intake: only what was dealt with and is no job was refused.
+            refused = [key for key in missing if dealt >= sent.get(key, 0)] if dealt else missing
+            if refused and (dealt or waited_s >= TAKEN_WITHIN_S):
+                told = "was refused" if dealt else f"is not there after {TAKEN_WITHIN_S:g} s"
+                raise StepRefused(f"child {refused[0]} {told}; `writ audit` tells whether it was, and why")
             await asyncio.sleep(pause_s)
+            waited_s += pause_s
             pause_s = min(pause_s * 2, 0.5)
 
-    async def _seen(self, run: Run, keys: Sequence[str]) -> list[ChildSeen]:
+    async def _seen(self, run: Run, keys: Sequence[str]) -> tuple[list[ChildSeen], int]:
+        """How children stand, and up to which submit the orchestrator had come; 0 where it does not say."""
         found: list[ChildSeen] = []
+        dealt: int | None = None
         while len(found) < len(keys):
             part = tuple(keys[len(found) : len(found) + AFTER_MAX])
 
-            async def once(part: tuple[str, ...] = part) -> tuple[ChildSeen, ...]:
+            async def once(part: tuple[str, ...] = part) -> Recalled:
                 command = Recall(self._post.worker, run.lease.id, run.lease.token, STEPS_MAX, part)
-                answer = await self._asking.ask(run.queue, "recall", command, Recalled, TIMEOUT_S)
-                return answer.children
+                return await self._asking.ask(run.queue, "recall", command, Recalled, TIMEOUT_S)
 
-            answered = await self._until_answered(run, once)
+            answer = await self._until_answered(run, once)
+            answered = answer.children
+            dealt = answer.dealt if dealt is None else min(dealt, answer.dealt)
             whole = [child for child in answered if not child.cut]
             if not whole:
                 raise StepRefused("the orchestrator tells nothing of children; it is older than this worker")
             # Those whose output had no room are asked for again, with what comes behind them.
             cut = next((place for place, child in enumerate(answered) if child.cut), len(answered))
             found += answered[:cut]
-        return found
+        return found, dealt or 0
 
-    async def _submit(self, run: Run, call: Call, key: str) -> None:
-        """Stores the submit of a child. Repeated, it is the same job."""
+    async def _submit(self, run: Run, call: Call, key: str) -> int:
+        """Stores the submit of a child; its sequence in the intake. Repeated, it is the same job."""
         child_id = key.partition("~")[2]
         try:
             content = self._asking.coder.content(self._redactor.json(_encode(call.input)))
@@ -285,12 +292,12 @@ class Errands:
 
         nonce = f"{self._entropy():.17f}"  # nobody can have ours taken for a repetition
 
-        async def once() -> None:
-            await self._wire.publish_submit(
+        async def once() -> int:
+            return await self._wire.publish_submit(
                 subject, self._redactor.message(body), f"{call.queue}.{child_id}.{nonce}"
             )
 
-        await self._until_answered(run, once)
+        return await self._until_answered(run, once)
 
     async def _until_answered(self, run: Run, once: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeats what nobody has answered. Raises Cancelled where the run shall stop, StepRefused."""

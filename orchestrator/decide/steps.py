@@ -282,9 +282,12 @@ def _call(job: Job, call: ToolCall, token: int) -> Fact | Rejection:
 
 
 def recall(
-    job: Job | None, command: Recall, principal: str, position: int, find: Find
+    job: Job | None, command: Recall, principal: str, position: int, find: Find, dealt: int = 0
 ) -> Recalled | Rejection:
-    """The recorded steps behind those that the holder has, as many as an answer holds; and its children."""
+    """The recorded steps behind those that the holder has, as many as an answer holds; and its children.
+
+    `dealt` as `Recalled` has it.
+    """
     void = fence(job, command, principal)
     if void is not None:
         return void
@@ -303,12 +306,16 @@ def recall(
         if size > _RECALLED_MAX_BYTES and (given or children):
             child = replace(child, output=msgspec.Raw(_NULL), cut=True)
         children.append(child)
-    return Recalled(None, position, tuple(given), len(job.steps), tuple(children))
+    return Recalled(None, position, tuple(given), len(job.steps), tuple(children), dealt)
 
 
 def _child_seen(parent: Job, key: str, find: Find) -> ChildSeen:
     """How a job stands that its parent started; of any other nothing is told."""
     child = find(key)
+    if isinstance(child, Afar) and child.gone:
+        return ChildSeen(key, State.DEAD, why="it was refused, or is gone; `writ audit` tells")
+    if isinstance(child, Afar) and child.state is None:
+        return ChildSeen(key, afar=True)
     if child is None or child.parent != parent.key or child.state is None:
         return ChildSeen(key)
     if child.state is State.COMPLETED and child.output is not None:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from nats.errors import NoRespondersError
 
+from writ import ChildFailed, Context, Worker, task
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
@@ -30,8 +31,9 @@ from writ.orchestrator.engine import Engine
 from writ.orchestrator.replay.verify import verify
 from writ.schemas.codec import decode
 from writ.schemas.ids import shard_of
-from writ.schemas.lifecycle import State
+from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.links import MessageAccepted, MessageSent, partition_of
+from writ.schemas.sealed import unseal
 from writ.schemas.subjects import SUBMIT_STREAM
 
 PARTITIONS = 2
@@ -127,6 +129,13 @@ class Cluster:
                     assert said["error"]["kind"] == "try_later", said
                 await asyncio.sleep(0.02)
 
+    def job(self, queue: str, job_id: str) -> Job | None:
+        return self.engines[home(queue)].state.job("default", queue, job_id)
+
+    def state(self, queue: str, job_id: str) -> State | None:
+        job = self.job(queue, job_id)
+        return None if job is None else job.state
+
     def states(self, queue: str) -> set[State]:
         jobs = self.engines[home(queue)].state.jobs.values()
         return {job.state for job in jobs if job.queue == queue}
@@ -186,6 +195,49 @@ async def test_jobs_of_two_partitions_rest_on_one_another(cluster: Cluster) -> N
     assert told[0] == told[3]
     assert told[2] == told[1]
     assert all(told)
+
+
+@task
+async def fetch(n: int) -> int:
+    if n < 0:
+        raise ValueError(n)
+    return 2 * n
+
+
+@task
+async def gather(ctx: Context) -> list[int]:
+    """Children in queues of both partitions; one of them fails for good."""
+    once = {"max_attempts": 1}
+    calls = [{"task": fetch, "queue": queue, "input": {"n": n}} for n, queue in enumerate(QUEUES)]
+    found: list[int] = await ctx.run_all(calls)
+    for queue in QUEUES:
+        try:
+            await ctx.run(fetch, {"n": -1}, queue=queue, retry=once)
+        except ChildFailed:
+            found.append(-1)
+    return found
+
+
+async def test_a_task_runs_children_in_queues_of_both_partitions(cluster: Cluster) -> None:
+    """Must hold: a parent waits for its children wherever they live, and has what they return."""
+    target = Target(cluster.broker.url, cluster.broker.key_path("owner"))
+    worker = Worker(QUEUES, [fetch, gather], target=target, wait_s=0.5)
+    working = asyncio.create_task(worker.run())
+    try:
+        for queue in QUEUES:
+            await cluster.submit(
+                queue, {"id": f"parent-{queue}", "task": "gather", "retry": {"max_attempts": 1}}
+            )
+        await until(lambda: {cluster.state(queue, f"parent-{queue}") for queue in QUEUES} <= TERMINAL)
+    finally:
+        worker.drain()
+        await working
+    for queue in QUEUES:
+        job = cluster.job(queue, f"parent-{queue}")
+        assert job is not None
+        assert job.state is State.COMPLETED, job
+        assert job.output is not None
+        assert json.loads(unseal(job.output)) == [0, 2, 4, 6, -1, -1, -1, -1]
 
 
 async def test_what_one_partition_forgets_of_the_intake_is_not_anothers(cluster: Cluster) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from writ import ChildFailed, Context, JobFailed, Retry, State, WaitTimedOut, task, testing
+from writ.broker.memory import MemoryIntake
+from writ.broker.ports import Stored
 from writ.orchestrator.replay.verify import verify
 from writ.schemas.events import AttemptFailed, JobSnoozed, JobSubmitted, ProgressReported
 from writ.testing import System
 from writ.workers import Task
+from writ.workers.children import TAKEN_WITHIN_S
 
 QUEUE = "q"
 SOON = Retry(max_attempts=3, initial_interval_s=1)
@@ -247,6 +251,25 @@ async def test_a_child_that_cannot_be_submitted_fails_its_parent_with_the_field(
         job = await s.client.submit(QUEUE, "mother", {"calls": calls})
         with pytest.raises(JobFailed, match="priority"):
             await s.client.result(job)
+
+
+@testing.virtual
+async def test_a_child_may_wait_long_behind_others_in_the_intake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Must hold: nobody takes one for refused that nobody has dealt with yet."""
+    read = MemoryIntake.read
+    held_up_s = 0.0
+
+    async def slowly(intake: MemoryIntake, *words: Any) -> AsyncIterator[list[Stored]]:
+        async for messages in read(intake, *words):
+            await asyncio.sleep(held_up_s)
+            yield messages
+
+    monkeypatch.setattr(MemoryIntake, "read", slowly)
+    async with system() as s:
+        job = await s.client.submit(QUEUE, "mother", {"calls": [{"task": "double", "input": {"n": 4}}]})
+        held_up_s = 10 * TAKEN_WITHIN_S
+        assert await s.client.result(job) == [8]
+        assert not await kinds(s, AttemptFailed)
 
 
 @testing.virtual

@@ -395,6 +395,30 @@ async def test_a_parent_waits_for_children_in_both_partitions(pair: Pair) -> Non
     await pair.check()
 
 
+async def test_of_a_child_elsewhere_it_is_told_so_and_later_how_it_ended(pair: Pair) -> None:
+    await pair.submit(HERE, id="parent")
+    children = ["mail~one", "mail~never"]
+
+    async def wait_for(children: list[str], lease: Any) -> dict[str, Any]:
+        held = {"worker": "w1", "id": "parent", "token": lease["token"]}
+        seen = (await pair.ask("recall", HERE, **held, after=0, children=children))["children"]
+        await pair.ask("suspend", HERE, **held, reason="child", children=children)
+        return {child["key"]: child for child in seen}
+
+    lease = await pair.acquire(HERE)
+    await pair.submit(THERE, id="one", parent="bills~parent")
+    seen = await wait_for(children, lease)
+    assert seen == {key: {"key": key, "afar": True} for key in children}
+    await pair.complete(THERE, output=7)
+    await asyncio.sleep(2 * UNHEARD_OF_S)  # nothing more comes of what never came
+    lease = await pair.acquire(HERE)
+    seen = await wait_for(children, lease)
+    assert (seen["mail~one"]["state"], seen["mail~one"]["output"]) == ("completed", 7)
+    assert seen["mail~never"]["state"] == "dead"
+    assert "refused" in seen["mail~never"]["why"]
+    await pair.check()
+
+
 async def test_waiting_for_children_that_have_ended_goes_on_at_once(twin: Twin) -> None:
     await twin.submit({"task": "send", "id": "parent"})
     await twin.settled()
