@@ -32,8 +32,10 @@ _KINDS_MAX: Final = 1_000
 """Kinds that are told apart at once; with more, only by who and what, and of strangers only by what."""
 
 # What a client says of itself is quoted and escaped by the server: ` - "A` stands only before an account.
+# Behind it stands its key, or a user's name of the client's own choice. A principal's name may hold a slash.
 _DENIED: Final = re.compile(
-    rb' - "A[A-Z2-7]{55}/([^/"\\]+)/[^"]*" - (Publish|Subscription) Violation - '
+    rb' - "A[A-Z2-7]{55}/(?:([^":\\]+)/nkey:U[A-Z2-7]{55}|([^/"\\]+)/[^"]*)" - '
+    rb"(Publish|Subscription) Violation - "
     rb'(Subject|Reply) "((?:[^"\\]|\\.)*)"[^"]*(?:"[^"]*"[^"]*)?$'
 )
 # A gate that turns somebody away says whom, and the server logs it. What it logs beside that is the same also
@@ -94,8 +96,10 @@ def refusal_in(line: bytes) -> Refusal | None:
     """What a line of the broker's log tells of; None where it tells of something else."""
     found = _DENIED.search(line)
     if found is not None:
-        account, verb, _, subject = [part.decode(errors="backslashreplace") for part in found.groups()]
-        return Refusal(account, "publish" if verb == "Publish" else "subscribe", subject)
+        account, subject = [
+            part.decode(errors="backslashreplace") for part in (found[1] or found[2], found[5])
+        ]
+        return Refusal(account, "publish" if found[3] == b"Publish" else "subscribe", subject)
     found = _LOGIN.search(line)
     if found is not None:
         key = (found[2] or b"").decode()

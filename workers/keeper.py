@@ -37,7 +37,7 @@ from writ.schemas.commands import (
     WorkerAbout,
 )
 from writ.schemas.errors import ErrorClass
-from writ.schemas.ids import lanes_of
+from writ.schemas.ids import lanes_of, queue_of
 
 from .asking import Asking, Refused, TryLater
 from .beats import Beats
@@ -294,7 +294,12 @@ class Keeper:
                 open_ = 0
                 self._missed(line)
                 self._rest(line, f"no answer to acquire within {wait_s + PATIENCE_S:g} s")
-        except (PermissionDenied, Unreachable) as error:
+        except PermissionDenied as error:
+            if queue_of(line.queue) == line.queue:
+                self._fail(error)
+            else:  # the broker learns of lanes a little later than whoever asks for work in the queue
+                self._rest(line, str(error))
+        except Unreachable as error:
             self._fail(error)
         except NoAnswer as error:
             self._missed(line)

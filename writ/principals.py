@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from writ.broker.accounts import ALL_ROLES
@@ -16,13 +17,14 @@ from writ.orchestrator.access_desk import Founder
 from writ.orchestrator.state import address
 from writ.schemas.access import OPERATIONS, built_in
 from writ.schemas.bounds import SECOND_US
-from writ.schemas.ids import lanes_of, queue_of
+from writ.schemas.ids import LANES_MAX, lanes_of, queue_fault, queue_of
 from writ.schemas.principals import WHOLE_TENANT, Principal, Role
 from writ.schemas.subjects import NO_QUEUE
 
 if TYPE_CHECKING:
     from writ.broker.clock import Clock
     from writ.broker.doors import Doors
+    from writ.broker.ports import Shards
     from writ.orchestrator.state import Partition
 
 log = logging.getLogger("writ.node")
@@ -69,16 +71,23 @@ def _roles(words: Collection[Word]) -> tuple[Role, ...]:
     return tuple([role for word, roles in _ROLES.items() if word in words for role in roles])
 
 
-def accounts(principals: Collection[Principal], now: int, lanes: Mapping[str, int]) -> list[Account]:
+def accounts(principals: Collection[Principal], now: int, lanes: Callable[[str, str], int]) -> list[Account]:
     """Whom the broker lets in at log time `now`: those that are not revoked and have a key.
 
     It opens the subjects of what their roles allow, in queues that grants name one by one, with their
-    `lanes` by `<tenant>.<queue>`, or in all; what is finer than that is for the orchestrator.
+    `lanes` by tenant and queue, or in all; what is finer than that is for the orchestrator.
     """
-    return [account(p, now, lanes) for p in principals if p.revoked is None and p.keys]
+    found: list[Account] = []
+    for p in principals:
+        if p.revoked is None and p.keys:
+            try:
+                found.append(account(p, now, lanes))
+            except ValueError as fault:  # none may shut the others out
+                log.error("principal %s of tenant %s is not let in: %s", p.name, p.tenant, fault)
+    return found
 
 
-def account(principal: Principal, now: int, lanes: Mapping[str, int]) -> Account:
+def account(principal: Principal, now: int, lanes: Callable[[str, str], int]) -> Account:
     """A principal, as the broker is to know it."""
     # Any that is known may ask who it is, and for more.
     everywhere: list[Word] = ["ask"]
@@ -93,8 +102,8 @@ def account(principal: Principal, now: int, lanes: Mapping[str, int]) -> Account
         words: list[Word] = [_WORDS[OPERATIONS[each]] for each in allowed.difference(few)]
         scopes: tuple[str, ...] = ("*",)
         if not grant.scope.endswith("*"):
-            known = lanes.get(address(principal.tenant, grant.scope), 1)
-            scopes = (grant.scope, *lanes_of(grant.scope, known))
+            named = lanes_of(grant.scope, lanes(principal.tenant, grant.scope))
+            scopes = (grant.scope, *[lane for lane in named if queue_fault(lane) is None])
         verbs.extend((each, scope) for each in few for scope in scopes)
         if grant.scope.endswith("*"):  # a folder is for the orchestrator, as no subject says it
             everywhere += words
@@ -114,6 +123,12 @@ def account(principal: Principal, now: int, lanes: Mapping[str, int]) -> Account
     )
 
 
+def _lanes(state: Partition, known: Mapping[str, int], tenant: str, queue: str) -> int:
+    """How many lanes a queue has: as many as one may have where another partition is told of it."""
+    here = state.links.shards.home(tenant, queue) == state.number
+    return known.get(address(tenant, queue), 1 if here else LANES_MAX)
+
+
 class Doorkeeper:
     """Has the broker let in whom the log knows, as the log changes and as roles for a time end."""
 
@@ -121,7 +136,7 @@ class Doorkeeper:
         self._clock = clock
         self._changed = asyncio.Event()
         self._as_of = -1
-        self._lanes: dict[str, int] = {}
+        self._lanes: tuple[dict[str, int], Shards] = {}, None
         self._due: int | None = None
 
     async def listen(self, link: Any) -> None:
@@ -141,13 +156,14 @@ class Doorkeeper:
             await asyncio.sleep(SETTLE_S)
         self._changed.clear()
         now = self._clock.wall_us()
-        lanes = {queue_of(place): q.policy.lanes for place, q in state.queues.items() if q.policy.lanes > 1}
+        known = {queue_of(place): q.policy.lanes for place, q in state.queues.items() if q.policy.lanes > 1}
+        lanes = known, state.links.shards.ours()
         as_it_was = (state.access_changes, lanes) == (self._as_of, self._lanes)
         if as_it_was and (self._due is None or now < self._due):
             return
         as_of = state.access_changes
         principals = tuple(state.principals.values())
-        wanted = accounts(principals, now, lanes)
+        wanted = accounts(principals, now, partial(_lanes, state, known))
         self._due = _next_end(principals, now)
         if wanted and set(wanted) != set(broker.principals):
             try:

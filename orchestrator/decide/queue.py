@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from writ.schemas.commands import Declare, DrainQueue, PauseQueue, ResumeQueue, SealBatch
 from writ.schemas.events import BatchSealed, Fact, QueueDeclared, QueueDraining, QueuePaused, QueueResumed
-from writ.schemas.ids import LANE_MARK, lanes_of, queue_of
+from writ.schemas.ids import LANE_MARK, lanes_of, queue_fault, queue_of
 from writ.schemas.lifecycle import Job
 from writ.schemas.queues import Mode, Queue
 from writ.schemas.rejections import Rejection, RejectionKind
-from writ.schemas.submits import retry_fault
+from writ.schemas.submits import malformed, retry_fault
 
 Outcome = tuple[Fact, ...] | Rejection
 
@@ -41,6 +41,9 @@ def _lanes_fault(
         return Rejection(RejectionKind.CONFLICT, reason, "policy.lanes")
     if was == lanes:
         return None
+    unnamed = next((fault for lane in lanes_of(queue_of(name), lanes) if (fault := queue_fault(lane))), None)
+    if unnamed is not None:
+        return malformed(f"lanes is {lanes}, and none can be named: {unnamed}", "policy.lanes")
     if was > 1:
         reason = (
             f"lanes is {lanes}, and the queue has {was} for good; a queue of another name may have {lanes}"

@@ -51,6 +51,20 @@ _ASKED = _AT + b"[WRN] Auth callout service returned an error: "
 _ITSELF = _AT + b"[ERR] 127.0.0.1:32872 - cid:11 - authentication error"
 
 
+@pytest.mark.parametrize("name", ["team/bot", "team/nkey:U", "a:b", "a/b/c"])
+def test_a_name_may_hold_a_slash(name: str) -> None:
+    said = b"A" + b"C" * 55 + b"/default.%b/nkey:U" % name.encode() + b"D" * 55
+    told = refusal_in(_HEAD % b"x" + b'"%b" - Publish Violation - Subject "q"' % said)
+    assert told is not None
+    assert told.who == ("default." + name if ":" not in name else "default." + name.partition("/")[0])
+
+
+def test_a_user_s_name_of_a_client_s_own_choice_is_nobody_s() -> None:
+    chosen = b"user:x/nkey:U" + b"D" * 55
+    said = b'"A' + b"C" * 55 + b'/default.bot/%b" - Publish Violation - Subject "q"' % chosen
+    assert refusal_in(_HEAD % b"x" + said) == Refusal("default.bot", "publish", "q")
+
+
 def test_refused_logins_are_read() -> None:
     assert refusal_in(_ASKED + str(TurnedAway(KEY)).encode()) == Refusal(KEY, "login", "")
     assert refusal_in(_ASKED + str(TurnedAway()).encode()) == Refusal(NOBODY, "login", "")

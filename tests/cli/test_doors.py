@@ -14,12 +14,16 @@ from writ.cli.orchestrating import _until_ended  # pyright: ignore[reportPrivate
 from writ.cli.usage import CommandError
 from writ.orchestrator.state import Partition
 from writ.principals import Doorkeeper
-from writ.schemas.events import Fact
+from writ.schemas.bounds import TOKEN_MAX_BYTES
+from writ.schemas.events import Fact, QueueDeclared
+from writ.schemas.ids import LANES_MAX, lanes_of
+from writ.schemas.policy import QueuePolicy
 from writ.schemas.principals import KeyAdded, KeyRemoved, PrincipalCreated, PrincipalKind, Role, RoleGranted
 from writ.schemas.records import Record
 
 SECOND_US = 1_000_000
 START_S = 1_700_000_000
+QUEUES = "bills", "agents", "mail", "work"
 KEY, OTHER_KEY = (Signer(KeyKind.USER, each * 32).public for each in (b"a", b"b"))
 
 
@@ -72,6 +76,34 @@ async def test_every_process_tells_the_same_time_of_a_change() -> None:
         await look(keeper, broker, state)
         told.append(broker.changed_s)
     assert told[0] == told[1] == [{"default.bot": START_S + each} for each in (0, 5, 60)]
+
+
+def in_queues(broker: Told) -> set[str]:
+    return {queue for each in broker.principals for word, queue in each.in_queues if word == "work"}
+
+
+async def test_a_queue_whose_lanes_cannot_be_named_shuts_nobody_out() -> None:
+    long = "q" * (TOKEN_MAX_BYTES - 1)
+    state, broker = Partition(0, 1), Told()
+    keeper: Any = Doorkeeper(At(START_S))
+    granted = RoleGranted(Role.WORKER, long, "for good", "owner")
+    fold(state, START_S, PrincipalCreated(PrincipalKind.SERVICE), KeyAdded(KEY), granted)
+    declared = QueueDeclared(1, QueuePolicy(lanes=2), "as it was before that was refused")
+    state.evolve(Record(1, 2, "default", "queue", long, START_S * SECOND_US, "owner", (declared,)))
+    await look(keeper, broker, state)
+    assert in_queues(broker) == {long}
+
+
+async def test_lanes_of_queues_in_other_partitions_are_open_to_whoever_has_the_queue() -> None:
+    """Their number is known in the partition of the queue alone."""
+    state, broker = Partition(0, 1), Told()
+    state.links.shards.partitions = state.links.shards.dealt = 2
+    here, there = (next(q for q in QUEUES if state.links.shards.home("default", q) == n) for n in (0, 1))
+    keeper: Any = Doorkeeper(At(START_S))
+    grants = [RoleGranted(Role.WORKER, queue, "for good", "owner") for queue in (here, there)]
+    fold(state, START_S, PrincipalCreated(PrincipalKind.SERVICE), KeyAdded(KEY), *grants)
+    await look(keeper, broker, state)
+    assert in_queues(broker) == {here, there, *lanes_of(there, LANES_MAX)}
 
 
 class Stoppable:

@@ -20,6 +20,7 @@ from writ.broker.errors import PermissionDenied
 from writ.schemas.bounds import MESSAGE_MAX_BYTES
 from writ.schemas.commands import Acquired, Answer, Lease, Renewed
 from writ.schemas.errors import ErrorClass
+from writ.schemas.ids import lanes_of
 from writ.schemas.rejections import Rejection, RejectionKind
 from writ.workers import (
     Cancelled,
@@ -34,7 +35,7 @@ from writ.workers import (
 )
 
 if TYPE_CHECKING:
-    from tests.workers.conftest import Orchestra
+    from tests.workers.conftest import Call, Orchestra
 
 TRY_LATER = msgspec.json.encode(Answer(Rejection(RejectionKind.TRY_LATER, "ask again")))
 
@@ -639,6 +640,26 @@ async def test_a_worker_that_may_not_acquire_says_so(orchestra: Orchestra) -> No
     with pytest.raises(WorkerError, match=r"permission denied: this principal may not publish to writ.lease"):
         await worker(orchestra, double).run()
     assert orchestra.closed
+
+
+async def test_a_lane_that_the_broker_has_not_opened_yet_is_asked_again(orchestra: Orchestra) -> None:
+    """The broker learns of lanes a moment later than a worker whose role is in that queue alone."""
+    lanes = lanes_of("q", 2)
+    denied: list[str] = []
+
+    def answer(call: Call) -> bytes | None:
+        if call.verb == "acquire" and call.queue == "q":
+            return msgspec.json.encode(Acquired(lanes=2))
+        if call.queue in lanes and len(denied) < 3:
+            denied.append(call.queue)
+            raise PermissionDenied(f"writ.lease.default.owner.acquire.{call.queue}")
+        return None
+
+    orchestra.answer = answer
+    job = orchestra.add("double", {"n": 4}, queue=lanes[1])
+    async with running(worker(orchestra, double), orchestra):
+        await orchestra.until(lambda: orchestra.completed == {job: 8})
+    assert len(denied) == 3
 
 
 # --- late answers and drains ----------------------------------------------------------------------------

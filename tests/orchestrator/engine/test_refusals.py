@@ -1001,6 +1001,10 @@ simple(
     "lane beyond the last", lambda s: s.ask("declare", queue="mail#9", policy=_LANED),
     "mail#9 is no lane", "lanes = 4", "declare the queue, mail",
 )  # fmt: skip
+simple(
+    "lanes without names", lambda s: s.ask("declare", queue="q" * 255, policy=_LANED),
+    "lanes is 4", "257 bytes", "256 are allowed",
+)  # fmt: skip
 simple("sign of a lane", lambda s: s.bad({"task": "t"}, "mail#Z"), "names no lane", "0 to 9", "'mail#Z'")
 simple(
     "length of a lane", lambda s: s.bad({"task": "t"}, f"{'q' * bounds.TOKEN_MAX_BYTES}#0"),
