@@ -10,10 +10,13 @@ twice under one key gets the same, which is how a repeated report is known.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +48,7 @@ class VaultError(Exception):
 
 
 class Vault:
-    """Fulfils `Keys` on a file, or on a nameless one for tests. One process at a time may make keys.
+    """Fulfils `Keys` on a file, or on a nameless one for tests. Several processes may use one file at a time.
 
     Methods raise OSError where the file cannot be read or written.
     """
@@ -89,11 +92,12 @@ class Vault:
 
     def new(self, subject: str | None = None) -> str:
         """A new key's name; of a subject, if one is named. Durable after `sync`."""
-        size = os.fstat(self._file).st_size
-        number = max(1, -(-size // ENTRY_BYTES))  # entry 0 is the vault's own; a torn one is passed over
         nonce, secret = os.urandom(8), os.urandom(32)
         tag = bytes(16) if subject is None else self._tag(subject)
-        os.pwrite(self._file, tag + nonce + bytes(8) + secret, number * ENTRY_BYTES)
+        with self._alone():
+            self._begin()
+            number = -(-os.fstat(self._file).st_size // ENTRY_BYTES)  # a torn one is passed over
+            os.pwrite(self._file, tag + nonce + bytes(8) + secret, number * ENTRY_BYTES)
         self.unsynced = True
         return f"{number:x}-{nonce.hex()}"
 
@@ -118,13 +122,28 @@ class Vault:
             self.unsynced = False
             os.fsync(self._file)
 
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """While no other process adds an entry: leaders of several partitions share a vault."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
     def _tag(self, subject: str) -> bytes:
         own = os.pread(self._file, ENTRY_BYTES, 0)
         if len(own) < ENTRY_BYTES:
-            own = bytes(_SECRET_AT) + os.urandom(32)
-            os.pwrite(self._file, own, 0)
-            self.unsynced = True
+            with self._alone():
+                self._begin()
+            own = os.pread(self._file, ENTRY_BYTES, 0)
         return hashlib.blake2b(subject.encode(), key=own[_SECRET_AT:], digest_size=16).digest()
+
+    def _begin(self) -> None:
+        """Makes entry 0, the vault's own, before any other."""
+        if os.fstat(self._file).st_size < ENTRY_BYTES:
+            os.pwrite(self._file, bytes(_SECRET_AT) + os.urandom(32), 0)
+            self.unsynced = True
 
     def _read_on(self) -> None:
         """Takes notice of the subjects of new entries."""

@@ -22,7 +22,6 @@ from writ.broker.embedded import EmbeddedBroker
 from writ.broker.gate import LIFE_S
 from writ.broker.glass import BREAK_GLASS
 from writ.broker.joined import JoinedBroker
-from writ.broker.log import JetStreamLog
 from writ.broker.note_places import absolute
 from writ.broker.owned import DEFAULT_DIRECTORY, BrokerStartError
 from writ.broker.ports import AppendFailed
@@ -295,7 +294,7 @@ class Node:
             log_file = Path(self.broker.settings.log_file)
             told = tell_refusals(log_file, refusals, teller(logs), SystemClock())
             self._spawn(told, "teller of what the broker refuses")
-        self._spawn(self._tell_break_glass(engine, logs, wired.live), "alarm of break-glass")
+        self._spawn(self._tell_break_glass(engine, logs), "alarm of break-glass")
         info = self._info()
         if self.http is not None:  # its token is there before anybody can read where it is
             self._spawn(self.http.keep(self.http.settings(info)), "keeper of the HTTP API")
@@ -375,7 +374,7 @@ class Node:
                 log.error("the broker did not start: %s; trying %d times more", error, left)
         raise AssertionError("every start either succeeds or raises")
 
-    async def _tell_break_glass(self, engine: Engine, link: Any, log_: JetStreamLog) -> None:
+    async def _tell_break_glass(self, engine: Engine, link: Any) -> None:
         """Has each use of the broker's user for emergencies recorded as an alarm."""
         await self.broker.tell_break_glass(self._glass.put_nowait)
         while True:
@@ -388,13 +387,13 @@ class Node:
             alarm = RaiseAlarm(
                 tenant=HOST_TENANT, alarm=AlarmKind.BREAK_GLASS, about=BREAK_GLASS, reason=f"{words[0]}{more}"
             )
-            await self._record(alarm, link, log_)
+            await self._record(alarm, link)
 
-    async def _record(self, alarm: RaiseAlarm, link: Any, log_: JetStreamLog) -> None:
+    async def _record(self, alarm: RaiseAlarm, link: Any) -> None:
         """Has an alarm recorded, however long that takes."""
         while True:
             try:
-                await raise_alarm(link, log_, _ENGINE, alarm)
+                await raise_alarm(link, _ENGINE, alarm)
                 return
             except (AppendFailed, ConnectionError, TimeoutError) as error:
                 log.warning("the alarm is not recorded yet: %r", error)
@@ -402,16 +401,13 @@ class Node:
 
     async def tell_damage(self, reason: str, number: int = 0) -> None:
         """Has it recorded in the first log that the log of a partition is not what was stored."""
-        engine, link = self.engine, self._links[0]
-        assert engine is not None
-        live = JetStreamLog(link, engine.state.number, engine.state.epoch)
         alarm = RaiseAlarm(
             tenant=HOST_TENANT,
             alarm=AlarmKind.LOG_DIFFERS,
             about=log_stream(number),
             reason=reason[:REASON_MAX_CHARS],  # a longer one would be refused each time
         )
-        await self._record(alarm, link, live)
+        await self._record(alarm, self._links[0])
 
     async def _keep_doors(self, engine: Engine, link: Any) -> None:
         """Whom the broker lets in follows the log; a broker that was started again is told anew."""

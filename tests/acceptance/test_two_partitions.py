@@ -21,6 +21,7 @@ import pytest
 from nats.errors import NoRespondersError
 
 from writ import ChildFailed, Context, Worker, task
+from writ.broker.alarms import raise_alarm
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect
 from writ.broker.embedded import EmbeddedBroker
@@ -30,6 +31,8 @@ from writ.broker.streams import api
 from writ.orchestrator.engine import Engine
 from writ.orchestrator.replay.verify import verify
 from writ.schemas.codec import decode
+from writ.schemas.commands import RaiseAlarm
+from writ.schemas.events import AlarmKind, AlarmRaised
 from writ.schemas.ids import shard_of
 from writ.schemas.lifecycle import TERMINAL, Job, State
 from writ.schemas.links import MessageAccepted, MessageSent, partition_of
@@ -238,6 +241,23 @@ async def test_a_task_runs_children_in_queues_of_both_partitions(cluster: Cluste
         assert job.state is State.COMPLETED, job
         assert job.output is not None
         assert json.loads(unseal(job.output)) == [0, 2, 4, 6, -1, -1, -1, -1]
+
+
+async def test_an_alarm_is_found_recorded_in_whichever_log_it_is(cluster: Cluster) -> None:
+    """Must hold: whoever raises one in a node of several partitions does so once."""
+    logs = await cluster.link("log")
+    for about in ("one", "two"):
+        alarm = RaiseAlarm(tenant="default", alarm=AlarmKind.BREAK_GLASS, about=about, reason="a drill")
+        await raise_alarm(logs, "engine", alarm)
+    raised = [
+        event
+        for number in range(PARTITIONS)
+        async for part in (await JetStreamLog.open(logs, number)).read()
+        for message in part
+        for event in decode(message.body).events
+        if isinstance(event, AlarmRaised)
+    ]
+    assert len(raised) == 2
 
 
 async def test_what_one_partition_forgets_of_the_intake_is_not_anothers(cluster: Cluster) -> None:

@@ -218,7 +218,7 @@ async def _watch(settings: Settings, checkpoints: Checkpointing, link: Any, log_
         said = RaiseAlarm(
             tenant=DEFAULT_TENANT, alarm=alarm.kind, about=alarm.about, reason=alarm.reason[:REASON_MAX_CHARS]
         )
-        await raise_alarm(link, log_, "audit", said)
+        await raise_alarm(link, "audit", said)
 
     return Watch(
         Path(settings.directory),
