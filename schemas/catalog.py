@@ -212,6 +212,12 @@ NEWEST: Final = _metric(
 
 ENGINE: Final = "engine"
 LEADING: Final = _metric(ENGINE, "writ_engine_leading", G, "1 while this engine leads its partition.")
+LED: Final = _metric(
+    ENGINE,
+    "writ_engine_led",
+    G,
+    "1 while this engine leads its partition, or has just heard of one that does.",
+)
 LAST_SEQ: Final = _metric(
     ENGINE, "writ_engine_last_sequence", G, "Newest record that this engine knows of its log."
 )

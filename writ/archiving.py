@@ -23,7 +23,10 @@ LOOK_S: Final = 30.0
 
 
 class Archiving:
-    """`writ archive run` of a partition, whenever a pass is due and its engine beside `directory` leads."""
+    """`writ archive run` of a partition, whenever a pass is due by what its engine in this process knows.
+
+    That may stand by: `writ orchestrator`, which may lead meanwhile, has no archiving of its own.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class Archiving:
         """Until cancelled. A pass that fails is told of, and made again when the next is due."""
         while True:
             await asyncio.sleep(self._look_s)
-            if self._engine.leading.is_set() and self.due():
+            if self.due():
                 await self._run()
 
     def due(self) -> bool:

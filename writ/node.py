@@ -200,7 +200,8 @@ class Node:
         node = cls(directory, broker, views, http, spread)
         try:
             await node._open(
-                *(metrics_port, search, audit or AuditCopies(), live_max, reads), partitions, scrub_every_s
+                *(metrics_port, search, audit or AuditCopies(), live_max, reads),
+                *(partitions, scrub_every_s, disk_reserve_bytes),
             )
             if isinstance(broker, EmbeddedBroker):  # the disk of another is not ours to watch
                 assert node.engine is not None
@@ -226,6 +227,7 @@ class Node:
         reads: int,
         partitions: int,
         scrub_every_s: float,
+        disk_reserve_bytes: int,
     ) -> None:
         logs = await self._link("log", "log")
         answers = await self._link("answer", "answer")
@@ -267,6 +269,7 @@ class Node:
                 live_max,
                 self._spread,
                 reads,
+                disk_reserve_bytes if isinstance(self.broker, EmbeddedBroker) else None,
             ),
             msgspec.structs.replace(settings, metrics_port=None),
             scrub_every_s,

@@ -33,10 +33,14 @@ _AGAIN_S: Final = 5.0
 
 
 class Space:
-    """Watches the room on the disk of `directory`."""
+    """Watches the room on the disk of `directory` for an engine, and starts a `broker` again that gave up."""
 
     def __init__(
-        self, directory: Path, reserve_bytes: int, engine: Engine, broker: Callable[[], EmbeddedBroker]
+        self,
+        directory: Path,
+        reserve_bytes: int,
+        engine: Engine,
+        broker: Callable[[], EmbeddedBroker] | None = None,
     ) -> None:
         self._directory = directory
         self._reserve = reserve_bytes
@@ -59,6 +63,8 @@ class Space:
     async def _look(self) -> None:
         free = await asyncio.to_thread(lambda: shutil.disk_usage(self._directory).free)
         self._tell(free)
+        if self._broker is None:
+            return
         broker = self._broker()
         if free * _TO_START >= self._reserve and await asyncio.to_thread(broker.gave_up_writing):
             log.error("the broker gave up writing, and there is room again: it is started again")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from writ import Client, SubmitRefused, Target
+from writ.schemas.ids import shard_of
+from writ.schemas.links import partition_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from .conftest import Place
 
 MB = 1_000_000
+QUEUES = "bills", "agents", "mail", "work"
 TASKS = """
 from pathlib import Path
 from writ import Context, task
@@ -97,11 +100,31 @@ async def test_a_full_disk_refuses_submits_and_all_continues_when_space_returns(
         place.down()
 
 
-async def refused(client: Client, go: Path) -> None:
+async def test_every_partition_of_a_node_keeps_the_reserve(small_disk: Path, raw: ModuleType) -> None:
+    """Must hold: disk full: submits are refused with a reason, whichever partition they are for."""
+    from .conftest import Place
+
+    place = Place(small_disk, raw)
+    queues = [next(q for q in QUEUES if partition_of(shard_of("default", q), 2) == n) for n in (0, 1)]
+    try:
+        place.up("--disk-reserve", "4", "--http-port", "off", "--partitions", "2")
+        env = place.json("env")
+        async with Client(Target(env["NATS_URL"], Path(env["NATS_NKEY"]))) as client:
+            fill(small_disk / "a", left=2 * MB)
+            for queue in queues:
+                await refused(client, small_disk / "go", queue)
+            (small_disk / "a").unlink()
+            for queue in queues:
+                place.until(lambda queue=queue: taken_in(place, queue))
+    finally:
+        place.down()
+
+
+async def refused(client: Client, go: Path, queue: str = "scans") -> None:
     """Submits until one is refused, for want of room; the watch looks twice a second."""
     said = "nothing"
     for n in range(100):
-        handle = await client.submit("scans", "scan", {"n": 100 + n, "go": str(go)}, id=f"r{n}")
+        handle = await client.submit(queue, "scan", {"n": 100 + n, "go": str(go)}, id=f"r{n}")
         try:
             await client.result(handle, timeout_s=0.3)
         except TimeoutError:
@@ -110,6 +133,12 @@ async def refused(client: Client, go: Path) -> None:
             said = str(why)
             break
     assert "the disk of the node has" in said
+
+
+def taken_in(place: Place, queue: str) -> bool:
+    """Whether a submit becomes a job."""
+    place.writ("submit", queue, "scan", "--id", "again")
+    return place.writ("job", "again", "--queue", queue, check=False).returncode == 0
 
 
 def accepts(place: Place) -> bool:

@@ -6,7 +6,8 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,14 +35,15 @@ async def test_what_is_archived_and_trimmed_under_load_and_kills_is_told_as_befo
 
 
 async def test_a_node_makes_a_pass_when_one_is_due(live: Live) -> None:
-    """By itself, once enough has come together in a queue whose history may be moved."""
+    """By itself, once enough may be moved of a queue's history; also where it stands by."""
     node = live.node
     assert node.engine is not None
     async with Client(Target(node.url, node.broker.key_path("owner"))) as client:
         await client.declare_queue("mail", QueuePolicy(archive_after_s=0))
         handles = await client.submit_many("mail", [{"task": "send"}] * 1_000)
     await live.until(lambda record: record.key == f"mail~{handles[-1].id}")
-    archiving = asyncio.create_task(Archiving(node.directory, node.engine, SystemClock(), look_s=0.05).keep())
+    stands_by: Any = SimpleNamespace(state=node.engine.state, leading=asyncio.Event())
+    archiving = asyncio.create_task(Archiving(node.directory, stands_by, SystemClock(), look_s=0.05).keep())
     try:
         async with asyncio.timeout(60):
             while (kept := last_pass(node.directory)) is None:

@@ -48,7 +48,8 @@ def test_metrics_and_the_log_tell_of_each_partition(two: Api) -> None:
     two.until(lambda: list(told(two, "writ_jobs_submitted_total", "queue", "partition").values()) == [3, 4])
     submitted = told(two, "writ_jobs_submitted_total", "queue", "partition")
     assert submitted == {(QUEUES[0], "0"): 3, (QUEUES[1], "1"): 4}
-    assert told(two, "writ_engine_leading", "partition") == {("0",): 1, ("1",): 1}
+    for who in ("leading", "led"):
+        assert told(two, f"writ_engine_{who}", "partition") == {("0",): 1, ("1",): 1}
     two.until(lambda: not any(told(two, "writ_view_lag_records", "view", "partition").values()))
     newest = told(two, "writ_engine_last_sequence", "partition")
     assert told(two, "writ_view_position", "partition", view="metrics") == newest

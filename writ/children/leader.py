@@ -23,6 +23,7 @@ from writ.orchestrator.engine import Engine
 from writ.orchestrator.garbage import keep_small
 from writ.orchestrator.state import address
 from writ.schemas.catalog import ENGINE
+from writ.space import Space
 
 from .keeper import Child
 from .life import live
@@ -50,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True):
     live_max: int
     spread: Spread
     reads: int
+    disk_reserve_bytes: int | None
+    """Kept free on the disk of the directory; None where the broker's is another."""
 
 
 def leader_of(partition: int) -> Child[Settings]:
@@ -83,7 +86,10 @@ async def _open(settings: Settings, parts: AsyncExitStack) -> None:
 
     await parts.enter_async_context(component(directory, name_in(ENGINE, settings.partition), figures))
     archiving = Archiving(directory, engine, SystemClock(), partition=settings.partition)
-    for work in (keep_small(), archiving.keep()):
+    beside = [keep_small(), archiving.keep()]
+    if settings.disk_reserve_bytes is not None:
+        beside.append(Space(directory, settings.disk_reserve_bytes, engine).keep())
+    for work in beside:
         parts.callback(asyncio.create_task(work).cancel)
     serving = asyncio.current_task()
     assert serving is not None

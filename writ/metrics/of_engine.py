@@ -21,6 +21,7 @@ def of_engine(engine: Engine, link: Any) -> list[Family]:
     state, figures, waiting = engine.state, engine.figures, engine.waiting
     families = [
         told(catalog.LEADING, int(engine.leading.is_set())),
+        told(catalog.LED, int(engine.leader is not None)),
         told(catalog.LAST_SEQ, state.seq),
         told(catalog.ROUNDS, figures.rounds),
         told(catalog.APPEND, figures.append),
