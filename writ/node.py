@@ -154,6 +154,7 @@ class Node:
         views: Views | None = None,
         http: Http | None = None,
         metrics_port: int | None = None,
+        metrics_host: str = LOOPBACK,
         search: bool = False,
         audit: AuditCopies | None = None,
         host: str = LOOPBACK,
@@ -169,8 +170,8 @@ class Node:
         """Returns when the node leads its log and answers queries. `views` may have been spawned before.
 
         With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
-        served, beside that of each part. With `search` the words of inputs and errors are indexed. `host` is
-        the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
+        served, on `metrics_host`, beside that of each part. With `search` the words of inputs and errors are
+        indexed. `host` is the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
         a principal's login counts, `live_max` how many jobs may be there that have not ended. With `join` no
         broker is started. Submits are refused while the directory's disk has less than `disk_reserve_bytes`
         left. Records are read and written up to the version `reads`. The whole log is read and checked every
@@ -200,7 +201,7 @@ class Node:
         node = cls(directory, broker, views, http, spread)
         try:
             await node._open(
-                *(metrics_port, search, audit or AuditCopies(), live_max, reads),
+                *(metrics_port, metrics_host, search, audit or AuditCopies(), live_max, reads),
                 *(partitions, scrub_every_s, disk_reserve_bytes),
             )
             if isinstance(broker, EmbeddedBroker):  # the disk of another is not ours to watch
@@ -221,6 +222,7 @@ class Node:
     async def _open(
         self,
         metrics_port: int | None,
+        metrics_host: str,
         search: bool,
         audit: AuditCopies,
         live_max: int,
@@ -254,6 +256,7 @@ class Node:
             wired.intake_epoch,
             version("writ-orchestrator"),
             metrics_port,
+            metrics_host,
             search,
             tuple([absolute(address) for address in audit.checkpoints]),
             audit.mirror,

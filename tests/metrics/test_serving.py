@@ -74,6 +74,19 @@ async def test_a_port_in_use_is_named() -> None:
     server.close()
 
 
+async def test_a_page_is_had_at_another_address_where_somebody_asks_for_it() -> None:
+    server = await serve(grants, host="127.0.0.2")
+    reader, writer = await asyncio.open_connection("127.0.0.2", port_of(server))
+    writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port_of(server))
+    server.close()
+    with pytest.raises(PortTaken, match="--metrics-host"):
+        await serve(grants, host="192.0.2.1")
+
+
 async def test_the_page_of_a_node_is_what_its_components_tell(tmp_path: Path) -> None:
     async def records() -> list[Family]:
         return [told(catalog.RECORDS_TOTAL, 5, "job", "0")]

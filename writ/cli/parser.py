@@ -144,6 +144,10 @@ def _add_node_commands(to: Subparsers) -> None:
     up.add_argument(
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
     )
+    up.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="HOST",
+        help="address of that page, which tells anyone who can reach it [127.0.0.1]",
+    )  # fmt: skip
     up.add_argument("--search", action="store_true", help="index the words of inputs and errors [no]")
     up.add_argument(
         "--live-max", type=whole(1, 100_000_000), default=2_000_000, metavar="JOBS",
@@ -346,6 +350,10 @@ def _add_job_commands(to: Subparsers) -> None:
     worker.add_argument(
         "--metrics-port", type=whole(1, 65_535), metavar="P", help="serve http://127.0.0.1:P/metrics [no]"
     )
+    worker.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="HOST",
+        help="address of that page, which tells anyone who can reach it [127.0.0.1]",
+    )  # fmt: skip
     worker.add_argument(
         "--log-format", choices=("text", "json"), default="text",
         help="json: an object a line, with queue, id, attempt and trace [text]",

@@ -75,7 +75,7 @@ def worker(args: Namespace) -> int:
         from writ.metrics.serving import PortTaken
 
         try:
-            serve_worker(made, args.metrics_port)
+            serve_worker(made, args.metrics_port, args.metrics_host)
         except PortTaken as error:
             raise CommandError(str(error)) from error
     if held is not None:

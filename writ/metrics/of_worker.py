@@ -13,7 +13,7 @@ from writ.schemas.metrics import Family, told
 from writ.workers import Worker
 
 from .processes import process
-from .serving import port_of, serve
+from .serving import LOOPBACK, port_of, serve
 
 
 def of_worker(worker: Worker) -> list[Family]:
@@ -26,7 +26,7 @@ def of_worker(worker: Worker) -> list[Family]:
     ]
 
 
-def serve_worker(worker: Worker, port: int) -> int:
+def serve_worker(worker: Worker, port: int, host: str = LOOPBACK) -> int:
     """Serves the page until the process ends; the port, where `port` is 0. Raises PortTaken."""
     listening: Future[int] = Future()
 
@@ -35,7 +35,7 @@ def serve_worker(worker: Worker, port: int) -> int:
             return of_worker(worker)
 
         try:
-            server = await serve(source, port)
+            server = await serve(source, port, host)
         except Exception as error:
             listening.set_exception(error)
             return

@@ -1,4 +1,4 @@
-"""A page of metrics over HTTP, on the loopback."""
+"""A page of metrics over HTTP, on the loopback or where somebody asks for it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class PortTaken(Exception):
     """The port of a page is in use; the text says which."""
 
 
-async def serve(source: Source, port: int = 0) -> asyncio.Server:
-    """Serves `/metrics` on a port of the loopback; 0 takes a free one. Raises PortTaken."""
+async def serve(source: Source, port: int = 0, host: str = LOOPBACK) -> asyncio.Server:
+    """Serves `/metrics` on a port of an address; 0 takes a free one. Raises PortTaken."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(
@@ -42,12 +42,12 @@ async def serve(source: Source, port: int = 0) -> asyncio.Server:
         writer.close()
 
     try:
-        return await asyncio.start_server(connected, LOOPBACK, port, limit=_HEAD_MAX_BYTES)
+        return await asyncio.start_server(connected, host, port, limit=_HEAD_MAX_BYTES)
     except OSError as error:
-        why = os.strerror(error.errno or 0)
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise PortTaken(
-            f"port {port} of {LOOPBACK} cannot be had for the page of metrics: {why}; "
-            f"give another --metrics-port"
+            f"port {port} of {host} cannot be had for the page of metrics: {why}; "
+            "give another --metrics-port or --metrics-host"
         ) from error
 
 

@@ -251,7 +251,7 @@ async def _serve_metrics(
 
     await parts.enter_async_context(component(node, name_in(catalog.VIEWS, settings.partition), of_process))
     if settings.metrics_port is not None:
-        server = await serve(of_all, settings.metrics_port)
+        server = await serve(of_all, settings.metrics_port, settings.metrics_host)
         parts.callback(server.close)
 
 

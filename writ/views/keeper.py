@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
     submit_epoch: int
     version: str
     metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     search: bool = False
     checkpoints: tuple[str, ...] = ()
     audit_mirror: bool = False
