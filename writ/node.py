@@ -171,11 +171,12 @@ class Node:
 
         With `http` it serves the HTTP API; `metrics_port` is where the page of metrics of the whole node is
         served, on `metrics_host`, beside that of each part. With `search` the words of inputs and errors are
-        indexed. `host` is the address that the broker listens on, `tls` the certificates that it shows, `login_life_s` how long
-        a principal's login counts, `live_max` how many jobs may be there that have not ended. With `join` no
-        broker is started. Submits are refused while the directory's disk has less than `disk_reserve_bytes`
-        left. Records are read and written up to the version `reads`. The whole log is read and checked every
-        `scrub_every_s`. There are so many `partitions` at least: logs that are not there are made.
+        indexed. `host` is the address that the broker listens on, `tls` the certificates that it shows,
+        `login_life_s` how long a principal's login counts, `live_max` how many jobs may be there that have
+        not ended. With `join` no broker is started. Submits are refused while the directory's disk has less
+        than `disk_reserve_bytes` left. Records are read and written up to the version `reads`. The whole log
+        is read and checked every `scrub_every_s`. There are so many `partitions` at least: logs that are not
+        there are made.
 
         Raises the errors of `EmbeddedBroker.start`, of `JetStreamLog.open`, and RuntimeError where the log
         cannot be folded, ChildFailed where the views do not start.
