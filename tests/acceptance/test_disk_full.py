@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,7 +116,7 @@ async def test_every_partition_of_a_node_keeps_the_reserve(small_disk: Path, raw
                 await refused(client, small_disk / "go", queue)
             (small_disk / "a").unlink()
             for queue in queues:
-                place.until(lambda queue=queue: taken_in(place, queue))
+                place.until(partial(taken_in, place, queue))
     finally:
         place.down()
 
