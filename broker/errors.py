@@ -63,6 +63,14 @@ class PermissionDenied(WireError):
         super().__init__(f"permission denied: {why}")
 
 
+class TooLarge(WireError):
+    """The broker takes no message of so many bytes, so nothing was sent: the same one never will be."""
+
+    def __init__(self, subject: str, size_bytes: int) -> None:
+        super().__init__(f"a message of {size_bytes} bytes to {subject} is larger than the broker takes")
+        self.subject = subject
+
+
 class NoAnswer(WireError):
     """A request was sent, perhaps, and not answered in time: it may have been carried out."""
 

@@ -17,6 +17,7 @@ from .errors import (
     NotAdmitted,
     PermissionDenied,
     SubmitNotStored,
+    TooLarge,
     Unreachable,
     WireError,
 )
@@ -42,7 +43,8 @@ class Wire(Protocol):
     async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
         """The answer to a request. Within `timeout_s` it waits for a broken connection before it sends.
 
-        Raises NoResponders (surely not carried out), NoAnswer (unknown), PermissionDenied, Unreachable.
+        Raises NoResponders and TooLarge (surely not carried out), NoAnswer (unknown), PermissionDenied,
+        Unreachable.
         """
         ...
 
@@ -177,7 +179,10 @@ class NatsWire:
             self._check()
 
     async def _exchange(self, subject: str, body: bytes, head: bytes, timeout_s: float) -> bytes:
-        from nats.errors import NoRespondersError  # noqa: PLC0415 - loaded by now, and not before there is need
+        from nats.errors import (  # noqa: PLC0415 - loaded by now, and not before there is need
+            MaxPayloadError,
+            NoRespondersError,
+        )
 
         self._check()
         loop = asyncio.get_running_loop()
@@ -191,6 +196,8 @@ class NatsWire:
             raise
         except NoRespondersError as error:
             raise NoResponders(subject) from error
+        except MaxPayloadError as error:
+            raise TooLarge(subject, len(body)) from error
         except TimeoutError as error:
             if self._watch.not_admitted:
                 raise NotAdmitted(self._url, self._target.shown) from error

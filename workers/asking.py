@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from writ.broker.coding import Coder
-from writ.broker.errors import WireError
+from writ.broker.errors import TooLarge, WireError
 from writ.broker.wire import Wire
 from writ.schemas.assets import AssetTold
 from writ.schemas.commands import Acquired, Answer, Command, Renewed, Reported
@@ -76,7 +76,10 @@ class Asking:
         if self.coder.encodes and not isinstance(command, Query):
             clean = msgspec.json.decode(body, type=type(command))
             body = _encode(encoded(clean, self.coder))
-        data = self.coder.opened(await self._wire.request(subject, body, timeout_s))
+        try:
+            data = self.coder.opened(await self._wire.request(subject, body, timeout_s))
+        except TooLarge as error:  # as it will be each time: a refusal has it sent in parts, or given up
+            raise Refused(Rejection(RejectionKind.TOO_LARGE, str(error))) from error
         try:
             answered: A = _decoders[answer](data)
         except msgspec.MsgspecError as error:

@@ -30,6 +30,9 @@ _REPORT_BYTES: Final = 280 * 1024
 """What one attempt notes in one message; a single note may be larger."""
 
 _MESSAGE_BYTES: Final = 600 * 1024
+_ENCODED_MESSAGE_BYTES: Final = 400 * 1024
+"""Of notes that a codec has yet to encode: with the last attempt's they fit a message after that, too."""
+
 _IN_FLIGHT: Final = 4
 
 
@@ -64,10 +67,11 @@ class Notes:
             self._flush(line)
 
     def _flush(self, line: Line) -> None:
+        most = _ENCODED_MESSAGE_BYTES if self._asking.coder.encodes else _MESSAGE_BYTES
         while line.noting and line.sending_notes < _IN_FLIGHT:
             batch: list[tuple[Run, list[Entry]]] = []
             size = 0
-            while line.noting and len(batch) < LEASES_PER_REQUEST_MAX and size < _MESSAGE_BYTES:
+            while line.noting and len(batch) < LEASES_PER_REQUEST_MAX and size < most:
                 run = line.noting.pop(next(iter(line.noting)))
                 entries = _take(run)
                 if entries:

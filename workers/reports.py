@@ -35,6 +35,9 @@ log = logging.getLogger("writ.worker")
 
 REPORT_TIMEOUT_S: Final = 5.0
 REPORT_MESSAGE_MAX_BYTES: Final = 900 * 1024
+ENCODED_MESSAGE_MAX_BYTES: Final = REPORT_MESSAGE_MAX_BYTES * 3 // 4
+"""Of reports that a codec has yet to encode, as base64 makes four bytes of three."""
+
 REPORTS_IN_FLIGHT: Final = 4
 """Messages of one kind and queue; below the next number one at a time, so that reports gather meanwhile."""
 
@@ -72,9 +75,9 @@ class Reports:
                 if sending and (sending >= REPORTS_IN_FLIGHT or len(waiting) < REPORTS_WORTH_A_MESSAGE):
                     break
                 line.sending[verb] += 1
-                self._spawn(
-                    self._report(line, verb, [waiting.popleft()] if verb in line.asleep else _take(waiting))
-                )
+                most = ENCODED_MESSAGE_MAX_BYTES if self._asking.coder.encodes else REPORT_MESSAGE_MAX_BYTES
+                runs = [waiting.popleft()] if verb in line.asleep else _take(waiting, most)
+                self._spawn(self._report(line, verb, runs))
 
     async def _report(self, line: Line, verb: str, runs: list[Run]) -> None:
         """One message of reports, repeated until it is answered or its leases are known to be lost."""
@@ -209,13 +212,13 @@ class Reports:
         log.warning("job %s in queue %s: %s refused: %s", run.lease.id, line.queue, verb, rejection.reason)
 
 
-def _take(waiting: deque[Run]) -> list[Run]:
-    """As many reports as one message may hold."""
+def _take(waiting: deque[Run], most_bytes: int) -> list[Run]:
+    """As many reports as one message of so many bytes may hold."""
     taken: list[Run] = []
     size = 0
     while waiting and len(taken) < LEASES_PER_REQUEST_MAX:
         size += _size_bytes(waiting[0])
-        if taken and size > REPORT_MESSAGE_MAX_BYTES:
+        if taken and size > most_bytes:
             break
         taken.append(waiting.popleft())
     return taken

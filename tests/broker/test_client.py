@@ -29,6 +29,7 @@ from writ.broker.errors import (
     PermissionDenied,
     Refused,
     SubmitRefused,
+    TooLarge,
     Unreachable,
 )
 from writ.broker.moving import FileBroken
@@ -270,6 +271,15 @@ async def test_a_denied_publish_or_subscribe_is_an_error_and_no_timeout(
     with pytest.raises(PermissionDenied, match=r"may not subscribe to writ.feed.default.job.x"):
         await wire.subscribe("writ.feed.default.job.x", lambda subject, body: None)
     assert await wire.publish_submit("writ.submit.default.owner.q", b"{}", "1") == 1
+    await wire.close()
+
+
+async def test_a_message_that_the_broker_does_not_take_is_an_error_of_its_own(server: Server) -> None:
+    wire = await NatsWire.connect(Target(server.url), "one")
+    with pytest.raises(TooLarge, match=rf"a message of 1048577 bytes to {JOBS} is larger than the broker"):
+        await wire.request(JOBS, bytes(1024 * 1024 + 1), WAIT_S)
+    with pytest.raises(NoResponders):
+        await wire.request(JOBS, bytes(1024 * 1024), WAIT_S)
     await wire.close()
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from writ.broker.errors import NoAnswer, WireError
+from writ.broker.errors import NoAnswer, TooLarge, WireError
 from writ.broker.wire import OnMessage, Unsubscribe
 from writ.schemas import commands
+from writ.schemas.bounds import MESSAGE_MAX_BYTES
 from writ.schemas.rejections import Rejection, RejectionKind
 
 _decoders = {verb: msgspec.json.Decoder(cls).decode for verb, cls in commands.LEASE_VERBS.items()}
@@ -48,6 +49,7 @@ class Orchestra:
     answer: Callable[[Call], bytes | None] = lambda call: None
     delay_s: Callable[[str], float] = lambda verb: 0.0
     closed: bool = False
+    too_large: int = 0
     withdrawn: int = 0
     deaf_to_withdraw: bool = False
 
@@ -91,6 +93,9 @@ class Orchestra:
 
     async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
         _, _, _, _, verb, queue = subject.split(".")
+        if len(body) > MESSAGE_MAX_BYTES:
+            self.too_large += 1
+            raise TooLarge(subject, len(body))
         call = Call(verb, queue, _decoders[verb](body), len(body))
         if self.deny is not None:
             raise self.deny

@@ -18,7 +18,7 @@ from writ.broker.clock import SystemClock
 from writ.broker.connect import Target
 from writ.broker.errors import PermissionDenied
 from writ.schemas.bounds import MESSAGE_MAX_BYTES
-from writ.schemas.commands import Acquired, Answer, Lease, Renewed
+from writ.schemas.commands import Acquired, Answer, Lease, Renewed, Reported
 from writ.schemas.errors import ErrorClass
 from writ.schemas.ids import lanes_of
 from writ.schemas.rejections import Rejection, RejectionKind
@@ -185,6 +185,80 @@ async def test_big_outputs_are_spread_over_messages(orchestra: Orchestra) -> Non
     async with running(worker(orchestra, big, concurrency=12), orchestra):
         await orchestra.until(lambda: len(orchestra.completed) == 12)
     assert max(call.size_bytes for call in orchestra.called("complete")) < MESSAGE_MAX_BYTES
+
+
+class Growing:
+    """A codec that makes many bytes of each."""
+
+    name = "growing"
+
+    def __init__(self, times: int = 1) -> None:
+        self._times = times
+
+    def encode(self, content: bytes) -> bytes:
+        return content * self._times
+
+    def decode(self, data: bytes) -> bytes:
+        return data[: len(data) // self._times]
+
+
+async def test_what_a_codec_makes_of_big_outputs_is_spread_over_messages(orchestra: Orchestra) -> None:
+    @task
+    async def big() -> str:
+        return "x" * 200_000
+
+    for _ in range(12):
+        orchestra.add("big")
+    async with running(worker(orchestra, big, concurrency=12, codecs=[Growing()]), orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 12)
+    assert not orchestra.too_large
+    assert len(orchestra.called("complete")) <= 6
+
+
+async def test_an_output_that_no_message_holds_fails_its_attempt_and_holds_nobody_up(
+    orchestra: Orchestra,
+) -> None:
+    @task
+    async def sized(n: int) -> str:
+        return "x" * n
+
+    large = orchestra.add("sized", {"n": 200_000})
+    small = {orchestra.add("sized", {"n": n}) for n in range(1, 5)}
+    made = worker(orchestra, sized, concurrency=5, codecs=[Growing(times=8)])
+    async with running(made, orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 4 and orchestra.failed)
+    assert orchestra.completed.keys() == small
+    assert orchestra.failed[large].type == "OutputRefused"
+    assert orchestra.too_large <= 2, "with the others, and by itself"
+
+
+async def test_what_a_codec_makes_of_big_notes_is_spread_over_messages(orchestra: Orchestra) -> None:
+    @task
+    async def steps(ctx: Context) -> int:
+        return len(await ctx.step("big", lambda: "x" * 250_000))
+
+    for _ in range(8):
+        orchestra.add("steps")
+    orchestra.answer = lambda call: msgspec.json.encode(Reported()) if call.verb == "note" else None
+    async with running(worker(orchestra, steps, concurrency=8, codecs=[Growing()]), orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 8)
+    assert not orchestra.too_large
+
+
+async def test_a_note_that_no_message_holds_is_refused_and_the_others_are_stored(
+    orchestra: Orchestra,
+) -> None:
+    @task
+    async def steps(ctx: Context, n: int) -> int:
+        return len(await ctx.step("sized", lambda: "x" * n))
+
+    large = orchestra.add("steps", {"n": 200_000})
+    small = {orchestra.add("steps", {"n": n}) for n in range(1, 5)}
+    orchestra.answer = lambda call: msgspec.json.encode(Reported()) if call.verb == "note" else None
+    async with running(worker(orchestra, steps, concurrency=5, codecs=[Growing(times=8)]), orchestra):
+        await orchestra.until(lambda: len(orchestra.completed) == 4 and orchestra.failed)
+    assert small >= orchestra.completed.keys()
+    assert orchestra.failed[large].type == "StepRefused"
 
 
 # --- around tasks ---------------------------------------------------------------------------------------
