@@ -137,6 +137,7 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         tags: Mapping[str, str] | None = None,
         reproduces: Reproduces | None = None,
         data_subject: str | None = None,
+        reserve_microusd: int | None = None,
         process: str | None = None,
         requires: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
@@ -158,8 +159,10 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         `on_parent_end` [cancel], and `batch` a group that it counts in. `tags` are names and values of your
         own, at most 20, by which `jobs` finds it. `reproduces` is for `reproduce`. `process` is the release
         that runs it: `NAME@live` or another alias, or `NAME@` and a version or digest. `data_subject` is whom
-        the content is about: it can be erased for all jobs of that subject at once, see `erase`. `requires`
-        are labels, as `{"gpu": "true"}`: only a worker that has them all is given the job.
+        the content is about: it can be erased for all jobs of that subject at once, see `erase`.
+        `reserve_microusd` is what an attempt may cost, in millionths of a dollar: so much of the tenant's
+        budget is set apart before it starts. `requires` are labels, as `{"gpu": "true"}`: only a worker that
+        has them all is given the job.
 
         A queue with lanes has its jobs in them, and the handle says in which: see `lanes`.
 
@@ -192,6 +195,7 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
             "tags": tags,
             "reproduces": reproduces,
             "data_subject": data_subject,
+            "reserve_microusd": reserve_microusd,
             "process": process,
             "requires": requires or None,
         }

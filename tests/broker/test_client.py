@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import json
 import socket
 import subprocess
@@ -979,6 +980,17 @@ async def test_what_would_be_done_twice_is_asked_once(
     assert len(backstage.asked) == 1
     await client.cancel("7", "q")
     assert len(backstage.asked) == 3, "this one may be asked again"
+
+
+def test_one_job_takes_the_options_that_many_take() -> None:
+    given = set(inspect.signature(Client.submit).parameters)
+    assert set(SubmitJob.__struct_fields__) - given == {"trace"}, "which is that of the caller's span"
+
+
+async def test_what_an_attempt_may_cost_is_submitted(backstage: Backstage, client: Client) -> None:
+    await client.submit("q", "t", {}, id="7", reserve_microusd=500_000)
+    ((_, sent, _),) = await backstage.submits()
+    assert sent == {"task": "t", "input": {}, "id": "7", "reserve_microusd": 500_000}
 
 
 async def test_relations_are_submitted_as_keys(backstage: Backstage, client: Client) -> None:

@@ -24,10 +24,12 @@ def test_a_tenant_is_made_given_quotas_and_held_to_them(node: Shell) -> None:
     url = node("env", "--json").document["NATS_URL"]
     acme = ("--url", url, "--creds", "acme.nk", "--tenant", "acme", "--principal", "owner")
     node.until(lambda: node("whoami", *acme).code == 0)
+    assert node("submit", "q", "t", "--reserve", "0.5", *acme).code == 0
     for job in ("a", "b", "c"):
         node("submit", "q", "t", "--id", job, *acme)
     refused = node("audit", "--refused", "--json", *acme).document
     assert "its quota is 2 [quota.jobs]" in refused[0]["reason"]
+    assert "an attempt reserves $0.50 [quota.budget]" in refused[1]["reason"]
     shown = node("tenant", "show", *acme).out
     assert "2 of 2" in shown
     assert node("tenant", "list", *acme).code == 1
