@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from writ.cli import commands, main
 from writ.cli.parser import build, parse
 from writ.cli.reach import find
+from writ.cli.submit import read_jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,3 +222,13 @@ def test_the_public_names_load_late() -> None:
         _ = package.nothing
     code = "import sys, writ; sys.exit(any(m.startswith('writ.') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_a_newline_ends_a_line_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a\u2028b\u2029c\x85d"
+    lines = f'{{"task": "t", "input": "{text}"}}\r\n\r\n{{"task": "t"}}\n'
+    (tmp_path / "jobs.jsonl").write_text(lines, encoding="utf-8", newline="")
+    expected = [(1, {"task": "t", "input": text}), (3, {"task": "t"})]
+    assert read_jobs(str(tmp_path / "jobs.jsonl"), {}) == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    assert read_jobs("-", {}) == expected

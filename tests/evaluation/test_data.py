@@ -30,6 +30,15 @@ def test_lines_of_json_are_items(tmp_path: Path) -> None:
     assert data.name == "two"
 
 
+def test_only_a_newline_ends_a_line_of_json(tmp_path: Path) -> None:
+    text = "a\u2028b\u2029c\x85d\x7fe"
+    lines = f'{{"input": "{text}"}}\r\n\r\n{{"input": 2}}\n'
+    data = read_data(put(tmp_path, "odd.jsonl", lines))
+    assert [(item.id, item.input) for item in data.items] == [("1", text), ("2", 2)]
+    with pytest.raises(DataError, match="line 3: Input data was truncated"):
+        read_data(put(tmp_path, "odd.jsonl", f'{{"input": "{text}"}}\n\n{{\n'))
+
+
 def test_columns_of_a_table_are_fields(tmp_path: Path) -> None:
     data = read_data(
         put(tmp_path, "t.csv", 'id,input.text,input.language,expected,tags\nx,"a, b",en,7,hard rare\n')

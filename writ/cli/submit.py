@@ -128,16 +128,16 @@ def _retry(args: Namespace) -> dict[str, Any] | None:
 def read_jobs(name: str, defaults: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """Each line's number and job. Raises UsageError for what is no job."""
     if name == "-":
-        lines = sys.stdin.read().splitlines()
+        text = sys.stdin.read()
     else:
         try:
             with open(name, encoding="utf-8") as file:
-                lines = file.read().splitlines()
+                text = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--file {name}: {getattr(error, 'strerror', None) or error}") from error
     shape = 'each line is an object such as {"task": "hello", "input": {"name": "world"}}'
     jobs: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand in JSON's strings
         if line.strip():
             try:
                 job = msgspec.json.decode(line, type=dict[str, Any])

@@ -78,7 +78,7 @@ def read_data(path: Path) -> DataSet:
 
 def _of_lines(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand in JSON's strings
         if not line.strip():
             continue
         try:
