@@ -10,8 +10,9 @@ from typing import Final, Self, TypeVar
 import msgspec
 
 from writ.schemas.commands import Answer, Command
+from writ.schemas.faults import NULL, number_fault
 from writ.schemas.queries import Query, RecordsPage
-from writ.schemas.rejections import RejectionKind
+from writ.schemas.rejections import Rejection, RejectionKind
 from writ.schemas.subjects import control_subject, query_subject
 
 from .clock import Clock, SystemClock
@@ -99,8 +100,8 @@ class Asking:
 
         `once` is for what would be done twice if it were asked twice: silence ends it.
         """
+        body = _body(command)
         wire = await self._connected()
-        body = encode(command)
         trying = Trying(timeout_s, self._entropy)
         unanswered = False
         said: Refused | None = None  # says more than the silence after it
@@ -142,6 +143,16 @@ class Asking:
 
     def _connects(self) -> None:
         """A new connection is about to be made: what belonged to the last one is void."""
+
+
+def _body(command: Command) -> bytes:
+    """A message as it is sent. Raises Refused where it holds a number that JSON has not."""
+    body = encode(command)
+    fault = number_fault(command) if NULL in body else None
+    if fault is not None:
+        field, reason = fault
+        raise Refused(Rejection(RejectionKind.MALFORMED, reason, field))
+    return body
 
 
 class Trying:

@@ -58,7 +58,7 @@ from .proving import Proving
 from .releasing import Releasing
 from .results import JobHandle, Outcome, Verdict, Waiter, stand_in
 from .storing import Storing
-from .submits import Element, Together, check_submit, joined, new_job_id, nonce, pack
+from .submits import Element, Together, check_submit, joined, lost_number, new_job_id, nonce, pack
 from .wire import Wire
 
 __all__ = ["Client", "JobHandle"]
@@ -388,7 +388,7 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             reason = f"the job cannot be written as JSON: {error}"
             raise SubmitRefused(Rejection(RejectionKind.MALFORMED, reason, "input", index)) from error
-        fault = check_submit(queue, body, index)
+        fault = lost_number(whole, body, index) or check_submit(queue, body, index)
         if fault is not None:
             raise SubmitRefused(fault)
         word = unique or (job_id if batch is None else None)

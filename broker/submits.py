@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from writ.schemas.bounds import SUBMIT_ARRAY_MAX_JOBS
+from writ.schemas.commands import SubmitJob
+from writ.schemas.faults import NULL, number_fault
 from writ.schemas.rejections import Rejection
-from writ.schemas.submits import address_fault, parse
+from writ.schemas.submits import address_fault, malformed, parse
 
 MESSAGE_MAX_BYTES: Final = 900 * 1024
 """Of one array of jobs; the broker takes 1 MiB with headers."""
@@ -43,6 +45,17 @@ def check_submit(queue: str, body: bytes, index: int | None = None) -> Rejection
     if isinstance(command, Rejection):
         return command
     return address_fault(queue, command.id or "", index)
+
+
+def lost_number(
+    job: SubmitJob | Mapping[str, Any], body: bytes, index: int | None = None
+) -> Rejection | None:
+    """Why a submit is not what its body says: an option is a number that JSON has not. None where it is."""
+    if NULL not in body:
+        return None
+    options = job if isinstance(job, SubmitJob) else {k: v for k, v in job.items() if k != "input"}
+    fault = number_fault(options)
+    return None if fault is None else malformed(fault[1], fault[0], index)
 
 
 class Element(NamedTuple):

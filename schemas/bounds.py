@@ -8,6 +8,9 @@ TOKEN_MAX_BYTES: Final = 256
 """A queue, job id, worker or principal: one token of a subject."""
 
 TASK_MAX_BYTES: Final = 256
+SECONDS_MAX: Final = 10 * 365 * 86_400
+"""Ten years: the longest wait or time limit that a message may ask for."""
+
 INLINE_MAX_BYTES: Final = 256 * 1024
 """An input or output carried inside the record; above it, send a reference."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import inspect
@@ -11,6 +13,9 @@ from msgspec import inspect
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$?(.*)`$", re.DOTALL)
 _FIELD: Final = re.compile(r"field `([^`]*)`", re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[(\.\.\.)\]")
+NULL: Final = b"null"
+"""What stands in a message for each infinity or NaN: one without it need not be looked into."""
+
 _SHOWN_CHARS: Final = 60
 _NAME_CHARS: Final = 200
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -42,6 +47,29 @@ def explain_fault(
     if sent is not None and path and "`key` in" not in text and (stood := _stood(sent, path)):
         words.append(f"{path} is {stood}")
     return path or None, "; ".join(words)
+
+
+def number_fault(message: Any, field: str = "") -> tuple[str, str] | None:
+    """The field of a message, before it is JSON, that holds an infinity or NaN, and the reason in words.
+
+    JSON has no such numbers: they would be written as null, which means that nothing was given. What is
+    JSON by now, as `msgspec.Raw`, is not looked into.
+    """
+    if isinstance(message, float):
+        return None if math.isfinite(message) else (field, f"it is {message}; give a finite number")
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(message, Mapping):
+        parts = cast("Mapping[object, object]", message).items()
+    elif isinstance(message, msgspec.Struct):
+        parts = [(name, getattr(message, name)) for name in message.__struct_fields__]
+    elif isinstance(message, list | tuple):
+        several = cast("Sequence[object]", message)
+        return _first(number_fault(each, f"{field}[{place}]") for place, each in enumerate(several))
+    return _first(number_fault(each, f"{field}.{name}" if field else str(name)) for name, each in parts)
+
+
+def _first(faults: Iterable[tuple[str, str] | None]) -> tuple[str, str] | None:
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def _stood(sent: bytes | msgspec.Raw, path: str) -> str:

@@ -9,17 +9,17 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from .bounds import NAME_MAX_CHARS, REASON_MAX_CHARS, TOOL_RULES_MAX
+from .bounds import NAME_MAX_CHARS, REASON_MAX_CHARS, SECONDS_MAX, TOOL_RULES_MAX
 from .errors import ErrorClass
 from .fleet import Labels
 from .ids import LANES_MAX
 from .quotas import Reserve
 
-Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
+Seconds = Annotated[float, Meta(ge=0, le=SECONDS_MAX)]
 Priority = Annotated[int, Meta(ge=1, le=5)]
 """1 first; within one, first in first out."""
 
-PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86_400)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=SECONDS_MAX)]
 
 
 class OnExhausted(StrEnum):

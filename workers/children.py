@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from writ.broker.errors import PermissionDenied, SubmitNotStored, Unreachable, WireError
-from writ.broker.submits import check_submit
+from writ.broker.submits import check_submit, lost_number
 from writ.broker.wire import Wire
 from writ.schemas.assets import AssetTold, ReadAsset
 from writ.schemas.bounds import AFTER_MAX, STEPS_MAX, TOKEN_MAX_BYTES
@@ -284,7 +284,7 @@ class Errands:
             body = _encode(job)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             raise StepRefused(f"child {call.task} cannot be written as JSON: {error}") from error
-        fault = check_submit(call.queue, body)
+        fault = lost_number(job, body) or check_submit(call.queue, body)
         if fault is not None:
             where = f"{fault.field}: " if fault.field else ""
             raise StepRefused(f"child {call.task} cannot be submitted: {where}{fault.reason}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from writ.schemas.bounds import SECONDS_MAX
+
 
 class FailJob(Exception):
     """The job shall not be tried again: it becomes a dead letter with reason `policy`.
@@ -18,8 +20,8 @@ class RetryAfter(Exception):
     """The attempt failed; try again in `seconds` at the earliest, or later where the policy says later."""
 
     def __init__(self, seconds: float, message: str = "") -> None:
-        if not seconds >= 0:
-            raise ValueError(f"RetryAfter takes seconds of 0 or more, not {seconds!r}")
+        if not 0 <= seconds <= SECONDS_MAX:
+            raise ValueError(f"RetryAfter takes seconds from 0 to {SECONDS_MAX:,}, not {seconds!r}")
         super().__init__(message or f"asked to be tried again in {seconds:g} s")
         self.seconds = seconds
 

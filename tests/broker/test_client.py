@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+import math
 import socket
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
@@ -445,6 +446,55 @@ async def test_what_is_wrong_is_said_before_sending_in_the_orchestrators_words(
         command if isinstance(command, Rejection) else submits.address_fault(queue, command.id or "", 0)
     )
     assert refused.value.rejection == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "field", "number"),
+    [
+        ({"attempt_timeout_s": math.inf}, "attempt_timeout_s", "inf"),
+        ({"delay_s": math.nan, "tags": {"a": "null"}}, "delay_s", "nan"),
+        ({"retry": Retry(max_interval_s=-math.inf)}, "retry.max_interval_s", "-inf"),
+        (
+            {"retry": {"per_class": {"timeout": {"backoff": math.inf}}}},
+            "retry.per_class.timeout.backoff",
+            "inf",
+        ),
+        ({"approval": Approval(timeout_s=math.inf)}, "approval.timeout_s", "inf"),
+    ],
+)
+async def test_an_option_that_json_has_no_number_for_is_refused(
+    job: dict[str, Any], field: str, number: str
+) -> None:
+    """It would be written as null, and the default would hold."""
+    client = Client("nats://127.0.0.1:1")
+    with pytest.raises(SubmitRefused) as one:
+        await client.submit("q", "t", **job)
+    with pytest.raises(SubmitRefused) as many:
+        await client.submit_many("q", [{"task": "t"}, {"task": "t", **job}])
+    told = Rejection(RejectionKind.MALFORMED, f"it is {number}; give a finite number", field)
+    assert one.value.rejection == told
+    assert many.value.rejection == msgspec.structs.replace(told, index=1)
+
+
+async def test_an_infinity_in_an_input_is_null_as_ever(backstage: Backstage, client: Client) -> None:
+    await client.submit("q", "t", {"n": math.inf}, id="7")
+    ((_, sent, _),) = await backstage.submits()
+    assert sent == {"task": "t", "input": {"n": None}, "id": "7"}
+
+
+@pytest.mark.parametrize(
+    ("field", "asks"),
+    [
+        ("policy.rate_per_s", lambda c: c.declare_queue("q", QueuePolicy(rate_per_s=math.nan))),
+        ("spec.every_s", lambda c: c.declare_schedule("q", "s", ScheduleSpec("t", every_s=math.inf))),
+        ("quotas.submits_per_s", lambda c: c.set_quotas("acme", Quotas(submits_per_s=math.inf))),
+    ],
+)
+async def test_what_is_asked_with_a_number_that_json_has_not_is_refused(
+    field: str, asks: Callable[[Client], Coroutine[Any, Any, object]]
+) -> None:
+    with pytest.raises(Refused, match=f"{field}: it is (inf|nan); give a finite number"):
+        await asks(Client("nats://127.0.0.1:1"))
 
 
 async def test_an_input_that_is_not_json_is_refused() -> None:

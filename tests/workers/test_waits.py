@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -102,6 +103,11 @@ async def forgiving(ctx: Context) -> str:
 
 
 @task
+async def boundless(ctx: Context) -> None:
+    await ctx.run("double", {"n": 1}, attempt_timeout_s=math.inf)
+
+
+@task
 async def grouped(ctx: Context) -> str:
     """Waits in a task group."""
     async with asyncio.TaskGroup() as group:
@@ -140,7 +146,7 @@ async def marks(ctx: Context) -> Any:
 
 TASKS: list[Task[..., Any]] = [
     double, moody, tree, signals, patient, nobody_says_yes, sleeps, plainly, mother, forgiving, grouped,
-    polls, counts, marks,
+    polls, counts, marks, boundless,
 ]  # fmt: skip
 
 
@@ -251,6 +257,8 @@ async def test_a_child_that_cannot_be_submitted_fails_its_parent_with_the_field(
         job = await s.client.submit(QUEUE, "mother", {"calls": calls})
         with pytest.raises(JobFailed, match="priority"):
             await s.client.result(job)
+        with pytest.raises(JobFailed, match="submitted: attempt_timeout_s: it is inf; give a finite number"):
+            await s.client.result(await s.client.submit(QUEUE, "boundless"))
 
 
 @testing.virtual

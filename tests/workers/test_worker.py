@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import threading
@@ -369,6 +370,13 @@ async def test_what_a_task_raises_decides_the_class(
     assert words in failure.text
     assert len(failure.text) <= 10_000
     assert failure.retry_after_s == (7.5 if how == "later" else None)
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan, math.inf, 10 * 365 * 86_400 + 1])
+def test_to_be_tried_again_after_what_is_no_time_is_refused_where_it_is_raised(seconds: float) -> None:
+    with pytest.raises(ValueError, match="takes seconds from 0 to 315,360,000, not "):
+        RetryAfter(seconds)
+    assert RetryAfter(10 * 365 * 86_400).seconds == 10 * 365 * 86_400
 
 
 async def test_the_traceback_begins_in_user_code(orchestra: Orchestra) -> None:
