@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from writ.broker.archive import ArchiveDamaged
 from writ.broker.clock import Clock
 from writ.broker.keyvalue import KeyValue, MemoryKeyValue
 from writ.broker.ports import (
@@ -203,6 +204,9 @@ class Engine:
         self._awake_us = 0
         self._away_us = 0
         self._rival = False
+        self._parts: list[asyncio.Task[None]] = []
+        """What a leadership does beside its rounds."""
+
         self._resigned = False
         """Whether the leader said that it leads no more."""
 
@@ -340,9 +344,10 @@ class Engine:
             await self._requests.announce(self.state.number)
         self._served = self.state.links.shards.ours()
         await self._requests.serve(self._inbox.ask, self._served)
-        beside = [asyncio.create_task(self._beat()), asyncio.create_task(self._forget())]
+        works = [self._beat(), self._forget()]
         if not self._others:  # one intake is of all partitions: none of them shuts it for the others
-            beside.append(asyncio.create_task(self._floods.run()))
+            works.append(self._floods.run())
+        self._parts = [self._part(work) for work in works]
         self.leading.set()
         self.is_led.set()
         log.info("%s leads partition %d from record %d", self.name, self.state.number, self.state.seq)
@@ -350,14 +355,32 @@ class Engine:
             while self.open or not (self._stopping or self._grown):
                 if not self.open:
                     await self._next()
-                    self._inbox.check()
+                    self._check()
                     await self._follow_log()
                     self._decide()
                 await self._store()
         finally:
-            for task in beside:
-                await end(task)
+            for part in self._parts:
+                await end(part)
+            self._parts = []
             await self._floods.close()
+
+    def _part(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        part = asyncio.create_task(work)
+        part.add_done_callback(lambda _: self._wake.set())
+        return part
+
+    @property
+    def _is_broken(self) -> bool:
+        """Whether a part of this leadership has ended; `_check` raises why."""
+        return self._inbox.is_broken or any([part.done() for part in self._parts])
+
+    def _check(self) -> None:
+        """Raises what a part ended with: without one of them nobody leads, whatever the rounds still do."""
+        self._inbox.check()
+        for part in self._parts:
+            if part.done():
+                part.result()
 
     async def _look_beside(self) -> bool:
         """Takes notice of logs that were made, for the next election; whether there are any. See `Log`."""
@@ -507,8 +530,7 @@ class Engine:
                     self._desk.shards.put.add(mark)
                 if self._clock.mono_us() - looked_us >= LOOK_S * bounds.SECOND_US:
                     looked_us = self._clock.mono_us()
-                    if self._snapshots is not None:
-                        rests_since = await let_rest(self.state, self._log, self._snapshots, rests_since)
+                    rests_since = await self._let_rest(rests_since)
                     if await self._log.last_seq() > self.state.seq:
                         self._rival = True
                         self._wake.set()
@@ -517,6 +539,16 @@ class Engine:
                         self._wake.set()
             except (OutcomeUnknown, ConnectionError, TimeoutError) as silent:
                 log.warning("%s cannot purge the intake: %s", self.name, silent)
+
+    async def _let_rest(self, since: int) -> int:
+        """See `let_rest`. What cannot be read now may be the next time, or in the next snapshot."""
+        if self._snapshots is None:
+            return since
+        try:
+            return await let_rest(self.state, self._log, self._snapshots, since)
+        except (SnapshotDamaged, ArchiveDamaged, OSError) as damaged:
+            log.error("%s keeps jobs that have ended in memory: %s", self.name, damaged)
+            return since
 
     def _notice_gap(self) -> None:
         """Called twice a second at least: whoever was not, was stopped meanwhile, and heard no renewal."""
@@ -542,7 +574,7 @@ class Engine:
         inbox = self._inbox
         if inbox.asked or inbox.read or self._desk.unfinished or self._away_us or self._rival or self._grown:
             return
-        if inbox.is_broken or self._reads_otherwise:
+        if self._is_broken or self._reads_otherwise:
             return
         self._wake.clear()
         delay_s = self._delay_s()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from writ.broker.ports import Message
+from writ.broker.ports import Message, NotStored
 from writ.schemas import bounds
 from writ.schemas.events import (
     Barrier,
@@ -653,6 +653,30 @@ async def test_a_deposed_leader_steps_back_rests_and_loses_nothing(twin: Twin) -
     await twin.settled()
     assert twin.engine is not None
     assert not twin.engine.leading.is_set()
+
+
+async def test_a_leader_of_whom_a_part_has_ended_leads_anew(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing else happens: or nobody would purge the intake, and submits were refused in the end."""
+    purge, failed = twin.intake.purge, list[int]()
+
+    async def fails_once(up_to: int, *of: Any) -> None:
+        if not failed:
+            failed.append(up_to)
+            raise NotStored("nobody thought of this")
+        await purge(up_to, *of)
+
+    monkeypatch.setattr(twin.intake, "purge", fails_once)
+    await twin.submit({"task": "t", "id": "a"})
+    await asyncio.sleep(5)
+    assert failed == [1]
+    assert len(await twin.events(LeaderElected)) == 2
+    assert await twin.intake.first_seq() == 2
+    await twin.submit({"task": "t", "id": "b"})
+    await twin.settled()
+    assert twin.job("b").state is State.PENDING
+    await twin.check()
 
 
 async def test_of_two_engines_one_leads_and_the_other_takes_over(twin: Twin) -> None:

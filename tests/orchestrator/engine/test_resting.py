@@ -140,6 +140,28 @@ async def test_a_block_that_rots_under_a_leader_costs_a_fold_and_no_answer(
     await twin.check()
 
 
+async def test_a_block_that_cannot_be_read_keeps_jobs_in_memory_and_the_intake_is_purged(
+    twin: Twin, resting: Resting
+) -> None:
+    """And they leave it as soon as it can."""
+    await resting.end("a", "b")
+    state, at = await recover(twin.log, resting.snapshots)
+    await resting.snapshots.put(state, at.epoch)
+    (name,) = [each for each in resting.objects.kept if each.endswith(".ended")]
+    whole = resting.objects.kept[name]
+    resting.objects.kept[name] = bytes([whole[0] ^ 1]) + whole[1:]
+    await asyncio.sleep(LOOK_S + 2 * BEAT_S)
+    assert twin.engine is not None
+    assert len(twin.engine.state.jobs.here) == 2
+    await twin.submit({"id": "c", "task": "t"})
+    await asyncio.sleep(2 * BEAT_S)
+    assert await twin.intake.first_seq() == await twin.intake.last_seq() + 1
+    resting.objects.kept[name] = whole
+    await asyncio.sleep(LOOK_S + 2 * BEAT_S)
+    assert {job.id for job in twin.engine.state.jobs.here.values()} == {"c"}
+    await twin.check()
+
+
 async def test_a_pass_of_another_version_costs_a_fold_and_no_answer(
     twin: Twin, resting: Resting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
