@@ -20,6 +20,7 @@ from writ.broker.mirror import Mirror
 from writ.broker.owned import write
 from writ.broker.ports import AppendFailed, Stored
 from writ.broker.streams import ApiError, StreamLook
+from writ.schemas.chain import Violation
 from writ.schemas.events import AlarmKind
 
 from .checkpoints import Checkpointing
@@ -161,8 +162,14 @@ class Watch:
         upto = min(has, start + _COMPARED_AT_ONCE - 1)
         if upto < start:
             return []
-        theirs = await _upto(self._mirror.read(start), upto)
-        ours = await _upto(self._log.read(start), upto)
+        try:
+            theirs = await _upto(self._mirror.read(start), upto)
+        except Violation as damaged:
+            return [self._other(f"the mirror cannot be read: {damaged}")]
+        try:
+            ours = await _upto(self._log.read(start), upto)
+        except (Violation, ArchiveDamaged) as damaged:
+            return [Alarm(AlarmKind.LOG_DIFFERS, self._about, str(damaged))]
         for one, other in zip(ours, theirs, strict=False):
             if one[:3] != other[:3]:
                 return [self._other(f"record {one.seq} of the log is another than its mirror has")]
