@@ -175,6 +175,12 @@ class Archive:
         self._append(segment.name, segment)
         return segment
 
+    async def drop(self, after: int) -> None:
+        """Deletes the segments that begin behind record `after`. Raises OSError."""
+        while self.segments and self.segments[-1].first > after:  # newest first: never is there a gap
+            await self._objects.delete(self.segments[-1].name)
+            self.segments.pop()
+
     async def lists(self, start: int, subjects: Sequence[str] = ()) -> AsyncGenerator[list[Stored]]:
         """Archived records from sequence `start` on, as lists; of `subjects` only, where some are named."""
         place = bisect_left(self.segments, start, key=lambda segment: segment.last)

@@ -164,9 +164,9 @@ async def _take(source: Source, folder: Path, now: int, *, keys: bool, wait_s: f
     await _settled(intake, wait_s)
     lives = [await JetStreamLog.open(source.link, number) for number in numbers]
     archives = [_archive_in(folder, number) for number in numbers]
-    logs, added = await copy_logs(source.directory, lives, folder, archives)
+    known = before.logs if before is not None else ()
+    logs, added = await copy_logs(source.directory, lives, folder, archives, known)
     for kept, archive in zip(logs, archives, strict=True):
-        _check_same(before, kept)
         await asyncio.to_thread(parts.segments, kept.partition, archive, before)
     own = {SUBMIT_STREAM, *map(log_stream, numbers), *map(mirror_stream, numbers)}
     for name in sorted(set(streams) - own):
@@ -215,13 +215,20 @@ async def _settled(intake: JetStreamIntake, wait_s: float) -> None:
 
 
 async def copy_logs(
-    directory: Path, lives: Sequence[LiveLog], folder: Path, archives: Sequence[Archive]
+    directory: Path,
+    lives: Sequence[LiveLog],
+    folder: Path,
+    archives: Sequence[Archive],
+    before: Sequence[LogKept] = (),
 ) -> tuple[list[LogKept], int]:
-    """The logs as a backup has them then, and how many records came.
+    """The logs as a backup has them then, and how many records came; `before` is how it had them.
 
     What one partition has heard of another must be in both: so a log is copied up to where it ends now, and
     further where another, read later, has a message of it from there.
     """
+    known = {each.partition: each for each in before}
+    for live, archive in zip(lives, archives, strict=True):
+        await _agree(ArchivedLog.beside(directory, live), folder, archive, known.get(live.partition))
     ends = [await live.last_seq() for live in lives]
     kept: dict[int, LogKept] = {}
     added = 0
@@ -239,6 +246,37 @@ async def copy_logs(
             added += more
             ends = [max(end, heard.get(n, 0)) for n, end in enumerate(ends)]
     return [kept[number] for number in sorted(kept)], added
+
+
+async def _agree(log: ArchivedLog, folder: Path, archive: Archive, kept: LogKept | None) -> None:
+    """Sees to it that what a backup has of a log is of this log. Raises BackupError where it is not.
+
+    What a backup that did not finish has added is let go of then: a world that was restored from the one
+    before goes on otherwise, and may end before it.
+    """
+    if kept is not None and log.epoch < kept.epoch:
+        raise BackupError(
+            f"the backup is of epoch {kept.epoch} of partition {kept.partition}, and this log of epoch "
+            f"{log.epoch}: it is older than its backup; back up to a new folder"
+        )
+    await archive.refresh()
+    if await _holds(log, archive.last, archive.digest):
+        return
+    await archive.drop(0 if kept is None else kept.last)
+    if not await _holds(log, archive.last, archive.digest):
+        raise BackupError(
+            f"record {archive.last} of partition {log.partition} is not in the log as the backup in {folder} "
+            "has it: the backup is of another log, or one of the two was changed; compare with writ audit "
+            "verify, and back up to a new folder"
+        )
+
+
+async def _holds(log: ArchivedLog, seq: int, wanted: str) -> bool:
+    """Whether a log has that record; then it has all that are before it."""
+    if seq == 0 or await log.last_seq() < seq:
+        return seq == 0
+    async with aclosing(_up_to(log, seq, seq)) as reading:
+        return [digest(message.body) async for message in reading] == [wanted]
 
 
 async def _copy_log(
@@ -303,15 +341,6 @@ async def _add(archive: Archive, row: Sequence[Stored]) -> None:
     segment = await archive.add(row)
     if await archive.read(segment) != list(row):
         raise BackupError(f"segment {segment.name} of the backup does not read as it was written")
-
-
-def _check_same(before: Manifest | None, kept: LogKept) -> None:
-    for log in before.logs if before is not None else ():
-        if log.partition == kept.partition and kept.epoch < log.epoch:
-            raise BackupError(
-                f"the backup is of epoch {log.epoch} of partition {log.partition}, and this log of epoch "
-                f"{kept.epoch}: it is older than its backup; back up to a new folder"
-            )
 
 
 class _Parts:
