@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -77,15 +77,23 @@ class Doors(ABC):
         """Whom the gate lets in."""
         return self.roll.principals
 
+    @property
+    def owes(self) -> bool:
+        """Whether the broker did not take all of it: `set_principals` tells it again."""
+        return self.roll.owes
+
     async def set_principals(
-        self, principals: Sequence[Principal], changed_s: Mapping[str, int] | None = None
+        self,
+        principals: Sequence[Principal],
+        changed_s: Mapping[str, int] | None = None,
+        gone: Iterable[str] = (),
     ) -> None:
         """Replace the principals of the running broker; `owner` is one only if it is among them.
 
         Whose roles changed, or who lost a key or token, is disconnected, and comes back with what it may do
         now; who is gone is disconnected for good. All other connections are as before. `changed_s` is as in
-        `Roll.set`. Raises `BrokerError` when the broker does not take an account, ValueError for principals
-        that cannot be told apart.
+        `Roll.set`; `gone` has accounts that another process may not have closed. Raises `BrokerError` when
+        the broker does not take an account, ValueError for principals that cannot be told apart.
         """
         try:
             await self.roll.set(principals, changed_s)

@@ -11,7 +11,8 @@ on as long as one of them lives. What an account is, all of them tell the broker
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,7 +21,7 @@ from .clock import SystemClock
 from .doors import DEFAULT_TENANT, OWNER, Doors, local_principal, prepare, write_credentials
 from .owned import BrokerError, OwnerLock
 from .ports import OutcomeUnknown
-from .roll import ROLL_FILE, AccountsRefused, Roll
+from .roll import ROLL_FILE, AccountsRefused, BrokerSilent, Roll
 from .servers import Servers, look_at_servers
 from .spread import Spread
 from .streams import ApiError, api, telling
@@ -33,6 +34,8 @@ START_WAIT_S: Final = 30.0
 _AGAIN_S: Final = 0.1
 USUAL_REPLICAS: Final = 3
 """Outlive the loss of one server."""
+
+log = logging.getLogger("writ.broker")
 
 
 class JoinedBroker(Doors):
@@ -100,15 +103,20 @@ class JoinedBroker(Doors):
         return (local_principal(self.directory, DEFAULT_TENANT, OWNER),)
 
     async def set_principals(
-        self, principals: Sequence[Principal], changed_s: Mapping[str, int] | None = None
+        self,
+        principals: Sequence[Principal],
+        changed_s: Mapping[str, int] | None = None,
+        gone: Iterable[str] = (),
     ) -> None:
         if self.admitting.is_set():
             await super().set_principals(principals, changed_s)
             return
         try:
-            await self.roll.begin(principals)
-        except AccountsRefused as error:
+            await self.roll.begin(principals, gone)
+        except BrokerSilent as error:
             raise BrokerError(f"the broker did not take the principals: {error}") from error
+        except AccountsRefused as error:  # it is told again; the others may come in
+            log.error("the broker did not take all principals: %s", error)
         await self._open_gate(self.settings.login_life_s)  # before, it would have turned everybody away
         self.admitting.set()
 

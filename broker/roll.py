@@ -44,6 +44,10 @@ class AccountsRefused(Exception):
     """The broker did not take what an account is now; the message says of which one and why."""
 
 
+class BrokerSilent(AccountsRefused):
+    """Nobody answered: what was to be told behind it was not told."""
+
+
 class Listed:
     """Entries by what they may show."""
 
@@ -66,10 +70,17 @@ class Roll:
         self._system: HardenedClient | None = None
         self._entries: dict[str, Entry] = {}
         self._listed = Listed()
+        self._owed: set[str] = set()
+        """Accounts of which the broker does not know yet what they are, or that they are closed."""
 
     @property
     def principals(self) -> tuple[Principal, ...]:
         return tuple([entry.principal for entry in self._entries.values()])
+
+    @property
+    def owes(self) -> bool:
+        """Whether the broker has yet to be told something: `set` does so with the same principals, too."""
+        return bool(self._owed)
 
     def by_key(self, public: str) -> Entry | None:
         return self._listed.keys.get(public)
@@ -102,17 +113,19 @@ class Roll:
         """From here on changes are told to the broker, on a connection of the user `system`."""
         self._system = system
 
-    async def begin(self, principals: Sequence[Principal]) -> None:
+    async def begin(self, principals: Sequence[Principal], gone: Iterable[str] = ()) -> None:
         """Makes these the principals of a broker that may have them already: nobody is disconnected.
 
-        Raises ValueError for two of one name or key, AccountsRefused.
+        But for the accounts that are `gone`: whoever was to say so may have ended before. Raises ValueError
+        for two of one name or key, AccountsRefused.
         """
         refuse_repeats(principals)
         now_s = self._now_s()
-        await self.tell(
-            {p.account: principal_account(self._settings, self._trust, p, now_s) for p in principals}
-        )
+        tokens = {name: closed_account(self._trust, name, now_s) for name in gone}
+        for each in principals:
+            tokens[each.account] = principal_account(self._settings, self._trust, each, now_s)
         self._enter([Entry(each) for each in principals])
+        await self.tell(tokens)
 
     async def set(self, principals: Sequence[Principal], changed_s: Mapping[str, int] | None = None) -> None:
         """Makes these the principals. Who has changed or gone is disconnected; the others stay as they are,
@@ -133,7 +146,12 @@ class Roll:
         for each in principals:
             known = before.get(each.account)
             if known is not None and _only_gains(known.principal, each):
-                entries.append(Entry(each, known.changed_s))  # nothing that its connections rest on is gone
+                entry = Entry(each, known.changed_s)  # nothing that its connections rest on is gone
+                entries.append(entry)
+                if each.account in self._owed:
+                    changed[each.account] = principal_account(
+                        self._settings, self._trust, each, now_s, entry.changed_s
+                    )
                 continue
             # Past what any gate has issued: a second change within a second ends what the first let in.
             since_s = _near((changed_s or {}).get(each.account), now_s)
@@ -143,14 +161,8 @@ class Roll:
                 self._settings, self._trust, each, now_s, entry.changed_s
             )
         self._enter(entries)
-        for name in before.keys() - self._entries.keys():
-            changed[name] = closed_account(self._trust, name, now_s)
-        try:
-            await self.tell(changed)
-        except AccountsRefused:
-            for name in changed:  # so that the next call sees a change again
-                self._entries.pop(name, None)
-            raise
+        gone = (before.keys() | self._owed) - self._entries.keys()
+        await self.tell({name: closed_account(self._trust, name, now_s) for name in gone} | changed)
 
     def _enter(self, entries: Iterable[Entry]) -> None:
         self._entries = {entry.principal.account: entry for entry in entries}
@@ -159,17 +171,33 @@ class Roll:
             write(self._file, msgspec.json.encode(list(self._entries.values())).decode())
 
     async def tell(self, tokens: Mapping[str, str]) -> None:
-        """Tells the broker what accounts are, by their names. Raises AccountsRefused."""
+        """Tells the broker what accounts are, by their names. What it does not take is owed to it.
+
+        Raises AccountsRefused for the first of those, when all others are told.
+        """
+        self._owed |= tokens.keys()
+        refused: AccountsRefused | None = None
         for name, token in tokens.items():
-            await self._tell(name, token)
+            try:
+                await self._tell(name, token)
+            except BrokerSilent:
+                raise
+            except AccountsRefused as error:
+                refused = refused or error
+            else:
+                self._owed.discard(name)
+        if refused is not None:
+            raise refused
 
     async def _tell(self, name: str, token: str) -> None:
         if self._system is None:
-            raise AccountsRefused(f"account {name}: there is no connection to a broker")
+            raise BrokerSilent(f"account {name}: there is no connection to a broker")
         try:
             answer = json.loads(await self._system.ask(_UPDATE, token.encode(), _UPDATE_TIMEOUT_S))
+        except nats.errors.MaxPayloadError as error:
+            raise AccountsRefused(f"account {name}: its {len(token)} bytes are too many") from error
         except (nats.errors.Error, OSError, ValueError) as error:
-            raise AccountsRefused(f"account {name}: the broker did not answer: {error}") from error
+            raise BrokerSilent(f"account {name}: the broker did not answer: {error}") from error
         if "error" in answer:
             raise AccountsRefused(f"account {name}: {answer['error'].get('description', answer['error'])}")
 

@@ -165,9 +165,10 @@ class Doorkeeper:
         principals = tuple(state.principals.values())
         wanted = accounts(principals, now, partial(_lanes, state, known))
         self._due = _next_end(principals, now)
-        if wanted and set(wanted) != set(broker.principals):
+        if wanted and (broker.owes or set(wanted) != set(broker.principals)):
+            gone = [f"{p.tenant}.{p.name}" for p in principals if p.revoked is not None or not p.keys]
             try:
-                await broker.set_principals(wanted, _changed_s(principals, state, now))
+                await broker.set_principals(wanted, _changed_s(principals, state, now), gone)
             except (BrokerError, ValueError) as refused:
                 log.error("the broker does not take the principals of the log; trying again: %s", refused)
                 self._due = now + AGAIN_US

@@ -103,3 +103,47 @@ async def test_a_change_that_was_heard_of_too_late_ends_what_was_let_in_since(tm
         await broker.set_principals([changed], {changed.account: an_hour_ago_s})
         await until(lambda: wire.connections == 2)
         await wire.close()
+
+
+async def test_who_was_revoked_before_a_process_began_is_disconnected_when_it_begins(tmp_path: Path) -> None:
+    """Must hold: a revoked principal's open connection can do nothing, whoever ended before it said so."""
+    stays, gone = (
+        local_principal(tmp_path, "default", name, frozenset({"submit"})) for name in ("stays", "gone")
+    )
+    async with await EmbeddedBroker.start(tmp_path, principals=[stays, gone]) as broker:
+        joined = await JoinedBroker.start(tmp_path, broker.url)
+        wires = [
+            await NatsWire.connect(Target(broker.url, broker.key_path(name), principal=name), "t")
+            for name in ("stays", "gone")
+        ]
+        broker.roll._entries.pop(gone.account)  # its own gate has heard of it, and the broker has not
+        broker.roll._listed.keys.pop(gone.public)
+        await joined.set_principals([stays], None, [gone.account])
+        await until(lambda: not wires[1]._nats.is_connected)
+        assert wires[0].connections == 1
+        for each in wires:
+            await each.close()
+        await joined.stop()
+
+
+async def test_what_the_broker_did_not_take_is_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Must hold: an open connection of who is revoked can do nothing, also where the broker missed it."""
+    names = ("stays", "gone", "late")
+    stays, gone, late = (local_principal(tmp_path, "default", name, frozenset({"submit"})) for name in names)
+    async with await EmbeddedBroker.start(tmp_path, principals=[stays, gone]) as broker:
+        wire = await NatsWire.connect(Target(broker.url, broker.key_path("gone"), principal="gone"), "t")
+        monkeypatch.setattr("writ.broker.roll._UPDATE", b"$SYS.REQ.NOBODY.HEARS")
+        with pytest.raises(BrokerError, match="did not answer"):
+            await broker.set_principals([stays, late])
+        assert broker.owes
+        assert set(broker.principals) == {stays, late}, "the gate judges by them all the same"
+        monkeypatch.undo()
+        await broker.set_principals([stays, late])
+        assert not broker.owes
+        await until(lambda: not wire._nats.is_connected)
+        await wire.close()
+        await (
+            await NatsWire.connect(Target(broker.url, broker.key_path("late"), principal="late"), "t")
+        ).close()

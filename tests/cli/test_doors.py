@@ -45,7 +45,11 @@ class Told:
         self.principals: tuple[Principal, ...] = ()
         self.changed_s: list[Mapping[str, int]] = []
 
-    async def set_principals(self, principals: Sequence[Principal], changed_s: Mapping[str, int]) -> None:
+    owes = False
+
+    async def set_principals(
+        self, principals: Sequence[Principal], changed_s: Mapping[str, int], gone: Sequence[str]
+    ) -> None:
         self.principals = tuple(principals)
         self.changed_s.append(changed_s)
 
