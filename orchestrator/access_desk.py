@@ -130,6 +130,10 @@ class AccessDesk:
         tenant, actor, _, _ = asked.address
         name = command.name if isinstance(command, OfPrincipal) else actor
         outcome = decide(self._state, tenant, actor, name, command, round_.now)
+        if not isinstance(outcome, Rejection):
+            known = self._state.principals.get(f"{tenant}.{name}")
+            everybody = tuple(self._state.principals.values())
+            outcome = access.forbids(known, command, outcome, everybody, round_.now) or outcome
         if isinstance(outcome, Rejection):
             if outcome.kind is RejectionKind.DENIED:
                 self._office.deny(round_, asked, Resource(tenant, principal=name), outcome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from writ.schemas.access import OPERATIONS, Policy, Resource, allowed, built_in
 from writ.schemas.bounds import SECOND_US
@@ -17,6 +17,7 @@ from writ.schemas.granting import (
     EndSession,
     GrantRole,
     IssueToken,
+    OfPrincipal,
     RemoveKey,
     RestorePrincipal,
     RevokePrincipal,
@@ -58,6 +59,9 @@ from writ.schemas.rejections import Rejection, RejectionKind
 Outcome = tuple[Fact, ...] | Rejection
 TWO_PERSONS = "rules.two_persons"
 """Why a grant waits."""
+
+OWN_NAMES = "writ:"
+"""So begin the names under which Writ acts itself."""
 
 NOBODY_ELSE = "nobody_else"
 """Why it took effect at once all the same: no other person could approve it."""
@@ -369,6 +373,50 @@ def _approvers(
         and allowed(each, "approve_access", Resource(each.tenant, scope), now).allowed
         and beyond(each, role, scope, until, each.tenant, now) is None
     ]
+
+
+def forbids(
+    known: Principal | None,
+    command: OfPrincipal | Elevate,
+    events: Iterable[Fact],
+    everybody: Sequence[Principal],
+    now: int,
+) -> Rejection | None:
+    """Why what was decided must not be, by rules that came later: records from before them may hold it.
+
+    No name is taken for Writ's own, no secret is two principals', and nobody shuts out the last owner.
+    """
+    if isinstance(command, CreatePrincipal) and known is None and command.name.startswith(OWN_NAMES):
+        reason = f"{command.name} begins with {OWN_NAMES}, as names of Writ's own do; choose another"
+        return _conflict(reason, "name")
+    if known is None:
+        return None
+    for event in events:
+        if isinstance(event, TokenIssued | SessionStarted) and _has_secret(everybody, known, event.digest):
+            return _conflict("the digest is that of another principal's; make a secret of your own", "digest")
+        if isinstance(event, KeyRemoved) and len(known.keys) == 1:
+            last = _last_owner(known, [each for each in everybody if each.tenant == known.tenant], now)
+            if last is not None:
+                reason = (
+                    f"{event.key} is the only key of {known.name}, the tenant's last owner; add another one"
+                )
+                return _conflict(reason, "key")
+        if isinstance(event, RoleGranted) and event.until is not None:
+            held = next((g for g in known.grants if (g.role, g.scope) == (event.role, event.scope)), None)
+            if held is not None and (held.until is None or held.until > event.until):
+                return _conflict(
+                    f"{known.name} is {event.role.value} in {event.scope} already, and for longer", "until"
+                )
+    return None
+
+
+def _has_secret(everybody: Iterable[Principal], but: Principal, digest: str) -> bool:
+    """Whether a token or session of another principal has a digest."""
+    return any(
+        digest in [each.digest for each in (*other.tokens, *other.sessions)]
+        for other in everybody
+        if (other.tenant, other.name) != (but.tenant, but.name)
+    )
 
 
 def _last_owner(known: Principal, others: Iterable[Principal], now: int) -> Rejection | None:

@@ -1473,6 +1473,34 @@ async def last_owner(s: Scene) -> str:
     return await s.ask("revoke_principal", who="owner", name="owner")
 
 
+@row("only key of owner", "add another one", "last owner")
+async def last_owners_key(s: Scene) -> str:
+    await _governed(s)
+    return await s.ask("remove_key", who="owner", name="owner", key=_key(1), reason="r")
+
+
+@row("bob is viewer in mail already", "for longer", "viewer")
+async def shorter_grant(s: Scene) -> str:
+    await s.do("create_principal", name="bob")
+    await s.do("grant", name="bob", role="viewer", scope="mail", reason="r")
+    until = "2026-01-02T00:00:00Z"
+    return await s.ask("grant", name="bob", role="viewer", scope="mail", reason="r", until=until)
+
+
+@row("is that of another principal's", "secret of your own", "another")
+async def stolen_digest(s: Scene) -> str:
+    await s.do("create_principal", name="bob", key=_key(1))
+    await s.do("create_principal", name="eve", key=_key(2))
+    await s.do("issue_token", name="bob", token="t", digest=DIGEST)
+    return await s.ask("issue_token", name="eve", token="t", digest=DIGEST)
+
+
+simple(
+    "name of Writ's own", lambda s: s.ask("create_principal", name="writ:orchestrator", key=_key(1)),
+    "names of Writ's own", "choose another", "writ:orchestrator",
+)  # fmt: skip
+
+
 @row("mallory may not cancel", "deny.unknown", "on mail")
 async def denied(s: Scene) -> str:
     await _governed(s)
