@@ -483,18 +483,18 @@ async def test_an_infinity_in_an_input_is_null_as_ever(backstage: Backstage, cli
 
 
 @pytest.mark.parametrize(
-    ("field", "asks"),
+    ("field", "method", "given"),
     [
-        ("policy.rate_per_s", lambda c: c.declare_queue("q", QueuePolicy(rate_per_s=math.nan))),
-        ("spec.every_s", lambda c: c.declare_schedule("q", "s", ScheduleSpec("t", every_s=math.inf))),
-        ("quotas.submits_per_s", lambda c: c.set_quotas("acme", Quotas(submits_per_s=math.inf))),
+        ("policy.rate_per_s", Client.declare_queue, ("q", QueuePolicy(rate_per_s=math.nan))),
+        ("spec.every_s", Client.declare_schedule, ("q", "s", ScheduleSpec("t", every_s=math.inf))),
+        ("quotas.submits_per_s", Client.set_quotas, ("acme", Quotas(submits_per_s=math.inf))),
     ],
 )
 async def test_what_is_asked_with_a_number_that_json_has_not_is_refused(
-    field: str, asks: Callable[[Client], Coroutine[Any, Any, object]]
+    field: str, method: Callable[..., Coroutine[Any, Any, object]], given: tuple[object, ...]
 ) -> None:
     with pytest.raises(Refused, match=f"{field}: it is (inf|nan); give a finite number"):
-        await asks(Client("nats://127.0.0.1:1"))
+        await method(Client("nats://127.0.0.1:1"), *given)
 
 
 async def test_an_input_that_is_not_json_is_refused() -> None:
