@@ -18,7 +18,7 @@ from writ.schemas.subjects import control_subject, query_subject
 from .clock import Clock, SystemClock
 from .coding import Coder, PayloadCodec
 from .connect import Target
-from .errors import NoAnswer, NoResponders, PermissionDenied, Refused, WireError
+from .errors import ClientClosed, NoAnswer, NoResponders, PermissionDenied, Refused, WireError
 from .wire import NatsWire, Wire
 
 TRY_S: Final = 6.0
@@ -44,6 +44,7 @@ class Asking:
     ) -> None:
         self.target = Target(target) if isinstance(target, str) else target or Target.from_env()
         self._wire = wire
+        self._closed = False
         self._name = name
         self._clock = clock or SystemClock()
         self._entropy = entropy
@@ -59,6 +60,7 @@ class Asking:
         """How many lanes a queue has, of those that are known to have some: it is for good."""
 
     async def __aenter__(self) -> Self:
+        self._closed = False
         await self._connected()
         return self
 
@@ -66,7 +68,10 @@ class Asking:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection; waiting calls fail."""
+        """Ends the connection. Calls that wait raise ClientClosed, and so do further ones until it is entered
+        again.
+        """
+        self._closed = True
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.close()
@@ -101,11 +106,11 @@ class Asking:
         `once` is for what would be done twice if it were asked twice: silence ends it.
         """
         body = _body(command)
-        wire = await self._connected()
         trying = Trying(timeout_s, self._entropy)
         unanswered = False
         said: Refused | None = None  # says more than the silence after it
         while True:
+            wire = await self._connected()
             try:
                 data = await wire.request(subject, body, max(trying.left_s if once else trying.try_s, 0.001))
             except (NoAnswer, NoResponders) as error:
@@ -134,11 +139,18 @@ class Asking:
             await trying.again(refused)
 
     async def _connected(self) -> Wire:
+        """The connection, made if there is none. Raises Unreachable, ClientClosed among them."""
         if self._wire is None:
             async with self._connecting:
-                if self._wire is None:
+                if self._wire is None and not self._closed:
                     self._connects()
-                    self._wire = await NatsWire.connect(self.target, self._name)
+                    made = await NatsWire.connect(self.target, self._name)
+                    if self._closed:  # meanwhile: nobody else would end it
+                        await made.close()
+                    else:
+                        self._wire = made
+        if self._wire is None:
+            raise ClientClosed(self.target.url)
         return self._wire
 
     def _connects(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -12,6 +14,7 @@ from writ.schemas.stores import File
 
 from .client import Client
 from .connect import Target
+from .errors import ClientClosed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,14 +39,19 @@ async def _next(parts: AsyncGenerator[bytes, None]) -> bytes | None:
 class SyncClient:
     """`Client` with blocking calls, run on a thread of its own; safe to use from several threads.
 
-    Connects at once, so that it raises Unreachable here. Use it with `with`, or `close` it. Arguments, units
-    and errors are those of Client's methods.
+    Connects at once, so that it raises Unreachable here. Use it with `with`, or `close` it, for good: calls
+    that wait then raise ClientClosed, and further ones RuntimeError. Arguments, units and errors are those of
+    Client's methods.
     """
 
     def __init__(self, target: Target | str | None = None, *, name: str = "writ-client") -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="writ-client", daemon=True)
         self._thread.start()
+        self._closing = False
+        self._lock = threading.Lock()
+        """Nothing is begun on a loop that is about to stop: nobody would ever end it."""
+
         try:
             self._client = self._run(self._open(target, name))
         except BaseException:
@@ -65,10 +73,8 @@ class SyncClient:
         return self._client.target
 
     def close(self) -> None:
-        """Ends the connection and the thread."""
-        if not self._loop.is_closed():
-            self._run(self._client.close())
-            self._end()
+        """Ends the connection and the thread. Calls of other threads that wait raise ClientClosed."""
+        self._end(self._client)
 
     submit = _blocking(Client.submit)
     submit_many = _blocking(Client.submit_many)
@@ -206,24 +212,49 @@ class SyncClient:
             while (part := self.run(lambda _: _next(parts))) is not None:
                 yield part
         finally:
-            if not self._loop.is_closed():
+            with suppress(RuntimeError):  # closed by now, and the parts with it
                 self._run(parts.aclose())
 
     def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         """What `work` makes of the client, on its thread."""
-        if self._loop.is_closed():
-            raise RuntimeError("this SyncClient is closed")
         return self._run(work(self._client))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._closing:
+                work.close()
+                raise RuntimeError("this SyncClient is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError as error:
+            if self._closing:
+                raise ClientClosed(self.target.url) from error
+            raise
         except BaseException:
             future.cancel()
             raise
 
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def _end(self, client: Client | None = None) -> None:
+        with self._lock:
+            first, self._closing = not self._closing, True
+        if first:
+            try:
+                asyncio.run_coroutine_threadsafe(self._finish(client), self._loop).result()
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+
+    @staticmethod
+    async def _finish(client: Client | None) -> None:
+        """Ends all that still runs on the loop, as what waits for it is on other threads."""
+        try:
+            if client is not None:
+                await client.close()
+        finally:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.get_running_loop().shutdown_asyncgens()

@@ -42,6 +42,7 @@ from .coding import PayloadCodec
 from .connect import Target
 from .errors import (
     STREAM_FULL,
+    ClientClosed,
     JobNotFound,
     NoAnswer,
     NoResponders,
@@ -49,6 +50,7 @@ from .errors import (
     Refused,
     SubmitNotStored,
     SubmitRefused,
+    Unreachable,
     WireError,
     WritError,
 )
@@ -103,6 +105,11 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
         self._hears_refusals: bool | None = None
         self._waiting: dict[int, list[Waiter]] = {}
         self._together = Together(self._publish)
+
+    async def close(self) -> None:
+        for waiter in [each for several in self._waiting.values() for each in several]:
+            waiter.end(ClientClosed(self.target.url))
+        await super().close()
 
     def _connects(self) -> None:
         self._hears_refusals = None
@@ -432,14 +439,14 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
 
         Repeated under one message id until the broker says that it is stored.
         """
-        wire = await self._connected()
-        await self._hear_refusals(wire)
         subject = submit_subject(self.target.tenant, self.target.principal, queue)
         # The nonce keeps apart two submits of one id (the second may correct a refused first one), and keeps
         # others from guessing the id and having ours taken for a repetition.
         msg_id = f"{self.target.tenant}.{queue}.{first}.{nonce(self._entropy)}"
         trying = Trying(timeout_s, self._entropy)
         while True:
+            wire = await self._connected()
+            await self._hear_refusals(wire)
             try:
                 return await wire.publish_submit(subject, body, msg_id)
             except (NoAnswer, NoResponders) as error:
@@ -529,7 +536,7 @@ class Client(Granting, Listing, Proving, Releasing, Storing):
             page = await self._query("job", asked, JobsPage, timeout_s)
             if page.jobs:
                 waiter.seen(page.jobs[0])
-        except PermissionDenied as error:
+        except (PermissionDenied, Unreachable) as error:  # a broker that is away for a while is neither
             waiter.end(error)
         except (WireError, Refused):
             pass  # the next one may do better, and the caller's time limit rules

@@ -42,6 +42,14 @@ class NotAdmitted(Unreachable):
         self.url = url
 
 
+class ClientClosed(Unreachable):
+    """The client was closed by its own program, before the call or while it waited."""
+
+    def __init__(self, url: str) -> None:
+        WireError.__init__(self, "this client is closed; enter it again with `async with`, or make another")
+        self.url = url
+
+
 class PermissionDenied(WireError):
     """This principal may not publish to, or subscribe to, `subject`, or may not do what it asked there.
 

@@ -9,6 +9,7 @@ import json
 import math
 import socket
 import subprocess
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from writ.broker.blocking import SyncClient
 from writ.broker.client import Client, JobHandle
 from writ.broker.connect import Target, connect
 from writ.broker.errors import (
+    ClientClosed,
     JobCancelled,
     JobFailed,
     JobNotFound,
@@ -1106,6 +1108,81 @@ async def test_the_blocking_client_does_the_same(server: Server, backstage: Back
             client.status()
 
     await asyncio.to_thread(use)
+
+
+async def test_calls_that_wait_end_when_the_client_is_closed(server: Server, backstage: Backstage) -> None:
+    await backstage.serve("writ.query.>", lambda _: None)
+    client = Client(server.url)
+    calls: list[Coroutine[Any, Any, Any]] = [
+        client.result(JobHandle("q", "7", 1)),
+        client.accepted(JobHandle("q", "7", 1)),
+        client.status(timeout_s=60),
+        client.submit_many("full", [{"task": "t"}], timeout_s=60),
+    ]
+    await backstage.nats.jetstream().delete_stream("WRIT_SUBMIT")  # so that nobody takes submits
+    waiting = [asyncio.create_task(call) for call in calls]
+    await until(lambda: len(backstage.asked) >= 3)
+    await client.close()
+    done = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), WAIT_S)
+    assert [type(each) for each in done] == [ClientClosed] * 4
+    with pytest.raises(ClientClosed, match="enter it again with `async with`"):
+        await client.job("7")
+    assert client._wire is None, "no connection was made that nobody would end"  # pyright: ignore[reportPrivateUsage]
+    await backstage.serve("writ.control.default.owner.cancel.q", lambda _: Answer(position=4))
+    async with client:
+        assert await client.cancel("7", "q") == 4
+
+
+async def test_a_connection_that_is_being_made_does_not_outlive_the_client(server: Server) -> None:
+    client = Client(server.url)
+    asking = asyncio.create_task(client.status())
+    await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await asyncio.wait_for(asking, WAIT_S)
+    assert client._wire is None  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_result_lives_through_an_outage(
+    server: Server, backstage: Backstage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.asking.TRY_S", 0.1)
+    monkeypatch.setattr("writ.broker.client.TRY_S", 0.3)
+    monkeypatch.setattr("writ.broker.client.REQUERY_S", 0.05)
+    async with doing(client.result(JobHandle("q", "7", 1))) as waiting:
+        await asyncio.wait({waiting}, timeout=0.2)
+        server.kill()
+        await asyncio.wait({waiting}, timeout=1)
+        assert not waiting.done()
+        await server.start()
+        await backstage.serve(JOBS, page(view(State.COMPLETED, output=msgspec.Raw(b"3"))))
+        assert await asyncio.wait_for(waiting, WAIT_S) == 3
+
+
+async def test_threads_that_wait_are_told_when_the_blocking_client_is_closed(
+    server: Server, backstage: Backstage
+) -> None:
+    await backstage.serve("writ.query.>", lambda _: None)
+    client = await asyncio.to_thread(SyncClient, server.url)
+    begun = threading.Event()
+
+    async def own(_: Client) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    calls: list[Callable[[], object]] = [
+        lambda: client.result(JobHandle("q", "7", 1)),
+        lambda: client.status(timeout_s=3600),
+        lambda: client.run(own),
+    ]
+    waiting = [asyncio.create_task(asyncio.to_thread(call)) for call in calls]
+    await until(lambda: len(backstage.asked) >= 2 and begun.is_set())
+    await asyncio.to_thread(client.close)
+    done = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), WAIT_S)
+    assert [type(each) for each in done] == [ClientClosed] * 3
+    with pytest.raises(RuntimeError, match="this SyncClient is closed"):
+        client.status()
+    await asyncio.to_thread(client.close)
 
 
 def test_the_blocking_client_says_that_there_is_no_broker(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import nats.errors
 import pytest
 
 from writ.broker.accounts import BrokerSettings, Principal, render
+from writ.broker.client import Client, JobHandle
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target, connect, login
 from writ.broker.doors import local_principal
@@ -327,6 +328,25 @@ async def test_a_role_taken_away_is_gone_from_a_connection_that_stands(tmp_path:
         assert await submit(wire) == 2
         await wire.close()
         await link.close()
+
+
+async def test_who_waits_for_a_result_is_told_that_the_principal_is_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writ.broker.connect.REFUSED_S", 0.2)
+    monkeypatch.setattr("writ.broker.asking.TRY_S", 0.5)
+    monkeypatch.setattr("writ.broker.client.REQUERY_S", 0.1)
+    principal = bot(tmp_path, "submit", "ask", "read")
+    async with (
+        await EmbeddedBroker.start(tmp_path, principals=[principal]) as broker,
+        Client(wire_to(broker, "bot")) as client,
+    ):
+        waiting = asyncio.create_task(client.result(JobHandle("q", "7", 1)))
+        await asyncio.wait({waiting}, timeout=0.5)
+        assert not waiting.done(), "nobody answers, and that may pass"
+        await broker.set_principals([])
+        with pytest.raises(NotAdmitted):
+            await asyncio.wait_for(waiting, WAIT_S)
 
 
 async def test_a_token_lets_in_like_a_key_until_it_is_revoked(tmp_path: Path) -> None:
