@@ -387,8 +387,7 @@ def forbids(
     No name is taken for Writ's own, no secret is two principals', and nobody shuts out the last owner.
     """
     if isinstance(command, CreatePrincipal) and known is None and command.name.startswith(OWN_NAMES):
-        reason = f"{command.name} begins with {OWN_NAMES}, as names of Writ's own do; choose another"
-        return _conflict(reason, "name")
+        return own_name(command.name, "name")
     if known is None:
         return None
     for event in events:
@@ -408,6 +407,11 @@ def forbids(
                     f"{known.name} is {event.role.value} in {event.scope} already, and for longer", "until"
                 )
     return None
+
+
+def own_name(name: str, field: str) -> Rejection:
+    """What acts under such a name would be taken for Writ itself, in the audit as well."""
+    return _conflict(f"{name} begins with {OWN_NAMES}, as names of Writ's own do; choose another", field)
 
 
 def _has_secret(everybody: Iterable[Principal], but: Principal, digest: str) -> bool:
