@@ -653,6 +653,7 @@ class Engine:
                 self._desk.intake.submit(round_, item)
             elif isinstance(item, Marked):
                 self._desk.shards.meet(item)
+                self._desk.intake.meet(item)
             else:
                 self._desk.links.hear(round_, item)
 

@@ -27,7 +27,7 @@ from writ.schemas.subjects import Addressed
 from .decide import depend, intake, quotas
 from .decide.death import cancelled
 from .decide.release import at_submit
-from .messages import Element, Submitted
+from .messages import Element, Marked, Submitted
 from .office import Office, encode, size_of
 from .round import Round, system_record
 
@@ -87,6 +87,11 @@ class IntakeDesk:
             round_.whole = True
             self._refuse(round_, message, late, message.last)
         self._reached(tenant, Source(message.epoch, message.seq, message.last))
+
+    def meet(self, marked: Marked) -> None:
+        """The position goes past a mark too, or that would be there until its tenant submits again."""
+        self.dealt.add(marked.mark.tenant)
+        self._reached(marked.mark.tenant, Source(marked.epoch, marked.seq, 0))
 
     def dealt_to(self, tenant: str) -> int:
         """The last submit of a tenant that was dealt with, if this leadership has dealt with any; else 0."""

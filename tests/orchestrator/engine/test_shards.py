@@ -197,6 +197,30 @@ async def test_what_was_refused_before_the_mark_is_not_refused_again(
     await two.check()
 
 
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+async def test_no_mark_stays_in_the_intake(
+    several: Callable[[int], Several], used: bool, crash: bool
+) -> None:
+    """Whether the shard moves or is kept, and where nobody submits anything more: a backup waits for that."""
+    two = several(2)
+    await two.start()
+    await two.submit(OTHER, "before")
+    assert "error" not in await two.move(1)
+    if used:
+        await two.submit(QUEUE, "a")
+    await two.decided()
+    assert set(two.owners()) == {0 if used else 1}
+    intake = two.twins[0].intake
+    assert await intake.last_seq() > 1 + used, "there was a mark"
+    if crash:
+        await two.crash()
+        await two.start()
+        await two.decided()
+    assert await intake.first_seq() == await intake.last_seq() + 1
+    await two.check()
+
+
 async def test_two_that_hand_over_to_each_other_do_not_wait_for_ever(
     several: Callable[[int], Several],
 ) -> None:
