@@ -12,7 +12,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from writ.schemas import bounds
-from writ.schemas.subjects import SUBMIT_STREAM, log_stream, mark_subject, shard_in, submits_of
+from writ.schemas.subjects import SUBMIT_STORED, SUBMIT_STREAM, log_stream, mark_subject, shard_in, submits_of
 
 from .hardened import HardenedClient
 from .ports import AppendFailed, Message, NotStored, OutcomeUnknown, Shards, Stored, WrongLastSequence
@@ -28,6 +28,7 @@ from .streams import (
     ensure_submit,
     kept_out,
     newest_seq,
+    oldest_left,
     oldest_seq,
     take_of,
     waiting_of,
@@ -200,6 +201,8 @@ class JetStreamIntake:
         self._nats = nats
         self.epoch = epoch
         self._met: set[int] = set()
+        self._unseen: set[str | None] = set()
+        """Tenants, or None for all, of whom an earlier leader may have left what no reading brings again."""
 
     @classmethod
     async def open(cls, nats: Nats, *, spread: Spread = ALONE, epoch_floor: int = 0) -> JetStreamIntake:
@@ -213,6 +216,8 @@ class JetStreamIntake:
         self, start: int, shards: Shards = None, tenant: str | None = None
     ) -> AsyncIterator[list[Stored]]:
         subjects = submits_of(shards, tenant)
+        if shards is not None:
+            self._unseen.add(tenant)
         async with aclosing(read_stream(self._nats, SUBMIT_STREAM, start, subjects, follow=True)) as reading:
             async for messages in reading:
                 if shards is not None:
@@ -220,11 +225,11 @@ class JetStreamIntake:
                 yield messages
 
     async def first_seq(self) -> int:
-        return await oldest_seq(self._nats, SUBMIT_STREAM)
+        return await oldest_left(self._nats, SUBMIT_STREAM)
 
     async def waiting(self, tenant: str) -> int:
         with _told():
-            return await waiting_of(self._nats, submits_of(None, tenant)[0])
+            return sum((await waiting_of(self._nats, submits_of(None, tenant)[0])).values())
 
     async def take_of(
         self, tenants: Collection[str] | None, kept_out: Mapping[str, int] | None = None
@@ -253,6 +258,11 @@ class JetStreamIntake:
             raise OutcomeUnknown(f"a mark was refused: {refused.get('description', 'refused')}")
 
     async def purge(self, up_to: int, shards: Shards = None, tenant: str | None = None) -> None:
+        if shards is not None and tenant in self._unseen:
+            (whose,) = submits_of(None, tenant) or [SUBMIT_STORED]
+            with _told():
+                self._met.update(map(shard_in, await waiting_of(self._nats, whose)))
+            self._unseen.discard(tenant)
         # One request for each shard that anything came for: those of others are not ours to forget.
         subjects = submits_of(None if shards is None else self._met & frozenset(shards), tenant)
         if shards is None and tenant is None:

@@ -306,14 +306,13 @@ def _as_made(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def waiting_of(nats: Nats, subject: str) -> int:
-    """How many messages the intake holds on a subject, which may have wildcards.
+async def waiting_of(nats: Nats, subject: str) -> dict[str, int]:
+    """How many messages the intake holds of each subject that falls under one with wildcards.
 
     Raises OutcomeUnknown, ApiError.
     """
     told = await api(nats, f"STREAM.INFO.{SUBMIT_STREAM}", {"subjects_filter": subject})
-    counts: dict[str, int] = told["state"].get("subjects") or {}
-    return sum(counts.values())
+    return told["state"].get("subjects") or {}
 
 
 async def _ensure(
@@ -502,3 +501,15 @@ async def oldest_seq(nats: Nats, stream: str) -> int:
     """
     info = await look(nats, f"STREAM.INFO.{stream}")
     return max(1, int(info["state"]["first_seq"]))
+
+
+async def oldest_left(nats: Nats, stream: str) -> int:
+    """As `oldest_seq`, of a stream that is purged by subject: its server tells of a first that is gone."""
+    state = (await look(nats, f"STREAM.INFO.{stream}"))["state"]
+    wanted = {"seq": max(1, int(state["first_seq"])), "next_by_subj": ">"}
+    try:
+        return int((await look(nats, f"STREAM.MSG.GET.{stream}", wanted))["message"]["seq"])
+    except ApiError as refused:
+        if refused.code != NO_MESSAGE:
+            raise
+        return int(state["last_seq"]) + 1
