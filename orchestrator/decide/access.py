@@ -417,7 +417,7 @@ def own_name(name: str, field: str) -> Rejection:
 def _has_secret(everybody: Iterable[Principal], but: Principal, digest: str) -> bool:
     """Whether a token or session of another principal has a digest."""
     return any(
-        digest in [each.digest for each in (*other.tokens, *other.sessions)]
+        digest in [*[each.digest for each in other.tokens], *[each.digest for each in other.sessions]]
         for other in everybody
         if (other.tenant, other.name) != (but.tenant, but.name)
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,12 +113,13 @@ async def test_who_was_revoked_before_a_process_began_is_disconnected_when_it_be
     )
     async with await EmbeddedBroker.start(tmp_path, principals=[stays, gone]) as broker:
         joined = await JoinedBroker.start(tmp_path, broker.url)
-        wires = [
+        wires: list[Any] = [
             await NatsWire.connect(Target(broker.url, broker.key_path(name), principal=name), "t")
             for name in ("stays", "gone")
         ]
-        broker.roll._entries.pop(gone.account)  # its own gate has heard of it, and the broker has not
-        broker.roll._listed.keys.pop(gone.public)
+        roll: Any = broker.roll
+        roll._entries.pop(gone.account)  # its own gate has heard of it, and the broker has not
+        roll._listed.keys.pop(gone.public)
         await joined.set_principals([stays], None, [gone.account])
         await until(lambda: not wires[1]._nats.is_connected)
         assert wires[0].connections == 1
@@ -133,7 +135,7 @@ async def test_what_the_broker_did_not_take_is_told_again(
     names = ("stays", "gone", "late")
     stays, gone, late = (local_principal(tmp_path, "default", name, frozenset({"submit"})) for name in names)
     async with await EmbeddedBroker.start(tmp_path, principals=[stays, gone]) as broker:
-        wire = await NatsWire.connect(Target(broker.url, broker.key_path("gone"), principal="gone"), "t")
+        wire: Any = await NatsWire.connect(Target(broker.url, broker.key_path("gone"), principal="gone"), "t")
         monkeypatch.setattr("writ.broker.roll._UPDATE", b"$SYS.REQ.NOBODY.HEARS")
         with pytest.raises(BrokerError, match="did not answer"):
             await broker.set_principals([stays, late])
