@@ -28,7 +28,6 @@ from .streams import (
     ensure_submit,
     kept_out,
     newest_seq,
-    oldest_left,
     oldest_seq,
     take_of,
     waiting_of,
@@ -225,7 +224,7 @@ class JetStreamIntake:
                 yield messages
 
     async def first_seq(self) -> int:
-        return await oldest_left(self._nats, SUBMIT_STREAM)
+        return await oldest_seq(self._nats, SUBMIT_STREAM)
 
     async def waiting(self, tenant: str) -> int:
         with _told():

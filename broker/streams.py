@@ -501,15 +501,3 @@ async def oldest_seq(nats: Nats, stream: str) -> int:
     """
     info = await look(nats, f"STREAM.INFO.{stream}")
     return max(1, int(info["state"]["first_seq"]))
-
-
-async def oldest_left(nats: Nats, stream: str) -> int:
-    """As `oldest_seq`, of a stream that is purged by subject: its server tells of a first that is gone."""
-    state = (await look(nats, f"STREAM.INFO.{stream}"))["state"]
-    wanted = {"seq": max(1, int(state["first_seq"])), "next_by_subj": ">"}
-    try:
-        return int((await look(nats, f"STREAM.MSG.GET.{stream}", wanted))["message"]["seq"])
-    except ApiError as refused:
-        if refused.code != NO_MESSAGE:
-            raise
-        return int(state["last_seq"]) + 1

@@ -94,22 +94,6 @@ async def test_a_reader_passes_over_what_is_purged_under_it(wire: Wire) -> None:
     await reader.aclose()  # type: ignore[attr-defined]
 
 
-async def test_the_oldest_submit_is_one_that_is_there(wire: Wire) -> None:
-    """In whichever order those of shards are purged."""
-    intake = await wire.intake()
-    for queue in ("a", "b", "c"):
-        await wire.submit(b"some", queue)
-    shards = [frozenset([shard_of("default", queue)]) for queue in "abc"]
-    reader = intake.read(1, frozenset[int]().union(*shards))
-    await more(reader, 3)
-    for which, left in ((2, 1), (0, 2), (1, 4)):
-        await intake.purge(3, shards[which])
-        assert await intake.first_seq() == left
-    await wire.submit(b"more")
-    assert await intake.first_seq() == 4
-    await reader.aclose()  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("tenant", [None, "default"])
 async def test_what_an_earlier_reader_left_behind_the_position_is_purged_in_every_shard(
     wire: Wire, tenant: str | None
@@ -123,8 +107,6 @@ async def test_what_an_earlier_reader_left_behind_the_position_is_purged_in_ever
     assert [each.seq for each in await more(reader, 1)] == [3]
     await intake.purge(3, ours, tenant)
     assert [each.seq for each in await take(intake, 1, 1)] == [2]
-    await intake.purge(2)
-    assert await intake.first_seq() == 4
     await reader.aclose()  # type: ignore[attr-defined]
 
 
