@@ -1,6 +1,6 @@
 """Named objects, each written once and whole: where archives and snapshots are kept.
 
-A folder fulfils it here. An object store of another kind needs these five calls and nothing else.
+A folder fulfils it here. An object store of another kind needs these six calls and nothing else.
 """
 
 from __future__ import annotations
@@ -8,10 +8,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from writ.schemas.bounds import SECOND_US
+
+from .clock import Clock, SystemClock
+
 _UNFINISHED: Final = ".new"
+_LEFT_S: Final = 3_600.0
+"""What was not written to for so long is what a process that was killed has left."""
 
 
 class Opened(Protocol):
@@ -45,6 +52,10 @@ class Objects(Protocol):
         """Of one that is not there, too."""
         ...
 
+    async def tidy(self) -> None:
+        """Deletes what is left of objects of which a `put` was killed, as far as that is known for sure."""
+        ...
+
 
 class _OpenFile:
     def __init__(self, path: Path) -> None:
@@ -57,8 +68,9 @@ class _OpenFile:
 class FolderObjects:
     """Each object is a file of a folder, which is made when the first is put."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.folder = folder
+        self._clock = clock or SystemClock()
 
     async def names(self) -> list[str]:
         return await asyncio.to_thread(self._names)
@@ -96,6 +108,15 @@ class FolderObjects:
     async def delete(self, name: str) -> None:
         await asyncio.to_thread((self.folder / name).unlink, missing_ok=True)
 
+    async def tidy(self) -> None:
+        await asyncio.to_thread(self._tidy)
+
+    def _tidy(self) -> None:
+        for path in self.folder.glob(f"*{_UNFINISHED}"):
+            with suppress(FileNotFoundError):  # its writer has just ended
+                if self._clock.wall_us() / SECOND_US - path.stat().st_mtime > _LEFT_S:
+                    path.unlink()
+
 
 class MemoryObjects:
     """Objects in memory, for tests and for loops on which threads have no place."""
@@ -119,6 +140,9 @@ class MemoryObjects:
 
     async def delete(self, name: str) -> None:
         self.kept.pop(name, None)
+
+    async def tidy(self) -> None:
+        pass
 
 
 class OpenBytes:

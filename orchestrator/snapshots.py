@@ -119,13 +119,14 @@ class Snapshots:
         state.jobs.forget(jobs)
 
     async def prune(self) -> None:
-        """Deletes all but the newest few and the newest proven one. Raises OSError."""
+        """Deletes all but the newest few, the newest proven one, and what was cut off. Raises OSError."""
         titles = await self.titles()
         kept = titles[-KEPT:] + [title for title in titles if title.proven][-1:]
         names = {title.name for title in kept} | {part.name for title in kept for part in title.ended}
         for name in await self._objects.names():
             if name.partition(".")[0] not in names:
                 await self._objects.delete(name)
+        await self._objects.tidy()
 
     async def clear(self) -> None:
         """Deletes all titles: the next start folds the log. Raises OSError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from writ.broker.filed import PART_BYTES, FiledObjects
 from writ.broker.filing import Filing, JetStreamFiling, MemoryFiling
 from writ.broker.objects import FolderObjects, MemoryObjects, Objects
 from writ.broker.ports import NotStored, OutcomeUnknown
+from writ.orchestrator.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from .conftest import JetStreamWire
@@ -89,6 +91,21 @@ async def test_parts_of_one_that_was_killed_are_no_object_and_go_with_the_next(k
     await kept.objects.put("b", (b"b",))
     assert sorted(await kept.filing.uploads()) == ["u0", "u1"]
     assert await kept.objects.get("a") == LARGE
+
+
+async def test_what_a_killed_pass_left_unfinished_goes_with_a_later_one(tmp_path: Path) -> None:
+    """And not what another process writes now."""
+    folder = tmp_path / "snapshots" / "0"
+    folder.mkdir(parents=True)
+    killed, written = folder / "00000000000000000007.state.new", folder / "00000000000000000009-0.ended.new"
+    for path in (killed, written):
+        path.write_bytes(b"half of it")
+    at = killed.stat().st_mtime - 2 * 3_600
+    os.utime(killed, (at, at))
+    snapshots = Snapshots.beside(tmp_path, 0)
+    await snapshots.prune()
+    assert list(folder.iterdir()) == [written]
+    await Snapshots.beside(tmp_path / "nowhere", 0).prune()
 
 
 class Counting(MemoryFiling):
