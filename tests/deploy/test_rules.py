@@ -23,6 +23,7 @@ from writ.schemas.metrics import Kind
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt install prometheus)"
@@ -81,6 +82,14 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
 
 def test_the_runbook_tells_of_no_other_alert() -> None:
     assert set(re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)) == set(ALERTS)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=[path.stem for path in DOCS])
+def test_the_documentation_speaks_of_metrics_that_there_are(path: Path) -> None:
+    named = set(
+        re.findall(r"\bwrit_[a-z_0-9]+_(?:total|seconds|bytes|count|sum|bucket)\b", path.read_text("utf-8"))
+    )
+    assert named <= TOLD, named - TOLD
 
 
 def test_each_rule_has_a_test_in_which_it_tells_something_and_each_alert_one_in_which_it_is_quiet() -> None:
