@@ -148,10 +148,12 @@ class AccessDesk:
         round_.answer(asked.send, encode(answer), verdict_only=not outcome)
 
     def _note_denial(self, round_: Round, asked: Asked, command: granting.NoteDenial) -> None:
-        """Records what a reader denied, under the name of whom it was denied to."""
+        """Records what a reader denied, under the name of whom it was denied to; beyond the budget, later."""
         who = Addressed(command.tenant, command.principal, command.operation, "")
         why = Rejection(RejectionKind.DENIED, command.why)
         event = AccessDenied(command.operation, command.resource, why, command.rule, command.count)
         if self._office.may_refuse(who, round_.now):
             self._office.note(round_, who, event, command.operation)
+        else:
+            self._office.denials.put_off(who, command.resource, command.rule, why, command.count, round_.now)
         round_.answer(asked.send, encode(Answer(None, round_.position)))

@@ -30,6 +30,8 @@ FOLD_US = 10 * bounds.SECOND_US
 _KNOWN_MAX = 20_000
 _FOLDED_MAX = 1_000
 _FOREVER = 1 << 62
+_Kind = tuple[str, str, str, str, str]
+"""Tenant, principal, operation, resource and rule of a denial."""
 
 
 class Guard:
@@ -122,22 +124,39 @@ class Denials:
     """How often what was denied before is asked again, so that no flood of it fills the log."""
 
     def __init__(self) -> None:
-        self._counted: dict[tuple[str, str, str, str, str], tuple[int, int, Rejection]] = {}
+        self._counted: dict[_Kind, tuple[int, int, Rejection]] = {}
 
     def first(self, address: Addressed, resource: str, rule: str, why: Rejection, now: int) -> bool:
         """Whether a denial is to be recorded now; else it is counted."""
-        operation = address.verb
-        key = (address.tenant, address.principal, operation, resource, rule)
-        known = self._counted.get(key)
-        if known is None and len(self._counted) >= _FOLDED_MAX:
-            key = (address.tenant, address.principal, operation, "", rule)  # many resources: told of together
-            known = self._counted.get(key)
-        if known is None:
+        key = self._key(address, resource, rule)
+        if key not in self._counted:
             self._counted[key] = (now + FOLD_US, 0, why)
             return True
-        end, count, _ = known
-        self._counted[key] = (end, count + 1, why)
+        self._count(key, why, 1, now)
         return False
+
+    def put_off(
+        self, address: Addressed, resource: str, rule: str, why: Rejection, count: int, now: int
+    ) -> None:
+        """Counts denials of which none is to be recorded now."""
+        self._count(self._key(address, resource, rule), why, count, now)
+
+    def _key(self, address: Addressed, resource: str, rule: str) -> _Kind:
+        """What denials are counted by."""
+        key = (address.tenant, address.principal, address.verb, resource, rule)
+        if key not in self._counted and len(self._counted) >= _FOLDED_MAX:
+            return (
+                address.tenant,
+                address.principal,
+                address.verb,
+                "",
+                rule,
+            )  # many resources: told together
+        return key
+
+    def _count(self, key: _Kind, why: Rejection, more: int, now: int) -> None:
+        end, count, _ = self._counted.get(key, (now + FOLD_US, 0, why))
+        self._counted[key] = (end, count + more, why)
 
     def over(self, now: int) -> Iterator[tuple[str, str, AccessDenied]]:
         """What was counted and is to be told now: tenant, principal, event. What is not taken stays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,6 +79,23 @@ async def test_repeats_of_a_denial_are_one_record_with_their_count(governed: Twi
         assert why(await twin.ask("cancel", who="mallory", id="a")) == "deny.unknown"
     await asyncio.sleep(11)
     assert [e.count for e in await twin.events(AccessDenied)] == [1, 499]  # type: ignore[attr-defined]
+    await twin.check()
+
+
+async def test_what_readers_denied_beyond_the_budget_is_told_of_later(governed: Twin) -> None:
+    """Or whoever spends its budget for refusals before would read what it may not without a trace."""
+    twin = governed
+    for number in range(100):
+        about = {"operation": "jobs", "resource": f"q{number % 60}", "rule": "deny.scope", "why": "no"}
+        body = json.dumps({"tenant": "default", "principal": "bob", "count": 3, **about}).encode()
+        await twin.hub.request("_writ", "views", "note_denial", "-", body, "control")
+    at_once = await twin.events(AccessDenied)
+    assert len(at_once) < 100
+    await asyncio.sleep(11)
+    told = [e for e in await twin.events(AccessDenied) if isinstance(e, AccessDenied)]
+    assert len(told) > len(at_once)
+    assert sum(e.count for e in told) == 300
+    assert {e.resource for e in told} == {f"q{number}" for number in range(60)}
     await twin.check()
 
 
