@@ -5,11 +5,14 @@ It decides on queries as the orchestrator decides on commands, by the same funct
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from writ.broker.clock import Clock
 from writ.schemas.access import Decision, Resource, allowed, denied
@@ -62,6 +65,14 @@ class _About(msgspec.Struct):
 _about = msgspec.json.Decoder(_About).decode
 
 
+class _Counted(NamedTuple):
+    """What was denied, how often since it was told of, and until when it is counted."""
+
+    end: int
+    times: int
+    denial: NoteDenial
+
+
 class Gate:
     """Stands before the queries of one partition."""
 
@@ -70,7 +81,18 @@ class Gate:
         self._clock = clock
         self._caught_up = caught_up
         self._tell = tell
-        self._told: dict[tuple[str, ...], tuple[int, int]] = {}
+        self._told: dict[tuple[str, ...], _Counted] = {}
+        self._telling: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Tells what was counted up to now."""
+        if self._telling is not None:
+            self._telling.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._telling
+        for counted in self._told.values():
+            await self._tell_of(counted)
+        self._told = {}
 
     async def admit(self, tenant: str, principal: str, verb: str, body: bytes) -> None:
         """Raises Refused where the principal may not ask this; a log without tenants governs nobody."""
@@ -130,31 +152,42 @@ class Gate:
         return found
 
     async def _note(self, tenant: str, principal: str, verb: str, resource: str, rule: str, why: str) -> None:
-        """Has a denial recorded, unless the same was a moment ago: then it is counted."""
+        """Has a denial recorded, unless the same was a moment ago: then it is counted, and told of later."""
         if self._tell is None:
             return
-        now = self._clock.wall_us()
+        now = self._clock.mono_us()
+        denial = NoteDenial(
+            tenant=tenant, principal=principal, operation=verb, resource=resource, rule=rule, why=why
+        )
         key = (tenant, principal, verb, resource, rule)
         if key not in self._told and len(self._told) >= _FOLDED_MAX:
-            self._told = {k: told for k, told in self._told.items() if told[0] > now}
+            self._told = {k: told for k, told in self._told.items() if told.times or told.end > now}
             if len(self._told) >= _FOLDED_MAX:
-                key = (tenant, principal, "", "", "")  # many resources: counted together
-        end, count = self._told.get(key, (0, 0))
-        if now < end:
-            self._told[key] = (end, count + 1)
+                key = (tenant, principal, verb, "", rule)  # many resources: counted together
+        known = self._told.get(key)
+        if known is not None and (known.times or now < known.end):
+            self._told[key] = known._replace(times=known.times + 1)
+            if self._telling is None or self._telling.done():
+                self._telling = asyncio.create_task(self._tell_counted(), name="denials")
             return
-        self._told[key] = (now + FOLD_US, 0)
-        await self._tell(
-            NoteDenial(
-                tenant=tenant,
-                principal=principal,
-                operation=verb,
-                resource=resource,
-                rule=rule,
-                why=why,
-                count=count + 1,
-            )
-        )
+        self._told[key] = _Counted(now + FOLD_US, 0, replace(denial, resource=key[3]))
+        await self._tell(denial)
+
+    async def _tell_counted(self) -> None:
+        """Tells of what was counted as its time is over, until nothing is left that was."""
+        while ends := [told.end for told in self._told.values() if told.times]:
+            await asyncio.sleep(max(0, min(ends) - self._clock.mono_us()) / SECOND_US)
+            now = self._clock.mono_us()
+            for key, told in list(self._told.items()):
+                if told.times and told.end <= now:
+                    # Others may be counted while this is told of, and it may be again.
+                    counted = self._told[key]
+                    self._told[key] = counted._replace(end=now + FOLD_US, times=0)
+                    await self._tell_of(counted)
+
+    async def _tell_of(self, counted: _Counted) -> None:
+        if counted.times and self._tell is not None:
+            await self._tell(replace(counted.denial, count=counted.times))
 
 
 def _queue_of(body: bytes) -> str:

@@ -198,6 +198,8 @@ class Queries:
             await self._gate.admit(tenant, principal, verb, body)
 
     async def close(self) -> None:
+        if self._gate is not None:
+            await self._gate.close()
         for reader in self._readers:
             await reader.close()
 
