@@ -145,13 +145,7 @@ class Denials:
         """What denials are counted by."""
         key = (address.tenant, address.principal, address.verb, resource, rule)
         if key not in self._counted and len(self._counted) >= _FOLDED_MAX:
-            return (
-                address.tenant,
-                address.principal,
-                address.verb,
-                "",
-                rule,
-            )  # many resources: told together
+            return (*key[:3], "", rule)  # many resources: told of together
         return key
 
     def _count(self, key: _Kind, why: Rejection, more: int, now: int) -> None:
