@@ -12,7 +12,7 @@ from writ.schemas.rejections import Rejection, RejectionKind
 
 from .consequences import ORCHESTRATOR
 from .decide import quotas, tenant
-from .decide.access import OWN_NAMES, own_name
+from .decide.access import own_name
 from .messages import Asked
 from .office import Office, encode
 from .round import Round
@@ -53,8 +53,8 @@ class HostingDesk:
 
     def _create(self, round_: Round, asked: Asked, command: hosting.CreateTenant) -> None:
         outcome = create(self._state, command)
-        if not isinstance(outcome, Rejection) and outcome and command.owner.startswith(OWN_NAMES):
-            outcome = own_name(command.owner, "owner")
+        if not isinstance(outcome, Rejection) and outcome:
+            outcome = own_name(command.owner, "owner") or outcome
         if isinstance(outcome, Rejection):
             self._office.refuse(round_, asked, outcome)
             return

@@ -238,10 +238,10 @@ class Errands:
             if not missing:
                 return seen
             # It may be long behind others in the intake: only what was dealt with and is no job was refused.
-            refused = [key for key in missing if dealt >= sent.get(key, 0)] if dealt else missing
-            if refused and (dealt or waited_s >= TAKEN_WITHIN_S):
-                told = "was refused" if dealt else f"is not there after {TAKEN_WITHIN_S:g} s"
-                raise StepRefused(f"child {refused[0]} {told}; `writ audit` tells whether it was, and why")
+            for key in missing:
+                if dealt >= sent.get(key, 0) if dealt else waited_s >= TAKEN_WITHIN_S:
+                    told = "was refused" if dealt else f"is not there after {TAKEN_WITHIN_S:g} s"
+                    raise StepRefused(f"child {key} {told}; `writ audit` tells whether it was, and why")
             await asyncio.sleep(pause_s)
             waited_s += pause_s
             pause_s = min(pause_s * 2, 0.5)

@@ -48,10 +48,9 @@ _S = TypeVar("_S")
 
 
 class Wired(NamedTuple):
-    """An engine that does not run yet, the log that it is over, and the epochs of its streams."""
+    """An engine that does not run yet, and the epochs of its streams."""
 
     engine: Engine
-    live: JetStreamLog
     log_epoch: int
     intake_epoch: int
 
@@ -97,7 +96,7 @@ async def wire_engine(
         live_max=live_max,
         reads=reads,
     )
-    return Wired(engine, live, live.epoch, intake.epoch)
+    return Wired(engine, live.epoch, intake.epoch)
 
 
 async def _others(

@@ -60,7 +60,7 @@ Outcome = tuple[Fact, ...] | Rejection
 TWO_PERSONS = "rules.two_persons"
 """Why a grant waits."""
 
-OWN_NAMES = "writ:"
+_OWN_NAMES = "writ:"
 """So begin the names under which Writ acts itself."""
 
 NOBODY_ELSE = "nobody_else"
@@ -386,10 +386,8 @@ def forbids(
 
     No name is taken for Writ's own, no secret is two principals', and nobody shuts out the last owner.
     """
-    if isinstance(command, CreatePrincipal) and known is None and command.name.startswith(OWN_NAMES):
-        return own_name(command.name, "name")
     if known is None:
-        return None
+        return own_name(command.name, "name") if isinstance(command, CreatePrincipal) else None
     for event in events:
         if isinstance(event, TokenIssued | SessionStarted) and _has_secret(everybody, known, event.digest):
             return _conflict("the digest is that of another principal's; make a secret of your own", "digest")
@@ -409,9 +407,11 @@ def forbids(
     return None
 
 
-def own_name(name: str, field: str) -> Rejection:
-    """What acts under such a name would be taken for Writ itself, in the audit as well."""
-    return _conflict(f"{name} begins with {OWN_NAMES}, as names of Writ's own do; choose another", field)
+def own_name(name: str, field: str) -> Rejection | None:
+    """Why nobody may have a name: what acts under it would be taken for Writ itself, in the audit as well."""
+    if not name.startswith(_OWN_NAMES):
+        return None
+    return _conflict(f"{name} begins with {_OWN_NAMES}, as names of Writ's own do; choose another", field)
 
 
 def _has_secret(everybody: Iterable[Principal], but: Principal, digest: str) -> bool:

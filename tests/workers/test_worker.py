@@ -176,11 +176,12 @@ async def test_queues_get_leases_by_their_weights(orchestra: Orchestra, concurre
     assert 20 <= first.count("reports") <= 40, "three of mail for each of reports, while both have jobs"
 
 
-async def test_big_outputs_are_spread_over_messages(orchestra: Orchestra) -> None:
-    @task
-    async def big() -> str:
-        return "x" * 200_000
+@task
+async def big() -> str:
+    return "x" * 200_000
 
+
+async def test_big_outputs_are_spread_over_messages(orchestra: Orchestra) -> None:
     for _ in range(12):
         orchestra.add("big")
     async with running(worker(orchestra, big, concurrency=12), orchestra):
@@ -204,10 +205,6 @@ class Growing:
 
 
 async def test_what_a_codec_makes_of_big_outputs_is_spread_over_messages(orchestra: Orchestra) -> None:
-    @task
-    async def big() -> str:
-        return "x" * 200_000
-
     for _ in range(12):
         orchestra.add("big")
     async with running(worker(orchestra, big, concurrency=12, codecs=[Growing()]), orchestra):

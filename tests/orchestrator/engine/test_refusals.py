@@ -1501,6 +1501,13 @@ simple(
 )  # fmt: skip
 
 
+simple(
+    "owner named as Writ's own",
+    lambda s: s.ask("create_tenant", name="acme", owner="writ:orchestrator", key=_key(1)),
+    "names of Writ's own", "choose another", "writ:orchestrator",
+)  # fmt: skip
+
+
 @row("mallory may not cancel", "deny.unknown", "on mail")
 async def denied(s: Scene) -> str:
     await _governed(s)
