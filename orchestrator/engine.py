@@ -359,6 +359,9 @@ class Engine:
                     await self._follow_log()
                     self._decide()
                 await self._store()
+            if self._desk.office.denials.hurry():
+                self._decide()
+                await self._store()
         finally:
             for part in self._parts:
                 await end(part)

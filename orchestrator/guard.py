@@ -152,6 +152,11 @@ class Denials:
         end, count, _ = self._counted.get(key, (now + FOLD_US, 0, why))
         self._counted[key] = (end, count + more, why)
 
+    def hurry(self) -> bool:
+        """Ends the time of all that was counted: whoever counted is about to go. Whether anything was."""
+        self._counted = {key: (0, count, why) for key, (_, count, why) in self._counted.items() if count}
+        return bool(self._counted)
+
     def over(self, now: int) -> Iterator[tuple[str, str, AccessDenied]]:
         """What was counted and is to be told now: tenant, principal, event. What is not taken stays."""
         for key in [key for key, (end, _, _) in self._counted.items() if end <= now]:

@@ -21,6 +21,9 @@ log = logging.getLogger("writ.node")
 
 LOOK_S: Final = 30.0
 
+RESTS: Final = 4
+"""So many times as long as a pass took none follows: it reads all live jobs, which may take a minute."""
+
 
 class Archiving:
     """`writ archive run` of a partition, whenever a pass is due by what its engine in this process knows.
@@ -46,10 +49,13 @@ class Archiving:
 
     async def keep(self) -> None:
         """Until cancelled. A pass that fails is told of, and made again when the next is due."""
+        loop, rest_s = asyncio.get_running_loop(), self._look_s
         while True:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(rest_s)
+            begun = loop.time()
             if self.due():
                 await self._run()
+            rest_s = max(self._look_s, RESTS * (loop.time() - begun))
 
     def due(self) -> bool:
         """Whether a pass would take a snapshot, or might move something."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.acceptance.retention import Proof
 from writ import Client, Filter, OperationVerb, Plan
-from writ.archiving import Archiving
+from writ.archiving import RESTS, Archiving
 from writ.broker.clock import SystemClock
 from writ.broker.connect import Target
 from writ.cli import main
@@ -21,6 +22,7 @@ from writ.cli.archive import last_pass
 from writ.schemas.events import OperationEnded
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.queries import ViewStatus
+from writ.testing import VirtualLoop
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Live
@@ -77,6 +79,28 @@ async def test_no_pass_is_made_that_would_only_read(live: Live) -> None:
         handles = await client.submit_many("mail", [{"task": "send"}] * 300)
         await live.until(lambda record: record.key == f"mail~{handles[-1].id}")
         assert archiving.due()
+
+
+def test_long_passes_are_followed_by_longer_rests() -> None:
+    """One over a million live jobs takes a minute, and what it takes is missing elsewhere."""
+    with closing(VirtualLoop()) as loop:
+        archiving: Any = Archiving(Path(), cast("Any", None), SystemClock(), look_s=30)
+        begun: list[float] = []
+
+        async def run() -> None:
+            begun.append(loop.time())
+            await asyncio.sleep(10 if len(begun) % 2 else 1)
+
+        async def some() -> None:
+            keeping = asyncio.create_task(archiving.keep())
+            await asyncio.sleep(1_000)
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+        archiving.due, archiving._run = lambda: True, run
+        loop.run_until_complete(some())
+    gaps = [round(after - before) for before, after in pairwise(begun)]
+    assert gaps[:4] == [10 + RESTS * 10, 1 + 30, 10 + RESTS * 10, 1 + 30]
 
 
 async def test_the_slowest_view_holds_back_neither_retention_nor_another_view(live: Live) -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from writ.children import apart
+from writ.children.share import YIELDING
 
+_WAITS_TO_YIELD = """
+import os, pathlib, sys, time
+session, more = pathlib.Path("/proc/self/autogroup"), int(sys.argv[1])
+wanted = os.getpriority(os.PRIO_PROCESS, os.getppid()) + more
+while os.getpriority(os.PRIO_PROCESS, 0) != wanted:
+    time.sleep(0.01)
+while session.exists() and session.read_text() and not session.read_text().endswith(f" nice {more}\\n"):
+    time.sleep(0.01)
+"""
 _WAITS_FOR_EVER = """
 import os, pathlib, sys, time
 pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
@@ -39,6 +49,13 @@ def program(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_it_tells_the_code_and_what_was_printed() -> None:
     code, said = await apart.run_apart("print('x' * 300_000); raise SystemExit(3)")
     assert (code, said) == (3, b"x" * 300_000 + b"\n")
+
+
+@pytest.mark.usefixtures("program")
+async def test_it_yields_to_what_the_node_waits_for() -> None:
+    async with asyncio.timeout(60):
+        code, _ = await apart.run_apart(_WAITS_TO_YIELD, str(YIELDING))
+    assert code == 0
 
 
 @pytest.mark.usefixtures("program")

@@ -128,12 +128,15 @@ class Mutations:
         except (ValueError, RecursionError):
             return self.of_words(sample)
         put: list[bytes] = []
-        for _ in range(draw.choice((1, 1, 1, 2, 3))):
-            tree = self._changed(tree, put)
+        for number in range(draw.choice((1, 1, 1, 2, 3))):
+            tree = self._changed(tree, put, 2 if number else 600)
         return self._written(tree, put)
 
-    def _changed(self, tree: Any, put: list[bytes]) -> Any:
-        """The tree with one place of it changed; odd values are put in when it is written."""
+    def _changed(self, tree: Any, put: list[bytes], times_max: int) -> Any:
+        """The tree with one place of it changed; odd values are put in when it is written.
+
+        No value becomes more than `times_max` of it: many of many would be gigabytes.
+        """
         draw = self.draw
         places = _places(tree)
         if not places:
@@ -154,7 +157,7 @@ class Mutations:
                 other, at = draw.choice(places)
                 holder[key] = json.loads(json.dumps(other[at])) if at in _keys(other) else None
             case _:
-                times = draw.choice((2, 30, 600)) if len(put) < 2 else 2
+                times = min(times_max, draw.choice((2, 30, 600)))
                 holder[key] = [json.loads(json.dumps(holder[key])) for _ in range(times)]
         return tree
 

@@ -1,4 +1,4 @@
-"""Commands of Writ that a node runs beside itself, each in a process that ends when it is done."""
+"""Commands of Writ that a node runs beside itself, each in a process that yields and ends when it is done."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import closing
 from subprocess import PIPE, Popen
 
 from writ.cli.processes import writ_command
+
+from .share import give_way
 
 
 async def run_apart(*words: str) -> tuple[int, bytes]:
@@ -18,6 +20,7 @@ async def run_apart(*words: str) -> tuple[int, bytes]:
     # Not as the loop would start it: uvloop forks, which holds up the loop for as long as the tables of this
     # process's memory take to copy, 10 to 15 ms for 140 MB. This takes less than 2, whatever there is.
     process = Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True)  # noqa: ASYNC220
+    give_way(process.pid)
     assert process.stdin is not None
     assert process.stdout is not None
     loop = asyncio.get_running_loop()

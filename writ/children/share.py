@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +27,14 @@ CALM_US: Final = 2_000_000
 """After being late it yields again when it was in time for so long."""
 
 _SESSION: Final = Path("/proc/self/autogroup")
+
+
+def give_way(pid: int) -> None:
+    """Has a process that leads a session yield for good, as far as its system has ways for that."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid) + YIELDING)
+    with suppress(OSError):  # without autogroups, or gone already
+        Path(f"/proc/{pid}/autogroup").write_text(str(YIELDING))
 
 
 class Share:

@@ -82,6 +82,18 @@ async def test_repeats_of_a_denial_are_one_record_with_their_count(governed: Twi
     await twin.check()
 
 
+async def test_who_hands_over_tells_first_what_it_counted(governed: Twin) -> None:
+    twin = governed
+    for _ in range(50):
+        assert why(await twin.ask("cancel", who="mallory", id="a")) == "deny.unknown"
+    await twin.stop()
+    assert [e.count for e in await twin.events(AccessDenied)] == [1, 49]  # type: ignore[attr-defined]
+    await twin.start()
+    await asyncio.sleep(11)
+    assert [e.count for e in await twin.events(AccessDenied)] == [1, 49]  # type: ignore[attr-defined]
+    await twin.check()
+
+
 async def test_what_readers_denied_beyond_the_budget_is_told_of_later(governed: Twin) -> None:
     """Or whoever spends its budget for refusals before would read what it may not without a trace."""
     twin = governed
