@@ -199,19 +199,21 @@ async def recover(
 ) -> tuple[Partition, Position]:
     """The state at the log's end, or at sequence `up_to`, from the newest snapshot that fits, else from none.
 
-    Of every `stride` records that it has to fold it leaves a snapshot behind. Raises Violation where a record
-    does not continue the log, and what reading the log raises. A log that ends earlier than its broker said
-    when it was begun with is named in this process's log, and is no Violation: a broker that could not write
-    may have told of what nobody was promised.
+    Of every `stride` records that it has to fold, or as many as there are live jobs, it leaves a snapshot
+    behind. Raises Violation where a record does not continue the log, and what reading the log raises. A log
+    that ends earlier than its broker said when it was begun with is named in this process's log, and is no
+    Violation: a broker that could not write may have told of what nobody was promised.
     """
     told = 0 if up_to is not None else await log_.last_seq()
     found = None if snapshots is None else await snapshots.newest(log_, up_to)
     state, at = found or (Partition(log_.partition, log_.epoch), Position())
     while snapshots is not None:
         last = await log_.last_seq() if up_to is None else up_to
-        if last - at.seq < stride:
+        # Each snapshot writes all live jobs: the more there are, the further apart.
+        step = max(stride, state.jobs.live)
+        if last - at.seq < step:
             break
-        at = await fold(state, at, log_, at.seq + stride)
+        at = await fold(state, at, log_, at.seq + step)
         try:
             await snapshots.put(state, at.epoch)
         except (OSError, SnapshotDamaged) as error:

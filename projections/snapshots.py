@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -40,6 +41,9 @@ _SHARE: Final = 4
 """And by a part of so much of what it holds: so a file is copied about five times however long it grows."""
 
 _LOOK_S: Final = 30.0
+_RESTS: Final = 3
+"""So many times as long as a copy took none follows: of a million jobs they take a core for half a minute."""
+
 _ROOM: Final = 4
 """A file is copied where so many times its bytes are free: what is stored in earnest comes first."""
 
@@ -76,16 +80,19 @@ class Snapshots:
 
     async def keep(self, runners: Sequence[Runner], stride: int = STRIDE_RECORDS) -> None:
         """Copies each view whenever it has gone on far enough, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             for runner in runners:
                 title = await asyncio.to_thread(self.title, runner.name)
                 taken = 0 if title is None else title.position.seq
                 far = abs(runner.position - taken) >= max(stride, taken // _SHARE)
                 if far and not (runner.halted or runner.away or runner.outdated or runner.building):
+                    begun = loop.time()
                     try:
                         await self.take(runner.path)
                     except (OSError, sqlite3.Error) as error:
                         log.warning("no snapshot was taken of the view %s: %s", runner.name, error)
+                    await asyncio.sleep(_RESTS * (loop.time() - begun))
             await asyncio.sleep(_LOOK_S)
 
     async def take(self, path: Path) -> Title:
@@ -108,10 +115,9 @@ class Snapshots:
         if free_bytes < _ROOM * size_bytes:
             raise OSError(f"{free_bytes} bytes are free, and it has {size_bytes}")
         copy = self.folder / f"{path.stem}.new"
-        copy.unlink(missing_ok=True)
-        with closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as db:
-            db.execute("VACUUM INTO ?", (str(copy),))
-        with closing(sqlite3.connect(copy)) as db:
+        _copy_live(source, copy)
+        with closing(sqlite3.connect(copy, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=DELETE").fetchone()  # it has the write-ahead log within it now
             stamp, position = stamp_in(db), reached_in(copy).position
         with copy.open("rb+") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -161,6 +167,29 @@ class Snapshots:
         copy.replace(newest)  # whole: an empty one is what somebody has asked for
         places.enlive(path, newest)
         return True
+
+
+def _copy_live(source: Path, copy: Path) -> None:
+    """Copies a database and its write-ahead log as they are. Raises OSError, sqlite3.Error.
+
+    A transaction that reads keeps SQLite from beginning the log anew, and from moving into the file what was
+    written since: so the file, read first, and the log have all of it between them. A process of its own
+    reads them, as whoever closes a file gives up the locks that SQLite has on it in the same process.
+    """
+    with closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        for suffix in ("", "-wal"):
+            made = Path(f"{copy}{suffix}")
+            made.unlink(missing_ok=True)
+            if Path(f"{source}{suffix}").exists():
+                done = subprocess.run(
+                    ["cp", "--", f"{source}{suffix}", made],  # noqa: S607 - wherever the system has it
+                    capture_output=True,
+                    check=False,
+                )
+                if done.returncode:
+                    raise OSError(done.stderr.decode(errors="replace").strip())
 
 
 async def _holds(log_: Log, at: Position) -> bool:

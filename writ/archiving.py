@@ -21,7 +21,7 @@ log = logging.getLogger("writ.node")
 
 LOOK_S: Final = 30.0
 
-RESTS: Final = 4
+RESTS: Final = 3
 """So many times as long as a pass took none follows: it reads all live jobs, which may take a minute."""
 
 

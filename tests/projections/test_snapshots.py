@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -102,6 +104,47 @@ async def test_a_snapshot_that_is_not_what_was_written_or_not_wanted_is_passed_o
         assert await runner.wait_for(last, 20)
         assert (runner.restored, runner.halted, runner.away) == (None, None, None)
         assert dump(runner.path) == whole
+
+
+async def test_a_copy_is_whole_whatever_is_written_meanwhile(tmp_path: Path, kept: Snapshots) -> None:
+    """Its pages are read one after the other, while others are written, and moved out of the log beside."""
+    path, copies = tmp_path / "busy.db", 0
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for setting in ("journal_mode = WAL", "synchronous = OFF", "wal_autocheckpoint = 20", "cache_size = 10"):
+        writer.execute(f"PRAGMA {setting}")
+    writer.executescript(
+        "CREATE TABLE position (epoch, seq, digest, at, source_epoch, source_seq);"
+        "INSERT INTO position VALUES (1, 0, '', 0, 0, 0);"
+        "CREATE TABLE sums (id INTEGER PRIMARY KEY, n INTEGER, pad BLOB)"
+    )
+    writer.executemany(
+        "INSERT INTO sums VALUES (?, 0, zeroblob(700))", [(number,) for number in range(3_000)]
+    )
+    draw, done = random.Random(7), threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            writer.execute("BEGIN")
+            rows = [(draw.randrange(3_000),) for _ in range(30)]
+            writer.executemany("UPDATE sums SET n = n + 1, pad = randomblob(700) WHERE id = ?", rows)
+            writer.execute("UPDATE position SET seq = seq + 30")
+            writer.execute("COMMIT")
+
+    writing = asyncio.create_task(asyncio.to_thread(write))
+    try:
+        seqs: set[int] = set()
+        while len(seqs) < 30:
+            title = await kept.take(path)
+            seqs.add(title.position.seq)
+            with closing(sqlite3.connect(kept.folder / title.file)) as copy:
+                assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+                assert copy.execute("SELECT sum(n) FROM sums").fetchone() == (title.position.seq,)
+            copies += 1
+            assert copies < 100
+    finally:
+        done.set()
+        await writing
+        writer.close()
 
 
 @pytest.mark.parametrize("records", [300, 200])
