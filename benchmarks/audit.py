@@ -1,10 +1,11 @@
 """Measures how fast a whole log is verified against its checkpoints. Exits 1 if the bar is missed.
 
-    python -m benchmarks.audit [--jobs 100000] [--passes 3]
+    python -m benchmarks.audit [--jobs 300000] [--passes 3]
 
 The log is of jobs that are submitted, leased and ended, in a real broker, with a checkpoint for every 10,000
-records; then a part of it is archived and trimmed. The bar is for records a second of this process's CPU
-time, the best of the passes, as the clock's has in it whatever else the machine does; both are shown.
+records; then a part of it is archived and trimmed. It is verified by one process, as the node's scrub does
+it, and by a process for each processor, as `writ audit verify` does with a long log, their start included.
+The bar is for records a second by the clock, the best of the passes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from writ.broker.log import JetStreamLog
 from writ.broker.notary import Notary, checkpoints_folder
 from writ.broker.note_places import NoteFolder
 from writ.broker.ports import Message, Stored
+from writ.cli.verifying import stretches
 from writ.orchestrator.replay.checked import Place, check_log, leaves_of, signed_in
 from writ.schemas.checkpoints import Checkpoint
 from writ.schemas.codec import digest, encode
@@ -94,18 +97,23 @@ async def _archive(log: ArchivedLog, upto: int) -> None:
                     return
 
 
-async def _measure(name: str, log: ArchivedLog, directory: Path, passes: int) -> bool:
-    best_rate = 0.0
-    for _ in range(passes):
-        began, cpu = time.perf_counter(), time.process_time()
-        report = await check_log(log, [signed_in(NoteFolder(checkpoints_folder(directory)), 0)])
-        took, cpu = time.perf_counter() - began, time.process_time() - cpu
-        assert report.ok, report.lines()
-        by_clock, rate = report.records / took, report.records / cpu
-        best_rate = max(best_rate, rate)
-        print(f"  {name:<24} {rate:>9,.0f} records/s of CPU time, {by_clock:>9,.0f} by the clock", flush=True)
-    held = best_rate >= RATE_MIN
-    print(f"{'held' if held else 'MISSED':>8}: {name}, {best_rate:,.0f}, at least {RATE_MIN:,.0f}\n")
+async def _measure(name: str, log: ArchivedLog, target: Target, directory: Path, passes: int) -> bool:
+    rate = 0.0
+    for how in ("one process", "a process for each processor"):
+        best = 0.0
+        for _ in range(passes):
+            began, found = time.perf_counter(), [signed_in(NoteFolder(checkpoints_folder(directory)), 0)]
+            if how == "one process":
+                report = await check_log(log, found)
+            else:
+                async with aclosing(stretches(target, directory, 0, await log.last_seq())) as ahead:
+                    report = await check_log(log, found, ahead)
+            assert report.ok, report.lines()
+            best = max(best, report.records / (time.perf_counter() - began))
+        print(f"  {name:<24} {best:>9,.0f} records/s by {how}", flush=True)
+        rate = max(rate, best)
+    held = rate >= RATE_MIN
+    print(f"{'held' if held else 'MISSED':>8}: {name}, {rate:,.0f}, at least {RATE_MIN:,.0f}\n", flush=True)
     return held
 
 
@@ -113,23 +121,24 @@ async def _run(jobs: int, passes: int) -> bool:
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         async with await EmbeddedBroker.start(directory) as broker:
-            link = await connect(Target(broker.url, broker.key_path("log")), "bench", inbox_prefix="_INBOX")
+            target = Target(broker.url, broker.key_path("log"))
+            link = await connect(target, "bench", inbox_prefix="_INBOX")
             live = await JetStreamLog.open(link)
             log = ArchivedLog.beside(directory, live)
             records, size_bytes = await _fill(live, jobs)
             await _sign(log, directory)
             signed = len(signed_in(NoteFolder(checkpoints_folder(directory)), 0).checkpoints)
             print(f"{records:,} records of {size_bytes // records} bytes, {signed} checkpoints\n")
-            held = await _measure("from the broker", log, directory, passes)
+            held = await _measure("from the broker", log, target, directory, passes)
             await _archive(log, records // 2)
-            held &= await _measure("half from the archive", log, directory, passes)
+            held &= await _measure("half from the archive", log, target, directory, passes)
             await link.close()
     return held
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--jobs", type=int, default=300_000)
     parser.add_argument("--passes", type=int, default=3)
     args = parser.parse_args()
     return 0 if asyncio.run(_run(args.jobs, args.passes)) else 1

@@ -106,20 +106,20 @@ class _Parser(Parser):
             fields = data[at:end].split(b" ")
             try:
                 take = feeds[int(fields[2])]
-                stop = end + 2 + int(fields[-1])
-                if fields[0] == b"HMSG":
-                    split = end + 2 + int(fields[-2])
-                    reply = fields[3] if len(fields) == 6 else b""
-                elif fields[0] == b"MSG":
-                    split = end + 2
+                begin = split = end + 2
+                stop = begin + int(fields[-1])
+                if fields[0] == b"MSG":
                     reply = fields[3] if len(fields) == 5 else b""
+                elif fields[0] == b"HMSG":
+                    split += int(fields[-2])
+                    reply = fields[3] if len(fields) == 6 else b""
                 else:
                     break
             except (ValueError, IndexError, KeyError):
                 break
             if not end < split <= stop <= len(data) - 2:
                 break
-            take(fields[1], reply, data[split:stop], data[end + 2 : split])
+            take(fields[1], reply, data[split:stop], data[begin:split])
             at = stop + 2
         return at
 

@@ -39,6 +39,9 @@ class _Gap(Exception):
     """The consumer lost its place or its server: make another."""
 
 
+_make = tuple.__new__
+
+
 class _Consumer:
     """One ephemeral consumer: collects what it is pushed until its reader takes it."""
 
@@ -103,7 +106,18 @@ class _Consumer:
             if subject == self._inbox:
                 self._obey(reply, _fields(headers))
             else:
-                self._keep(subject, reply, body)
+                # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<count>.<time>.<pending>,
+                # and one more behind a domain
+                parts = reply.split(b".")
+                place = 5 if len(parts) == 9 else 7
+                self._count += 1
+                if int(parts[place + 1]) != self._count:
+                    self._lost = True
+                if not self._lost:
+                    text = subject.decode() if subject.isascii() else readable(subject)
+                    stored_us = int(parts[place + 2]) // 1_000
+                    # As `Stored(...)`, in half the time: there is one of these for each message.
+                    self._got.append(_make(Stored, (int(parts[place]), text, body, stored_us)))
         except (ValueError, IndexError):
             self._lost = True  # no server that we know speaks so: ask it again
         if self._waiting is not None:
@@ -129,18 +143,6 @@ class _Consumer:
         stalled = fields.get(b"Nats-Consumer-Stalled")
         if stalled:
             self._flow.append(stalled.decode())
-
-    def _keep(self, subject: bytes, reply: bytes, body: bytes) -> None:
-        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<count>.<time>.<pending>[.<x>]
-        parts = reply.split(b".")
-        place = 5 if len(parts) == 9 else 7
-        self._count += 1
-        if int(parts[place + 1]) != self._count:
-            self._lost = True
-        if not self._lost:
-            stored_us = int(parts[place + 2]) // 1_000
-            text = subject.decode() if subject.isascii() else readable(subject)
-            self._got.append(Stored(int(parts[place]), text, body, stored_us))
 
     async def next(self) -> list[Stored]:
         """What has come since the last call; nothing where the server says that it lives, and has no more.

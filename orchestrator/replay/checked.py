@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
@@ -77,14 +78,10 @@ def leaves_of(messages: Iterable[Stored], before: Place, partition: int, epoch: 
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             faults.append(Fault(seq, "body", f"cannot be read: {error}"))
         else:
-            if (
-                head.prev != prev
-                or head.seq != seq
-                or not reached <= head.epoch <= epoch
-                or subject != f"{prefix}{head.tenant}.{head.kind}.{head.key}"
-            ):
+            wanted = f"{prefix}{head.tenant}.{head.kind}.{head.key}"
+            if head.prev != prev or head.seq != seq or head.epoch != reached or subject != wanted:
                 faults += _faults(seq, subject, head, Place(seq - 1, reached, prev), epoch)
-            reached = max(reached, head.epoch)
+                reached = max(reached, head.epoch)  # which may grow, and seldom does
         hashes.append(sha256(f"\x00{seq} {about} {digest}".encode()).digest())
         prev = digest
     return Leaves(hashes, Place(seq, reached, prev), faults)
@@ -309,17 +306,64 @@ def check(messages: Iterable[Stored], partition: int, epoch: int, found: Sequenc
     return checker.report()
 
 
-async def check_log(log: Log, found: Sequence[Signed]) -> Checked:
+class Stretch(NamedTuple):
+    """Records that were looked at apart: their leaves, if `before` is what stands before them."""
+
+    before: Place
+    leaves: Leaves
+
+
+async def stretch_of(log: Log, first: int, last: int) -> Stretch | None:
+    """Records `first` to `last`, behind whatever the record before them is; None where anything is wrong.
+
+    Raises what reading the log raises, but for what is wrong with it.
+    """
+    start = Place() if first == 1 else None
+    place = Place()
+    row: list[Stored] = []
+    hashes: list[bytes] = []
+    try:
+        async with aclosing(cast("AsyncGenerator[list[Stored]]", log.read(max(first - 1, 1)))) as reading:
+            async for messages in reading:
+                row += messages
+                if start is None:
+                    before, *row = row
+                    body = before.body
+                    place = start = Place(before.seq, _decode(body).epoch, hashlib.sha256(body).hexdigest())
+                if len(row) < _ROW and (not row or row[-1].seq < last):
+                    continue
+                leaves = leaves_of(row[: last - place.seq], place, log.partition, log.epoch)
+                if leaves.faults:
+                    return None
+                hashes += leaves.hashes
+                place, row = leaves.end, []
+                if place.seq == last:
+                    return Stretch(start, Leaves(hashes, place, []))
+    except (Violation, ArchiveDamaged, msgspec.MsgspecError):
+        return None
+    return None
+
+
+async def check_log(
+    log: Log, found: Sequence[Signed], ahead: AsyncIterator[Stretch | None] | None = None
+) -> Checked:
     """The report of a whole log, as far as it goes when the reading begins.
 
-    A damaged archive is a fault at the first record that could not be read. Raises what else reading raises.
+    `ahead` tells of stretches from record 1 on that others look at meanwhile; from the first one that does
+    not fit, all is read here. A damaged archive is a fault at the first record that could not be read. Raises
+    what else reading raises.
     """
     checker = Checker(log.epoch, found)
     place = Place()
+    if ahead is not None:
+        async for stretch in ahead:
+            if stretch is None or stretch.before != place:
+                break
+            place = checker.take(stretch.leaves)
     row: list[Stored] = []
     unread: list[Fault] = []
     try:
-        async for messages in log.read():
+        async for messages in log.read(place.seq + 1):
             row += messages
             if len(row) >= _ROW:
                 place = checker.take(leaves_of(row, place, log.partition, log.epoch))

@@ -24,8 +24,10 @@ from writ.broker.errors import Refused
 from writ.broker.log import JetStreamLog
 from writ.broker.ports import Message, Stored
 from writ.broker.streams import api
-from writ.cli import main
+from writ.cli import main, verifying
+from writ.cli.verifying import stretches
 from writ.node import AuditCopies, Node
+from writ.orchestrator.replay.checked import Stretch
 from writ.schemas.policy import QueuePolicy
 from writ.schemas.subjects import SUBMIT_STREAM, log_stream
 from writ.scrubbing import Scrubbing
@@ -89,7 +91,9 @@ async def _made_anew(link: Any, records: list[Stored]) -> None:
     await JetStreamLog(link, 0, 1).append([Message(each.subject, each.body) for each in records], 0)
 
 
-async def test_a_tail_cut_after_all_views_are_gone_is_found_by_the_checkpoints(tmp_path: Path) -> None:
+async def test_a_tail_cut_after_all_views_are_gone_is_found_by_the_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = tmp_path / "node"
     signed = await _signed_history(directory)
     await _with_broker(directory, lambda link, stored: _made_anew(link, stored[:-20]))
@@ -98,6 +102,10 @@ async def test_a_tail_cut_after_all_views_are_gone_is_found_by_the_checkpoints(t
         assert (await writ("replay", "--verify", "--dir", str(directory))).code == 0
         said = await writ("audit", "verify", "--dir", str(directory))
         assert said.code == 1
+        assert f"has signed {signed} records" in said.text
+        monkeypatch.setattr(verifying, "LONG", 1)
+        said = await writ("audit", "verify", "--dir", str(directory))
+        assert said.code == 1, "by several processes"
         assert f"has signed {signed} records" in said.text
         with pytest.raises(Refused, match="it was cut or made anew"):
             await client.checkpoint(covering=signed + 1)
@@ -154,7 +162,9 @@ async def test_a_stream_made_anew_is_found_by_the_checkpoints(tmp_path: Path) ->
         assert "the log is of epoch 2" in said.text
 
 
-async def test_erased_and_archived_history_verifies_and_is_proved(tmp_path: Path) -> None:
+async def test_erased_and_archived_history_verifies_and_is_proved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys destroyed, records moved to the archive and trimmed, a new key: nothing differs."""
     directory = tmp_path / "node"
     where = ("--dir", str(directory))
@@ -187,6 +197,18 @@ async def test_erased_and_archived_history_verifies_and_is_proved(tmp_path: Path
         assert (done.returncode, done.stderr) == (0, "")
         assert "holds: 2 records of job" in done.stdout
 
+        monkeypatch.setattr(verifying, "LONG", 1)
+        looked = 0
+
+        async def counted(*args: Any) -> AsyncGenerator[Stretch | None]:
+            nonlocal looked
+            async for stretch in stretches(*args):
+                looked += stretch is not None
+                yield stretch
+
+        monkeypatch.setattr(verifying, "stretches", counted)
+        assert (await writ("audit", "verify", *where)).code == 0
+        assert looked > 1, "processes have looked at all of it"
         await asyncio.to_thread(_damage, directory / "archive" / "0")
         said = await writ("audit", "verify", *where)
         assert said.code == 1

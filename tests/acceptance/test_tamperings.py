@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 import pytest
@@ -23,7 +23,16 @@ from writ.broker.notary import Key, Notary, checkpoints_folder, keys_in
 from writ.broker.note_places import NoteFile
 from writ.broker.ports import Stored
 from writ.orchestrator.replay import offline
-from writ.orchestrator.replay.checked import Checked, Place, check, leaves_of, signed
+from writ.orchestrator.replay.checked import (
+    Checked,
+    Place,
+    Stretch,
+    check,
+    check_log,
+    leaves_of,
+    signed,
+    stretch_of,
+)
 from writ.projections.checkpoints import Checkpointing
 from writ.projections.feed import Feeds
 from writ.projections.proofs import Proofs
@@ -45,6 +54,7 @@ LOG_TAMPERINGS = 50
 PROOF_TAMPERINGS = 30
 CLEAN_LOGS, CLEAN_PROOFS = 800, 200
 RECORDS = 120
+STRETCH = 50
 AT = 1_767_225_600_000_000
 
 Log = list[Stored]
@@ -57,7 +67,31 @@ class Kept(NamedTuple):
     notes: list[Note]
 
     def check(self, log: Log, epoch: int = 1) -> Checked:
-        return check(log, 0, epoch, [signed("here", self.keys, self.notes, 0)])
+        """In one go and in stretches, as several processes would: they must tell the same."""
+        found = [signed("here", self.keys, self.notes, 0)]
+        whole, told = check(log, 0, epoch, found), cast("Any", _Told(log, epoch))
+
+        async def stretches() -> AsyncGenerator[Stretch | None]:
+            for first in range(1, len(log) + 1, STRETCH):
+                yield await stretch_of(told, first, min(len(log), first + STRETCH - 1))
+
+        assert asyncio.run(check_log(told, found, stretches())) == whole
+        return whole
+
+
+class _Told(NamedTuple):
+    """A log as it is read."""
+
+    log: Log
+    epoch: int
+    partition: int = 0
+
+    async def read(self, start: int) -> AsyncGenerator[list[Stored]]:
+        for place, message in enumerate(self.log):
+            if message.seq >= start:
+                for at in range(place, len(self.log), 3):
+                    yield self.log[at : at + 3]
+                return
 
 
 def _sign(log: Log, notary: Notary, sizes: list[int]) -> list[Note]:
@@ -191,6 +225,17 @@ def test_a_log_that_was_tampered_with_is_found_out(family: str, history: Histori
             n for n, (a, b) in enumerate(zip([*tampered, None], [*log, None], strict=False), 1) if a != b
         )
         assert all(fault.seq >= first or fault.rule == "chain" for fault in found.faults)
+
+
+async def test_a_stretch_that_was_read_of_another_log_is_read_again(history: Histories) -> None:
+    log, other = history.wander(1, RECORDS).records, history.wander(2, RECORDS).records
+    told, others = cast("Any", _Told(log, 1)), cast("Any", _Told(other, 1))
+
+    async def stretches() -> AsyncGenerator[Stretch | None]:
+        yield await stretch_of(told, 1, STRETCH)
+        yield await stretch_of(others, STRETCH + 1, len(log))
+
+    assert await check_log(told, [], stretches()) == check(log, 0, 1, [])
 
 
 def test_a_stream_made_anew_is_found_out(history: Histories, notary: Notary) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from . import lists
 from .output import count, paint, print_json
 from .partitions import chosen, each_of
 from .processes import when_stdin_ends
-from .reach import connected, directory_of, logs_of, with_dir
+from .reach import connected, directory_of, log_target, logs_of, with_dir
 from .usage import CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def _verify(args: Namespace) -> int:
         os.nice(_NICE)
     directory = directory_of(args)
     trusted = None if args.key is None else _key(args.key)
-    checks = asyncio.run(_check(directory, args.partition, places_of(args.checkpoints), trusted))
+    alone = bool(args.until_stdin_ends)
+    checks = asyncio.run(_check(directory, args.partition, places_of(args.checkpoints), trusted, alone))
     if args.json:
         print_json(each_of(checks))
     for number, checked in () if args.json else checks.items():
@@ -68,14 +70,19 @@ def places_of(addresses: list[str]) -> list[NotePlace]:
 
 
 async def _check(
-    directory: Path, partition: int | None, copies: list[NotePlace], trusted: bytes | None
+    directory: Path, partition: int | None, copies: list[NotePlace], trusted: bytes | None, alone: bool
 ) -> dict[int, Checked]:
-    """Reads the logs of the node that runs in the directory, or one, and what its archive has of them."""
+    """Reads the logs of the node that runs in the directory, or one, and what its archive has of them.
+
+    Long ones with a process for each processor, if not alone.
+    """
     from writ.broker.archive import ArchivedLog
     from writ.broker.log import JetStreamLog
     from writ.broker.notary import checkpoints_folder
     from writ.broker.note_places import NoteFolder
     from writ.orchestrator.replay.checked import check_log, signed_in
+
+    from .verifying import LONG, stretches
 
     async with logs_of(directory, "audit") as link:
         try:
@@ -84,7 +91,12 @@ async def _check(
             for number in await chosen(link, partition, directory):
                 log = ArchivedLog.beside(directory, await JetStreamLog.open(link, number))
                 found = [signed_in(place, number, trusted) for place in places]
-                checks[number] = await check_log(log, found)
+                last = await log.last_seq()
+                if alone or last < LONG:
+                    checks[number] = await check_log(log, found)
+                    continue
+                async with aclosing(stretches(log_target(directory), directory, number, last)) as ahead:
+                    checks[number] = await check_log(log, found, ahead)
             return checks
         except OSError as error:
             raise CommandError(f"checkpoints or archive cannot be read: {error}") from error

@@ -174,20 +174,27 @@ async def connected(args: Namespace) -> AsyncGenerator[Client]:
         await client.close()
 
 
+def log_target(directory: Path) -> Target:
+    """Where the logs are of the node that runs in a directory, and as whom. Raises CommandError."""
+    from writ.broker.connect import Target
+
+    info = node_info(directory)
+    if info is None:
+        raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
+    return Target(str(info["url"]), directory / "keys" / "log.creds")
+
+
 @asynccontextmanager
 async def logs_of(directory: Path, name: str) -> AsyncGenerator[HardenedClient]:
     """A connection, of a program of that name, to the logs of the node that runs in a directory.
 
     Raises CommandError where none runs or it is not reached, and for an OutcomeUnknown within.
     """
-    from writ.broker.connect import Target, connect
+    from writ.broker.connect import connect
     from writ.broker.errors import Unreachable
     from writ.broker.ports import OutcomeUnknown
 
-    info = node_info(directory)
-    if info is None:
-        raise CommandError(f"no node runs in {directory}", [with_dir("writ up", directory)], UNREACHABLE)
-    target = Target(str(info["url"]), directory / "keys" / "log.creds")
+    target = log_target(directory)
     try:
         link = await connect(target, f"writ:{name}", inbox_prefix="_INBOX")
     except Unreachable as error:
